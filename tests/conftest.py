@@ -1,0 +1,83 @@
+"""Set-up for all tests: Triton interpreted where there is no GPU, reproducible hypothesis, golden files, GPU marker."""
+
+import os
+import zlib
+from pathlib import Path
+
+import torch
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # before anything imports triton
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+
+torch.backends.cuda.matmul.allow_tf32 = False
+torch.backends.cudnn.allow_tf32 = False
+
+settings.register_profile("project", max_examples=25, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("project")
+
+SHARED = Path(__file__).parents[2] / "shared"
+
+
+def pytest_collection_modifyitems(items):
+    if torch.cuda.is_available() or os.environ.get("REQUIRE_GPU") == "1":
+        return
+    for item in items:
+        if "gpu" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason="needs a GPU"))
+
+
+@pytest.fixture(scope="session")
+def golden():
+    """golden("tv_ops_subset") -> the arrays of tests/golden/tv_ops_subset.npz."""
+
+    def load(name):
+        return np.load(Path(__file__).parent / "golden" / f"{name}.npz")
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def shared_golden():
+    """shared_golden("tv_ops") -> the complete golden file; skips where it is not at hand."""
+
+    def load(name):
+        path = SHARED / "golden" / f"{name}.npz"
+        if not path.exists():
+            pytest.skip(f"{path.name} is not at hand")
+        return np.load(path)
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def shared_data():
+    """shared_data("nuclei") -> folder of a real data set; skips where it is not at hand."""
+
+    def find(name):
+        path = SHARED / "data" / name
+        if not path.exists():
+            pytest.skip(f"{name} is not at hand")
+        return path
+
+    return find
+
+
+@pytest.fixture
+def rng(request):
+    """A generator seeded by the test's own name, so that tests stay independent of their order."""
+    return np.random.default_rng(zlib.crc32(request.node.name.encode()))
+
+
+@pytest.fixture(params=["torch", "triton"])
+def backend(request):
+    """Both backends of accelerated/; Triton interpreted on a CPU."""
+    return request.param
+
+
+@pytest.fixture
+def device():
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
