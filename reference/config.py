@@ -18,10 +18,12 @@ from typing import Literal
 class Transform:
     """From the image that comes in ([H, W, 3] RGB, 0..255) to the array the network sees."""
 
-    min_size: tuple[int, ...] = (800,)  # wanted short side in pixels; training draws one, inference takes the last; () keeps the size
+    min_size: tuple[int, ...] = (800,)  # wanted short side in pixels: training draws one, inference takes the last; () keeps the size
     max_size: int = 1333  # the long side never exceeds this
-    size_rounding: Literal["truncate", "nearest"] = "truncate"  # "truncate": int(side * scale) in one step; "nearest": short side first, then long side, int(x + 0.5)
-    interpolation: Literal["bilinear", "pillow"] = "bilinear"  # "bilinear": two taps, no antialiasing; "pillow": Pillow's antialiased filter on uint8
+    # "truncate": int(side * scale), in one step; "nearest": short side first, then long side, then int(x + 0.5)
+    size_rounding: Literal["truncate", "nearest"] = "truncate"
+    # "bilinear": two taps, no antialiasing; "pillow": Pillow's antialiased filter on uint8
+    interpolation: Literal["bilinear", "pillow"] = "bilinear"
     channel_order: Literal["rgb", "bgr"] = "rgb"  # what the first convolution was trained with
     pixel_scale: float = 1 / 255  # multiplies the pixels before mean and std
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)  # in `channel_order`, after `pixel_scale`
@@ -54,7 +56,8 @@ class Anchors:
     ratios: tuple[float, ...] = (0.5, 1.0, 2.0)  # height / width
     rounding: bool = True  # cell anchors rounded to whole pixels, half to even
     order: Literal["ratio_major", "size_major"] = "ratio_major"  # inside a cell
-    stride: Literal["image_over_feature", "constant"] = "image_over_feature"  # "image_over_feature": padded image side // feature side; "constant": 4, 8, 16, 32, 64
+    # "image_over_feature": padded image side // feature side; "constant": 4, 8, 16, 32, 64
+    stride: Literal["image_over_feature", "constant"] = "image_over_feature"
     offset: float = 0.0  # of the grid, in strides
 
 
@@ -64,12 +67,12 @@ class RPN:
     foreground_iou: float = 0.7
     background_iou: float = 0.3
     low_quality_matches: bool = True  # the best anchors of each ground truth become positive whatever their IoU
-    zero_iou_matches: bool = True  # ... even where that best IoU is 0: every anchor that overlaps nothing turns positive (what both peers do)
+    zero_iou_matches: bool = True  # ... even where that best IoU is 0, so that every anchor overlapping nothing turns positive
     batch_size: int = 256  # anchors sampled per image
     positive_fraction: float = 0.5
     box_weights: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)
     smooth_l1_beta: float = 1 / 9  # 0: plain L1
-    loss_normalizer: Literal["sampled", "batch_size"] = "sampled"  # divide by the anchors sampled in the batch, or "batch_size": by batch_size * images
+    loss_normalizer: Literal["sampled", "batch_size"] = "sampled"  # divide by the anchors sampled, or by batch_size * images
     pre_nms_top_n_train: int = 2000  # per level
     pre_nms_top_n_test: int = 1000
     post_nms_top_n_train: int = 2000  # per image
@@ -91,7 +94,7 @@ class Pooler:
     canonical_level: int = 4
     min_level: int = 2
     max_level: int = 5
-    level_epsilon: Literal["outside", "inside"] = "outside"  # "outside": floor(level + log2(s / size) + 1e-6); "inside": log2(s / size + 1e-8)
+    level_epsilon: Literal["outside", "inside"] = "outside"  # log2(s / size) + 1e-6, or log2(s / size + 1e-8)
 
 
 @dataclass(frozen=True)
@@ -146,7 +149,8 @@ class Optimizer:
 @dataclass(frozen=True)
 class Config:
     num_classes: int = 80  # K, without background
-    background: Literal["first", "last"] = "first"  # where class logits put it. "first": K + 1 logits, deltas and masks; "last": K + 1 logits, K deltas and masks
+    # Where the class logits put it. "first": K + 1 logits, box deltas and masks; "last": K + 1 logits, K box deltas and masks.
+    background: Literal["first", "last"] = "first"
     norm_groups: int = 32  # of every "group" norm
     transform: Transform = field(default_factory=Transform)
     backbone: Backbone = field(default_factory=Backbone)
@@ -287,7 +291,7 @@ def _typed(value, kind, path):
         return None if value is None else _typed(value, arguments[0], path)
     if origin is tuple:
         if not isinstance(value, list | tuple) or (arguments[-1] is not Ellipsis and len(value) != len(arguments)):
-            raise ValueError(f"{path}: expected a list of {len(arguments) if arguments[-1] is not Ellipsis else 'any length'}, got {value!r}")
+            raise ValueError(f"{path}: expected a list {'' if arguments[-1] is Ellipsis else f'of {len(arguments)} '}but got {value!r}")
         return tuple(_typed(item, arguments[0], path) for item in value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)

@@ -23,11 +23,13 @@ SHARED = Path(__file__).parents[2] / "shared"
 
 
 def pytest_collection_modifyitems(items):
-    if torch.cuda.is_available() or os.environ.get("REQUIRE_GPU") == "1":
-        return
+    """`-m gpu` selects the tests marked so and, where there is a GPU, all that run on `device`."""
+    gpu_wanted = torch.cuda.is_available() or os.environ.get("REQUIRE_GPU") == "1"
     for item in items:
-        if "gpu" in item.keywords:
+        if "gpu" in item.keywords and not gpu_wanted:
             item.add_marker(pytest.mark.skip(reason="needs a GPU"))
+        if "device" in getattr(item, "fixturenames", ()) and gpu_wanted:
+            item.add_marker(pytest.mark.gpu)
 
 
 @pytest.fixture(scope="session")

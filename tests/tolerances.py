@@ -47,9 +47,8 @@ def assert_close(actual, expected, tolerance: float, what: str = "value"):
     if not e <= tolerance:
         difference = np.nan_to_num(np.abs(to_numpy(actual) - to_numpy(expected)), nan=np.inf)
         worst = tuple(int(i) for i in np.unravel_index(np.argmax(difference), difference.shape))
-        raise AssertionError(
-            f"{what}: error {e:.3g} > {tolerance:.3g}; worst at {worst}: {to_numpy(actual)[worst]!r}, expected {to_numpy(expected)[worst]!r}"
-        )
+        values = f"{to_numpy(actual)[worst]!r}, expected {to_numpy(expected)[worst]!r}"
+        raise AssertionError(f"{what}: error {e:.3g} > {tolerance:.3g}; worst at {worst}: {values}")
 
 
 def assert_equal(actual, expected, what: str = "value"):
@@ -57,4 +56,6 @@ def assert_equal(actual, expected, what: str = "value"):
     actual, expected = to_numpy(actual), to_numpy(expected)
     assert actual.shape == expected.shape, f"{what}: shape {actual.shape}, expected {expected.shape}"
     wrong = np.argwhere(~((actual == expected) | (np.isnan(actual) & np.isnan(expected))))
-    assert len(wrong) == 0, f"{what}: {len(wrong)} entries differ, first at {tuple(wrong[0])}: {actual[tuple(wrong[0])]}, expected {expected[tuple(wrong[0])]}"
+    if len(wrong):
+        first = tuple(int(i) for i in wrong[0])
+        raise AssertionError(f"{what}: {len(wrong)} entries differ, first at {first}: {actual[first]}, expected {expected[first]}")
