@@ -1,0 +1,87 @@
+"""The built-in synthetic data set: discs, rectangles and triangles on a noisy background, any size, any number.
+
+Every image is a pure function of (seed, index), so nothing has to be stored or downloaded, and both implementations see
+the same pixels. Pixel i spans [i, i+1); boxes are tight around the visible part of an object.
+"""
+
+import numpy as np
+
+CLASS_NAMES = ("disc", "rectangle", "triangle")  # labels 1, 2, 3
+MIN_VISIBLE = 0.5  # no object is painted that would leave less than this fraction of an earlier one
+
+
+def sample(seed, index, *, height=128, width=128, max_objects=6):
+    """Image number `index` of the endless data set `seed`.
+
+    Sizes scale with the shorter side: at 128 pixels objects measure from 14 to 60 pixels. Later objects hide earlier
+    ones; masks are what remains visible, never less than half.
+
+    Returns image [H, W, 3] uint8 RGB, boxes [G, 4] float64 xyxy pixels, labels [G] int64 (1..3), masks [G, H, W] bool,
+    with 1 <= G <= max_objects. Raises ValueError for a side below 24, where the smallest shapes vanish.
+    """
+    if min(height, width) < 24:
+        raise ValueError(f"shapes need at least 24x24 pixels, got {height}x{width}")
+    rng = np.random.default_rng([seed, index])
+    image = _background(rng, height, width)
+    owner = np.full((height, width), -1)  # which object a pixel shows
+    labels, areas = [], []
+    for _ in range(rng.integers(1, max_objects, endpoint=True)):
+        label = int(rng.integers(1, 4))
+        mask = _shape(rng, label, height, width)
+        colour = _contrasting(rng, image[mask].mean(axis=0)) if mask.any() else None
+        painted = np.where(mask, len(labels), owner)
+        visible = np.bincount(painted[painted >= 0], minlength=len(labels) + 1)
+        if colour is None or (visible[:-1] < MIN_VISIBLE * np.array(areas)).any():
+            continue
+        owner = painted
+        labels.append(label)
+        areas.append(mask.sum())
+        image[mask] = colour
+    image += rng.normal(0, 6, image.shape)
+    masks = owner == np.arange(len(labels))[:, None, None]
+    return np.clip(image.round(), 0, 255).astype(np.uint8), _tight_boxes(masks), np.array(labels, dtype=np.int64), masks
+
+
+def _background(rng, height, width):
+    """Bilinear blend of a coarse random grid: soft clouds of colour. [H, W, 3] float64."""
+    coarse = rng.uniform(40, 215, 3) + rng.normal(0, 25, (5, 5, 3))
+    y, x = (np.arange(n) * 4 / n for n in (height, width))
+    blend_y, blend_x = (np.maximum(0, 1 - np.abs(t[:, None] - np.arange(5))) for t in (y, x))
+    return (blend_y @ (blend_x @ coarse).reshape(5, -1)).reshape(height, width, 3)
+
+
+def _shape(rng, label, height, width):
+    """Pixels whose centre lies in a random disc, rectangle or triangle. [H, W] bool."""
+    side = min(height, width)
+    radius = side * rng.uniform(0.07, 0.23)
+    cx, cy = rng.uniform(0.6 * radius, width - 0.6 * radius), rng.uniform(0.6 * radius, height - 0.6 * radius)
+    angle = rng.uniform(0, 2 * np.pi)
+    x, y = np.arange(width) + 0.5 - cx, np.arange(height)[:, None] + 0.5 - cy
+    if label == 1:
+        return x**2 + y**2 <= radius**2
+    if label == 2:
+        normals, distances = angle + np.arange(4) * np.pi / 2, radius * np.tile(rng.uniform(0.55, 1, 2), 2)
+    else:
+        radius *= 1.2  # circumscribed circle: keeps its area near the other two's
+        normals, distances = angle + np.arange(3) * 2 * np.pi / 3, np.full(3, radius / 2)
+    inside = [np.cos(n) * x + np.sin(n) * y <= d for n, d in zip(normals, distances, strict=True)]
+    return np.logical_and.reduce(inside)
+
+
+def _contrasting(rng, behind):
+    """A random colour [3] that differs from what lies behind it by at least 60 levels in some channel."""
+    colour = rng.uniform(0, 255, 3)
+    channel = rng.integers(3)
+    if np.abs(colour - behind).max() < 60:
+        colour[channel] = behind[channel] + (90 if behind[channel] < 128 else -90)
+    return colour
+
+
+def _tight_boxes(masks):
+    """[G, H, W] bool, none empty -> [G, 4] float64 xyxy."""
+
+    def span(occupied):
+        return occupied.argmax(axis=1), occupied.shape[1] - occupied[:, ::-1].argmax(axis=1)
+
+    (x1, x2), (y1, y2) = span(masks.any(axis=1)), span(masks.any(axis=2))
+    return np.stack([x1, y1, x2, y2], axis=1).astype(np.float64)
