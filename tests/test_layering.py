@@ -1,0 +1,146 @@
+"""The rules of the house: what may import what, that every step has its twin and its test, and how long a file may be."""
+
+import ast
+import graphlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+STANDARD_AND_NUMPY = sys.stdlib_module_names | {"numpy"}
+
+# A module imports only from lower rows, or from its own without a circle.
+LAYERS = [
+    "kernels",
+    "backend norm boxes box_coder anchors matcher sampler nms roi_align roi_pool roi_warp levels losses masks transform",
+    "resnet vgg fpn rpn box_head mask_head postprocess optimizer",
+    "mask_rcnn",
+    "data interop engine",
+    "visualize verify benchmark doctor",
+    "cli __main__",
+]
+LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names.split()}
+FROM_REFERENCE = {"reference", "reference.config", "reference.shapes"}
+ALONE = {"__init__", "__main__", "backend", "visualize", "verify", "benchmark", "doctor", "cli"}  # no step of the algorithm
+PRIMITIVES = {
+    "conv",
+    "linear",
+    "norm",
+    "activations",
+    "max_pool",
+    "upsample",
+    "autodiff",
+    "grad_check",
+    "config",
+    "shapes",
+}  # no twin needed
+
+
+def sources(package):
+    return sorted((ROOT / package).rglob("*.py"))
+
+
+def module(path):
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module(path) for package in ("reference", "accelerated") for path in sources(package)}
+
+
+def imports(path):
+    """Dotted names of all that a file imports, also inside functions; ours are resolved to the module they live in."""
+    here = path.relative_to(ROOT).parent.parts
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join([*here[: len(here) - node.level + 1], *filter(None, [node.module])]) if node.level else node.module
+            for alias in node.names:
+                yield f"{base}.{alias.name}" if f"{base}.{alias.name}" in MODULES else base
+
+
+def lines(path):
+    return len(path.read_text().splitlines())
+
+
+@pytest.mark.parametrize("path", sources("reference"), ids=module)
+def test_reference_imports_numpy_and_the_standard_library(path):
+    assert {name for name in imports(path) if name.split(".")[0] not in STANDARD_AND_NUMPY | {"reference"}} == set()
+
+
+def test_reference_runs_without_torch():
+    names = [module(path) for path in sources("reference")]
+    code = f"import sys, importlib; sys.modules['torch'] = sys.modules['triton'] = None; [importlib.import_module(n) for n in {names}]"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+@pytest.mark.parametrize("path", sources("accelerated"), ids=module)
+def test_accelerated_takes_configuration_and_shapes_from_reference_and_nothing_else(path):
+    if module(path) == "accelerated.verify":
+        return
+    assert {name for name in imports(path) if name.split(".")[0] == "reference"} <= FROM_REFERENCE
+
+
+@pytest.mark.parametrize("path", sources("accelerated/kernels"), ids=module)
+def test_kernels_import_nothing_of_ours(path):
+    assert not any(name.split(".")[0] in ("accelerated", "reference") for name in imports(path))
+
+
+@pytest.mark.parametrize("path", sources("accelerated"), ids=module)
+def test_imports_run_one_way(path):
+    own = module(path).split(".")
+    if own == ["accelerated"]:
+        assert not any(name.startswith("accelerated") for name in imports(path))
+        return
+    assert own[1] in LEVEL, f"{own[1]}: add it to LAYERS"
+    for name in imports(path):
+        parts = name.split(".")
+        if parts[0] == "accelerated" and len(parts) > 1:
+            assert LEVEL[parts[1]] <= LEVEL[own[1]], f"{module(path)} imports {name}, which stands above it"
+
+
+@pytest.mark.parametrize("package", ["reference", "accelerated"])
+def test_no_circles(package):
+    graph = {module(path): {name for name in imports(path) if name in MODULES and name != module(path)} for path in sources(package)}
+    tuple(graphlib.TopologicalSorter(graph).static_order())
+
+
+def test_every_step_has_its_twin():
+    steps = {path.stem for path in (ROOT / "accelerated").glob("*.py")} - ALONE
+    twins = {path.stem for path in (ROOT / "reference").glob("*.py")} - {"__init__"}
+    assert steps - twins == set(), "only in accelerated/"
+    assert twins - steps - PRIMITIVES == set(), "only in reference/"
+
+
+@pytest.mark.parametrize("package", ["reference", "accelerated"])
+def test_every_step_has_its_test(package):
+    steps = {path.stem for path in (ROOT / package).glob("*.py")} - {"__init__", "__main__"}
+    assert {name for name in steps if not (ROOT / "tests" / f"test_{name}.py").exists()} == set()
+
+
+@pytest.mark.parametrize("path", sources("accelerated/kernels"), ids=module)
+def test_every_kernel_belongs_to_an_operator(path):
+    assert path.stem == "__init__" or (ROOT / "accelerated" / path.name).exists()
+
+
+def test_names_say_what_a_file_is():
+    assert not [
+        path
+        for package in ("reference", "accelerated", "tests")
+        for path in sources(package)
+        if path.stem.strip("_") in ("utils", "common", "misc", "helpers")
+    ]
+
+
+@pytest.mark.parametrize("path", [*sources("reference"), *sources("accelerated")], ids=module)
+def test_a_file_is_one_idea(path):
+    assert lines(path) <= 400
+
+
+def test_line_budgets():
+    assert sum(map(lines, sources("reference"))) < 4000
+    algorithm = [path for path in sources("accelerated") if path.parent.name in ("accelerated", "kernels")]
+    assert sum(map(lines, algorithm)) < 4000
