@@ -1,0 +1,72 @@
+"""Normalisation layers, where PyTorch's own do not fit: stored statistics as constants, and batch statistics over valid rows only."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+class FrozenBatchNorm2d(nn.Module):
+    """Batch normalisation whose four tensors are constants: no parameter, nothing updated [SPEC §13]."""
+
+    def __init__(self, channels, eps):
+        super().__init__()
+        self.eps = eps
+        self.register_buffer("weight", torch.ones(channels))
+        self.register_buffer("bias", torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+
+    def affine(self):
+        """(scale [C], shift [C]): the layer is x * scale + shift."""
+        scale = self.weight * (self.running_var + self.eps).rsqrt()
+        return scale, self.bias - self.running_mean * scale
+
+    def forward(self, x):
+        scale, shift = (t.to(x.dtype)[:, None, None] for t in self.affine())
+        return x * scale + shift
+
+
+class BatchNorm2d(nn.BatchNorm2d):
+    """PyTorch's, with one addition: in training, `valid` [N] bool says which rows count in the statistics.
+
+    So a padded RoI changes neither its neighbours nor the running statistics. Without any valid row the latter stay.
+    """
+
+    def forward(self, x, valid=None):
+        if valid is None or not self.training:
+            return super().forward(x)
+        high = x.to(torch.promote_types(x.dtype, torch.float32))
+        weight = valid.to(high.dtype)[:, None, None, None]
+        count = valid.sum() * (x.shape[2] * x.shape[3])
+        mean = (high * weight).sum((0, 2, 3)) / count.clamp(min=1)
+        centred = high - mean[:, None, None]
+        variance = (centred.square() * weight).sum((0, 2, 3)) / count.clamp(min=1)
+        with torch.no_grad():
+            share = torch.where(count > 0, self.momentum, 0.0).to(self.running_mean.dtype)
+            unbiased = variance * (count / (count - 1).clamp(min=1))
+            self.running_mean.lerp_(mean.to(self.running_mean.dtype), share)
+            self.running_var.lerp_(unbiased.to(self.running_var.dtype), share)
+            self.num_batches_tracked.add_(1)
+        scale = self.weight * (variance + self.eps).rsqrt()
+        return (centred * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
+
+
+def make(kind, channels, config):
+    """The normalisation layer called `kind` ("frozen", "batch" or "group") for `channels` channels."""
+    eps = config.backbone.norm_eps
+    if kind == "frozen":
+        return FrozenBatchNorm2d(channels, eps)
+    if kind == "batch":
+        return BatchNorm2d(channels, eps=eps)
+    return nn.GroupNorm(config.norm_groups, channels, eps=eps)
+
+
+def conv_norm(conv, norm, x, valid=None):
+    """norm(conv(x)); a frozen norm is folded into the convolution's weight and bias, so that it costs no pass over the activations."""
+    if isinstance(norm, FrozenBatchNorm2d):
+        scale, shift = norm.affine()
+        return F.conv2d(x, conv.weight * scale[:, None, None, None], shift, conv.stride, conv.padding, conv.dilation, conv.groups)
+    x = conv(x)
+    if norm is None:
+        return x
+    return norm(x, valid) if isinstance(norm, BatchNorm2d) else norm(x)
