@@ -29,6 +29,7 @@ class Transform:
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)  # in `channel_order`, after `pixel_scale`
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     normalize_first: bool = True  # normalise before resizing (after, if False)
+    ratio_dtype: Literal["float32", "float64"] = "float32"  # of new side / old side, by which boxes are scaled
     size_divisor: int = 32  # pad right and bottom with zeros to a multiple of this; 0: only to the largest of the batch
 
 
@@ -190,6 +191,7 @@ def _detectron2_r50_fpn():
             mean=(103.53, 116.28, 123.675),
             std=(1.0, 1.0, 1.0),
             normalize_first=False,
+            ratio_dtype="float64",
         ),
         backbone=Backbone(stride_in_1x1=True),
         anchors=Anchors(rounding=False, order="size_major", stride="constant"),

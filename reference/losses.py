@@ -1,0 +1,77 @@
+"""The five losses, from their elementwise primitives (SPEC §7, §8, §10), and where each label's numbers stand in a head's output.
+
+N images, T anchors, R sampled RoIs of the batch, K classes, S mask side, E = K + 1 or K deltas and masks per RoI.
+"""
+
+import numpy as np
+
+
+def foreground(config):
+    """Slice of the class columns, deltas or masks that holds labels 1..K in this order."""
+    first = 1 if config.background == "first" else 0
+    return slice(first, first + config.num_classes)
+
+
+def class_columns(labels, config):
+    """Labels 0..K -> their columns in the class logits."""
+    return labels if config.background == "first" else (labels - 1) % (config.num_classes + 1)
+
+
+def entries(labels, config):
+    """Labels 1..K -> their deltas or masks in a head's output; label 0 gets some valid entry."""
+    return labels if config.background == "first" else np.maximum(labels - 1, 0)
+
+
+def smooth_l1(difference, beta):
+    """0.5 d² / beta below `beta`, |d| - 0.5 beta from there on; |d| everywhere for beta < 1e-5. Elementwise."""
+    d = np.abs(difference)
+    if beta < 1e-5:
+        return d
+    return np.where(d < beta, 0.5 * d * d / beta, d - 0.5 * beta)
+
+
+def binary_cross_entropy(logits, targets):
+    """-(t ln σ(x) + (1 - t) ln(1 - σ(x))), without overflow for any x. Elementwise."""
+    return np.maximum(logits, 0) - logits * targets + np.log1p(np.exp(-np.abs(logits)))
+
+
+def cross_entropy(logits, columns):
+    """-ln softmax(logits)[column] of each row: logits [R, K + 1], columns [R] -> [R]."""
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    return np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(columns)), columns]
+
+
+def rpn_losses(logits, deltas, labels, target_deltas, config):
+    """Objectness and box loss of the sampled anchors.
+
+    logits [N, T]; deltas, target_deltas [N, T, 4]; labels [N, T]: 1 positive, 0 negative, -1 not sampled; config: config.RPN
+    Returns two scalars; both are divided by the number of sampled anchors (at least 1), or by batch_size * N.
+    """
+    positive, sampled = labels == 1, labels >= 0
+    normalizer = max(sampled.sum(), 1) if config.loss_normalizer == "sampled" else config.batch_size * len(labels)
+    objectness = binary_cross_entropy(logits[sampled], positive[sampled]).sum() / normalizer
+    box = smooth_l1(deltas[positive] - target_deltas[positive], config.smooth_l1_beta).sum() / normalizer
+    return objectness, box
+
+
+def box_losses(class_logits, box_deltas, labels, target_deltas, config):
+    """Classification and box loss of the sampled RoIs.
+
+    class_logits [R, K + 1]; box_deltas [R, 4E]; labels [R] in 0..K; target_deltas [R, 4]; config: config.Config
+    Returns two scalars, both divided by R (at least 1): boxes count for objects only, in the deltas of their own class.
+    """
+    normalizer = max(len(labels), 1)
+    classification = cross_entropy(class_logits, class_columns(labels, config)).sum() / normalizer
+    positive = np.flatnonzero(labels > 0)
+    deltas = box_deltas.reshape(len(labels), -1, 4)[positive, entries(labels[positive], config)]
+    box = smooth_l1(deltas - target_deltas[positive], config.box_head.smooth_l1_beta).sum() / normalizer
+    return classification, box
+
+
+def mask_loss(mask_logits, labels, targets, config):
+    """Binary cross-entropy of each object's own mask, mean over objects and pixels; 0 without objects.
+
+    mask_logits [R, E, S, S]; labels [R] in 1..K; targets [R, S, S] in [0, 1]; config: config.Config
+    """
+    own = mask_logits[np.arange(len(labels)), entries(labels, config)]
+    return binary_cross_entropy(own, targets).sum() / max(targets.size, 1)
