@@ -1,0 +1,193 @@
+"""engine.checkpoint: everything comes back, nothing half-written is ever seen, what does not fit says so."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from accelerated import optimizer as optim
+from accelerated.engine import checkpoint
+from reference.config import Optimizer, preset
+
+CONFIG = replace(preset("tiny"), num_classes=2)
+CATEGORIES = [{"id": 7, "name": "cat"}, {"id": 9, "name": "dog"}]
+
+
+class Model(nn.Module):
+    """Stands for the detector: a norm with buffers, and the layer whose width is the number of classes."""
+
+    def __init__(self, classes=2):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
+        self.bn1 = nn.BatchNorm2d(4)
+        self.box_head = nn.Module()
+        self.box_head.class_logits = nn.Linear(4, classes + 1)
+
+    def forward(self, x):
+        return self.box_head.class_logits(self.bn1(self.conv(x)).mean((2, 3)))
+
+
+def trained(kind="sgd", steps=2, seed=0):
+    torch.manual_seed(seed)
+    model = Model()
+    optimizer = optim.build(model, Optimizer(kind=kind))
+    advance(model, optimizer, steps)
+    return model, optimizer
+
+
+def advance(model, optimizer, steps):
+    generator = torch.Generator().manual_seed(5)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        model(torch.randn(2, 3, 8, 8, generator=generator)).square().mean().backward()
+        optim.step(optimizer, 0.1, 1.0)
+
+
+def save(run, iteration=2, model=None, optimizer=None, **options):
+    if model is None:
+        model, optimizer = trained()
+    return checkpoint.save(run, model, CONFIG, CATEGORIES, optimizer, iteration, **options)
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adamw"])
+def test_a_restored_run_continues_bit_for_bit(kind, tmp_path):
+    model, optimizer = trained(kind)
+    path = save(tmp_path, 2, model, optimizer, settings={"seed": 3})
+    again, fresh = trained(kind, steps=0, seed=1)
+    found = checkpoint.restore(tmp_path, again, fresh)
+    assert (found.path, found.config, found.categories, found.iteration, found.settings) == (path, CONFIG, CATEGORIES, 2, {"seed": 3})
+    for one in ((model, optimizer), (again, fresh)):
+        advance(*one, steps=3)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, again.state_dict()[name]), name
+
+
+def test_nothing_is_pickled(tmp_path):
+    path = save(tmp_path)
+    assert sorted(p.name for p in path.iterdir()) == sorted(checkpoint.FILES)
+    for name in ("config.json", "state.json"):
+        json.loads((path / name).read_text())
+
+
+def test_keeps_the_newest_and_points_at_the_last(tmp_path):
+    for iteration in (1, 2, 3, 4, 4):
+        save(tmp_path, iteration, keep=2)
+    assert [p.name for p in sorted((tmp_path / "checkpoints").iterdir())] == ["00000003", "00000004"]
+    assert checkpoint.find(tmp_path).name == checkpoint.find(tmp_path / "last").name == "00000004"
+    save(tmp_path, 2, keep=1)  # resumed from an older one
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["00000002"]
+
+
+def test_weights_that_are_not_finite_are_never_saved(tmp_path):
+    model, optimizer = trained()
+    save(tmp_path, 1, model, optimizer)
+    with torch.no_grad():
+        model.bn1.running_var[1] = float("nan")
+    with pytest.raises(ValueError, match=r"bn1\.running_var is not finite at iteration 2"):
+        save(tmp_path, 2, model, optimizer)
+    assert checkpoint.read(tmp_path).iteration == 1
+
+
+def damage_json(path):
+    (path / "state.json").write_text("{")
+
+
+def damage_format(path):
+    (path / "state.json").write_text(json.dumps({"format": 0}))
+
+
+def damage_tensors(path):
+    (path / "model.safetensors").write_bytes((path / "model.safetensors").read_bytes()[:-3])
+
+
+def damage_config(path):
+    (path / "config.json").write_text((path / "config.json").read_text().replace('"depth"', '"height"'))
+
+
+def damage_classes(path):
+    (path / "config.json").write_text((path / "config.json").read_text().replace('"num_classes": 2', '"num_classes": 3'))
+
+
+def remove_file(path):
+    (path / "optimizer.safetensors").unlink()
+
+
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (damage_json, "no JSON"),
+        (damage_format, "format 1"),
+        (damage_tensors, "damaged"),
+        (damage_config, r"config\.backbone\.(depth|height)"),
+        (damage_classes, "2 categories, but the configuration has 3 classes"),
+        (remove_file, r"no optimizer\.safetensors"),
+    ],
+)
+def test_damage_is_reported_in_one_line(damage, message, tmp_path):
+    damage(save(tmp_path))
+    with pytest.raises(ValueError, match=message) as caught:
+        checkpoint.restore(tmp_path, *trained())
+    assert "\n" not in str(caught.value)
+
+
+def test_what_does_not_fit_is_named_and_changes_nothing(tmp_path):
+    path = save(tmp_path)
+    other = Model(classes=5)
+    before = {name: t.clone() for name, t in other.state_dict().items()}
+    with pytest.raises(
+        ValueError, match=r"box_head\.class_logits\.(weight|bias) is \[3.*\], the model's \[6.*\] \(another number of classes\?\)"
+    ):
+        checkpoint.restore(path, other)
+    assert all(torch.equal(t, before[name]) for name, t in other.state_dict().items())
+    other = Model()
+    other.extra = nn.Linear(1, 1)
+    with pytest.raises(ValueError, match=r"lacks extra\.bias and 1 more"):
+        checkpoint.restore(path, other)
+    other = Model()
+    del other.bn1
+    with pytest.raises(ValueError, match=r"has unknown bn1\.bias and 4 more"):
+        checkpoint.restore(path, other)
+    for nowhere in (tmp_path / "none", tmp_path / "checkpoints"):
+        with pytest.raises(ValueError, match=r"no such checkpoint|holds no checkpoint"):
+            checkpoint.read(nowhere)
+
+
+def test_a_killed_save_leaves_the_last_checkpoint_good(tmp_path):
+    """SIGKILL while files are being written: at each of the moments just before one of the calls that touch the disk."""
+    code = """
+        import os, signal, sys
+        sys.path.insert(0, sys.argv[1])
+        import test_checkpoint as t
+        from pathlib import Path
+        model, optimizer = t.trained()
+        t.save(sys.argv[2], 1, model, optimizer)
+        calls = 0
+        def deadly(function):
+            def call(*arguments, **options):
+                global calls
+                calls += 1
+                if calls == int(sys.argv[3]):
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return function(*arguments, **options)
+            return call
+        t.checkpoint._sync, t.checkpoint.save_file = deadly(t.checkpoint._sync), deadly(t.checkpoint.save_file)
+        for name in ("rename", "replace", "symlink_to", "mkdir"):
+            setattr(Path, name, deadly(getattr(Path, name)))
+        t.save(sys.argv[2], 2, model, optimizer, keep=1)
+    """
+    for moment in (3, 6, 9, 10, 11, 12, 99):
+        run = tmp_path / str(moment)
+        arguments = [sys.executable, "-c", textwrap.dedent(code), os.path.dirname(__file__), str(run), str(moment)]
+        process = subprocess.run(arguments, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=120, check=False)
+        assert process.returncode == (0 if moment == 99 else -signal.SIGKILL)
+        found = checkpoint.restore(run, *trained(steps=0))
+        assert found.iteration == (2 if moment == 99 else 1), moment
+        save(run, 3, keep=1)
+        assert [p.name for p in (run / "checkpoints").iterdir()] == ["00000003"]

@@ -1,0 +1,52 @@
+"""engine.log: lines that survive a kill, averages read back once, a resumed run's log without a seam."""
+
+import json
+import math
+
+import pytest
+import torch
+
+from accelerated.engine import log
+
+
+def test_lines_are_on_the_disk_at_once_and_a_torn_one_is_left_out(tmp_path):
+    path = tmp_path / "log.jsonl"
+    with log.Log(path, 0, 10, bar=False) as lines:
+        lines.write(5, loss=1.5, learning_rate=0.1)
+        assert log.read(path) == [{"iteration": 5, "loss": 1.5, "learning_rate": 0.1}]
+        with pytest.raises(ValueError):
+            lines.write(6, loss=math.nan)
+    with path.open("a") as file:
+        file.write('{"iteration": 10, "lo')
+    assert [line["iteration"] for line in log.read(path)] == [5]
+
+
+def test_a_resumed_log_has_no_line_of_the_lost_steps(tmp_path):
+    path = tmp_path / "log.jsonl"
+    with log.Log(path, 0, 10, bar=False) as lines:
+        for iteration in (2, 4, 6):
+            lines.write(iteration)
+    with log.Log(path, 4, 10, bar=False) as lines:
+        lines.write(6, again=True)
+    assert [json.loads(line) for line in path.read_text().splitlines()] == [
+        {"iteration": 2},
+        {"iteration": 4},
+        {"iteration": 6, "again": True},
+    ]
+    with log.Log(path, 0, 10, bar=False):
+        assert log.read(path) == []  # a new run
+
+
+def test_window_averages_and_finds_the_first_step_that_is_not_finite():
+    window = log.Window("cpu")
+    for value in (1.0, 2.0, 6.0):
+        loss = torch.tensor(value, requires_grad=True)
+        window.add({"class": loss, "mask": 2 * loss}, 3 * loss, torch.tensor(0.5), images=4, data_seconds=0.25)
+    assert len(window) == 3
+    values, first = window.read()
+    assert first is None and len(window) == 0
+    assert (values["class"], values["mask"], values["loss"], values["gradient_norm"]) == (3.0, 6.0, 9.0, 0.5)
+    assert values["data_seconds"] == 0.25 and values["seconds"] > 0 and values["images_per_second"] > 0 and values["memory_mb"] > 1
+    for value, norm in ((1.0, 1.0), (1.0, math.inf), (math.nan, 1.0)):
+        window.add({"class": torch.tensor(value)}, torch.tensor(value), torch.tensor(norm), 1, 0.0)
+    assert window.read()[1] == 1
