@@ -1,0 +1,78 @@
+"""Convolutions against PyTorch's in float64, and the structure PyTorch does not show: adjointness, chunking, errors."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from tolerances import REDUCTION, assert_close, assert_equal
+
+from reference import conv
+
+
+@st.composite
+def convolutions(draw):
+    """(x, weight, bias, keywords), the kernel never larger than the padded image."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**31)))
+    groups = draw(st.sampled_from([1, 1, 2]))
+    kernel = draw(st.tuples(*[st.integers(1, 4)] * 2))
+    keywords = {
+        "stride": draw(st.integers(1, 3)),
+        "padding": draw(st.integers(0, 3)),
+        "dilation": draw(st.integers(1, 2)),
+        "groups": groups,
+    }
+    height, width = (draw(st.integers(max(1, keywords["dilation"] * (k - 1) + 1 - 2 * keywords["padding"]), 11)) for k in kernel)
+    x = rng.standard_normal((draw(st.integers(0, 2)), 3 * groups, height, width))
+    weight = rng.standard_normal((2 * groups, 3, *kernel))
+    return x, weight, draw(st.sampled_from([None, rng.standard_normal(2 * groups)])), keywords
+
+
+@given(convolutions(), st.sampled_from([1, 200, 8 << 20]))
+def test_conv2d(case, chunk_bytes):
+    x, weight, bias, keywords = case
+    expected = F.conv2d(torch.tensor(x), torch.tensor(weight), None if bias is None else torch.tensor(bias), **keywords)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(conv, "CHUNK_BYTES", chunk_bytes)  # one row, a few rows, everything at once
+        assert_close(conv.conv2d(x, weight, bias, **keywords), expected, REDUCTION["float64"])
+
+
+@given(st.integers(1, 3), st.integers(1, 3), st.booleans(), st.integers(0, 2))
+def test_conv_transpose2d(kernel, stride, with_bias, images):
+    rng = np.random.default_rng(kernel * 10 + stride)
+    x, weight = rng.standard_normal((images, 3, 5, 4)), rng.standard_normal((3, 2, kernel, kernel))
+    bias = rng.standard_normal(2) if with_bias else None
+    expected = F.conv_transpose2d(torch.tensor(x), torch.tensor(weight), None if bias is None else torch.tensor(bias), stride=stride)
+    assert_close(conv.conv_transpose2d(x, weight, bias, stride=stride), expected, REDUCTION["float64"])
+
+
+def test_transpose_is_the_adjoint(rng):
+    x, weight = rng.standard_normal((2, 3, 4, 5)), rng.standard_normal((3, 2, 3, 3))
+    y = rng.standard_normal((2, 2, 9, 11))
+    spread = conv.conv_transpose2d(x, weight, stride=2)
+    gathered = conv.conv2d(y, weight, stride=2)
+    assert abs((spread * y).sum() - (x * gathered).sum()) <= 1e-12 * np.linalg.norm(spread) * np.linalg.norm(y)
+
+
+def test_float32_stays_float32_and_inputs_stay_untouched(rng):
+    x, weight, bias = (rng.standard_normal(shape).astype(np.float32) for shape in ((1, 2, 6, 6), (4, 2, 3, 3), (4,)))
+    before = x.copy()
+    out = conv.conv2d(x, weight, bias, padding=1)
+    assert out.dtype == np.float32
+    assert conv.conv_transpose2d(x, weight[:2], bias[:2], stride=2).dtype == np.float32
+    assert_equal(x, before)
+    exact = conv.conv2d(x.astype(float), weight.astype(float), bias.astype(float), padding=1)
+    assert_close(out, exact, REDUCTION["float32"])
+
+
+def test_a_strided_view_gives_the_same(rng):
+    x, weight = rng.standard_normal((2, 9, 8, 6)), rng.standard_normal((2, 3, 3, 3))
+    view = x[:, ::3, ::-1]
+    assert_equal(conv.conv2d(view, weight, padding=1), conv.conv2d(view.copy(), weight, padding=1))
+
+
+@pytest.mark.parametrize("shapes", [((1, 2, 5, 5), (3, 4, 1, 1)), ((1, 2, 2, 5), (3, 2, 3, 3))])
+def test_what_does_not_fit_raises(shapes):
+    with pytest.raises(ValueError, match="conv2d: 2 channels|larger than the padded image"):
+        conv.conv2d(*(np.zeros(shape) for shape in shapes))
