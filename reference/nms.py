@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from . import boxes as box_ops
+from reference import boxes as box_ops
 
 
 def top_k(scores, k):

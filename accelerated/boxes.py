@@ -1,0 +1,53 @@
+"""Boxes: area, overlap, clipping, validity; any leading dimensions, any device.
+
+A box is (x1, y1, x2, y2), continuous pixels. The order of operations is the reference's, so that equal dtypes give equal bits.
+"""
+
+import torch
+
+
+def area(boxes):
+    """Area of boxes [..., 4] -> [...], in square pixels; negative where exactly one side is."""
+    return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
+
+
+def iou(a, b):
+    """Intersection over union of every pair.
+
+    a [..., A, 4], b [..., B, 4] -> [..., A, B] in [0, 1].
+    Boxes that do not intersect have IoU 0, also where the union is empty (0/0).
+    """
+    top_left = torch.maximum(a[..., :, None, :2], b[..., None, :, :2])
+    bottom_right = torch.minimum(a[..., :, None, 2:], b[..., None, :, 2:])
+    sides = (bottom_right - top_left).clamp(min=0)
+    intersection = sides[..., 0] * sides[..., 1]
+    union = area(a)[..., :, None] + area(b)[..., None, :] - intersection
+    return torch.where(intersection > 0, intersection / union, 0)
+
+
+def clip(boxes, height, width):
+    """Boxes [..., 4] moved into [0, width] x [0, height]. A box outside the image becomes one of no area on its border.
+
+    height, width: numbers, or tensors that broadcast against boxes[..., 0] (sizes[:, 0, None] for boxes [N, P, 4]).
+    """
+    x1, y1, x2, y2 = boxes.unbind(-1)
+    x1, x2 = (x.clamp(min=0).clamp(max=width) for x in (x1, x2))
+    y1, y2 = (y.clamp(min=0).clamp(max=height) for y in (y1, y2))
+    return torch.stack([x1, y1, x2, y2], dim=-1)
+
+
+def is_valid(boxes, min_size, inclusive):
+    """Boxes [..., 4] -> bool [...]: finite, and both sides longer than `min_size` pixels (or equal to it, if `inclusive`)."""
+    sides = boxes[..., 2:] - boxes[..., :2]
+    long_enough = sides >= min_size if inclusive else sides > min_size
+    return long_enough.all(dim=-1) & boxes.isfinite().all(dim=-1)
+
+
+def check_finite(values, name):
+    """ValueError naming the first row of `values` [R] or [R, ...] that holds a NaN or an infinity. On the GPU nothing is checked."""
+    if values.device.type != "cpu" or torch.compiler.is_compiling():
+        return
+    bad = ~values.detach().isfinite().reshape(len(values), -1).all(dim=1) if len(values) else values.new_zeros(0, dtype=torch.bool)
+    if bad.any():
+        row = int(bad.int().argmax())
+        raise ValueError(f"{name} must be finite; row {row} is {values[row].tolist()}")

@@ -1,0 +1,39 @@
+"""Balanced subsampling of candidates. Chance enters only as a priority per candidate, so two implementations can share it.
+
+N images, T candidates, B = batch_size chosen per image at most. Fixed shapes: what is not filled is marked invalid.
+"""
+
+import torch
+
+
+def sample(labels, priorities, batch_size, positive_fraction):
+    """Choose at most `batch_size` candidates per image, positives making up at most `positive_fraction` of that.
+
+    labels [N, T] (> 0 positive, 0 negative, -1 never chosen), priorities [N, T], the smallest are chosen, ties by lower index.
+    Returns indices [N, B] int64 (positives by rising priority, then negatives by rising priority, then padding 0),
+    is_positive [N, B] and valid [N, B], bool. Negatives fill what positives leave free.
+    """
+    order, positive, negative = _choose(labels, priorities, batch_size, positive_fraction)
+    rank = torch.where(positive, 0, torch.where(negative, 1, 2))
+    slots = rank.argsort(dim=1, stable=True)[:, :batch_size]
+    slots = torch.nn.functional.pad(slots, (0, batch_size - slots.shape[1]))
+    slot = torch.arange(batch_size, device=labels.device)
+    positives, negatives = positive.sum(1, keepdim=True), negative.sum(1, keepdim=True)
+    valid = slot < positives + negatives
+    return torch.where(valid, order.gather(1, slots), 0), slot < positives, valid
+
+
+def sampled_mask(labels, priorities, batch_size, positive_fraction):
+    """The same choice as two masks over the candidates: (positive [N, T], negative [N, T]) bool."""
+    order, positive, negative = _choose(labels, priorities, batch_size, positive_fraction)
+    return torch.zeros_like(positive).scatter(1, order, positive), torch.zeros_like(negative).scatter(1, order, negative)
+
+
+def _choose(labels, priorities, batch_size, positive_fraction):
+    """Candidates by rising priority, and which of them are chosen: order, positive, negative, each [N, T]."""
+    order = priorities.argsort(dim=1, stable=True)
+    ordered = labels.gather(1, order)
+    positive, negative = ordered > 0, ordered == 0
+    positive = positive & (positive.cumsum(1) <= int(batch_size * positive_fraction))
+    negative = negative & (negative.cumsum(1) <= batch_size - positive.sum(1, keepdim=True))
+    return order, positive, negative
