@@ -1,12 +1,16 @@
-"""Box head: pooled features -> class logits and class-specific box deltas.
+"""Box head: pooled features -> class logits and class-specific box deltas; and the RoIs it is trained on.
 
-Shapes: R rois, C channels, P pooled size, K classes, E entries (classes that have deltas: K, or K + 1 with the background first).
+Shapes: R rois, C channels, K classes, E entries (classes that have deltas: K, or K + 1 with the background first);
+N images, P proposal slots (pooled size in the head), G ground-truth slots, B sampled RoIs of an image.
 """
 
+from typing import NamedTuple
+
+import torch
 import torch.nn.functional as F
 from torch import nn
 
-from accelerated import norm
+from accelerated import box_coder, matcher, norm, sampler
 
 
 class BoxHead(nn.Module):
@@ -55,3 +59,32 @@ class BoxHead(nn.Module):
 def entries(config):
     """How many classes have deltas and mask channels of their own: K, or K + 1 where the (unused) background comes first."""
     return config.num_classes + (config.background == "first")
+
+
+class Samples(NamedTuple):
+    """The RoIs of each image that the heads train on, objects first, each kind by rising priority."""
+
+    rois: torch.Tensor  # [N, B, 4]
+    labels: torch.Tensor  # [N, B]: 1..K, 0 background, -1 empty slot
+    matched: torch.Tensor  # [N, B], ground truth of each; of consequence for objects only
+    deltas: torch.Tensor  # [N, B, 4], wanted; 0 unless an object
+
+
+@torch.no_grad()
+def targets(proposals, valid, gt_boxes, gt_labels, gt_valid, priorities, config):
+    """Match proposals (and ground truths themselves) to ground truths, and draw a balanced sample [Fast R-CNN §2.3].
+
+    proposals [N, P, 4], valid [N, P]; gt_boxes [N, G, 4], gt_labels [N, G], gt_valid [N, G]; priorities [N, P + G]:
+    the smallest are taken; config: config.BoxHead. Returns Samples.
+    """
+    if config.append_ground_truth:
+        proposals, valid = torch.cat([proposals, gt_boxes], 1), torch.cat([valid, gt_valid], 1)
+    kind, matched = matcher.match_boxes(gt_boxes, gt_valid, proposals, config.foreground_iou, config.background_iou, low_quality=False)
+    kind = kind.masked_fill(~valid, -1)
+    index, positive, filled = sampler.sample(kind, priorities[:, : kind.shape[1]], config.batch_size, config.positive_fraction)
+    matched = matched.gather(1, index)
+    labels = torch.where(positive, gt_labels.gather(1, matched), 0).masked_fill(~filled, -1)
+    rois = proposals.gather(1, index[..., None].expand(-1, -1, 4))
+    wanted = gt_boxes.gather(1, matched[..., None].expand(-1, -1, 4))
+    deltas = box_coder.encode(wanted, rois, config.box_weights)  # meaningless, even NaN, but for objects
+    return Samples(rois, labels, matched, torch.where(positive[..., None], deltas, 0))

@@ -6,7 +6,7 @@ Shapes: R rois, C channels, P pooled size, S = 2 P mask size, E entries (see box
 import torch.nn.functional as F
 from torch import nn
 
-from accelerated import norm
+from accelerated import losses, norm
 from accelerated.box_head import entries
 
 
@@ -39,6 +39,6 @@ class MaskHead(nn.Module):
 
 
 def select(logits, labels, config):
-    """The channel of each RoI's class: logits [R, E, S, S], labels [R] (1..K; others get the first channel) -> [R, S, S]."""
-    entry = (labels - (config.background == "last")).clamp(min=0)
+    """The channel of each RoI's class: logits [R, E, S, S], labels [R] (1..K; any other gets some channel) -> [R, S, S]."""
+    entry = losses.entries(labels, config).clamp(min=0)
     return logits.gather(1, entry[:, None, None, None].expand(-1, 1, *logits.shape[2:]))[:, 0]

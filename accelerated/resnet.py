@@ -9,7 +9,6 @@ from torch import nn
 from accelerated import norm
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
-BASIC = (18, 34)  # the depths made of two 3x3 convolutions a block
 
 
 class Basic(nn.Module):
@@ -62,7 +61,7 @@ class ResNet(nn.Module):
 
     def __init__(self, config):
         super().__init__()
-        block = Basic if config.backbone.depth in BASIC else Bottleneck
+        block = Bottleneck if is_bottleneck(config) else Basic
         width = config.backbone.width
         self.conv1 = nn.Conv2d(3, width, 7, 2, padding=3, bias=False)
         self.bn1 = norm.make(config.backbone.norm, width, config)
@@ -91,9 +90,13 @@ class ResNet(nn.Module):
         return features
 
 
-def channels(config):
-    """{level: channels of C2..C5}."""
-    expansion = Basic.expansion if config.backbone.depth in BASIC else Bottleneck.expansion
+def is_bottleneck(config):
+    return config.backbone.depth >= 50
+
+
+def out_channels(config):
+    """{2: channels of C2, .., 5: channels of C5}."""
+    expansion = Bottleneck.expansion if is_bottleneck(config) else Basic.expansion
     return {level: config.backbone.width * 2 ** (level - 2) * expansion for level in (2, 3, 4, 5)}
 
 

@@ -1,6 +1,7 @@
 """Region proposal network [Ren et al. 2015, arXiv 1506.01497 §3.1]: its head, what it is trained towards, and the proposals it makes.
 
-Shapes: N images, L levels, A anchors per cell, T anchors of all levels, G ground truths, P proposal slots. Flattened order: level, y, x, anchor.
+Shapes: N images, L levels, A anchors per cell, T anchors of all levels, G ground truths, P proposal slots.
+Flattened order: level, y, x, anchor.
 """
 
 import torch
@@ -60,7 +61,8 @@ def proposals(logits, deltas, anchors, sizes, config, *, training, backend="auto
     chosen_boxes, chosen_scores, chosen_valid = [], [], []
     for level_logits, level_deltas, level_anchors in zip(logits.split(counts, 1), deltas.split(counts, 1), anchors, strict=True):
         k = min(pre, len(level_anchors))
-        score, index = top_k(level_logits, k)
+        index = nms.top_k(level_logits, k)
+        score = level_logits.gather(1, index)
         decoded = box_coder.decode(level_deltas.gather(1, index[..., None].expand(-1, -1, 4)), level_anchors[index], rpn.box_weights)
         chosen_boxes.append(F.pad(decoded, (0, 0, 0, width - k)))
         chosen_scores.append(F.pad(score, (0, width - k)))
@@ -74,7 +76,7 @@ def proposals(logits, deltas, anchors, sizes, config, *, training, backend="auto
     keep = nms.keep_mask(box.reshape(*by_level, 4), valid.reshape(by_level), rpn.nms_iou, backend=backend).reshape(valid.shape)
     missing = max(0, post - keep.shape[1])
     box, score, keep = F.pad(box, (0, 0, 0, missing)), F.pad(score, (0, missing)), F.pad(keep, (0, missing))
-    _, order = top_k(score.masked_fill(~keep, -torch.inf), post)
+    order = nms.top_k(score.masked_fill(~keep, -torch.inf), post)
     keep = keep.gather(1, order)
     box = box.gather(1, order[..., None].expand(-1, -1, 4)).masked_fill(~keep[..., None], 0)
     return box, score.gather(1, order).masked_fill(~keep, 0), keep
@@ -84,19 +86,11 @@ def proposals(logits, deltas, anchors, sizes, config, *, training, backend="auto
 def targets(anchors, gt_boxes, gt_valid, config):
     """What each anchor should say: labels [N, T] (1 object, 0 background, -1 ignored) and deltas [N, T, 4] (0 unless the label is 1).
 
-    anchors [T, 4]; gt_boxes [N, G, 4]; gt_valid [N, G]
+    anchors [T, 4]; gt_boxes [N, G, 4]; gt_valid [N, G]; config: config.RPN
     """
-    rpn = config.rpn
-    iou = boxes.iou(gt_boxes, anchors)
-    labels, matched = matcher.match(
-        iou, gt_valid, rpn.foreground_iou, rpn.background_iou, low_quality=rpn.low_quality_matches, zero_iou=rpn.zero_iou_matches
+    labels, matched = matcher.match_boxes(
+        gt_boxes, gt_valid, anchors, config.foreground_iou, config.background_iou, config.low_quality_matches, config.zero_iou_matches
     )
     wanted = gt_boxes.gather(1, matched[..., None].expand(-1, -1, 4))
-    wanted = torch.where((labels == 1)[..., None], wanted, anchors)  # a padded ground truth has no logarithm
-    return labels, box_coder.encode(wanted, anchors.expand_as(wanted), rpn.box_weights)
-
-
-def top_k(scores, k):
-    """The k largest of each row, falling, ties by lower index: (values [N, k], indices [N, k])."""
-    values, indices = scores.sort(dim=1, descending=True, stable=True)
-    return values[:, :k], indices[:, :k]
+    deltas = box_coder.encode(wanted, anchors, config.box_weights)  # of padded ground truths infinite or NaN
+    return labels, torch.where((labels == 1)[..., None], deltas, 0)
