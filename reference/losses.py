@@ -5,6 +5,8 @@ N images, T anchors, R sampled RoIs of the batch, K classes, S mask side, E = K 
 
 import numpy as np
 
+from reference.activations import log_softmax
+
 
 def foreground(config):
     """Slice of the class columns, deltas or masks that holds labels 1..K in this order."""
@@ -37,8 +39,7 @@ def binary_cross_entropy(logits, targets):
 
 def cross_entropy(logits, columns):
     """-ln softmax(logits)[column] of each row: logits [R, K + 1], columns [R] -> [R]."""
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    return np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(columns)), columns]
+    return -log_softmax(logits)[np.arange(len(columns)), columns]
 
 
 def rpn_losses(logits, deltas, labels, target_deltas, config):

@@ -6,6 +6,7 @@ G ground truths, R RoIs, D detections, S side of the head's masks, H and W sides
 
 import numpy as np
 
+from reference.boxes import check_finite
 from reference.roi_align import roi_align
 
 
@@ -77,9 +78,7 @@ def paste(mask_probabilities, boxes, height, width, *, convention, threshold=0.5
 def _pasted(mask_probabilities, boxes, height, width, convention):
     if convention not in ("torchvision", "detectron2"):
         raise ValueError(f"convention: expected torchvision or detectron2, got {convention!r}")
-    bad = np.flatnonzero(~np.isfinite(boxes).all(axis=1))
-    if len(bad):
-        raise ValueError(f"boxes: row {bad[0]} is not finite: {boxes[bad[0]].tolist()}")
+    check_finite(boxes, "boxes")
     size = mask_probabilities.shape[-1]
     a_y = paste_matrix(boxes[:, 1], boxes[:, 3], size, height, convention)
     a_x = paste_matrix(boxes[:, 0], boxes[:, 2], size, width, convention)

@@ -9,7 +9,7 @@ import numpy as np
 
 from reference import box_coder, nms, transform
 from reference.activations import softmax
-from reference.boxes import clip
+from reference.boxes import clip, is_valid
 from reference.losses import foreground
 
 
@@ -30,7 +30,7 @@ def detections(class_logits, box_deltas, proposals, size, config):
     Returns boxes [D, 4], scores [D], labels [D], by falling score (ties: lower proposal, then lower label).
     """
     boxes = box_coder.decode(box_deltas, proposals, config.box_head.box_weights).reshape(len(proposals), -1, 4)
-    return select(boxes[:, foreground(config)], softmax(class_logits, axis=1)[:, foreground(config)], size, config.box_head)
+    return select(boxes[:, foreground(config)], softmax(class_logits)[:, foreground(config)], size, config.box_head)
 
 
 def select(boxes, scores, size, config):
@@ -43,7 +43,7 @@ def select(boxes, scores, size, config):
     boxes = clip(boxes, *size)
     wanted = scores > config.score_threshold
     if config.min_size is not None:
-        wanted &= (boxes[..., 2:] - boxes[..., :2] >= config.min_size).all(axis=-1)
+        wanted &= is_valid(boxes, config.min_size, inclusive=True)
     row, column = np.nonzero(wanted)  # proposal after proposal, classes rising within
     boxes, scores, labels = boxes[row, column], scores[row, column], column + 1
     keep = nms.batched_nms(boxes, scores, labels, config.nms_iou)[: config.max_detections]
@@ -59,4 +59,4 @@ def rescale(boxes, network, original, config):
     if not config.box_head.drop_empty:
         return boxes, np.ones(len(boxes), dtype=bool)
     boxes = clip(boxes, *original)
-    return boxes, (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+    return boxes, is_valid(boxes, 0, inclusive=False)

@@ -137,7 +137,7 @@ def prepare(image, target, config, min_size=None):
     image = image if config.channel_order == "rgb" else image[:, :, ::-1]
     image = normalized(image) if config.normalize_first else image
     resize = {"bilinear": bilinear, "pillow": pillow}[config.interpolation]
-    for axis in (1, 0):  # columns first: Pillow rounds in between
+    for axis in (1, 0):  # Pillow rounds in between; from version 13 on it takes tall images that shrink in the other order
         if new[axis] != old[axis]:
             image = resize(image, new[axis], axis)
     image = image if config.normalize_first else normalized(image)
