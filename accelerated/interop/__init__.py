@@ -22,6 +22,10 @@ from reference.config import Config
 COCO_CLASSES = 90  # of torchvision's published models: category ids 1..90, ten of them without objects
 
 
+class BareResNetError(ValueError):
+    """The tensors are those of a classifier; `load_backbone` takes them."""
+
+
 def load(path_or_state_dict, preset=None, *, norm_eps=None):
     """The model that a checkpoint holds, in evaluation mode, on the CPU, float32 (float64 where the tensors are).
 
@@ -116,7 +120,7 @@ def _translate(tensors):
     elif any(name.startswith(("backbone.bottom_up.", "proposal_generator.")) for name in tensors):
         raise ValueError("these are the tensor names of detectron2, which are not read yet")
     elif "layer1.0.conv1.weight" in tensors:
-        raise ValueError("this is a bare ResNet, without pyramid and heads: interop.load_backbone puts it into a model")
+        raise BareResNetError("this is a bare ResNet, without pyramid and heads: interop.load_backbone puts it into a model")
     else:
         raise ValueError(f"not a Mask R-CNN checkpoint: its tensors begin with {', '.join(list(tensors)[:3])}")
     return {ours: tensors[name] for ours, name in original.items()}, original
