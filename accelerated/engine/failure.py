@@ -1,0 +1,45 @@
+"""Where a step that was not finite went wrong: it is repeated, and its stages are looked through in order."""
+
+import torch
+from torch import Tensor
+
+STAGES = (  # of a record, in the order of computation
+    *("images", "C2", "C3", "C4", "C5", "P2", "P3", "P4", "P5", "P6"),
+    *("rpn_logits", "rpn_deltas", "proposals", "box_features", "class_logits", "box_deltas", "mask_features", "mask_logits"),
+)
+
+
+class NotFiniteError(RuntimeError):
+    """A loss, gradient or weight became NaN or infinite."""
+
+
+def first_failure(model, losses_of, batch) -> str:
+    """Name of the first stage that is not finite: a weight, an intermediate of the forward pass, a loss or a gradient.
+
+    losses_of(record) repeats the forward pass of the failed step with the same weights, batch and priorities, and fills `record`.
+    """
+    for name, parameter in model.named_parameters():
+        if not _finite(parameter):
+            return f"weight {name}"
+    record = {}
+    losses = losses_of(record)
+    for stage, value in {"images": batch.images, **{name: record[name] for name in STAGES if name in record}}.items():
+        if not _finite(value):
+            return stage
+    for name, loss in losses.items():
+        if not _finite(loss):
+            return f"loss {name}"
+    model.zero_grad()
+    sum(losses.values()).backward()
+    for name, parameter in reversed(list(model.named_parameters())):  # backward runs from the heads to the backbone
+        if parameter.grad is not None and not _finite(parameter.grad):
+            return f"gradient of {name}"
+    return "norm of the gradients"
+
+
+def _finite(value) -> bool:
+    if isinstance(value, Tensor):
+        return bool(torch.isfinite(value).all())
+    if isinstance(value, dict):
+        value = value.values()
+    return all(_finite(v) for v in value)
