@@ -15,7 +15,7 @@ class FPN(nn.Module):
     def __init__(self, config):
         super().__init__()
         kind, width = config.fpn.norm, config.fpn.channels
-        for level, channels in resnet.out_channels(config).items():
+        for level, channels in resnet.channels(config).items():
             self.add_module(f"lateral{level}", nn.Conv2d(channels, width, 1, bias=kind == "none"))
             self.add_module(f"output{level}", nn.Conv2d(width, width, 3, padding=1, bias=kind == "none"))
             if kind != "none":

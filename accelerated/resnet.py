@@ -94,7 +94,7 @@ def is_bottleneck(config):
     return config.backbone.depth >= 50
 
 
-def out_channels(config):
+def channels(config):
     """{2: channels of C2, .., 5: channels of C5}."""
     expansion = Bottleneck.expansion if is_bottleneck(config) else Basic.expansion
     return {level: config.backbone.width * 2 ** (level - 2) * expansion for level in (2, 3, 4, 5)}
