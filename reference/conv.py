@@ -69,9 +69,7 @@ def patches(x, kernel, stride, dilation=1):
     """The pixels under the kernel at every output position: a view [N, C, k_h, k_w, H', W'] of x [N, C, H, W], nothing copied."""
     sides = [(side - dilation * (k - 1) - 1) // stride + 1 for side, k in zip(x.shape[2:], kernel, strict=True)]
     if min(sides) < 1:
-        raise ValueError(
-            f"a kernel of {kernel[0]} x {kernel[1]} (dilation {dilation}) is larger than the padded image, {x.shape[2]} x {x.shape[3]}"
-        )
+        raise ValueError(f"a kernel of {kernel[0]} x {kernel[1]} (dilation {dilation}) is larger than {x.shape[2]} x {x.shape[3]}")
     n, c, y, x_ = x.strides
     strides = (n, c, y * dilation, x_ * dilation, y * stride, x_ * stride)
     return np.lib.stride_tricks.as_strided(x, (*x.shape[:2], *kernel, *sides), strides)

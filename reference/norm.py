@@ -16,8 +16,9 @@ def frozen_batch_norm(x, weight, bias, mean, var, eps):
 
 def batch_norm(x, weight, bias, eps):
     """Each channel of x [N, C, H, W] brought to mean 0 and variance 1 over the batch and its pixels, then times weight, plus bias."""
-    mean = x.mean(axis=(0, 2, 3))
-    var = x.var(axis=(0, 2, 3))
+    count = max(x.size // x.shape[1], 1)  # 1: a head may see no RoI at all
+    mean = x.sum(axis=(0, 2, 3)) / count
+    var = ((x - mean[:, None, None]) ** 2).sum(axis=(0, 2, 3)) / count
     scale = weight / np.sqrt(var + eps)
     return _affine(x, scale, bias - mean * scale)
 
@@ -26,7 +27,7 @@ def group_norm(x, weight, bias, groups, eps):
     """Each group of C / groups successive channels of each image brought to mean 0 and variance 1, then the affine map per channel."""
     if x.shape[1] % groups:
         raise ValueError(f"group_norm: {x.shape[1]} channels do not divide into {groups} groups")
-    grouped = x.reshape(x.shape[0], groups, -1)
+    grouped = x.reshape(x.shape[0], groups, x.shape[1] // groups * x.shape[2] * x.shape[3])
     mean = grouped.mean(axis=2, keepdims=True)
     std = np.sqrt(grouped.var(axis=2, keepdims=True) + eps)
     return _affine(((grouped - mean) / std).reshape(x.shape), weight, bias)

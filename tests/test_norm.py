@@ -41,23 +41,21 @@ def test_group_norm_refuses_uneven_groups(case):
         norm.group_norm(*case[:3], 4, EPS)
 
 
-@pytest.mark.parametrize("file, prefix", [("tv_ops", "frozen_bn/float64/"), ("d2_ops_f64", "frozen_bn/")])
-def test_frozen_batch_norm_golden(shared_golden, file, prefix):
-    z = shared_golden(file)
-    x, weight, bias, mean, var = (z[f"{prefix}in.{name}"] for name in "xwbmv")
-    assert_close(norm.frozen_batch_norm(x, weight, bias, mean, var, EPS), z[f"{prefix}out.y"], GOLDEN_OPERATOR)
+@pytest.mark.parametrize("peer", ["torchvision", "detectron2"])
+def test_frozen_batch_norm_golden(golden, peer):
+    z = golden("norm")
+    x, weight, bias, mean, var = (z[f"{peer}/in.{name}"] for name in "xwbmv")
+    assert_close(norm.frozen_batch_norm(x, weight, bias, mean, var, EPS), z[f"{peer}/out.y"], GOLDEN_OPERATOR)
 
 
 def test_conv_norm_takes_the_statistics_its_kind_says(case, rng):
     x, weight, bias, mean, var = case
-    parameters = {
-        "c.weight": rng.standard_normal((6, 6, 1, 1)),
-        "n.weight": weight,
-        "n.bias": bias,
-        "n.running_mean": mean,
-        "n.running_var": var,
-    }
-    run = lambda kind, training: norm.conv_norm(parameters, "c", "n", x, kind, config.preset("torchvision_r50_fpn"), training)  # noqa: E731
+    parameters = {"n.weight": weight, "n.bias": bias, "n.running_mean": mean, "n.running_var": var}
+    parameters["c.weight"] = rng.standard_normal((6, 6, 1, 1))
+
+    def run(kind, training):
+        return norm.conv_norm(parameters, "c", "n", x, kind, config.preset("torchvision_r50_fpn"), training)
+
     assert error(run("frozen", True), run("frozen", False)) == 0
     assert error(run("batch", False), run("frozen", False)) == 0
     assert error(run("batch", True), run("batch", False)) > 0.1
@@ -65,9 +63,10 @@ def test_conv_norm_takes_the_statistics_its_kind_says(case, rng):
 
 def test_float32_stays_float32(case):
     x, weight, bias, mean, var = (a.astype(np.float32) for a in case)
-    for out in (
-        norm.frozen_batch_norm(x, weight, bias, mean, var, EPS),
-        norm.batch_norm(x, weight, bias, EPS),
-        norm.group_norm(x, weight, bias, 2, EPS),
-    ):
-        assert out.dtype == np.float32
+    assert norm.frozen_batch_norm(x, weight, bias, mean, var, EPS).dtype == np.float32
+    assert norm.batch_norm(x, weight, bias, EPS).dtype == np.float32
+    assert norm.group_norm(x, weight, bias, 2, EPS).dtype == np.float32
+
+
+def test_batch_norm_of_no_rows_is_empty():
+    assert norm.batch_norm(np.zeros((0, 2, 3, 3)), np.ones(2), np.zeros(2), EPS).shape == (0, 2, 3, 3)
