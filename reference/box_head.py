@@ -54,9 +54,8 @@ def forward(parameters, pooled, config, training=False):
         for i in range(1, 5):
             name = f"box_head.conv{i}"
             x = relu(norm.conv_norm(parameters, name, f"{name}_norm", x, config.box_head.norm, config, training, padding=1))
-    x = relu(
-        linear(x.reshape(len(x), math.prod(x.shape[1:])), parameters["box_head.fc6.weight"], parameters["box_head.fc6.bias"])
-    )  # in the order C, P, P
+    x = x.reshape(len(x), math.prod(x.shape[1:]))  # in the order C, P, P
+    x = relu(linear(x, parameters["box_head.fc6.weight"], parameters["box_head.fc6.bias"]))
     if config.box_head.kind == "two_fc":
         x = relu(linear(x, parameters["box_head.fc7.weight"], parameters["box_head.fc7.bias"]))
     class_logits = linear(x, parameters["box_head.class_logits.weight"], parameters["box_head.class_logits.bias"])

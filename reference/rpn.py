@@ -48,7 +48,8 @@ def proposals(logits, deltas, anchors, sizes, config, *, training):
 def select(boxes_, logits, level, size, config, *, training):
     """The proposals among one image's decoded boxes [T, 4] with logits [T] on levels [T].
 
-    Per level the pre_nms_top_n highest logits; clipped to `size` (h, w); short boxes dropped; suppressed per level; the post_nms_top_n best.
+    Per level the pre_nms_top_n highest logits; clipped to `size` (h, w); short boxes dropped; suppressed per level; of all the
+    post_nms_top_n best.
     Scores are probabilities or logits, as `nms_score` says. Ties in score: lower index first.
     """
     rpn = config.rpn
