@@ -17,8 +17,8 @@ LAYERS = [
     "backend norm boxes box_coder anchors matcher sampler nms roi_align roi_pool roi_warp levels losses masks transform",
     "resnet vgg fpn rpn box_head mask_head postprocess optimizer",
     "mask_rcnn",
-    "data interop engine",
-    "visualize verify benchmark doctor",
+    "data interop engine visualize",
+    "verify benchmark doctor",
     "cli __main__",
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names.split()}
