@@ -30,17 +30,16 @@ def targets(proposals, gt_boxes, gt_labels, priorities, config):
     """A balanced sample of one image's proposals, and of its ground-truth boxes where the configuration appends them (SPEC §6).
 
     proposals [P, 4], gt_boxes [G, 4], gt_labels [G] in 1..K; G may be 0, P too
-    priorities [P + G]: of the proposals, then of the ground truths; the smallest are taken.
+    priorities [P + G]: of the proposals, then of the ground truths; the smallest are taken. config: config.BoxHead
     """
-    head = config.box_head
-    candidates = np.concatenate([proposals, gt_boxes]) if head.append_ground_truth else proposals
-    labels, matched = matcher.match(boxes.iou(gt_boxes, candidates), head.foreground_iou, head.background_iou, low_quality=False)
-    chosen = sampler.sample(labels, priorities[: len(candidates)], head.batch_size, head.positive_fraction)
+    candidates = np.concatenate([proposals, gt_boxes]) if config.append_ground_truth else proposals
+    labels, matched = matcher.match(boxes.iou(gt_boxes, candidates), config.foreground_iou, config.background_iou, low_quality=False)
+    chosen = sampler.sample(labels, priorities[: len(candidates)], config.batch_size, config.positive_fraction)
     objects, chosen = len(chosen[0]), np.concatenate(chosen)
     rois, matched = candidates[chosen], matched[chosen]
     roi_labels, deltas = np.zeros(len(rois), int), np.zeros_like(rois)
     roi_labels[:objects] = gt_labels[matched[:objects]]
-    deltas[:objects] = box_coder.encode(gt_boxes[matched[:objects]], rois[:objects], head.box_weights)
+    deltas[:objects] = box_coder.encode(gt_boxes[matched[:objects]], rois[:objects], config.box_weights)
     return Samples(rois, roi_labels, matched, deltas, labels, chosen)
 
 

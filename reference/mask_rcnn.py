@@ -61,11 +61,8 @@ class MaskRCNN:
 
         proposals = rpn.proposals(logits, deltas, level_anchors, sizes, self.config, training=True)
         samples = [self.sample(*one) for one in zip(proposals, gt_boxes, targets, priorities["roi"], strict=True)]
-        record |= {
-            "proposals": [boxes for boxes, _ in proposals],
-            "proposal_scores": [scores for _, scores in proposals],
-            "samples": samples,
-        }
+        record |= {"proposals": [boxes for boxes, _ in proposals], "proposal_scores": [scores for _, scores in proposals]}
+        record |= {"sampled_rois": [s.rois for s in samples], "roi_labels": [s.labels for s in samples], "samples": samples}
         classification, box = self.box_losses(pyramid, samples, record)
         mask = self.mask_loss(pyramid, samples, targets, record)
         return {"rpn_objectness": objectness, "rpn_box": rpn_box, "class": classification, "box": box, "mask": mask}
@@ -83,11 +80,11 @@ class MaskRCNN:
 
     def objectness(self, pyramid, image_shape, record):
         """Logits [N, T] and deltas [N, T, 4] of all anchors; the anchors, a list over the levels of [T_l, 4]."""
-        logits, deltas = rpn.flatten(*rpn.head(self.parameters, pyramid, self.config))
+        logits, deltas = rpn.head(self.parameters, pyramid, self.config)
         grid = anchors.grid([x.shape[2:] for x in pyramid.values()], image_shape, self.config.anchors)
         grid = [level.astype(self.dtype) for level in grid]
-        record |= {"rpn_logits": logits, "rpn_deltas": deltas, "anchors": np.concatenate(grid)}
-        return logits, deltas, grid
+        record |= {"rpn_logits": logits, "rpn_deltas": deltas, "anchors": grid}
+        return *rpn.flatten(logits, deltas), grid
 
     def batch_detections(self, images, sizes, record=None):
         """Detections of a padded batch [N, 3, H, W] whose images have the sides `sizes` [(h, w)].
@@ -132,19 +129,19 @@ class MaskRCNN:
     def rpn_losses(self, logits, deltas, all_anchors, gt_boxes, priorities, record):
         """Objectness and box loss of a sample of each image's anchors."""
         config = self.config.rpn
-        labels, target_deltas = zip(*(rpn.targets(all_anchors, boxes, self.config) for boxes in gt_boxes), strict=True)
+        labels, target_deltas = zip(*(rpn.targets(all_anchors, boxes, config) for boxes in gt_boxes), strict=True)
         sampled = np.full(logits.shape, -1)
         for row, own, priority in zip(sampled, labels, priorities, strict=True):
             for value, chosen in zip((1, 0), sampler.sample(own, priority, config.batch_size, config.positive_fraction), strict=True):
                 row[chosen] = value
-        record |= {"rpn_labels": np.stack(labels), "rpn_sampled": sampled, "rpn_target_deltas": np.stack(target_deltas)}
+        record |= {"rpn_labels": np.stack(labels), "rpn_sampled": sampled}
         return losses.rpn_losses(logits, deltas, sampled, np.stack(target_deltas), config)
 
     def sample(self, proposals, gt_boxes, target, priorities):
         """The RoIs of one image that the heads learn from."""
         boxes, slots = proposals[0], self.config.rpn.post_nms_top_n_train
         priorities = np.concatenate([priorities[: len(boxes)], priorities[slots : slots + len(gt_boxes)]])
-        return box_head.targets(boxes, gt_boxes, target.labels, priorities, self.config)
+        return box_head.targets(boxes, gt_boxes, target.labels, priorities, self.config.box_head)
 
     def box_losses(self, pyramid, samples, record):
         """Classification and box loss of all sampled RoIs."""
@@ -152,7 +149,6 @@ class MaskRCNN:
         labels, target_deltas = np.concatenate([s.labels for s in samples]), np.concatenate([s.deltas for s in samples])
         pooled = levels.pool(pyramid, rois, image_index, self.config.box_head.pooler)
         class_logits, box_deltas = box_head.forward(self.parameters, pooled, self.config, training=True)
-        record |= {"sampled_rois": rois, "roi_labels": labels, "roi_target_deltas": target_deltas}
         record |= {"box_features": pooled, "class_logits": class_logits, "box_deltas": box_deltas}
         return losses.box_losses(class_logits, box_deltas, labels, target_deltas, self.config)
 
@@ -169,7 +165,7 @@ class MaskRCNN:
             for target, s, f in zip(targets, samples, foreground, strict=True)
         ]
         wanted = np.concatenate(wanted).astype(self.dtype)
-        record |= {"mask_rois": rois, "mask_labels": labels, "mask_features": pooled, "mask_logits": logits, "mask_targets": wanted}
+        record |= {"mask_features": pooled, "mask_logits": logits, "mask_targets": wanted}
         return losses.mask_loss(logits, labels, wanted, config)
 
 

@@ -42,42 +42,40 @@ def proposals(logits, deltas, anchors, sizes, config, *, training):
     """
     level = np.repeat(np.arange(len(anchors)), [len(a) for a in anchors])
     all_boxes = box_coder.decode(deltas, np.concatenate(anchors), config.rpn.box_weights)
-    return [select(b, s, level, size, config, training=training) for b, s, size in zip(all_boxes, logits, sizes, strict=True)]
+    return [select(b, s, level, size, config.rpn, training=training) for b, s, size in zip(all_boxes, logits, sizes, strict=True)]
 
 
 def select(boxes_, logits, level, size, config, *, training):
-    """The proposals among one image's decoded boxes [T, 4] with logits [T] on levels [T].
+    """The proposals among one image's decoded boxes [T, 4] with logits [T] on levels [T]; config: config.RPN
 
     Per level the pre_nms_top_n highest logits; clipped to `size` (h, w); short boxes dropped; suppressed per level; of all the
     post_nms_top_n best.
     Scores are probabilities or logits, as `nms_score` says. Ties in score: lower index first.
     """
-    rpn = config.rpn
-    pre = rpn.pre_nms_top_n_train if training else rpn.pre_nms_top_n_test
-    post = rpn.post_nms_top_n_train if training else rpn.post_nms_top_n_test
+    pre = config.pre_nms_top_n_train if training else config.pre_nms_top_n_test
+    post = config.post_nms_top_n_train if training else config.post_nms_top_n_test
     best = []
     for number in np.unique(level):
         rows = np.flatnonzero(level == number)
         best.append(rows[nms.top_k(logits[rows], pre)])
     best = np.concatenate(best)
     boxes_, logits, level = boxes.clip(boxes_[best], *size), logits[best], level[best]
-    valid = boxes.is_valid(boxes_, rpn.min_size, rpn.min_size_inclusive)
+    valid = boxes.is_valid(boxes_, config.min_size, config.min_size_inclusive)
     boxes_, logits, level = boxes_[valid], logits[valid], level[valid]
-    scores = sigmoid(logits) if rpn.nms_score == "probability" else logits
-    keep = nms.batched_nms(boxes_, scores, level, rpn.nms_iou)[:post]
+    scores = sigmoid(logits) if config.nms_score == "probability" else logits
+    keep = nms.batched_nms(boxes_, scores, level, config.nms_iou)[:post]
     return boxes_[keep], scores[keep]
 
 
 def targets(anchors, gt_boxes, config):
     """What each anchor of one image should say: labels [T] (1 object, 0 background, -1 ignored), deltas [T, 4] (0 unless the label is 1).
 
-    anchors [T, 4], gt_boxes [G, 4]; G may be 0
+    anchors [T, 4], gt_boxes [G, 4] (G may be 0); config: config.RPN
     """
-    rpn = config.rpn
     iou = boxes.iou(gt_boxes, anchors)
-    labels, matched = matcher.match(iou, rpn.foreground_iou, rpn.background_iou, rpn.low_quality_matches, rpn.zero_iou_matches)
+    labels, matched = matcher.match(iou, config.foreground_iou, config.background_iou, config.low_quality_matches, config.zero_iou_matches)
     positive, deltas = labels == 1, np.zeros_like(anchors)
-    deltas[positive] = box_coder.encode(gt_boxes[matched[positive]], anchors[positive], rpn.box_weights)
+    deltas[positive] = box_coder.encode(gt_boxes[matched[positive]], anchors[positive], config.box_weights)
     return labels, deltas
 
 
