@@ -47,167 +47,164 @@ class MaskRCNN(nn.Module):
         """`batch_losses` in training mode, else `batch_detections`: what DistributedDataParallel or torch.compile wrap."""
         return self.batch_losses(batch, **keywords) if self.training else self.batch_detections(batch, **keywords)
 
-    def losses(self, images, targets, priorities=None, record=None):
-        """The five losses of a few images, with batch statistics where there are any.
+    def detect(self, images, record=None):
+        """The objects in each image: a list of Detections, in pixels of the images as they came in.
 
-        images list of [H, W, 3] RGB, uint8 or float in 0..255; targets list of Target
-        priorities {"rpn": [N][T], "roi": [N][P + G]}, the smallest are sampled; P = post_nms_top_n_train; drawn at random without
-        Returns {"rpn_objectness", "rpn_box", "class", "box", "mask"}, scalars.
+        images  list of [H, W, 3] RGB, uint8 or floats in 0..255; may be empty
         """
-        batch = self._prepare(images, targets)
+        if len(images) == 0:
+            return []
+        with torch.no_grad(), self._mode(training=False):
+            batch = self.batch(images)
+            return self.unpad(self.batch_detections(batch, record=record), batch)
+
+    def losses(self, images, targets, priorities=None, record=None, generator=None):
+        """The five losses of a few images, in training mode (statistics of the batch, where a norm has any).
+
+        images, targets  as in `detect`, with a Target for each in pixels of the image; an image may have no object at all
+        priorities       {"rpn": [N][T], "roi": [N][P + G]}: who is sampled where there are more candidates than places, the smallest first.
+                         A roi row has post_nms_top_n_train numbers for the proposals, then one per ground truth. None: random
+        generator        torch.Generator of the model's device for these; None: the default one
+        Returns {"rpn_objectness", "rpn_box", "class", "box", "mask"}: scalars.
+        """
+        if len(images) == 0 or len(images) != len(targets):
+            raise ValueError(f"losses: expected images, and a target for each; got {len(images)} images and {len(targets)} targets")
+        batch = self.batch(images, targets)
         if priorities is not None:
             width = self.config.rpn.post_nms_top_n_train + batch.boxes.shape[1]
-            priorities = {
-                name: torch.stack([self._row(row, width if name == "roi" else len(row)) for row in rows])
-                for name, rows in priorities.items()
-            }
+            priorities = {"rpn": self._stack(priorities["rpn"]), "roi": self._stack(priorities["roi"], width)}
         with self._mode(training=True):
-            return self.batch_losses(batch, priorities, record=record)
+            return self.batch_losses(batch, priorities, generator, record)
 
-    def detect(self, images, record=None):
-        """The objects in each of a few images [H, W, 3] RGB, uint8 or float in 0..255 -> list of Detections, in the images' pixels."""
-        with torch.no_grad(), self._mode(training=False):
-            batch = self._prepare(images)
-            return self.unpad(self.batch_detections(batch, record=record), batch)
+    def batch(self, images, targets=None):
+        """Images (and targets) -> transform.Batch on the model's device, at the size of inference."""
+        config, weight = self.config.transform, self.backbone.conv1.weight
+        targets = [None] * len(images) if targets is None else targets
+        prepared = [transform.prepare(image, target, config) for image, target in zip(images, targets, strict=True)]
+        return transform.collate(prepared, config, [tuple(image.shape[:2]) for image in images]).to(weight.device)
 
     def batch_losses(self, batch, priorities=None, generator=None, record=None):
         """The training step's forward: fixed shapes, no synchronisation. The model should be in training mode.
 
-        batch      transform.Batch on the model's device
-        priorities {"rpn": [N, T], "roi": [N, P + G]} or None: drawn from `generator`, a generator of that device
-        Returns    as `losses`. Every loss depends on every parameter on its way, whether or not there is an object.
+        batch       transform.Batch on the model's device
+        priorities  {"rpn": [N, T], "roi": [N, P + G]} or None: drawn from `generator`
+        Returns as `losses`. With or without an object, each loss depends on every parameter on its way.
         """
-        config, record = self.config, {} if record is None else record
-        features, all_anchors, logits, deltas = self._propose(batch.images, record)
+        record = {} if record is None else record
+        pyramid = self.features(batch.images, record)
+        logits, deltas, level_anchors = self.objectness(pyramid, batch.images.shape[-2:], record)
         gt_boxes = batch.boxes.to(logits.dtype)
-        flat_anchors = torch.cat(all_anchors)
         if priorities is None:
-            widths = {"rpn": len(flat_anchors), "roi": config.rpn.post_nms_top_n_train + gt_boxes.shape[1]}
-            priorities = {name: torch.rand(len(logits), width, device=logits.device, generator=generator) for name, width in widths.items()}
+            priorities = self.draw_priorities(logits, gt_boxes, generator)
+        objectness, rpn_box = self.rpn_losses(logits, deltas, torch.cat(level_anchors), gt_boxes, batch.valid, priorities["rpn"], record)
 
-        rpn_labels, rpn_deltas = rpn.targets(flat_anchors, gt_boxes, batch.valid, config.rpn)
-        positive, negative = sampler.sampled_mask(rpn_labels, priorities["rpn"], config.rpn.batch_size, config.rpn.positive_fraction)
-        sampled = torch.where(positive, 1, torch.where(negative, 0, -1))
-        rpn_objectness, rpn_box = losses.rpn_losses(logits, deltas, sampled, rpn_deltas, config.rpn)
-
-        proposals, scores, valid = rpn.proposals(logits, deltas, all_anchors, batch.sizes, config, training=True, backend=self.backend)
-        samples = box_head.targets(proposals, valid, gt_boxes, batch.labels, batch.valid, priorities["roi"], config.box_head)
-        rois, image_index = _flat(samples.rois, samples.labels >= 0)
-        box_features = levels.pool(features, rois, image_index, config.box_head.pooler, backend=self.backend)
-        class_logits, box_deltas = self.box_head(box_features, image_index >= 0)
-        labels = samples.labels.flatten()
-        class_loss, box_loss = losses.box_losses(_high(class_logits), _high(box_deltas), labels, samples.deltas.flatten(0, 1), config)
-
-        objects = int(config.box_head.batch_size * config.box_head.positive_fraction)  # all objects stand in the first so many slots
-        mask_labels = samples.labels[:, :objects]
-        mask_rois, mask_index = _flat(samples.rois[:, :objects], mask_labels > 0)
-        mask_features = levels.pool(features, mask_rois, mask_index, config.mask_head.pooler, backend=self.backend)
-        mask_logits = _high(self.mask_head(mask_features, mask_index >= 0))
-        mask_targets = masks.targets(
-            batch.masks,
-            mask_index,
-            samples.matched[:, :objects].flatten(),
-            mask_rois,
-            mask_index >= 0,
-            config.mask_head,
-            mask_logits.shape[-1],
+        proposals, scores, valid = rpn.proposals(
+            logits, deltas, level_anchors, batch.sizes, self.config, training=True, backend=self.backend
         )
-        mask = losses.mask_loss(mask_logits, mask_labels.flatten(), mask_targets, config)
-
-        record |= {
-            "rpn_labels": rpn_labels,
-            "rpn_sampled": sampled,
-            "proposals": proposals,
-            "proposal_scores": scores,
-            "proposal_valid": valid,
-            "sampled_rois": samples.rois,
-            "roi_labels": samples.labels,
-            "box_features": box_features,
-            "class_logits": class_logits,
-            "box_deltas": box_deltas,
-            "mask_features": mask_features,
-            "mask_logits": mask_logits,
-            "mask_targets": mask_targets,
-        }
-        return {"rpn_objectness": rpn_objectness, "rpn_box": rpn_box, "class": class_loss, "box": box_loss, "mask": mask}
+        samples = box_head.targets(proposals, valid, gt_boxes, batch.labels, batch.valid, priorities["roi"], self.config)
+        record |= {"proposals": proposals, "proposal_scores": scores, "proposal_valid": valid, "samples": samples}
+        classification, box = self.box_losses(pyramid, samples, record)
+        mask = self.mask_loss(pyramid, samples, batch, record)
+        return {"rpn_objectness": objectness, "rpn_box": rpn_box, "class": classification, "box": box, "mask": mask}
 
     @torch.no_grad()
     def batch_detections(self, batch, record=None):
-        """transform.Batch -> PaddedDetections, in fixed shapes. The model should be in evaluation mode; `unpad` brings the results home."""
+        """transform.Batch -> PaddedDetections, in fixed shapes. The model should be in evaluation mode; `unpad` brings them home.
+
+        The mask branch runs on the detections only.
+        """
         config, record = self.config, {} if record is None else record
-        features, all_anchors, logits, deltas = self._propose(batch.images, record)
-        proposals, proposal_scores, valid = rpn.proposals(
-            logits, deltas, all_anchors, batch.sizes, config, training=False, backend=self.backend
-        )
-        rois, image_index = _flat(proposals, valid)
-        box_features = levels.pool(features, rois, image_index, config.box_head.pooler, backend=self.backend)
-        class_logits, box_deltas = self.box_head(box_features)
-        boxes, scores, labels, found = postprocess.detections(
-            _high(class_logits).unflatten(0, valid.shape),
-            _high(box_deltas).unflatten(0, valid.shape),
-            proposals,
-            valid,
-            batch.sizes,
-            config,
-            backend=self.backend,
-        )
-        mask_rois, mask_index = _flat(boxes, found)
-        mask_features = levels.pool(features, mask_rois, mask_index, config.mask_head.pooler, backend=self.backend)
-        mask_logits = _high(self.mask_head(mask_features))
-        probabilities = mask_head.select(mask_logits, labels.flatten(), config).sigmoid().unflatten(0, found.shape)
-        detections = PaddedDetections(boxes, scores, labels, found, probabilities)
-        record |= {
-            "proposals": proposals,
-            "proposal_scores": proposal_scores,
-            "proposal_valid": valid,
-            "box_features": box_features,
-            "class_logits": class_logits,
-            "box_deltas": box_deltas,
-            "detections": detections,
-            "mask_features": mask_features,
-            "mask_logits": mask_logits,
-        }
-        return detections
+        pyramid = self.features(batch.images, record)
+        logits, deltas, level_anchors = self.objectness(pyramid, batch.images.shape[-2:], record)
+        proposals, scores, valid = rpn.proposals(logits, deltas, level_anchors, batch.sizes, config, training=False, backend=self.backend)
+        record |= {"proposals": proposals, "proposal_scores": scores, "proposal_valid": valid}
+
+        rois, image_index = flat(proposals, valid)
+        pooled = levels.pool(pyramid, rois, image_index, config.box_head.pooler, backend=self.backend)
+        class_logits, box_deltas = map(high, self.box_head(pooled))
+        record |= {"box_features": pooled, "class_logits": class_logits, "box_deltas": box_deltas}
+        class_logits, box_deltas = class_logits.unflatten(0, valid.shape), box_deltas.unflatten(0, valid.shape)
+        found = postprocess.detections(class_logits, box_deltas, proposals, valid, batch.sizes, config, backend=self.backend)
+        boxes, scores, labels, valid = found
+
+        rois, image_index = flat(boxes, valid)
+        pooled = levels.pool(pyramid, rois, image_index, config.mask_head.pooler, backend=self.backend)
+        logits = high(self.mask_head(pooled))
+        probabilities = mask_head.select(logits, labels.flatten(), config).sigmoid().unflatten(0, labels.shape)
+        record |= {"detections": found, "mask_features": pooled, "mask_logits": logits, "mask_probabilities": probabilities}
+        return PaddedDetections(boxes, scores, labels, valid, probabilities)
 
     def unpad(self, detections, batch):
         """PaddedDetections of `batch` -> list of Detections, boxes and masks in pixels of the images as they came in."""
-        sizes, out = batch.sizes.tolist(), []
-        for i, original in enumerate(batch.original_sizes):
-            boxes, scores, labels, probabilities = (x[i][detections.valid[i]] for x in (*detections[:3], detections.mask_probabilities))
-            boxes, keep = postprocess.rescale(boxes, sizes[i], original, self.config)
-            boxes, scores, labels, probabilities = (x[keep] for x in (boxes, scores, labels, probabilities))
-            head = self.config.mask_head
-            pasted = masks.paste(probabilities, boxes, *original, convention=head.paste, threshold=head.threshold, backend=self.backend)
-            out.append(postprocess.Detections(boxes, scores, labels, pasted))
+        head, out = self.config.mask_head, []
+        for i, (size, original) in enumerate(zip(batch.sizes.tolist(), batch.original_sizes, strict=True)):
+            boxes, scores, labels, probabilities = (x[i, detections.valid[i]] for x in (*detections[:3], detections.mask_probabilities))
+            boxes, keep = postprocess.rescale(boxes, size, original, self.config)
+            boxes = boxes[keep]
+            pasted = masks.paste(probabilities[keep], boxes, *original, convention=head.paste, threshold=head.threshold)
+            out.append(postprocess.Detections(boxes, scores[keep], labels[keep], pasted))
         return out
 
-    def _propose(self, images, record):
-        """Images to pyramid {level: feature}, anchors per level, and the RPN's flattened opinion of them."""
+    def features(self, images, record):
+        """[N, 3, H, W] -> the pyramid {2: P2, .., 6: P6}."""
         weight = self.backbone.conv1.weight
         memory_format = torch.channels_last if weight.is_cuda else torch.preserve_format  # what tensor cores and RoIAlign like
         images = images.to(weight.dtype, memory_format=memory_format)
         stages = self.backbone(images)
-        features = self.fpn(stages)
-        logits, deltas = self.rpn(features)
-        shapes = [tuple(x.shape[-2:]) for x in features.values()]
-        precision = torch.promote_types(logits[0].dtype, torch.float32)
-        all_anchors = anchors.grid(shapes, images.shape[-2:], self.config.anchors, dtype=precision, device=images.device)
-        record |= {"images": images, "rpn_logits": logits, "rpn_deltas": deltas, "anchors": all_anchors}
-        record |= {f"C{level}": x for level, x in stages.items()} | {f"P{level}": x for level, x in features.items()}
-        return features, all_anchors, *rpn.flatten(logits, deltas)
+        pyramid = self.fpn(stages)
+        record |= {"images": images, **{f"C{level}": x for level, x in stages.items()}, **{f"P{level}": x for level, x in pyramid.items()}}
+        return pyramid
 
-    def _prepare(self, images, targets=None):
-        targets = [None] * len(images) if targets is None else targets
-        if len(images) != len(targets):
-            raise ValueError(f"{len(images)} images need as many targets, got {len(targets)}")
-        config = self.config.transform
-        prepared = [transform.prepare(image, target, config) for image, target in zip(images, targets, strict=True)]
-        return transform.collate(prepared, config, [tuple(image.shape[:2]) for image in images]).to(self.backbone.conv1.weight.device)
+    def objectness(self, pyramid, image_shape, record):
+        """Logits [N, T] and deltas [N, T, 4] of all anchors; the anchors, a list over the levels of [T_l, 4]."""
+        logits, deltas = rpn.flatten(*self.rpn(pyramid))
+        shapes = [x.shape[-2:] for x in pyramid.values()]
+        grid = anchors.grid(shapes, image_shape, self.config.anchors, dtype=logits.dtype, device=logits.device)
+        record |= {"rpn_logits": logits, "rpn_deltas": deltas, "anchors": torch.cat(grid)}
+        return logits, deltas, grid
 
-    def _row(self, values, width):
-        """One image's priorities on the device, filled up to `width` (of candidates that do not exist)."""
-        row = torch.as_tensor(values, device=self.backbone.conv1.weight.device)
-        return nn.functional.pad(row, (0, width - len(row)), value=torch.inf)
+    def draw_priorities(self, logits, gt_boxes, generator=None):
+        """Random priorities for the anchors, and for the proposal and ground-truth slots, of each image."""
+        widths = {"rpn": logits.shape[1], "roi": self.config.rpn.post_nms_top_n_train + gt_boxes.shape[1]}
+        return {name: torch.rand(len(logits), width, device=logits.device, generator=generator) for name, width in widths.items()}
+
+    def rpn_losses(self, logits, deltas, all_anchors, gt_boxes, gt_valid, priorities, record):
+        """Objectness and box loss of a sample of each image's anchors."""
+        config = self.config.rpn
+        labels, target_deltas = rpn.targets(all_anchors, gt_boxes, gt_valid, self.config)
+        positive, negative = sampler.sampled_mask(labels, priorities, config.batch_size, config.positive_fraction)
+        sampled = torch.where(positive, 1, torch.where(negative, 0, -1))
+        record |= {"rpn_labels": labels, "rpn_sampled": sampled, "rpn_target_deltas": target_deltas}
+        return losses.rpn_losses(logits, deltas, sampled, target_deltas, config)
+
+    def box_losses(self, pyramid, samples, record):
+        """Classification and box loss of all sampled RoIs."""
+        labels, target_deltas = samples.labels.flatten(), samples.deltas.flatten(0, 1)
+        rois, image_index = flat(samples.rois, samples.labels >= 0)
+        pooled = levels.pool(pyramid, rois, image_index, self.config.box_head.pooler, backend=self.backend)
+        class_logits, box_deltas = map(high, self.box_head(pooled, image_index >= 0))
+        record |= {"sampled_rois": rois, "roi_labels": labels, "roi_target_deltas": target_deltas}
+        record |= {"box_features": pooled, "class_logits": class_logits, "box_deltas": box_deltas}
+        return losses.box_losses(class_logits, box_deltas, labels, target_deltas, self.config)
+
+    def mask_loss(self, pyramid, samples, batch, record):
+        """Mask loss of the foreground among the sampled RoIs, all of which stands in the first slots."""
+        config = self.config
+        slots = int(config.box_head.batch_size * config.box_head.positive_fraction)
+        labels, matched = samples.labels[:, :slots], samples.matched[:, :slots].flatten()
+        rois, image_index = flat(samples.rois[:, :slots], labels > 0)
+        labels, valid = labels.flatten(), image_index >= 0
+        pooled = levels.pool(pyramid, rois, image_index, config.mask_head.pooler, backend=self.backend)
+        logits = high(self.mask_head(pooled, valid))
+        size = logits.shape[-1]
+        wanted = masks.targets(batch.masks, image_index, matched, rois, valid, config.mask_head, size, sizes=batch.sizes)
+        record |= {"mask_rois": rois, "mask_labels": labels, "mask_features": pooled, "mask_logits": logits, "mask_targets": wanted}
+        return losses.mask_loss(logits, labels, wanted, config)
+
+    def _stack(self, rows, width=None):
+        """Rows of numbers -> [N, width] on the model's device; places beyond a row's end belong to no candidate."""
+        rows = [torch.as_tensor(row, device=self.backbone.conv1.weight.device) for row in rows]
+        return torch.stack([nn.functional.pad(row, (0, (width or len(row)) - len(row)), value=torch.inf) for row in rows])
 
     @contextmanager
     def _mode(self, training):
@@ -220,12 +217,12 @@ class MaskRCNN(nn.Module):
                 module.training = mode
 
 
-def _flat(rois, valid):
-    """rois [N, R, 4], valid [N, R] -> rois [N R, 4] and the image of each, -1 for those not valid."""
+def flat(rois, valid):
+    """rois [N, R, 4], valid [N, R] -> rois [N R, 4], image_index [N R]: -1 where not valid."""
     image = torch.arange(len(rois), device=rois.device)[:, None]
     return rois.flatten(0, 1), torch.where(valid, image, -1).flatten()
 
 
-def _high(x):
+def high(x):
     """At least float32, whatever autocast made of it."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -1,0 +1,157 @@
+"""Region proposals: head, targets and proposals of both implementations, and the rules by which proposals survive."""
+
+from dataclasses import replace
+
+import narrow
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tolerances import GOLDEN_MODEL, MODEL, REDUCTION, assert_close, assert_equal
+
+from accelerated import anchors as fast_anchors
+from accelerated import rpn as fast
+from reference import anchors, boxes, rpn
+from reference import config as configuration
+
+SHAPES, IMAGE = [(8, 11), (4, 6), (2, 3), (1, 2), (1, 1)], (32, 44)
+
+
+def grids(config):
+    slow = anchors.grid(SHAPES, IMAGE, config.anchors)
+    return slow, fast_anchors.grid(SHAPES, IMAGE, config.anchors, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("name", narrow.PRESETS)
+def test_head_twins(rng, name):
+    config = narrow.config(name)
+    model = narrow.model(config)
+    features = {level: rng.standard_normal((2, config.fpn.channels, *shape)) for level, shape in enumerate(SHAPES, start=2)}
+    expected = rpn.head(narrow.parameters(model), features, config)
+    actual = model.rpn({level: torch.from_numpy(x) for level, x in features.items()})
+    for what, a, e in zip(("logits", "deltas"), actual, expected, strict=True):
+        for level in range(5):
+            assert_close(a[level], e[level], MODEL["float64"], what)
+    for what, a, e in zip(("logits", "deltas"), fast.flatten(*actual), rpn.flatten(*expected), strict=True):
+        assert_close(a, e, MODEL["float64"], what)
+
+
+def test_flattened_order():
+    """Level, y, x, anchor; channel 4 a + coordinate."""
+    logits = [torch.arange(2 * 3 * h * w).reshape(2, 3, h, w).float() for h, w in SHAPES]
+    deltas = [torch.arange(2 * 12 * h * w).reshape(2, 12, h, w).float() for h, w in SHAPES]
+    flat_logits, flat_deltas = fast.flatten(logits, deltas)
+    y, x, a = 2, 4, 1
+    row = (3 * 11 * 8) + (y * 6 + x) * 3 + a  # in the second level
+    assert flat_logits[1, row] == logits[1][1, a, y, x]
+    assert_equal(flat_deltas[1, row], deltas[1][1, 4 * a : 4 * a + 4, y, x])
+
+
+@pytest.mark.parametrize("name", narrow.PRESETS)
+def test_same_parameters(name):
+    config = narrow.config(name)
+    assert {f"rpn.{n}": tuple(t.shape) for n, t in fast.RPN(config).state_dict().items()} == rpn.parameter_shapes(config)
+
+
+@given(st.sampled_from(narrow.PRESETS), st.booleans(), st.integers(0, 10**6), st.floats(0.5, 40))
+def test_proposals_twins(name, training, seed, spread):
+    """Equal boxes in equal order, also for scores that saturate (large `spread`) and boxes that leave the image or vanish."""
+    rng, config = np.random.default_rng(seed), narrow.config(name)
+    slow_anchors, torch_anchors = grids(config)
+    total = sum(map(len, slow_anchors))
+    logits, deltas = rng.standard_normal((2, total)) * spread, rng.standard_normal((2, total, 4)) * (0.3, 0.3, 1, 1)
+    deltas[:, ::7, 2:] -= 20  # too small to be valid
+    sizes = [(32, 44), (25, 31)]
+    expected = rpn.proposals(logits, deltas, slow_anchors, sizes, config, training=training)
+    found, scores, valid = fast.proposals(
+        torch.from_numpy(logits), torch.from_numpy(deltas), torch_anchors, torch.tensor(sizes), config, training=training, backend="torch"
+    )
+    post = config.rpn.post_nms_top_n_train if training else config.rpn.post_nms_top_n_test
+    assert found.shape == (2, post, 4) and scores.shape == valid.shape == (2, post)
+    for i, (e_boxes, e_scores) in enumerate(expected):
+        assert_equal(valid[i], np.arange(post) < len(e_boxes), "valid slots come first")
+        assert_close(found[i][valid[i]], e_boxes, REDUCTION["float64"], "boxes")
+        assert_close(scores[i][valid[i]], e_scores, REDUCTION["float64"], "scores")
+    assert (found[~valid] == 0).all() and (scores[~valid] == 0).all()
+
+
+def test_proposals_fewer_than_slots():
+    """With a wish for more proposals than there are anchors, the rest of the slots stays empty."""
+    config = narrow.config("tiny")
+    config = replace(config, rpn=replace(config.rpn, post_nms_top_n_test=5000, pre_nms_top_n_test=3000))
+    _, grid = grids(config)
+    total = sum(map(len, grid))
+    found, _, valid = fast.proposals(
+        torch.zeros(1, total), torch.zeros(1, total, 4), [g.float() for g in grid], torch.tensor([[32, 44]]), config, training=False
+    )
+    assert found.shape == (1, 5000, 4)
+    assert 0 < valid.sum() <= total
+
+
+def test_proposals_ties_take_the_first_anchor():
+    config = narrow.config("tiny")
+    config = replace(config, rpn=replace(config.rpn, nms_iou=1.0, post_nms_top_n_test=7, pre_nms_top_n_test=7))
+    _, grid = grids(config)
+    total = sum(map(len, grid))
+    found, _, valid = fast.proposals(
+        torch.zeros(1, total, dtype=torch.float64),
+        torch.zeros(1, total, 4, dtype=torch.float64),
+        grid,
+        torch.tensor([[1000, 1000]]),
+        config,
+        training=False,
+    )
+    assert valid.all()
+    assert_equal(found[0], grid[0][:7].clamp(min=0), "the first seven anchors of the finest level")
+
+
+def test_no_suppression_between_levels():
+    """The same box from two levels stays twice."""
+    config = narrow.config("tiny")
+    _, grid = grids(config)
+    grid = [g.clone() for g in grid]
+    total, first = sum(map(len, grid)), len(grid[0])
+    grid[0][5] = grid[1][7] = torch.tensor([3.0, 4.0, 20.0, 21.0])
+    logits = torch.full((1, total), -5.0, dtype=torch.float64)
+    logits[0, [5, first + 7]] = 5.0
+    found, _, _ = fast.proposals(
+        logits, torch.zeros(1, total, 4, dtype=torch.float64), grid, torch.tensor([[32, 44]]), config, training=False
+    )
+    assert_equal(found[0, 0], found[0, 1])
+    assert found[0, 2].tolist() != found[0, 0].tolist()
+
+
+@given(st.sampled_from(narrow.PRESETS), st.integers(0, 10**6), st.integers(0, 4), st.integers(0, 3))
+def test_targets_twins(name, seed, objects, padding):
+    rng, config = np.random.default_rng(seed), narrow.config(name)
+    slow_anchors, torch_anchors = grids(config)
+    flat = np.concatenate(slow_anchors)
+    corner, side = rng.uniform(-5, 30, (objects, 2)), rng.uniform(2, 30, (objects, 2))
+    gt = np.concatenate([corner, corner + side], axis=1)
+    overlap = boxes.iou(gt, flat)
+    thresholds = np.array([config.rpn.foreground_iou, config.rpn.background_iou])
+    if overlap.size and np.abs(overlap[..., None] - thresholds).min() < 1e-9:
+        return
+    labels, deltas = rpn.targets(flat, gt, config)
+    slots = objects + max(padding, objects == 0)
+    padded = torch.zeros(1, slots, 4, dtype=torch.float64)
+    padded[0, :objects] = torch.from_numpy(gt)
+    actual_labels, actual_deltas = fast.targets(torch.cat(torch_anchors), padded, torch.arange(slots)[None] < objects, config)
+    assert_equal(actual_labels[0], labels, "labels")
+    assert_close(actual_deltas[0], deltas, REDUCTION["float64"], "deltas")
+
+
+def test_golden_torchvision(shared_golden):
+    """torchvision's own proposals from its own logits, deltas and anchors."""
+    z = shared_golden("tv_fpn_f64")
+    config = configuration.preset("torchvision_r50_fpn")
+    maps = [[torch.from_numpy(z[f"eval.rpn.{kind}.{level}"]) for level in range(5)] for kind in ("objectness", "deltas")]
+    shapes = [tuple(x.shape[-2:]) for x in maps[0]]
+    grid = fast_anchors.grid(shapes, (160, 224), config.anchors, dtype=torch.float64)
+    assert_close(torch.cat(grid), z["eval.rpn.anchors"], GOLDEN_MODEL)
+    sizes = torch.from_numpy(z["eval.transform.sizes"])
+    found, scores, valid = fast.proposals(*fast.flatten(*maps), grid, sizes, config, training=False)
+    for i in range(2):
+        assert_close(found[i][valid[i]], z[f"eval.rpn.proposals.{i}"], GOLDEN_MODEL, "boxes")
+        assert_close(scores[i][valid[i]], z[f"eval.rpn.proposal_scores.{i}"], GOLDEN_MODEL, "scores")
