@@ -85,7 +85,8 @@ def train(
     start = _resume(output, model, optimizer, config, settings) if resume else 0
 
     def batches(first):
-        return iter(loader(dataset, config, batch_size=batch_size, workers=workers, seed=seed, training=True, start_iteration=first))
+        options = {"batch_size": batch_size, "workers": workers, "seed": seed, "training": True}
+        return iter(loader(dataset, config, **options, start_iteration=first, iterations=iterations))
 
     def losses_of(batch, iteration, record=None):
         with torch.autocast(device.type, torch.bfloat16, enabled=amp):
