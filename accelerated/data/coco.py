@@ -1,9 +1,11 @@
 """A data set in COCO format: checked once when opened, then image by image.
 
 Every data set here has the same face: `len`, `[i]` -> Item, and lists with one entry per image (`image_ids`,
-`file_names`, `sizes`) or per class (`category_ids`, `class_names`), `object_counts` and `coco`.
+`file_names`, `sizes`) or per class (`category_ids`, `class_names`), `max_objects`, the most
+in one image, `instances()`, and `coco`, the ground truth for evaluation.
 """
 
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -37,7 +39,7 @@ class CocoDataset:
         self.image_ids = [record.id for record in self.records]
         self.file_names = [record.file_name for record in self.records]
         self.sizes = [(record.height, record.width) for record in self.records]
-        self.object_counts = [sum(not instance.crowd for instance in record.instances) for record in self.records]
+        self.max_objects = max((sum(not instance.crowd for instance in record.instances) for record in self.records), default=0)
 
     def __len__(self):
         return len(self.records)
@@ -60,7 +62,11 @@ class CocoDataset:
             masks=torch.from_numpy(masks),
         )
 
-    @property
+    def instances(self):
+        """(image index, category id, area in pixels, crowd) of every annotation."""
+        return [(i, a.category_id, a.area, a.crowd) for i, record in enumerate(self.records) for a in record.instances]
+
+    @cached_property
     def coco(self):
         """The sound part as a COCO dictionary, crowd regions included, fit for pycocotools: annotations numbered from 1, RLE masks."""
         instances = [(record, instance) for record in self.records for instance in record.instances]

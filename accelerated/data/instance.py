@@ -9,6 +9,7 @@ from accelerated.data import rle
 from accelerated.data.images import MAX_PIXELS
 
 FAR = 10  # polygon coordinates further outside than this many long sides are taken for an error
+MIN_SIDE = 0.01  # of a box, pixels: shorter ones vanish in float32
 MAX_PERIMETER = 4e6  # of all polygons of an annotation, pixels: rasterising takes memory in proportion
 
 
@@ -161,18 +162,18 @@ def _box(bbox, outline, image, remarks):
     x, y, w, h = map(float, bbox)
     if w < 0 or h < 0:
         raise Invalid("bbox_negative", f"bbox {bbox} has a negative width or height; write [x, y, width, height] from the top left corner")
-    if w == 0 or h == 0:
+    if w < MIN_SIDE or h < MIN_SIDE:
         raise Invalid("bbox_empty", f"bbox {bbox} has no width or no height; draw it again or delete the annotation", "skip")
     box = max(x, 0.0), max(y, 0.0), min(x + w, float(image.width)), min(y + h, float(image.height))
-    agreement = _iou(box, outline)
-    if agreement < 0.5 and _iou((x, y, w, h), outline) > 0.9:
+    if _iou((x, y, x + w, y + h), outline) < 0.5 and _iou((x, y, w, h), outline) > 0.9:
         raise Invalid("bbox_corners", f"bbox {bbox} fits the mask when read as x1, y1, x2, y2; write [x, y, width, height]")
-    if box[0] >= box[2] or box[1] >= box[3]:
+    if box[2] - box[0] < MIN_SIDE or box[3] - box[1] < MIN_SIDE:
         raise Invalid("bbox_outside", f"bbox {bbox} lies outside the image, {image.width}x{image.height}; correct or delete it", "skip")
     if max(-x, -y, x + w - image.width, y + h - image.height) > 1:
         remarks.append(
             ("bbox_clipped", "warn", f"bbox {bbox} sticks out of the image, {image.width}x{image.height}; it is cut at the border")
         )
+    agreement = _iou(box, outline)
     if agreement < 0.5:
         remarks.append(
             (

@@ -65,7 +65,7 @@ def read(json_path, image_root, open_images=True):
 
 def _image_problem(record, root):
     def problem(code, severity, message):
-        name = record.file_name if isinstance(record.file_name, str) else ""
+        name = record.file_name if isinstance(record.file_name, str) else repr(record.file_name)
         return Problem(code, severity, "image", name, record.id, None, message)
 
     try:
