@@ -75,17 +75,16 @@ def targets(proposals, valid, gt_boxes, gt_labels, gt_valid, priorities, config)
     """Match proposals (and ground truths themselves) to ground truths, and draw a balanced sample [Fast R-CNN §2.3].
 
     proposals [N, P, 4], valid [N, P]; gt_boxes [N, G, 4], gt_labels [N, G], gt_valid [N, G]; priorities [N, P + G]:
-    the smallest are taken. Returns Samples.
+    the smallest are taken; config: config.BoxHead. Returns Samples.
     """
-    head = config.box_head
-    if head.append_ground_truth:
+    if config.append_ground_truth:
         proposals, valid = torch.cat([proposals, gt_boxes], 1), torch.cat([valid, gt_valid], 1)
-    kind, matched = matcher.match_boxes(gt_boxes, gt_valid, proposals, head.foreground_iou, head.background_iou, low_quality=False)
+    kind, matched = matcher.match_boxes(gt_boxes, gt_valid, proposals, config.foreground_iou, config.background_iou, low_quality=False)
     kind = kind.masked_fill(~valid, -1)
-    index, positive, filled = sampler.sample(kind, priorities[:, : kind.shape[1]], head.batch_size, head.positive_fraction)
+    index, positive, filled = sampler.sample(kind, priorities[:, : kind.shape[1]], config.batch_size, config.positive_fraction)
     matched = matched.gather(1, index)
     labels = torch.where(positive, gt_labels.gather(1, matched), 0).masked_fill(~filled, -1)
     rois = proposals.gather(1, index[..., None].expand(-1, -1, 4))
     wanted = gt_boxes.gather(1, matched[..., None].expand(-1, -1, 4))
-    deltas = box_coder.encode(wanted, rois, head.box_weights)  # meaningless, even NaN, but for objects
+    deltas = box_coder.encode(wanted, rois, config.box_weights)  # meaningless, even NaN, but for objects
     return Samples(rois, labels, matched, torch.where(positive[..., None], deltas, 0))

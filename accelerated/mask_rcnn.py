@@ -80,7 +80,8 @@ class MaskRCNN(nn.Module):
         """Images (and targets) -> transform.Batch on the model's device, at the size of inference."""
         config, weight = self.config.transform, self.backbone.conv1.weight
         targets = [None] * len(images) if targets is None else targets
-        prepared = [transform.prepare(image, target, config) for image, target in zip(images, targets, strict=True)]
+        dtype = torch.promote_types(weight.dtype, torch.float32)
+        prepared = [transform.prepare(image, target, config, dtype=dtype) for image, target in zip(images, targets, strict=True)]
         return transform.collate(prepared, config, [tuple(image.shape[:2]) for image in images]).to(weight.device)
 
     def batch_losses(self, batch, priorities=None, generator=None, record=None):
@@ -101,7 +102,7 @@ class MaskRCNN(nn.Module):
         proposals, scores, valid = rpn.proposals(
             logits, deltas, level_anchors, batch.sizes, self.config, training=True, backend=self.backend
         )
-        samples = box_head.targets(proposals, valid, gt_boxes, batch.labels, batch.valid, priorities["roi"], self.config)
+        samples = box_head.targets(proposals, valid, gt_boxes, batch.labels, batch.valid, priorities["roi"], self.config.box_head)
         record |= {"proposals": proposals, "proposal_scores": scores, "proposal_valid": valid, "samples": samples}
         classification, box = self.box_losses(pyramid, samples, record)
         mask = self.mask_loss(pyramid, samples, batch, record)
@@ -171,7 +172,7 @@ class MaskRCNN(nn.Module):
     def rpn_losses(self, logits, deltas, all_anchors, gt_boxes, gt_valid, priorities, record):
         """Objectness and box loss of a sample of each image's anchors."""
         config = self.config.rpn
-        labels, target_deltas = rpn.targets(all_anchors, gt_boxes, gt_valid, self.config)
+        labels, target_deltas = rpn.targets(all_anchors, gt_boxes, gt_valid, config)
         positive, negative = sampler.sampled_mask(labels, priorities, config.batch_size, config.positive_fraction)
         sampled = torch.where(positive, 1, torch.where(negative, 0, -1))
         record |= {"rpn_labels": labels, "rpn_sampled": sampled, "rpn_target_deltas": target_deltas}

@@ -42,8 +42,8 @@ class BatchNorm2d(nn.BatchNorm2d):
         centred = high - mean[:, None, None]
         variance = (centred.square() * weight).sum((0, 2, 3)) / count.clamp(min=1)
         with torch.no_grad():
-            share = torch.where(count > 0, self.momentum, 0.0).to(self.running_mean.dtype)
-            unbiased = variance * (count / (count - 1).clamp(min=1))
+            share = (count > 0).to(self.running_mean.dtype) * self.momentum
+            unbiased = variance * count / (count - 1).clamp(min=1)
             self.running_mean.lerp_(mean.to(self.running_mean.dtype), share)
             self.running_var.lerp_(unbiased.to(self.running_var.dtype), share)
             self.num_batches_tracked.add_(1)

@@ -86,12 +86,11 @@ def proposals(logits, deltas, anchors, sizes, config, *, training, backend="auto
 def targets(anchors, gt_boxes, gt_valid, config):
     """What each anchor should say: labels [N, T] (1 object, 0 background, -1 ignored) and deltas [N, T, 4] (0 unless the label is 1).
 
-    anchors [T, 4]; gt_boxes [N, G, 4]; gt_valid [N, G]
+    anchors [T, 4]; gt_boxes [N, G, 4]; gt_valid [N, G]; config: config.RPN
     """
-    rpn = config.rpn
     labels, matched = matcher.match_boxes(
-        gt_boxes, gt_valid, anchors, rpn.foreground_iou, rpn.background_iou, rpn.low_quality_matches, rpn.zero_iou_matches
+        gt_boxes, gt_valid, anchors, config.foreground_iou, config.background_iou, config.low_quality_matches, config.zero_iou_matches
     )
     wanted = gt_boxes.gather(1, matched[..., None].expand(-1, -1, 4))
-    deltas = box_coder.encode(wanted, anchors, rpn.box_weights)  # of padded ground truths infinite or NaN
+    deltas = box_coder.encode(wanted, anchors, config.box_weights)  # of padded ground truths infinite or NaN
     return labels, torch.where((labels == 1)[..., None], deltas, 0)

@@ -133,11 +133,11 @@ def test_targets_twins(name, seed, objects, padding):
     thresholds = np.array([config.rpn.foreground_iou, config.rpn.background_iou])
     if overlap.size and np.abs(overlap[..., None] - thresholds).min() < 1e-9:
         return
-    labels, deltas = rpn.targets(flat, gt, config)
+    labels, deltas = rpn.targets(flat, gt, config.rpn)
     slots = objects + max(padding, objects == 0)
     padded = torch.zeros(1, slots, 4, dtype=torch.float64)
     padded[0, :objects] = torch.from_numpy(gt)
-    actual_labels, actual_deltas = fast.targets(torch.cat(torch_anchors), padded, torch.arange(slots)[None] < objects, config)
+    actual_labels, actual_deltas = fast.targets(torch.cat(torch_anchors), padded, torch.arange(slots)[None] < objects, config.rpn)
     assert_equal(actual_labels[0], labels, "labels")
     assert_close(actual_deltas[0], deltas, REDUCTION["float64"], "deltas")
 
