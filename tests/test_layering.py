@@ -19,11 +19,12 @@ LAYERS = [
     "mask_rcnn",
     "data interop engine visualize",
     "verify benchmark doctor",
+    "report",
     "cli __main__",
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names.split()}
 FROM_REFERENCE = {"reference", "reference.config", "reference.shapes"}
-ALONE = {"__init__", "__main__", "backend", "visualize", "verify", "benchmark", "doctor", "cli"}  # no step of the algorithm
+ALONE = {"__init__", "__main__", "backend", "visualize", "verify", "benchmark", "doctor", "report", "cli"}  # no step of the algorithm
 PRIMITIVES = {
     "conv",
     "linear",
