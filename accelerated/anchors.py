@@ -35,6 +35,7 @@ def grid(feature_shapes, image_shape, config, *, strides=STRIDES, dtype=torch.fl
 
 
 @functools.lru_cache(maxsize=32)
+@torch.inference_mode(False)  # what is remembered must serve training too
 def _grid(feature_shapes, image_shape, config, strides, dtype, device):
     levels = []
     for (h, w), sizes, stride in zip(feature_shapes, config.sizes, strides, strict=True):

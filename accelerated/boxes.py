@@ -43,11 +43,11 @@ def is_valid(boxes, min_size, inclusive):
     return long_enough.all(dim=-1) & boxes.isfinite().all(dim=-1)
 
 
-def check_finite(values, name):
-    """ValueError naming the first row of `values` [R] or [R, ...] that holds a NaN or an infinity. On the GPU nothing is checked."""
-    if values.device.type != "cpu" or torch.compiler.is_compiling():
+def check_finite(boxes, name):
+    """ValueError naming the first row of `boxes` [R, 4] that holds a NaN or an infinity. On a GPU nothing is checked."""
+    if boxes.device.type != "cpu" or torch.compiler.is_compiling():
         return
-    bad = ~values.detach().isfinite().reshape(len(values), -1).all(dim=1) if len(values) else values.new_zeros(0, dtype=torch.bool)
+    bad = ~boxes.isfinite().all(dim=1)
     if bad.any():
         row = int(bad.int().argmax())
-        raise ValueError(f"{name} must be finite; row {row} is {values[row].tolist()}")
+        raise ValueError(f"{name} must be finite; row {row} is {boxes[row].tolist()}")

@@ -41,9 +41,9 @@ def is_valid(boxes, min_size, inclusive):
     return long_enough.all(axis=-1) & np.isfinite(boxes).all(axis=-1)
 
 
-def check_finite(values, name):
-    """ValueError naming the first row of `values` [R] or [R, ...] that holds a NaN or an infinity."""
-    bad = ~np.isfinite(values).reshape(len(values), -1).all(axis=1)
+def check_finite(boxes, name):
+    """ValueError naming the first row of `boxes` [R, 4] that holds a NaN or an infinity."""
+    bad = ~np.isfinite(boxes).all(axis=1)
     if bad.any():
         row = int(bad.argmax())
-        raise ValueError(f"{name} must be finite; row {row} is {np.asarray(values)[row].tolist()}")
+        raise ValueError(f"{name} must be finite; row {row} is {np.asarray(boxes)[row].tolist()}")

@@ -1,0 +1,117 @@
+import numpy as np
+import pytest
+import torch
+from golden_cases import EXTENT, cases
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import boxes as some_boxes
+from tolerances import assert_equal
+
+import accelerated.boxes
+import accelerated.matcher
+import reference.boxes
+import reference.matcher
+
+
+def torch_match(iou, *arguments):
+    """The accelerated matcher on one image, with a padded ground truth that would win if it were looked at."""
+    padded = np.concatenate([iou, np.ones((1, iou.shape[1]), iou.dtype)])
+    labels, matched = accelerated.matcher.match(torch.tensor(padded)[None], torch.arange(len(padded))[None] < len(iou), *arguments)
+    return labels[0].numpy(), matched[0].numpy()
+
+
+MATCHERS = pytest.mark.parametrize("match", [reference.matcher.match, torch_match], ids=["numpy", "torch"])
+
+
+@MATCHERS
+@EXTENT
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_torchvision(match, extent, request, dtype):
+    for name, case in cases(request, extent, "tv", f"matcher/{dtype}").items():
+        labels, matched = match(case["in.iou"], float(case["in.high"]), float(case["in.low"]), bool(case["in.low_quality"]), True)
+        theirs = case["out.matches"]  # -1 background, -2 ignored
+        assert_equal(labels, np.select([theirs >= 0, theirs == -1], [1, 0], -1), name)
+        assert_equal(matched[theirs >= 0], theirs[theirs >= 0], name)
+        assert_equal(matched, case["in.iou"].argmax(0), name)
+
+
+IOU = np.array(
+    [
+        [0.75, 0.2, 0.5, 0.5, 0.0, 0.3],
+        [0.10, 0.2, 0.7, 0.6, 0.0, 0.0],
+        [0.00, 0.4, 0.0, 0.0, 0.0, 0.4],
+    ]
+)
+
+
+@MATCHERS
+def test_by_hand(match):
+    labels, matched = match(IOU, 0.7, 0.3, False)
+    assert_equal(matched, [0, 2, 1, 1, 0, 2])  # the first of equals
+    assert_equal(labels, [1, -1, 1, -1, 0, -1])  # 0.7 is foreground; 0.3 would not be background
+    labels, matched = match(IOU, 0.7, 0.3, True)
+    assert_equal(labels, [1, 1, 1, -1, 0, 1])  # both best candidates of the last ground truth
+    assert_equal(matched, [0, 2, 1, 1, 0, 2])
+
+
+@MATCHERS
+def test_low_quality_candidate_keeps_its_own_match(match):
+    iou = np.array([[0.8, 0.1], [0.6, 0.5]])  # the second truth's best candidate prefers the first truth
+    labels, matched = match(iou, 0.7, 0.3, True)
+    assert_equal(labels, [1, -1])
+    assert_equal(matched, [0, 1])
+
+
+@MATCHERS
+def test_truth_without_overlap(match):
+    iou = np.array([[0.0, 0.0, 0.0], [0.4, 0.0, 0.1]])
+    assert_equal(match(iou, 0.7, 0.3, True, True)[0], [1, 1, 1])  # what both peers do: 0 is the maximum of the first
+    assert_equal(match(iou, 0.7, 0.3, True, False)[0], [1, 0, 0])
+
+
+@MATCHERS
+def test_without_truth_all_is_background(match):
+    for low_quality in False, True:
+        labels, matched = match(np.zeros((0, 4)), 0.7, 0.3, low_quality)
+        assert_equal(labels, np.zeros(4))
+        assert_equal(matched, np.zeros(4))
+
+
+@given(some_boxes(20, 20, max_count=5), some_boxes(20, 20, min_count=1, max_count=30), st.booleans(), st.booleans(), st.integers(1, 3))
+def test_twins(truth, candidates, low_quality, zero_iou, chunk):
+    """Boxes in, chunks of any size: the same labels and matches."""
+    rules = (0.5, 0.25, low_quality, zero_iou)
+    expected = reference.matcher.match(reference.boxes.iou(truth, candidates), *rules)
+    padded = torch.tensor(np.concatenate([truth, np.zeros((1, 4)), candidates[:1]]))[None]
+    valid = torch.arange(len(truth) + 2)[None] < len(truth)
+    before, accelerated.matcher.CHUNK = accelerated.matcher.CHUNK, chunk
+    try:
+        for shape in candidates[None], candidates:
+            ours = accelerated.matcher.match_boxes(padded, valid, torch.tensor(shape), *rules)
+            for a, b in zip(ours, expected, strict=True):
+                assert_equal(a[0], b)
+    finally:
+        accelerated.matcher.CHUNK = before
+
+
+def test_images_of_a_batch_do_not_mix(rng):
+    truth, candidates = (np.sort(rng.uniform(0, 30, (2, n, 2, 2)), axis=2).reshape(2, n, 4) for n in (4, 50))
+    valid = torch.tensor([[True] * 4, [True, False, False, False]])
+    labels, matched = accelerated.matcher.match_boxes(torch.tensor(truth), valid, torch.tensor(candidates), 0.5, 0.2, True, False)
+    for n in range(2):
+        iou = reference.boxes.iou(truth[n][valid[n].numpy()], candidates[n])
+        expected = reference.matcher.match(iou, 0.5, 0.2, True, False)
+        assert_equal(labels[n], expected[0])
+        assert_equal(matched[n], expected[1])
+
+
+def test_compiles_without_a_break(rng):
+    boxes = torch.tensor(np.sort(rng.uniform(0, 30, (1, 20, 2, 2)), axis=2).reshape(1, 20, 4))
+    valid = torch.ones(1, 20, dtype=torch.bool)
+    compiled = torch.compile(accelerated.matcher.match_boxes, fullgraph=True, backend="aot_eager")
+    for ours, eager in zip(
+        compiled(boxes, valid, boxes[0], 0.7, 0.3, True),
+        accelerated.matcher.match_boxes(boxes, valid, boxes[0], 0.7, 0.3, True),
+        strict=True,
+    ):
+        assert_equal(ours, eager)
