@@ -43,7 +43,8 @@ def loader(
     else:
         order = [(None, list(range(first, min(first + batch_size, len(dataset))))) for first in range(0, len(dataset), batch_size)]
     prepared = _Prepared(dataset, config.transform, seed, flip_probability, max_objects, pad_to)
-    return _Loader(torch.utils.data.DataLoader(prepared, batch_size=None, sampler=order, num_workers=workers))
+    pinned = torch.cuda.is_available()
+    return _Loader(torch.utils.data.DataLoader(prepared, batch_size=None, sampler=order, num_workers=workers, pin_memory=pinned))
 
 
 def epoch(sizes, batch_size, seed, number):
@@ -114,7 +115,10 @@ class _Prepared:
             except Exception as error:
                 return _Failure(f"image {self.dataset.image_ids[index]}, file {self.dataset.file_names[index]!r}: {error}")
         ids = [self.dataset.image_ids[index] for index in indices]
-        return transform.collate(prepared, self.config, sizes, ids, max_objects=self.max_objects, pad_to=self.pad_to)
+        try:
+            return transform.collate(prepared, self.config, sizes, ids, max_objects=self.max_objects, pad_to=self.pad_to)
+        except ValueError as error:
+            return _Failure(f"images {', '.join(map(str, ids))}: {error}")
 
 
 @dataclass

@@ -81,14 +81,14 @@ def bounds(counts, height):
 
 
 def decode_into(counts, out):
-    """Set the object's pixels in `out` [H, W] bool, which comes in all False. Only the object's columns are touched."""
+    """Set the object's pixels in `out` [H, W] bool, which comes in all False. Only its own box is touched."""
     height = out.shape[0]
     box = bounds(counts, height)
     if box is None:
         return
-    x1, _, x2, _ = box
+    x1, y1, x2, y2 = box
     edges = np.clip(np.cumsum(counts), x1 * height, x2 * height)
     runs = np.diff(edges, prepend=x1 * height)
     columns = np.repeat(np.arange(runs.size) % 2 == 1, runs)
     columns = np.pad(columns, (0, (x2 - x1) * height - columns.size))
-    out[:, x1:x2] = columns.reshape(x2 - x1, height).T
+    out[y1:y2, x1:x2] = columns.reshape(x2 - x1, height)[:, y1:y2].T
