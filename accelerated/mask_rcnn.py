@@ -30,7 +30,9 @@ class MaskRCNN(nn.Module):
     """The model of a `reference.config.Config`, initialised for training from scratch.
 
     backend   "auto", "torch" or "triton": how the operators run
-    `record`, wherever it is accepted, is a dictionary that the intermediates are put into, under the reference's names.
+    record    wherever it is accepted: a dict that receives intermediate results under the reference's names. Where the reference has a
+              list over images of as many rows as there are, here stand all slots, with "proposal_valid" [N, P] and
+              "roi_labels" [N, B] (-1 in empty slots) to tell them apart; "mask_*" are those of each image's first slots
     """
 
     def __init__(self, config, backend="auto"):
@@ -103,7 +105,8 @@ class MaskRCNN(nn.Module):
             logits, deltas, level_anchors, batch.sizes, self.config, training=True, backend=self.backend
         )
         samples = box_head.targets(proposals, valid, gt_boxes, batch.labels, batch.valid, priorities["roi"], self.config.box_head)
-        record |= {"proposals": proposals, "proposal_scores": scores, "proposal_valid": valid, "samples": samples}
+        record |= {"proposals": proposals, "proposal_scores": scores, "proposal_valid": valid}
+        record |= {"sampled_rois": samples.rois, "roi_labels": samples.labels, "samples": samples}
         classification, box = self.box_losses(pyramid, samples, record)
         mask = self.mask_loss(pyramid, samples, batch, record)
         return {"rpn_objectness": objectness, "rpn_box": rpn_box, "class": classification, "box": box, "mask": mask}
@@ -158,10 +161,11 @@ class MaskRCNN(nn.Module):
 
     def objectness(self, pyramid, image_shape, record):
         """Logits [N, T] and deltas [N, T, 4] of all anchors; the anchors, a list over the levels of [T_l, 4]."""
-        logits, deltas = rpn.flatten(*self.rpn(pyramid))
+        maps = self.rpn(pyramid)
+        logits, deltas = rpn.flatten(*maps)
         shapes = [x.shape[-2:] for x in pyramid.values()]
         grid = anchors.grid(shapes, image_shape, self.config.anchors, dtype=logits.dtype, device=logits.device)
-        record |= {"rpn_logits": logits, "rpn_deltas": deltas, "anchors": torch.cat(grid)}
+        record |= {"rpn_logits": maps[0], "rpn_deltas": maps[1], "anchors": grid}
         return logits, deltas, grid
 
     def draw_priorities(self, logits, gt_boxes, generator=None):
@@ -175,7 +179,7 @@ class MaskRCNN(nn.Module):
         labels, target_deltas = rpn.targets(all_anchors, gt_boxes, gt_valid, config)
         positive, negative = sampler.sampled_mask(labels, priorities, config.batch_size, config.positive_fraction)
         sampled = torch.where(positive, 1, torch.where(negative, 0, -1))
-        record |= {"rpn_labels": labels, "rpn_sampled": sampled, "rpn_target_deltas": target_deltas}
+        record |= {"rpn_labels": labels, "rpn_sampled": sampled}
         return losses.rpn_losses(logits, deltas, sampled, target_deltas, config)
 
     def box_losses(self, pyramid, samples, record):
@@ -184,7 +188,6 @@ class MaskRCNN(nn.Module):
         rois, image_index = flat(samples.rois, samples.labels >= 0)
         pooled = levels.pool(pyramid, rois, image_index, self.config.box_head.pooler, backend=self.backend)
         class_logits, box_deltas = map(high, self.box_head(pooled, image_index >= 0))
-        record |= {"sampled_rois": rois, "roi_labels": labels, "roi_target_deltas": target_deltas}
         record |= {"box_features": pooled, "class_logits": class_logits, "box_deltas": box_deltas}
         return losses.box_losses(class_logits, box_deltas, labels, target_deltas, self.config)
 
@@ -199,7 +202,7 @@ class MaskRCNN(nn.Module):
         logits = high(self.mask_head(pooled, valid))
         size = logits.shape[-1]
         wanted = masks.targets(batch.masks, image_index, matched, rois, valid, config.mask_head, size, sizes=batch.sizes)
-        record |= {"mask_rois": rois, "mask_labels": labels, "mask_features": pooled, "mask_logits": logits, "mask_targets": wanted}
+        record |= {"mask_features": pooled, "mask_logits": logits, "mask_targets": wanted}
         return losses.mask_loss(logits, labels, wanted, config)
 
     def _stack(self, rows, width=None):
