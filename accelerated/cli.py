@@ -71,7 +71,7 @@ def demo(
 
     console = report.console()
     config = configuration.preset("tiny")
-    train_data, val_data = ShapesDataset(seed, 2000), ShapesDataset(seed + 1, 100)
+    train_data, val_data = ShapesDataset(2000, seed=2 * seed), ShapesDataset(100, seed=2 * seed + 1)
     console.print(f"Training the tiny preset on {len(train_data)} images of shapes for {iterations} steps on {device}.")
     result = training.train(
         *(config, train_data, output),
@@ -252,6 +252,7 @@ def inspect(
     """What a data set holds and everything that is wrong with it."""
     from accelerated import report
     from accelerated.data import lint
+    from accelerated.data.summary import summary
 
     console = report.console()
     found = lint.check(data, images)
@@ -259,7 +260,7 @@ def inspect(
         console.print(report.problems(found.problems))
     if not found.fatal:
         dataset = _dataset(data, images, skip_invalid=True)
-        for table in report.dataset(dataset):
+        for table in report.dataset(summary(dataset)):
             console.print(table)
         if output is not None and len(dataset):
             _sample_sheet(dataset, output, samples, seed)
@@ -298,7 +299,7 @@ def convert(
 def benchmark(
     output: Output = Path("benchmarks/results"),
     device: Device = "auto",
-    seconds: Annotated[float, typer.Option(help="Spent on each timing.", min=0)] = 1.0,
+    seconds: Annotated[float, typer.Option(help="Spent on each timing.", min=0)] = 0.5,
     only: Annotated[str, typer.Option(help="Only operators whose name holds this.")] = "",
     model: Annotated[bool, typer.Option("--model", help="Also ResNet-50-FPN at 800x1333, NumPy beside PyTorch.")] = False,
 ):

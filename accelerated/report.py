@@ -2,7 +2,6 @@
 
 import sys
 
-import numpy as np
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -47,31 +46,23 @@ def problems(found) -> Table:
     return table(f"{len(found)} problems", ["severity", "code", "image", "annotation", "what"], rows)
 
 
-def dataset(data) -> list[Table]:
-    """Counts and sizes, and objects per class."""
-    coco = data.coco
-    objects = [a for a in coco["annotations"] if not a["iscrowd"]]
-    counts, areas = np.array(data.object_counts), np.array([a["area"] for a in objects])
-    heights, widths = np.array(data.sizes).reshape(-1, 2).T
-    small, medium, large = np.histogram(areas, [0, 32**2, 96**2, np.inf])[0]
+def dataset(summary) -> list[Table]:
+    """Of `data.summary.summary`: counts and sizes, and objects per class."""
+    area = summary["area"]
     rows = [
-        ("images", len(data)),
-        ("  without objects", int((counts == 0).sum())),
-        ("  height, pixels", _spread(heights)),
-        ("  width, pixels", _spread(widths)),
-        ("objects", len(objects)),
-        ("  per image", _spread(counts)),
-        ("  area, pixels", _spread(areas)),
-        ("  small, medium, large", f"{small} below 32x32, {medium}, {large} above 96x96"),
-        ("crowd regions", len(coco["annotations"]) - len(objects)),
+        ("images", summary["images"]),
+        ("  without objects", summary["negatives"]),
+        ("  height, pixels", _spread(summary["image_height"])),
+        ("  width, pixels", _spread(summary["image_width"])),
+        ("objects", summary["objects"]),
+        ("  per image", _spread(summary["objects_per_image"])),
+        ("  small, medium, large", f"{area['small']} below 32x32 pixels, {area['medium']}, {area['large']} from 96x96 on"),
+        ("crowd regions", summary["crowds"]),
     ]
-    names = {category["id"]: category["name"] for category in coco["categories"]}
-    per_class = dict.fromkeys(names, 0)
-    for a in objects:
-        per_class[a["category_id"]] += 1
-    classes = sorted(((n, names[k], k) for k, n in per_class.items()), key=lambda row: (-row[0], row[2]))
-    return [table("Data set", ["", ""], rows), table("Classes", ["objects", "class", "category id"], classes)]
+    classes = sorted(summary["categories"], key=lambda category: -category["objects"])
+    rows_of_classes = [(category["objects"], category["name"], category["id"]) for category in classes]
+    return [table("Data set", ["", ""], rows), table("Classes", ["objects", "class", "category id"], rows_of_classes)]
 
 
 def _spread(values):
-    return f"{values.min():.0f} to {values.max():.0f}, median {np.median(values):.0f}" if len(values) else "-"
+    return "{min} to {max}, median {median:g}".format(**values)

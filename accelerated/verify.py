@@ -86,8 +86,7 @@ def compare(model, image, *, dtype="float64") -> Report:
     if dtype not in TOLERANCE:
         raise ValueError(f"dtype {dtype}: expected {' or '.join(TOLERANCE)}")
     record = {}
-    numpy_model = oracle.MaskRCNN(model.config, interop.parameters(model, np.dtype(dtype)))
-    expected = _reference_stages(record, numpy_model.detect([image], record=record)[0])
+    expected = _reference_stages(record, reference_model(model, dtype).detect([image], record=record)[0])
     model = copy.deepcopy(model).to(getattr(torch, dtype)).eval()
     found, skipped = {}, {}
     for name in BACKENDS:
@@ -111,6 +110,11 @@ def compare(model, image, *, dtype="float64") -> Report:
     ]
     where = " and ".join(f"{name} on {next(model.parameters()).device}" for name in found)
     return Report(f"NumPy beside {where}, {dtype}, image {image.shape[1]}x{image.shape[0]}", rows, skipped)
+
+
+def reference_model(model, dtype="float64"):
+    """reference.mask_rcnn.MaskRCNN with the weights of the accelerated `model`."""
+    return oracle.MaskRCNN(model.config, interop.parameters(model, np.dtype(dtype)))
 
 
 def difference(actual, expected) -> Difference:
