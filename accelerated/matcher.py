@@ -7,7 +7,7 @@ import torch
 
 from accelerated import boxes as box_ops
 
-CHUNK = 16  # ground truths whose IoU with all candidates is held at a time
+CHUNK = 8  # ground truths whose IoU with all candidates is held at a time
 
 
 def match(iou, gt_valid, high, low, low_quality, zero_iou=True):

@@ -9,7 +9,7 @@ import torch
 from accelerated import backend as backends
 from accelerated import boxes as box_ops
 
-BLOCK = 256  # boxes whose overlap with all better ones the torch backend holds at a time
+BLOCK = 64  # boxes whose overlap with all better ones the torch backend holds at a time
 
 
 def top_k(scores, k):
@@ -56,7 +56,10 @@ def _keep_mask(boxes: torch.Tensor, valid: torch.Tensor, iou_threshold: float, g
         from accelerated.kernels import nms as kernels  # Triton may be absent
 
         return kernels.keep_mask(boxes, valid, threshold, None if group is None else group.long())
-    return _blockwise(boxes, valid, threshold, group)
+    rows, columns = valid.any(1).nonzero(), valid.any(0).nonzero()[:, 0]  # detections fill few of their slots
+    keep = torch.zeros_like(valid)
+    keep[rows, columns] = _blockwise(boxes[rows, columns], valid[rows, columns], threshold, None if group is None else group[rows, columns])
+    return keep
 
 
 @_keep_mask.register_fake
@@ -73,7 +76,10 @@ def _rounded_down(threshold, dtype):
 
 
 def _blockwise(boxes, valid, threshold, group):
-    """Torch backend: block by block, first what earlier blocks suppress, then the block itself by its fixed point."""
+    """Torch backend: block by block, first what earlier blocks suppress, then the block itself by its fixed point.
+
+    It asks the device whether the fixed point is reached, so unlike the Triton kernels it synchronises a GPU.
+    """
     keep = torch.zeros_like(valid)
     for start in range(0, boxes.shape[1], BLOCK):
         stop = min(start + BLOCK, boxes.shape[1])
@@ -86,9 +92,9 @@ def _blockwise(boxes, valid, threshold, group):
 
 
 def _fixed_point(alive, overlap):
-    """keep = alive & ~(overlap with a better kept one) [B, M], iterated; the answer is the greedy one [M rounds at most, in practice few].
+    """alive [B, S] without what better kept boxes overlap (overlap [B, S, S] bool, strictly lower triangular): the greedy answer.
 
-    overlap [B, M, M] bool, strictly lower triangular. Asks the device after each round whether anything changed.
+    At least one more box is settled by each round; in practice a few rounds settle all.
     """
     keep = alive
     while True:
