@@ -1,0 +1,173 @@
+"""Mask targets and pasting: against torchvision and detectron2; the twins against each other."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from image_golden import either, read
+from strategies import boxes as boxes_across_borders
+from tolerances import GOLDEN_OPERATOR, arbitrary_boxes, assert_close, assert_equal
+
+from accelerated import masks as accelerated
+from reference import masks as reference
+from reference.config import preset
+
+TORCHVISION, DETECTRON2 = preset("torchvision_r50_fpn").mask_head, preset("detectron2_r50_fpn").mask_head
+HEIGHT, WIDTH = 19, 26
+CONVENTIONS = ["torchvision", "detectron2"]
+
+
+def packed(masks, height, width):
+    """Masks [G, h, w] -> one image's bits [1, G, height, ceil(width / 8)], zeros to the right and below."""
+    padded = np.zeros((1, len(masks), height, width), dtype=bool)
+    padded[0, :, : masks.shape[1], : masks.shape[2]] = masks
+    return torch.from_numpy(np.packbits(padded, axis=-1))
+
+
+def targets(masks, matched, boxes, config, size, padding=0, dtype=torch.float64):
+    """`accelerated.masks.targets` of one image's objects, every RoI valid."""
+    count = len(boxes)
+    return accelerated.targets(
+        packed(masks, masks.shape[1] + padding, masks.shape[2] + padding),
+        torch.zeros(count, dtype=torch.int64),
+        torch.as_tensor(matched),
+        torch.as_tensor(boxes, dtype=dtype),
+        torch.ones(count, dtype=torch.bool),
+        config,
+        size,
+        sizes=torch.tensor([masks.shape[1:]]),
+    )
+
+
+@either
+@pytest.mark.parametrize("operator", ["tv/mask_targets", "d2/bitmask_targets"])
+def test_targets_as_recorded(which, golden, shared_golden, operator):
+    case = read(which, golden, shared_golden, operator)
+    config = TORCHVISION if operator.startswith("tv") else DETECTRON2
+    arguments = case["in.masks"], case.get("in.idx", np.arange(6)), case["in.boxes"], config, 28
+    assert_close(reference.targets(*arguments), case["out.t"], GOLDEN_OPERATOR)
+    assert_close(targets(*arguments), case["out.t"], GOLDEN_OPERATOR)
+
+
+@given(boxes_across_borders(HEIGHT, WIDTH, min_count=1), st.booleans(), st.integers(1, 5), st.integers(0, 9), st.integers(0, 2**31))
+def test_targets_twins(boxes, aligned, size, padding, seed):
+    rng = np.random.default_rng(seed)
+    masks, matched = rng.random((3, HEIGHT, WIDTH)) > 0.5, rng.integers(0, 3, len(boxes))
+    config = replace(TORCHVISION, target_aligned=aligned)
+    expected = reference.targets(masks, matched, boxes, config, size)
+    assert_close(targets(masks, matched, boxes, config, size, padding), expected, 1e-12)
+    in_32 = targets(masks, matched, boxes, config, size, padding, dtype=torch.float32)
+    assert in_32.dtype == torch.float32
+    if size in (1, 2, 4):  # elsewhere a float32 sample may fall on the other side of a cutoff
+        assert_close(in_32, expected, arbitrary_boxes("float32", HEIGHT, WIDTH))
+
+
+def test_binary_targets_include_one_half():
+    masks = np.zeros((1, 8, 8), dtype=bool)
+    masks[:, :, :2] = True
+    boxes = np.array([[0.0, 0.0, 8.0, 8.0]])  # bins of four pixels, the left ones half covered
+    for twin in (reference.targets, targets):
+        assert_equal(twin(masks, np.array([0]), boxes, DETECTRON2, 2), [[[1, 0], [1, 0]]])
+        assert_close(twin(masks, np.array([0]), boxes, replace(DETECTRON2, target="soft"), 2)[0, 0, 0], 0.5, 1e-15)
+
+
+def test_a_mask_cut_by_the_image_border_does_not_fade_into_the_padding():
+    masks, boxes = np.ones((1, HEIGHT, WIDTH), dtype=bool), np.array([[WIDTH - 5.0, HEIGHT - 5.0, WIDTH, HEIGHT]])
+    for config in (TORCHVISION, DETECTRON2):
+        assert_equal(targets(masks, np.array([0]), boxes, config, 7, padding=20), np.ones((1, 7, 7)))
+
+
+def test_targets_of_many_images_and_empty_slots(rng):
+    masks = rng.random((2, 3, HEIGHT, WIDTH)) > 0.5
+    image, matched = np.array([0, 1, -1, 1, 0]), np.array([2, 0, 0, 1, 1])
+    boxes = rng.random((5, 4)) * 8 + [0, 0, 8, 8]
+    valid = image >= 0
+    boxes[~valid] = np.nan
+    found = accelerated.targets(
+        torch.cat([packed(m, HEIGHT, WIDTH) for m in masks]),
+        torch.from_numpy(image),
+        torch.from_numpy(matched),
+        torch.from_numpy(boxes),
+        torch.from_numpy(valid),
+        TORCHVISION,
+        7,
+        sizes=torch.tensor([[HEIGHT, WIDTH]] * 2),
+    )
+    for r in np.flatnonzero(valid):
+        assert_close(found[r : r + 1], reference.targets(masks[image[r]], matched[r : r + 1], boxes[r : r + 1], TORCHVISION, 7), 1e-12)
+    assert not found[2].any()
+
+
+def test_targets_in_chunks_and_under_autocast(rng, monkeypatch):
+    masks, boxes = rng.random((3, HEIGHT, WIDTH)) > 0.5, rng.random((7, 4)) * 8 + [0, 0, 8, 8]
+    expected = targets(masks, np.arange(7) % 3, boxes, TORCHVISION, 7, dtype=torch.float32)
+    monkeypatch.setattr(accelerated, "CHUNK_PIXELS", 2 * HEIGHT * 32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert_close(targets(masks, np.arange(7) % 3, boxes, TORCHVISION, 7, dtype=torch.float32), expected, 1e-6)
+
+
+@either
+@pytest.mark.parametrize("operator", ["tv/paste", "d2/paste"])
+def test_paste_as_recorded(which, golden, shared_golden, operator):
+    case = read(which, golden, shared_golden, operator)
+    convention = "torchvision" if operator.startswith("tv") else "detectron2"
+    masks, boxes, shape = case["in.masks"].reshape(-1, 28, 28), case["in.boxes"], (int(case["in.h"]), int(case["in.w"]))
+    soft = case["out.soft"].reshape(-1, *shape)
+    for twin, convert in ((reference, np.asarray), (accelerated, torch.from_numpy)):
+        assert_close(twin.paste_probabilities(convert(masks), convert(boxes), *shape, convention=convention), soft, GOLDEN_OPERATOR)
+        hard = twin.paste(convert(masks), convert(boxes), *shape, convention=convention)
+        assert_equal(hard, case.get("out.hard", soft >= 0.5))
+
+
+@given(boxes_across_borders(HEIGHT, WIDTH), st.sampled_from(CONVENTIONS), st.integers(1, 6), st.integers(0, 2**31))
+def test_paste_twins(boxes, convention, size, seed):
+    masks = np.random.default_rng(seed).random((len(boxes), size, size))
+    soft = reference.paste_probabilities(masks, boxes, HEIGHT, WIDTH, convention=convention)
+    arguments = torch.from_numpy(masks), torch.from_numpy(boxes), HEIGHT, WIDTH
+    assert_close(accelerated.paste_probabilities(*arguments, convention=convention), soft, 1e-13)
+    threshold = 0.4999  # no pasted value of these masks lies within rounding of it
+    if (np.abs(soft - threshold) > 1e-9).all():
+        expected = reference.paste(masks, boxes, HEIGHT, WIDTH, convention=convention, threshold=threshold)
+        assert_equal(accelerated.paste(*arguments, convention=convention, threshold=threshold), expected)
+        assert_equal(expected, soft >= threshold)
+
+
+@pytest.mark.parametrize("convention", CONVENTIONS)
+@pytest.mark.parametrize("twin", [reference, accelerated])
+def test_a_pixel_at_the_threshold_belongs_to_the_object(twin, convention):
+    convert = torch.from_numpy if twin is accelerated else np.asarray
+    masks, boxes = np.full((1, 4, 4), 0.5), np.array([[2.0, 3.0, 10.0, 11.0]])
+    expected = np.zeros((1, 16, 16), dtype=bool)
+    expected[:, 4:10, 3:9] = True  # the outermost pixels lie closer to the mask's border than half a cell
+    found = twin.paste(convert(masks), convert(boxes), 16, 16, convention=convention)
+    assert_equal(found[:, 4:10, 3:9], expected[:, 4:10, 3:9])
+    above = twin.paste(convert(masks), convert(boxes), 16, 16, convention=convention, threshold=0.5 + 1e-9)
+    assert not above.any()
+
+
+@pytest.mark.parametrize("convention", CONVENTIONS)
+@pytest.mark.parametrize("twin", [reference, accelerated])
+def test_boxes_far_away_or_without_area(twin, convention):
+    convert = torch.from_numpy if twin is accelerated else np.asarray
+    boxes = np.array([[-1e9, -1e9, 1e9, 1e9], [100, 100, 200, 200], [-50, 2, -20, 9], [5, 5, 5, 9.0], [9, 9, 5, 5]])
+    found = twin.paste(convert(np.ones((5, 28, 28))), convert(boxes), HEIGHT, WIDTH, convention=convention)
+    assert found.shape == (5, HEIGHT, WIDTH) and found[0].all() and not found[1].any() and not found[2].any() and not found[4].any()
+    assert twin.paste(convert(np.ones((0, 28, 28))), convert(np.ones((0, 4))), 5, 6, convention=convention).shape == (0, 5, 6)
+    boxes[1, 2] = np.nan
+    with pytest.raises(ValueError, match="row 1"):
+        twin.paste(convert(np.ones((5, 28, 28))), convert(boxes), HEIGHT, WIDTH, convention=convention)
+    with pytest.raises(ValueError, match="convention"):
+        twin.paste(convert(np.ones((0, 28, 28))), convert(np.ones((0, 4))), 5, 6, convention="paper")
+
+
+def test_cropping_undoes_pasting():
+    """A disc put into a box comes back out of it: pixels in the middle of bins are the mask's own cells."""
+    y, x = np.mgrid[:28, :28] - 13.5
+    disc = (x * x + y * y < 100)[None]
+    boxes = np.array([[3.0, 5.0, 59.0, 61.0]])
+    image = reference.paste(disc.astype(np.float64), boxes, 64, 64, convention="detectron2")
+    back = reference.targets(image, np.array([0]), boxes, DETECTRON2, 28)
+    assert_equal(back, disc)
