@@ -34,7 +34,7 @@ class FPN(nn.Module):
             above = x if above is None else x + F.interpolate(above, size=x.shape[-2:], mode="nearest")
             outputs[level] = self._layer(f"output{level}", above)
         outputs[6] = outputs[5][:, :, ::2, ::2]
-        return dict(sorted(outputs.items()))
+        return {level: outputs[level] for level in (2, 3, 4, 5, 6)}
 
     def _layer(self, name, x):
         return norm.conv_norm(getattr(self, name), getattr(self, f"{name}_norm", None), x)

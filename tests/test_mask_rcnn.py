@@ -182,7 +182,7 @@ def test_autocast(rng):
         losses = model.losses(images, [Target(**t) for t in targets], narrow.priorities(rng, config, SHAPES, OBJECTS), record=record)
         found = model.detect(images)
     assert record["P2"].dtype == torch.bfloat16
-    for x in (*losses.values(), record["proposals"], record["rpn_deltas"], record["sampled_rois"], found[0].boxes, found[0].scores):
+    for x in (*losses.values(), record["proposals"], record["proposal_scores"], record["sampled_rois"], found[0].boxes, found[0].scores):
         assert x.dtype == torch.float32 and x.isfinite().all()
     sum(losses.values()).backward()
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
