@@ -25,7 +25,7 @@ class Detections:
 
 
 def detections(class_logits, box_deltas, proposals, valid, sizes, config, backend="auto"):
-    """Decode, score, clip, filter, suppress per class, keep the best; fixed shapes, D = config.box_head.max_detections.
+    """Decode, score, clip, filter, suppress per class, keep the best; fixed shapes, P >= 1, D = config.box_head.max_detections.
 
     class_logits [N, P, K + 1]; box_deltas [N, P, 4E]; proposals [N, P, 4]; valid [N, P] bool; sizes [N, 2]: (h, w) of the unpadded
     network inputs; config: config.Config

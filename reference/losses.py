@@ -64,7 +64,7 @@ def box_losses(class_logits, box_deltas, labels, target_deltas, config):
     normalizer = max(len(labels), 1)
     classification = cross_entropy(class_logits, class_columns(labels, config)).sum() / normalizer
     positive = np.flatnonzero(labels > 0)
-    deltas = box_deltas.reshape(len(labels), -1, 4)[positive, entries(labels[positive], config)]
+    deltas = box_deltas.reshape(len(labels), box_deltas.shape[1] // 4, 4)[positive, entries(labels[positive], config)]
     box = smooth_l1(deltas - target_deltas[positive], config.box_head.smooth_l1_beta).sum() / normalizer
     return classification, box
 

@@ -29,7 +29,7 @@ def detections(class_logits, box_deltas, proposals, size, config):
     class_logits [P, K + 1]; box_deltas [P, 4E]; proposals [P, 4]; size: (h, w) of the unpadded network input; config: config.Config
     Returns boxes [D, 4], scores [D], labels [D], by falling score (ties: lower proposal, then lower label).
     """
-    boxes = box_coder.decode(box_deltas, proposals, config.box_head.box_weights).reshape(len(proposals), -1, 4)
+    boxes = box_coder.decode(box_deltas, proposals, config.box_head.box_weights).reshape(len(proposals), box_deltas.shape[1] // 4, 4)
     return select(boxes[:, foreground(config)], softmax(class_logits)[:, foreground(config)], size, config.box_head)
 
 

@@ -1,0 +1,193 @@
+"""Losses: values and gradients of torchvision and detectron2; padded twin against ragged reference."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from image_golden import either, read
+from tolerances import GOLDEN_OPERATOR, REDUCTION, assert_close, assert_equal
+
+from accelerated import losses as accelerated
+from reference import box_coder, masks
+from reference import losses as reference
+from reference.config import preset
+
+K = 3
+TORCHVISION = replace(preset("torchvision_r50_fpn"), num_classes=K)
+DETECTRON2 = replace(preset("detectron2_r50_fpn"), num_classes=K)
+both_configs = pytest.mark.parametrize("config", [TORCHVISION, DETECTRON2], ids=["torchvision", "detectron2"])
+
+
+def leaf(x, dtype=torch.float64):
+    return torch.tensor(x, dtype=dtype, requires_grad=True)
+
+
+def from_zero(classes):
+    """detectron2's classes 0..K-1, background K -> labels 1..K, background 0."""
+    return (classes + 1) % (K + 1)
+
+
+def entry_count(config):
+    return K + 1 if config.background == "first" else K
+
+
+@either
+@pytest.mark.parametrize("operator", ["tv/smooth_l1/ninth", "d2/smooth_l1/0.0", "d2/smooth_l1/0.5"])
+def test_smooth_l1_as_recorded(which, golden, shared_golden, operator):
+    case = read(which, golden, shared_golden, operator)
+    difference, beta = case["in.a"] - case["in.b"], float(case["in.beta"])
+    assert_close(reference.smooth_l1(difference, beta).sum(), case["out.loss"], GOLDEN_OPERATOR)
+    assert_close(accelerated.smooth_l1(torch.from_numpy(difference), beta).sum(), case["out.loss"], GOLDEN_OPERATOR)
+
+
+@either
+@pytest.mark.parametrize("operator", ["tv/fastrcnn_loss", "d2/box_losses/beta0.000", "d2/box_losses/beta0.111", "d2/box_losses/beta1.000"])
+def test_box_losses_as_recorded(which, golden, shared_golden, operator):
+    case = read(which, golden, shared_golden, operator)
+    if operator.startswith("tv"):
+        config, labels, target_deltas = TORCHVISION, case["in.labels"], case["in.targets"]
+    else:
+        config = replace(DETECTRON2, box_head=replace(DETECTRON2.box_head, smooth_l1_beta=float(case["in.beta"])))
+        labels = from_zero(case["in.gt_classes"])
+        target_deltas = box_coder.encode(case["in.gt_boxes"], case["in.proposals"], config.box_head.box_weights)
+    classification, box = reference.box_losses(case["in.logits"], case["in.deltas"], labels, target_deltas, config)
+    assert_close(classification, case["out.cls"], GOLDEN_OPERATOR, "class loss")
+    assert_close(box, case["out.box"], GOLDEN_OPERATOR, "box loss")
+
+    logits, deltas = leaf(case["in.logits"]), leaf(case["in.deltas"])
+    found = accelerated.box_losses(logits, deltas, torch.from_numpy(labels), torch.from_numpy(target_deltas), config)
+    assert_close(found[0], case["out.cls"], GOLDEN_OPERATOR, "class loss")
+    assert_close(found[1], case["out.box"], GOLDEN_OPERATOR, "box loss")
+    sum(found).backward()
+    assert_close(logits.grad, case["out.dlogits"], GOLDEN_OPERATOR, "gradient of the logits")
+    assert_close(deltas.grad, case["out.ddeltas"], GOLDEN_OPERATOR, "gradient of the deltas")
+
+
+@either
+@pytest.mark.parametrize("operator", ["tv/maskrcnn_loss", "d2/mask_loss"])
+def test_mask_loss_as_recorded(which, golden, shared_golden, operator):
+    case = read(which, golden, shared_golden, operator)
+    if operator.startswith("tv"):
+        config, matched = TORCHVISION, case["in.idx"]
+        labels = case["in.labels"][matched]
+    else:
+        config, matched, labels = DETECTRON2, np.arange(6), from_zero(case["in.classes"])
+    targets = masks.targets(case["in.masks"], matched, case["in.boxes"], config.mask_head, 28)
+    assert_close(reference.mask_loss(case["in.logits"], labels, targets, config), case["out.loss"], GOLDEN_OPERATOR)
+    logits = leaf(case["in.logits"])
+    loss = accelerated.mask_loss(logits, torch.from_numpy(labels), torch.from_numpy(targets), config)
+    assert_close(loss, case["out.loss"], GOLDEN_OPERATOR)
+    if "out.dlogits" in case:
+        loss.backward()
+        assert_close(logits.grad, case["out.dlogits"], GOLDEN_OPERATOR)
+
+
+@both_configs
+def test_where_labels_stand(config):
+    labels = np.arange(K + 1)
+    columns = [0, 1, 2, 3] if config.background == "first" else [3, 0, 1, 2]
+    for twin, convert in ((reference, np.asarray), (accelerated, torch.from_numpy)):
+        assert_equal(twin.class_columns(convert(labels), config), columns)
+        assert_equal(np.arange(K + 1)[twin.foreground(config)], columns[1:])
+        assert_equal(twin.entries(convert(labels[1:]), config), np.arange(entry_count(config))[twin.foreground(config)])
+
+
+@given(st.sampled_from([TORCHVISION, DETECTRON2]), st.integers(1, 3), st.integers(0, 20), st.floats(0, 1), st.integers(0, 2**31))
+def test_rpn_losses_twins(config, images, anchors, sampled, seed):
+    rng = np.random.default_rng(seed)
+    logits, deltas, target_deltas = (rng.standard_normal((images, anchors, *tail)) for tail in ((), (4,), (4,)))
+    labels = np.where(rng.random((images, anchors)) < sampled, rng.integers(0, 2, (images, anchors)), -1)
+    expected = reference.rpn_losses(logits, deltas, labels, target_deltas, config.rpn)
+    target_deltas[labels != 1] = np.nan  # never read
+    for dtype in (torch.float64, torch.float32):
+        leaves = leaf(logits, dtype), leaf(deltas, dtype)
+        found = accelerated.rpn_losses(*leaves, torch.from_numpy(labels), torch.tensor(target_deltas, dtype=dtype), config.rpn)
+        for actual, value in zip(found, expected, strict=True):
+            assert_close(actual, value, REDUCTION[str(dtype).removeprefix("torch.")])
+        sum(found).backward()
+        assert all(x.grad.isfinite().all() for x in leaves)
+
+
+def test_rpn_normalizers():
+    logits, deltas = np.zeros((2, 4)), np.ones((2, 4, 4))
+    labels = np.array([[1, 0, -1, -1], [0, -1, -1, -1]])
+    for config, count in ((TORCHVISION.rpn, 3), (DETECTRON2.rpn, 2 * 256)):
+        for twin, convert in ((reference, np.asarray), (accelerated, torch.from_numpy)):
+            objectness, box = twin.rpn_losses(convert(logits), convert(deltas), convert(labels), convert(0 * deltas), config)
+            assert_close(objectness, 3 * np.log(2) / count, 1e-14)
+            assert_close(box, 4 * (1 - 0.5 * config.smooth_l1_beta) / count, 1e-14)
+
+
+@given(st.sampled_from([TORCHVISION, DETECTRON2]), st.integers(0, 12), st.integers(0, 3), st.integers(0, 2**31))
+def test_roi_losses_twins(config, rois, empty, seed):
+    """Empty slots, of label -1 (box) or 0 (mask) and with arbitrary targets, change neither value nor gradient."""
+    rng = np.random.default_rng(seed)
+    slots, entries, size = rois + empty, entry_count(config), 5
+    place = np.sort(rng.permutation(slots)[:rois])
+    class_logits, box_deltas, target_deltas = (rng.standard_normal((slots, n)) for n in (K + 1, 4 * entries, 4))
+    mask_logits, mask_targets = rng.standard_normal((slots, entries, size, size)), rng.random((slots, size, size))
+    labels = np.full(slots, -1)
+    labels[place] = rng.integers(0, K + 1, rois)
+    objects = np.flatnonzero(labels > 0)
+    expected = [
+        *reference.box_losses(class_logits[place], box_deltas[place], labels[place], target_deltas[place], config),
+        reference.mask_loss(mask_logits[objects], labels[objects], mask_targets[objects], config),
+    ]
+    target_deltas[labels < 1] = np.nan
+    for dtype in (torch.float64, torch.float32):
+        leaves = leaf(class_logits, dtype), leaf(box_deltas, dtype), leaf(mask_logits, dtype)
+        labels_t, deltas_t, masks_t = torch.from_numpy(labels), torch.tensor(target_deltas, dtype=dtype), torch.tensor(mask_targets)
+        found = [
+            *accelerated.box_losses(*leaves[:2], labels_t, deltas_t, config),
+            accelerated.mask_loss(leaves[2], labels_t, masks_t, config),
+        ]
+        for actual, value in zip(found, expected, strict=True):
+            assert_close(actual, value, REDUCTION[str(dtype).removeprefix("torch.")])
+        sum(found).backward()
+        for x in leaves:
+            assert x.grad is not None and x.grad.isfinite().all()
+            assert not x.grad[labels < 0].any()
+
+
+@both_configs
+def test_nothing_sampled_gives_zero_and_touches_every_input(config):
+    entries, no_labels = entry_count(config), -torch.ones(6, dtype=torch.int64)
+    leaves = [leaf(np.ones(shape)) for shape in ((2, 3), (2, 3, 4), (6, K + 1), (6, 4 * entries), (6, entries, 5, 5))]
+    found = [
+        *accelerated.rpn_losses(*leaves[:2], no_labels.view(2, 3), torch.full((2, 3, 4), torch.nan), config.rpn),
+        *accelerated.box_losses(*leaves[2:4], no_labels, torch.full((6, 4), torch.nan), config),
+        accelerated.mask_loss(leaves[4], no_labels, torch.zeros(6, 5, 5), config),
+    ]
+    assert [x.item() for x in found] == [0.0] * 5
+    sum(found).backward()
+    assert all(x.grad is not None and not x.grad.any() for x in leaves)
+    empty = reference.mask_loss(np.ones((0, entries, 5, 5)), np.zeros(0, dtype=int), np.ones((0, 5, 5)), config)
+    assert (
+        empty
+        == 0
+        == reference.box_losses(np.ones((0, K + 1)), np.ones((0, 4 * entries)), no_labels[:0].numpy(), np.ones((0, 4)), config)[0]
+    )
+
+
+def test_extreme_logits_stay_finite():
+    logits, targets = np.array([-1e4, -800.0, 0.0, 800.0, 1e4]), np.array([1.0, 0.0, 0.5, 1.0, 0.0])
+    expected = [1e4, 0, np.log(2), 0, 1e4]
+    assert_close(reference.binary_cross_entropy(logits, targets), expected, 1e-15)
+    assert_close(accelerated.binary_cross_entropy(torch.from_numpy(logits), torch.from_numpy(targets)), expected, 1e-15)
+    rows, columns = np.array([[1e4, 0.0], [0.0, 1e4], [-1e4, -1e4]]), np.array([1, 1, 0])
+    assert_close(reference.cross_entropy(rows, columns), [1e4, 0, np.log(2)], 1e-15)
+    assert_close(accelerated.cross_entropy(torch.from_numpy(rows), torch.from_numpy(columns)), [1e4, 0, np.log(2)], 1e-15)
+
+
+@pytest.mark.parametrize("beta", [0.0, 1e-6, 0.1, 1.0])
+def test_smooth_l1_at_its_joint(beta):
+    d = np.array([-2.0, -beta, -beta / 2, 0.0, beta / 2, beta, 2.0])
+    expected = np.abs(d) if beta < 1e-5 else np.where(np.abs(d) < beta, d * d / (2 * beta), np.abs(d) - beta / 2)
+    assert_close(reference.smooth_l1(d, beta), expected, 1e-15)
+    x = leaf(d)
+    accelerated.smooth_l1(x, beta).sum().backward()
+    assert_close(accelerated.smooth_l1(x, beta), expected, 1e-15)
+    assert_close(x.grad, np.sign(d) if beta < 1e-5 else np.clip(d / beta, -1, 1), 1e-15)
