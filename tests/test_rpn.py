@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tolerances import GOLDEN_MODEL, MODEL, REDUCTION, assert_close, assert_equal
+from tolerances import GOLDEN_MODEL, GOLDEN_OPERATOR, MODEL, REDUCTION, assert_close, assert_equal
 
 from accelerated import anchors as fast_anchors
 from accelerated import rpn as fast
@@ -155,3 +155,53 @@ def test_golden_torchvision(shared_golden):
     for i in range(2):
         assert_close(found[i][valid[i]], z[f"eval.rpn.proposals.{i}"], GOLDEN_MODEL, "boxes")
         assert_close(scores[i][valid[i]], z[f"eval.rpn.proposal_scores.{i}"], GOLDEN_MODEL, "scores")
+
+
+@pytest.mark.parametrize("peer", ["torchvision", "detectron2"])
+def test_golden_selection(golden, peer):
+    """From decoded boxes and logits of three levels to proposals, in each peer's order of steps."""
+    z = golden("rpn")
+    z = {key.removeprefix(f"{peer}/"): z[key] for key in z.files if key.startswith(peer)}
+    rpn_config = configuration.preset(f"{peer}_r50_fpn").rpn
+    rpn_config = replace(rpn_config, pre_nms_top_n_test=int(z["in.pre"]), post_nms_top_n_test=int(z["in.post"]))
+    level = np.repeat(np.arange(3), z["in.n_per_level"])
+    size = int(z["in.h"]), int(z["in.w"])
+    found, scores = rpn.select(z["in.proposals"], z["in.objectness"], level, size, rpn_config, training=False)
+    assert_close(found, z["out.boxes"], GOLDEN_OPERATOR, "boxes")
+    assert_close(scores, z["out.scores" if peer == "torchvision" else "out.logits"], GOLDEN_OPERATOR, "scores")
+
+
+def select(boxes_, logits, level=None, **fields):
+    """Reference proposals of hand-made boxes on one level, in a large image."""
+    rpn_config = replace(configuration.preset("torchvision_r50_fpn").rpn, **fields)
+    level = np.zeros(len(boxes_), int) if level is None else np.asarray(level)
+    return rpn.select(np.asarray(boxes_, float), np.asarray(logits, float), level, (100, 100), rpn_config, training=False)
+
+
+def test_min_size_inclusive_or_not():
+    flat, thin = [0, 0, 10, 0], [20, 20, 30, 20.5]
+    for min_size, inclusive, kept in ((0.5, True, 1), (0.5, False, 0), (0.0, True, 2), (0.0, False, 1)):
+        found, _ = select([flat, thin], [1, 2], min_size=min_size, min_size_inclusive=inclusive)
+        assert len(found) == kept, (min_size, inclusive)
+
+
+def test_saturated_probabilities_tie_where_logits_do_not():
+    """At logits 50 and 60 both probabilities are 1: then the finer level comes first, whatever its logit."""
+    pair = [[0, 0, 10, 10], [50, 50, 70, 70]]
+    by_probability, scores = select(pair, [50, 60], [0, 1], nms_score="probability")
+    by_logit, logits = select(pair, [50, 60], [0, 1], nms_score="logit")
+    assert_equal(by_probability, pair)
+    assert_equal(by_logit, pair[::-1])
+    assert scores.tolist() == [1, 1] and logits.tolist() == [60, 50]
+
+
+def test_top_k_counts_per_level_and_the_last_cut_per_image():
+    grid = [[i * 10, 0, i * 10 + 5, 5] for i in range(6)]
+    found, scores = select(grid, [6, 5, 4, 3, 2, 1], [0, 0, 0, 1, 1, 1], pre_nms_top_n_test=2, post_nms_top_n_test=3, nms_score="logit")
+    assert_equal(scores, [6, 5, 3])
+    assert_equal(found, np.array(grid)[[0, 1, 3]])
+
+
+def test_no_proposals():
+    found, scores = select([[200, 0, 210, 10], [-9, -9, 0, 0]], [1, 2])  # nothing of them inside the image
+    assert found.shape == (0, 4) and scores.shape == (0,)
