@@ -103,7 +103,8 @@ def train(
         if fresh:
             log.write(start, weights=str(weights), not_in_weights=fresh)
         source, window, failed = batches(start), Window(device), torch.zeros((), device=device)
-        while iteration < iterations and not interrupted.is_set():
+        last = iteration == iterations
+        while not last:
             asked = time.perf_counter()
             batch = next(source).to(device)
             waited = time.perf_counter() - asked
@@ -131,9 +132,9 @@ def train(
             if look and evaluation is not None and not last:
                 metrics = measure(iteration)
                 window = Window(device)
-        if evaluation is not None and not interrupted.is_set():
+        if evaluation is not None and iteration == iterations:
             metrics = measure(iteration)
-    return Result(model, iteration, interrupted.is_set(), metrics)
+    return Result(model, iteration, iteration < iterations, metrics)
 
 
 @torch.no_grad()

@@ -1,0 +1,163 @@
+"""engine.evaluate: perfect detections score 1, none score 0, and the numbers are pycocotools' on the file that is written."""
+
+import contextlib
+import io
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import small
+import torch
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from accelerated.data.coco import CocoDataset
+from accelerated.engine import evaluate
+from accelerated.mask_rcnn import MaskRCNN
+from accelerated.postprocess import Detections
+
+
+class Oracle(torch.nn.Module):
+    """Stands for a model: finds what the data set holds, changed by `change`."""
+
+    def __init__(self, dataset, change=lambda detections: detections):
+        super().__init__()
+        self.config, self.change = small.config(), change
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.items = {item.image_id: item for item in (dataset[i] for i in range(len(dataset)))}
+
+    def batch_detections(self, batch):
+        assert not self.training
+        return None
+
+    def unpad(self, padded, batch):
+        for image_id in batch.image_ids:
+            target = self.items[image_id].target
+            yield self.change(Detections(target.boxes, torch.linspace(0.9, 0.5, len(target.labels)), target.labels, target.masks))
+
+
+def pycocotools(truth, results, kind, max_detections=100):
+    """What a user would do with the two files."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO(truth)
+        entries = json.loads(results.read_text())
+        if kind == "segm":
+            entries = [{key: value for key, value in entry.items() if key != "bbox"} for entry in entries]
+        evaluation = COCOeval(coco, coco.loadRes(entries), kind)
+        evaluation.params.maxDets = [1, 10, max_detections]
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return evaluation.stats
+
+
+def test_perfect_detections_score_one(tmp_path):
+    dataset = small.shapes(5)
+    metrics = evaluate.evaluate(Oracle(dataset), dataset, batch_size=2, output=tmp_path)
+    for kind in ("bbox", "segm"):
+        scores = metrics[kind]
+        assert scores["AP"] == scores["AP50"] == scores["AP75"] == scores["AR20"] == 1.0
+        assert scores["classes"] == dict.fromkeys(dataset.class_names, 1.0)
+        assert scores["APl"] is None  # no object of 96 pixels fits into an image of 64
+    assert json.loads((tmp_path / "metrics.json").read_text()) == metrics
+
+
+def test_equals_pycocotools_on_the_results_file(tmp_path, rng):
+    """Boxes shifted, masks eroded, labels and scores wrong here and there."""
+    dataset = small.shapes(12, seed=3)
+    truth, _ = dataset.write_coco(tmp_path / "data")
+
+    def spoil(found):
+        shift = torch.from_numpy(rng.normal(0, 2, (len(found.labels), 1))).float()
+        masks = found.masks.clone()
+        masks[:, :: int(rng.integers(3, 30))] = False
+        labels = torch.where(torch.from_numpy(rng.random(len(found.labels)) < 0.2), 1, found.labels)
+        return Detections(found.boxes + shift, torch.from_numpy(rng.random(len(found.labels))), labels, masks)
+
+    model = Oracle(dataset, spoil)
+    metrics = evaluate.evaluate(model, dataset, batch_size=5, output=tmp_path, max_detections=100)
+    names = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]
+    for kind in ("bbox", "segm"):
+        expected = pycocotools(str(truth), tmp_path / "results.json", kind)
+        assert [-1 if metrics[kind][name] is None else metrics[kind][name] for name in names] == pytest.approx(expected, abs=1e-15)
+        assert 0.05 < metrics[kind]["AP"] < 0.95
+    assert metrics["bbox"]["AP"] != metrics["segm"]["AP"]
+
+
+def test_results_are_in_coco_format_with_the_data_sets_own_ids():
+    masks = torch.zeros(2, 10, 12, dtype=torch.bool)
+    masks[0, 2:5, 3:9] = True
+    found = Detections(torch.tensor([[3.0, 2, 9, 5], [0, 0, 1.5, 2.5]]), torch.tensor([0.75, 0.5]), torch.tensor([2, 1]), masks)
+    first, second = json.loads(json.dumps(evaluate.entries(found, [11, 90])))
+    assert (first["category_id"], first["bbox"], first["score"]) == (90, [3, 2, 6, 3], 0.75)
+    assert (second["category_id"], second["bbox"], second["score"]) == (11, [0, 0, 1.5, 2.5], 0.5)
+    np.testing.assert_array_equal(coco_mask.decode(first["segmentation"]), masks[0].numpy())
+    assert evaluate.entries(Detections(*(x[:0] for x in (found.boxes, found.scores, found.labels, found.masks))), [11, 90]) == []
+
+
+def test_no_detection_at_all_scores_zero():
+    dataset = small.shapes(3)
+    nothing = Oracle(dataset, lambda found: Detections(found.boxes[:0], found.scores[:0], found.labels[:0], found.masks[:0]))
+    metrics = evaluate.evaluate(nothing, dataset)
+    assert metrics["bbox"]["AP"] == metrics["segm"]["AP"] == metrics["segm"]["AR20"] == 0.0
+
+
+def test_more_detections_than_coco_counts(tmp_path):
+    """An image of 150 objects: 100 detections find two thirds of them, 150 all."""
+    json_path = tmp_path / "many.json"
+    places = [(x, y) for y in range(10) for x in range(15)]
+    runs = coco_mask.encode(np.asfortranarray(np.stack([_square(x, y) for x, y in places], axis=2)))
+    truth = {
+        "images": [{"id": 7, "file_name": "a.png", "height": 40, "width": 60}],
+        "categories": [{"id": 3, "name": "cell"}],
+        "annotations": [
+            {"id": i + 1, "image_id": 7, "category_id": 3, "bbox": [4 * x, 4 * y, 3, 3], "area": 9, "iscrowd": 0}
+            | {"segmentation": run | {"counts": run["counts"].decode()}}
+            for i, ((x, y), run) in enumerate(zip(places, runs, strict=True))
+        ],
+    }
+    json_path.write_text(json.dumps(truth))
+    results = [
+        {"score": 1 - i / 1000} | {k: a[k] for k in ("image_id", "category_id", "bbox", "segmentation")}
+        for i, a in enumerate(truth["annotations"])
+    ]
+    assert evaluate.score(truth, results)["segm"]["AR100"] == pytest.approx(2 / 3)
+    assert evaluate.score(truth, results, 150)["segm"]["AP"] == evaluate.score(truth, results, 150)["bbox"]["AR150"] == 1.0
+
+
+def _square(x, y):
+    mask = np.zeros((40, 60), np.uint8)
+    mask[4 * y : 4 * y + 3, 4 * x : 4 * x + 3] = 1
+    return mask
+
+
+def test_detections_on_a_crowd_are_no_mistakes(shared_data):
+    root = shared_data("coco_tiny")
+    dataset = CocoDataset(root / "train.json", root / "images", skip_invalid=True)
+    crowds = [a for a in dataset.coco["annotations"] if a["iscrowd"]]
+    entries = [
+        {
+            "image_id": a["image_id"],
+            "category_id": a["category_id"],
+            "bbox": a["bbox"],
+            "segmentation": a["segmentation"],
+            "score": 0.9 if a["iscrowd"] else 0.5,
+        }
+        for a in dataset.coco["annotations"]
+    ]
+    assert crowds
+    metrics = evaluate.score(dataset.coco, entries)
+    assert metrics["bbox"]["AP"] == metrics["segm"]["AP"] == 1.0
+
+
+def test_a_model_that_knows_nothing_is_evaluated_too(tmp_path):
+    config = replace(small.config(), box_head=replace(small.config().box_head, score_threshold=0.0))
+    torch.manual_seed(0)
+    model = MaskRCNN(config).train()
+    metrics = evaluate.evaluate(model, small.shapes(3), batch_size=2, output=tmp_path)
+    assert model.training and 0 <= metrics["segm"]["AP"] < 0.5
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results and {entry["image_id"] for entry in results} <= {1, 2, 3}
+    assert all(entry["segmentation"]["size"] == [64, 64] for entry in results)

@@ -1,0 +1,184 @@
+"""engine.train: a run can be killed, interrupted, resumed and diagnosed, and learns."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import small
+import torch
+
+from accelerated.engine import checkpoint, log
+from accelerated.engine.failure import NotFiniteError
+from accelerated.engine.train import _generator, initialize, train
+from accelerated.mask_rcnn import MaskRCNN
+
+LOSSES = ["rpn_objectness", "rpn_box", "class", "box", "mask"]
+
+
+def run(output, iterations=4, config=None, dataset=None, **options):
+    options = {"batch_size": 2, "log_every": 1, "bar": False} | options
+    return train(config or small.config(), small.shapes(6) if dataset is None else dataset, output, iterations=iterations, **options)
+
+
+def weights(run):
+    return dict(checkpoint._tensors(checkpoint.find(run) / "model.safetensors"))
+
+
+def assert_same_run(a, b):
+    for name, tensor in weights(a).items():
+        assert torch.equal(tensor, weights(b)[name]), name
+    for line, other in zip(log.read(a / "log.jsonl"), log.read(b / "log.jsonl"), strict=True):
+        for key in ("iteration", "loss", "learning_rate", "gradient_norm", *LOSSES):
+            assert line[key] == other[key], (line["iteration"], key)
+
+
+def test_the_log_tells_every_loss_and_the_loss_falls(tmp_path):
+    result = run(tmp_path, 12, small.config(learning_rate=0.05), dataset=small.shapes(2))
+    lines = log.read(tmp_path / "log.jsonl")
+    assert [line["iteration"] for line in lines] == list(range(1, 13)) and result.iteration == 12 and not result.interrupted
+    keys = {*LOSSES, "loss", "gradient_norm", "learning_rate", "seconds", "data_seconds", "images_per_second", "memory_mb"}
+    assert all(keys <= line.keys() for line in lines)
+    np.testing.assert_allclose([line["loss"] for line in lines], [sum(line[name] for name in LOSSES) for line in lines], rtol=1e-5)
+    assert np.mean([line["loss"] for line in lines[-3:]]) < 0.8 * lines[0]["loss"]
+
+
+KILLED = """
+    import sys
+    sys.path.insert(0, sys.argv[1])
+    import test_train
+    test_train.run(sys.argv[2], 6, checkpoint_every=2, resume=len(sys.argv) > 3)
+"""
+
+
+def start(output, *more):
+    arguments = [sys.executable, "-c", textwrap.dedent(KILLED), os.path.dirname(__file__), str(output), *more]
+    return subprocess.Popen(arguments, env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())})
+
+
+def wait_for(path, iteration, process, patience=120):
+    deadline = time.monotonic() + patience
+    while not (path.exists() and any(line["iteration"] >= iteration for line in log.read(path))):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_killed_run_resumes_bit_for_bit(tmp_path):
+    run(tmp_path / "whole", 6, checkpoint_every=2)
+    process = start(tmp_path / "killed")
+    wait_for(tmp_path / "killed" / "log.jsonl", 3, process)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert checkpoint.read(tmp_path / "killed").iteration in (2, 4)
+    assert start(tmp_path / "killed", "resume").wait(timeout=120) == 0
+    assert_same_run(tmp_path / "whole", tmp_path / "killed")
+
+
+def test_an_interrupted_run_saves_and_resumes_bit_for_bit(tmp_path, monkeypatch):
+    run(tmp_path / "whole", 5)
+    original = MaskRCNN.batch_losses
+
+    def interrupting(self, *arguments, **options):
+        interrupting.calls += 1
+        if interrupting.calls == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(self, *arguments, **options)
+
+    interrupting.calls = 0
+    monkeypatch.setattr(MaskRCNN, "batch_losses", interrupting)
+    result = run(tmp_path / "parts", 5)
+    assert result.interrupted and result.iteration == 3 == checkpoint.read(tmp_path / "parts").iteration
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    run(tmp_path / "parts", 5, resume=True)
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_an_image_that_is_not_finite_is_named_and_the_last_checkpoint_is_good(tmp_path, monkeypatch):
+    module = sys.modules[train.__module__]
+
+    def poisoned(*arguments, **options):
+        for batch in loader(*arguments, **options):
+            batch.images[[image_id == 5 for image_id in batch.image_ids]] *= float("nan")
+            yield batch
+
+    loader = module.loader
+    monkeypatch.setattr(module, "loader", poisoned)
+    with pytest.raises(NotFiniteError, match=r"^iteration 2: images is not finite \(images (5, \d+|\d+, 5)\)"):
+        run(tmp_path, 9, checkpoint_every=1)
+    assert checkpoint.read(tmp_path).iteration == 2
+    assert all(tensor.isfinite().all() for tensor in weights(tmp_path).values())
+
+
+@pytest.mark.parametrize("stage", ["P3", "rpn_logits", "box_deltas", "mask_logits", "loss mask", "gradient of fpn.output3.bias"])
+def test_the_first_stage_that_is_not_finite_is_named(stage, tmp_path, monkeypatch):
+    """The third step goes wrong at `stage`; the log is read only at the fifth; the weights stay those of the second."""
+    original, calls = MaskRCNN.batch_losses, []
+    layer = {"P3": "fpn.output3", "rpn_logits": "rpn.logits", "box_deltas": "box_head.box_deltas", "mask_logits": "mask_head.logits"}
+    nan = torch.tensor(float("nan"))
+
+    def broken(self, batch, generator, record):
+        calls.append(generator.initial_seed())
+        if calls[-1] != _generator(0, 2, "cpu").initial_seed():
+            return original(self, batch, generator=generator, record=record)
+        if stage.startswith("gradient"):
+            self.fpn.output3.bias.register_hook(lambda gradient: gradient * nan)
+        module = self.get_submodule(layer.get(stage, ""))
+        handle = module.register_forward_hook(lambda module, inputs, output: output * nan)
+        losses = original(self, batch, generator=generator, record=record)
+        handle.remove()
+        return losses | {"mask": losses["mask"] * nan} if stage == "loss mask" else losses
+
+    monkeypatch.setattr(MaskRCNN, "batch_losses", broken)
+    with pytest.raises(NotFiniteError, match=rf"^iteration 2: {stage} is not finite \(images \d+, \d+\)"):
+        run(tmp_path, 9, checkpoint_every=2, log_every=5)
+    assert len(calls) == 5  # steps 0 to 3, and the third again: a checkpoint was due after the fourth
+    assert checkpoint.read(tmp_path).iteration == 2
+    assert all(tensor.isfinite().all() for tensor in weights(tmp_path).values())
+
+
+def test_settings_that_do_not_fit_are_refused_in_one_line(tmp_path):
+    run(tmp_path, 1)
+    cases = [
+        (dict(), "already holds a run"),
+        (dict(resume=True, batch_size=3), "batch_size = 2, not 3"),
+        (dict(resume=True, seed=1), "seed = 0, not 1"),
+        (dict(resume=True, config=small.config(momentum=0.8)), r"optimizer\.momentum = 0\.9, not 0\.8"),
+        (dict(resume=True, iterations=0), "1 steps already"),
+        (dict(config=replace(small.config(), num_classes=5)), "3 categories, but num_classes is 5"),
+        (dict(dataset=small.shapes(0)), "no images"),
+    ]
+    for options, message in cases:
+        with pytest.raises(ValueError, match=message) as caught:
+            run(tmp_path, **options)
+        assert "\n" not in str(caught.value)
+
+
+def test_starting_from_weights(tmp_path):
+    run(tmp_path / "first", 1)
+    model = MaskRCNN(small.config())
+    assert initialize(model, tmp_path / "first") == []
+    for name, tensor in weights(tmp_path / "first").items():
+        assert torch.equal(model.state_dict()[name], tensor), name
+    other = MaskRCNN(replace(small.config(), num_classes=1))
+    left = initialize(other, tmp_path / "first" / "last")
+    assert {name.rpartition(".")[0] for name in left} == {"box_head.class_logits", "box_head.box_deltas", "mask_head.logits"}
+    wider = small.config()
+    with pytest.raises(ValueError, match=r"mask_head.*the model's"):
+        initialize(MaskRCNN(replace(wider, mask_head=replace(wider.mask_head, channels=12))), tmp_path / "first")
+
+
+@pytest.mark.parametrize("norm", ["group", "batch"])
+def test_other_norms_adamw_and_bfloat16_train_too(norm, tmp_path):
+    config = small.config(kind="adamw", learning_rate=1e-3)
+    config = replace(config, backbone=replace(config.backbone, norm=norm), fpn=replace(config.fpn, norm=norm))
+    run(tmp_path, 2, config, amp=True, evaluation=small.shapes(2), evaluate_every=1)
+    lines = [line for line in log.read(tmp_path / "log.jsonl") if "evaluation" in line]
+    assert [line["iteration"] for line in lines] == [1, 2] and "AP50" in lines[0]["evaluation"]["segm"]
+    assert json.loads(Path(tmp_path, "evaluations", "00000002", "metrics.json").read_text()) == lines[1]["evaluation"]
