@@ -17,13 +17,16 @@ from accelerated.interop import torchvision
 from accelerated.mask_rcnn import MaskRCNN
 from accelerated.resnet import BLOCKS
 from reference import config as configuration
-from reference.config import Config
 
 COCO_CLASSES = 90  # of torchvision's published models: category ids 1..90, ten of them without objects
 
 
 class BareResNetError(ValueError):
     """The tensors are those of a classifier; `load_backbone` takes them."""
+
+
+class BareResNetError(ValueError):
+    """The tensors are a classifier's backbone, not a detector."""
 
 
 def load(path_or_state_dict, preset=None, *, norm_eps=None):
@@ -42,6 +45,8 @@ def load(path_or_state_dict, preset=None, *, norm_eps=None):
     if preset is not None:
         config = configuration.preset(preset) if isinstance(preset, str) else preset
     ours, original = _translate(tensors)
+    if config is None and not torchvision.recognises(tensors):
+        raise ValueError("a model of ours without its config.json: say which configuration it has, preset=NAME or preset=Config(..)")
     config = _deduce(ours, config)
     if norm_eps is not None:
         config = replace(config, backbone=replace(config.backbone, norm_eps=norm_eps))
@@ -185,14 +190,17 @@ def _looks_like(tensors):
     return "torchvision_r50_fpn_v2" if "box_head.conv1.weight" in tensors else "torchvision_r50_fpn"
 
 
-def _fill(config: Config, tensors, original):
+def _fill(config, tensors, original):
     with torch.device("meta"):
         model = MaskRCNN(config)
-    _check(model.state_dict(), tensors, original, f"a model of this configuration ({_looks_like(tensors)} is the nearest preset)")
+    foreign = torchvision.recognises(original.values())
+    names = {name: torchvision.their_name(name, config) if foreign else name for name in model.state_dict()}
+    what = f"{_looks_like(tensors)}, which they are nearest to" if foreign else "a model of this configuration"
+    _check(model.state_dict(), tensors, names | original, what)
     double = any(tensor.dtype == torch.float64 for tensor in tensors.values())
     model = model.to_empty(device="cpu").to(torch.float64 if double else torch.float32).eval()
-    counters = {name: torch.zeros(()) for name in model.state_dict() if name.endswith("num_batches_tracked")}
-    model.load_state_dict(counters | tensors)
+    counters = {name: torch.zeros(()) for name in names if name.endswith("num_batches_tracked")}  # some files lack them, or have too many
+    model.load_state_dict({name: (counters | tensors)[name] for name in names})
     return model
 
 
@@ -200,7 +208,7 @@ def _check(expected, tensors, original, what):
     """ValueError listing every tensor that is missing, unexpected or of another shape than `expected`, by its name in the file."""
     optional = {name for name in expected if name.endswith("num_batches_tracked")}
     problems = {
-        "missing": [name for name in expected if name not in tensors and name not in optional],
+        "missing": [original.get(name, name) for name in expected if name not in tensors and name not in optional],
         "unexpected": [original[name] for name in tensors if name not in expected and not name.endswith("num_batches_tracked")],
         "of another shape": [
             f"{original[name]} {list(tensors[name].shape)} instead of {list(expected[name].shape)}"

@@ -1,0 +1,250 @@
+"""Weights in and out: what is read from shapes, both ages of torchvision's names, round trips, and one clear error for everything else."""
+
+import json
+from dataclasses import replace
+
+import narrow
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from tolerances import assert_equal
+
+from accelerated import interop
+from accelerated.mask_rcnn import MaskRCNN
+from reference import config as configuration
+from reference import mask_rcnn
+
+TORCHVISION = ("torchvision_r50_fpn", "torchvision_r50_fpn_v2")
+
+
+@pytest.fixture
+def small():
+    return narrow.model(narrow.config("torchvision_r50_fpn"), dtype=torch.float32)
+
+
+@pytest.fixture
+def theirs(small):
+    return interop.torchvision.state_dict(small)
+
+
+def same(a, b):
+    assert a.keys() == b.keys()
+    for name, tensor in a.items():
+        assert tensor.dtype == b[name].dtype
+        assert_equal(tensor, b[name], name)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize("name", TORCHVISION)
+def test_round_trip(tmp_path, name, suffix):
+    """Ours, written with torchvision's names, read again: every tensor the same, every width read from the shapes."""
+    config = narrow.config(name)
+    model = narrow.model(config, dtype=torch.float32)
+    path = tmp_path / f"weights{suffix}"
+    if suffix == ".pth":
+        torch.save(interop.torchvision.state_dict(model), path)
+    else:
+        interop.save_torchvision(model, path)
+    loaded = interop.load(path)
+    same(loaded.state_dict(), model.state_dict())
+    same(interop.torchvision.state_dict(loaded), interop.torchvision.state_dict(model))
+    full = configuration.preset(name)
+    assert not loaded.training and loaded.config.num_classes == 4
+    assert loaded.config.backbone == replace(full.backbone, width=8)
+    assert loaded.config.fpn == replace(full.fpn, channels=16)
+    assert loaded.config.box_head == replace(full.box_head, channels=32, conv_channels=16 if "v2" in name else 256)
+    assert loaded.config.mask_head == replace(full.mask_head, channels=16)
+
+
+@pytest.mark.parametrize("depth", [18, 34, 50, 101])
+def test_depth_and_counts_from_the_names(depth):
+    config = narrow.config("torchvision_r50_fpn")
+    config = replace(
+        config,
+        backbone=replace(config.backbone, depth=depth),
+        rpn=replace(config.rpn, conv_depth=3),
+        mask_head=replace(config.mask_head, convs=2),
+        box_head=replace(config.box_head, pooler=replace(config.box_head.pooler, output_size=5)),
+    )
+    loaded = interop.load(interop.torchvision.state_dict(MaskRCNN(config)))
+    assert loaded.config.backbone.depth == depth
+    assert (loaded.config.rpn.conv_depth, loaded.config.mask_head.convs, loaded.config.box_head.pooler.output_size) == (3, 2, 5)
+
+
+def test_names_of_the_published_file(theirs):
+    """COCO_V1 was written with the names of 2019; wrapped and prefixed as training scripts leave it."""
+    old = {}
+    for name, tensor in theirs.items():
+        name = name.replace("rpn.head.conv.0.0", "rpn.head.conv")
+        for i in range(4):
+            name = name.replace(f"_blocks.{i}.0.", f"_blocks.{i}.").replace(
+                f"roi_heads.mask_head.{i}.0.", f"roi_heads.mask_head.mask_fcn{i + 1}."
+            )
+        old[name] = tensor
+    assert "roi_heads.mask_head.mask_fcn4.bias" in old and "backbone.fpn.layer_blocks.3.bias" in old and "rpn.head.conv.weight" in old
+    for content in (old, {"model": old, "epoch": 3}, {f"module.{name}": t for name, t in old.items()}):
+        same(interop.torchvision.state_dict(interop.load(content)), theirs)
+
+
+def test_names_of_torchvision():
+    """A few names spelled out, as torchvision 0.27 writes them; the golden file holds all of version one."""
+    v1, v2 = (interop.torchvision.state_dict(MaskRCNN(narrow.config(name))) for name in TORCHVISION)
+    for name in (
+        "backbone.body.layer4.2.bn3.running_var",
+        "backbone.fpn.inner_blocks.0.0.bias",
+        "rpn.head.conv.0.0.weight",
+        "roi_heads.box_head.fc7.weight",
+        "roi_heads.box_predictor.bbox_pred.weight",
+        "roi_heads.mask_head.3.0.weight",
+        "roi_heads.mask_predictor.mask_fcn_logits.bias",
+    ):
+        assert name in v1
+    for name in (
+        "backbone.body.bn1.num_batches_tracked",
+        "backbone.fpn.layer_blocks.3.1.running_mean",
+        "rpn.head.conv.1.0.bias",
+        "roi_heads.box_head.0.0.weight",
+        "roi_heads.box_head.3.1.bias",
+        "roi_heads.box_head.5.weight",
+        "roi_heads.mask_head.0.1.num_batches_tracked",
+    ):
+        assert name in v2
+    assert "backbone.fpn.layer_blocks.3.0.bias" not in v2 and "roi_heads.box_head.fc7.weight" not in v2
+
+
+def test_all_golden_names(shared_golden):
+    z = shared_golden("tv_fpn_f64")
+    tensors = {k[2:]: torch.from_numpy(z[k]) for k in z.files if k.startswith("w.")}
+    same(interop.torchvision.state_dict(interop.load(tensors)), tensors)
+
+
+def test_precision(theirs):
+    assert interop.load({n: t.double() for n, t in theirs.items()}).backbone.conv1.weight.dtype == torch.float64
+    assert interop.load({n: t.half() for n, t in theirs.items()}).backbone.conv1.weight.dtype == torch.float32
+
+
+def test_loading_copies(theirs):
+    model = interop.load(theirs)
+    before = theirs["backbone.body.conv1.weight"].clone()
+    with torch.no_grad():
+        model.backbone.conv1.weight.zero_()
+    assert_equal(theirs["backbone.body.conv1.weight"], before)
+
+
+def test_norm_of_the_backbone(theirs):
+    """Counted batches mean plain batch norm. Frozen: eps 1e-5, but 0 for what looks like COCO_V1, unless told."""
+    assert interop.load(theirs).config.backbone.norm == "frozen"
+    counted = theirs | {n.replace("running_var", "num_batches_tracked"): torch.tensor(7) for n in theirs if n.endswith("running_var")}
+    backbone = interop.load(counted).config.backbone
+    assert (backbone.norm, backbone.frozen_stages, backbone.norm_eps) == ("batch", 0, 1e-5)
+    assert interop.load(counted, "torchvision_r50_fpn").config.backbone.norm == "frozen"
+    coco = interop.torchvision.state_dict(MaskRCNN(narrow.config("torchvision_r50_fpn", num_classes=90)))
+    assert interop.load(coco).backbone.bn1.eps == 0.0
+    assert interop.load(coco, norm_eps=1e-5).backbone.bn1.eps == 1e-5
+    assert interop.load(coco, "torchvision_r50_fpn").backbone.bn1.eps == 1e-5
+    assert interop.load(theirs).backbone.bn1.eps == 1e-5
+
+
+def test_preset_gives_the_switches_shapes_do_not_show(theirs):
+    config = configuration.preset("torchvision_r50_fpn")
+    config = replace(config, rpn=replace(config.rpn, nms_iou=0.6), num_classes=17)
+    loaded = interop.load(theirs, config).config
+    assert loaded.rpn.nms_iou == 0.6 and loaded.num_classes == 4
+
+
+@pytest.mark.parametrize("name", ["tiny", "detectron2_r50_fpn", "torchvision_r50_fpn_v2"])
+def test_our_own(tmp_path, name):
+    """A folder (or a run of folders) with its configuration; a bare state dict with a preset."""
+    config = narrow.config(name)
+    model = narrow.model(config, dtype=torch.float32)
+    safetensors.torch.save_file(model.state_dict(), tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps(configuration.to_dict(config)))
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "last").symlink_to(tmp_path)
+    for source in (tmp_path, str(tmp_path), tmp_path / "model.safetensors", run):
+        loaded = interop.load(source)
+        same(loaded.state_dict(), model.state_dict())
+        assert loaded.config == config
+    bare = interop.load(model.state_dict(), config)
+    assert bare.config == config
+    with pytest.raises(ValueError, match=r"without its config.json: .* preset="):
+        interop.load(model.state_dict())
+
+
+def test_parameters_are_the_references(small):
+    parameters = interop.parameters(small)
+    assert {n: p.shape for n, p in parameters.items()} == mask_rcnn.parameter_shapes(small.config)
+    assert all(p.dtype == np.float64 for p in parameters.values())
+
+
+def test_backbone_of_a_classifier(small):
+    resnet = {n.removeprefix("backbone."): torch.randn(t.shape) for n, t in small.state_dict().items() if n.startswith("backbone.")}
+    model = MaskRCNN(small.config)
+    with_head = resnet | {"fc.weight": torch.zeros(10, 256), "fc.bias": torch.zeros(10), "bn1.num_batches_tracked": torch.tensor(5)}
+    interop.load_backbone(with_head, model)
+    same(model.backbone.state_dict(), resnet)
+    with pytest.raises(ValueError, match=r"missing: layer4.2.conv3.weight"):
+        interop.load_backbone({n: t for n, t in resnet.items() if n != "layer4.2.conv3.weight"}, model)
+    with pytest.raises(ValueError, match=r"conv1.weight \[16, 3, 7, 7\] instead of \[8, 3, 7, 7\]"):
+        interop.load_backbone(resnet | {"conv1.weight": torch.zeros(16, 3, 7, 7)}, model)
+
+
+def test_errors_name_the_tensors(theirs):
+    name = "backbone.body.layer2.1.bn2.running_var"
+    with pytest.raises(ValueError, match=r"torchvision_r50_fpn, .*missing: backbone.body.layer2.1.bn2.running_var"):
+        interop.load({n: t for n, t in theirs.items() if n != name})
+    with pytest.raises(ValueError, match=r"unexpected: roi_heads.keypoint_head.0.weight"):
+        interop.load(theirs | {"roi_heads.keypoint_head.0.weight": torch.zeros(3)})
+    with pytest.raises(ValueError, match=r"another shape: backbone.body.layer2.1.bn2.running_var \[3\] instead of \[16\]"):
+        interop.load(theirs | {name: torch.zeros(3)})
+    with pytest.raises(ValueError, match=r"another shape: rpn.head.cls_logits.weight"):
+        interop.load(theirs | {"rpn.head.cls_logits.weight": torch.zeros(5, 16, 1, 1)})
+    with pytest.raises(ValueError, match="Faster R-CNN has no mask head"):
+        interop.load({n: t for n, t in theirs.items() if "mask" not in n})
+    with pytest.raises(ValueError, match="background first, the preset last"):
+        interop.load(theirs, "detectron2_r50_fpn")
+    with pytest.raises(ValueError, match="no ResNet of depth"):
+        interop.load({n: t for n, t in theirs.items() if not n.startswith("backbone.body.layer3.5")})
+
+
+def test_what_is_no_checkpoint(tmp_path):
+    with pytest.raises(ValueError, match="no such file"):
+        interop.load(tmp_path / "nothing.pth")
+    for suffix in ("pth", "safetensors"):
+        path = tmp_path / f"text.{suffix}"
+        path.write_text("not weights")
+        with pytest.raises(ValueError, match="not a"):
+            interop.load(path)
+    torch.save([1, 2], tmp_path / "list.pth")
+    with pytest.raises(ValueError, match="expected named tensors, got list"):
+        interop.load(tmp_path / "list.pth")
+    torch.save({"model": {"a": 1}}, tmp_path / "numbers.pth")
+    with pytest.raises(ValueError, match="'a' is a int"):
+        interop.load(tmp_path / "numbers.pth")
+    with pytest.raises(ValueError, match="not a Mask R-CNN checkpoint: its tensors begin with encoder"):
+        interop.load({"encoder": torch.zeros(1)})
+    with pytest.raises(interop.BareResNetError, match="load_backbone"):
+        interop.load({"conv1.weight": torch.zeros(1), "layer1.0.conv1.weight": torch.zeros(1)})
+    with pytest.raises(ValueError, match="detectron2"):
+        interop.load({"backbone.bottom_up.stem.conv1.weight": torch.zeros(1)})
+
+
+def test_pickles_do_not_run(tmp_path):
+    """A file that would call something when unpickled is refused, and calls nothing."""
+
+    class Trap:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "sprung"), "w"))
+
+    torch.save({"model": Trap()}, tmp_path / "trap.pth")
+    with pytest.raises(ValueError, match="plain tensors"):
+        interop.load(tmp_path / "trap.pth")
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_only_torchvisions_kind_can_be_written_as_torchvisions():
+    for name in ("tiny", "detectron2_r50_fpn"):
+        with pytest.raises(ValueError, match="cannot be written"):
+            interop.torchvision.state_dict(MaskRCNN(narrow.config(name)))
