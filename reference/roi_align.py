@@ -37,6 +37,8 @@ def roi_align(features, rois, image_index, *, output_size, spatial_scale, sampli
     out = np.zeros((len(rois), *pair(output_size), features.shape[1]), dtype=features.dtype)
     for r in np.flatnonzero(image_index >= 0):
         rows, columns = (_window(sampling, r, features.dtype, aggregate) for sampling in samplings)
+        if not (len(rows.touched) and len(columns.touched)):
+            continue
         window = images[image_index[r], rows.touched[:, None], columns.touched]
         values = _interpolate(rows.matrix, window, columns.matrix)
         out[r] = values if aggregate == "mean" else _largest(values, rows, columns)[0]
@@ -56,6 +58,8 @@ def roi_align_backward(grad_out, features, rois, image_index, *, output_size, sp
     grad_out = np.ascontiguousarray(np.moveaxis(grad_out, 1, -1), dtype=features.dtype)
     for r in np.flatnonzero(image_index >= 0):
         rows, columns = (_window(sampling, r, features.dtype, aggregate) for sampling in samplings)
+        if not (len(rows.touched) and len(columns.touched)):
+            continue
         index = (image_index[r], rows.touched[:, None], columns.touched)
         grad_values = grad_out[r]
         if aggregate == "max":
@@ -161,10 +165,7 @@ def _by_bin(values, rows, columns):
 
 
 def _largest(values, rows, columns):
-    """The largest sample of each bin and its number in the bin, both [P_h, P_w, C]; 0 and no matter which in an empty bin."""
-    if rows.grid * columns.grid == 0:
-        shape = (rows.bins, columns.bins, values.shape[-1])
-        return np.zeros(shape, values.dtype), np.zeros(shape, np.int64)
+    """The largest sample of each bin and its number in the bin, both [P_h, P_w, C]."""
     values = _by_bin(values, rows, columns)
     number = values.argmax(axis=2)
     return np.take_along_axis(values, number[:, :, None], axis=2)[:, :, 0], number

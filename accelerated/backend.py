@@ -1,0 +1,27 @@
+"""triton | torch: which implementation of an operator runs. What cannot be done raises; nothing falls back in silence."""
+
+import importlib.util
+import os
+
+HAS_TRITON = importlib.util.find_spec("triton") is not None
+
+
+def resolve(backend, tensor):
+    """ "triton" or "torch" for an operator on `tensor`.
+
+    "auto"    Triton on CUDA where it is installed, otherwise PyTorch; the environment variable MASKRCNN_BACKEND replaces "auto"
+    "torch"   plain PyTorch, any device
+    "triton"  RuntimeError where it cannot run; on a CPU it needs TRITON_INTERPRET=1
+    """
+    if backend == "auto":
+        backend = os.environ.get("MASKRCNN_BACKEND", "auto")
+    if backend == "auto":
+        return "triton" if HAS_TRITON and tensor.is_cuda else "torch"
+    if backend not in ("torch", "triton"):
+        raise ValueError(f"backend: expected 'auto', 'torch' or 'triton', got {backend!r}")
+    if backend == "triton":
+        if not HAS_TRITON:
+            raise RuntimeError("backend 'triton': the package triton is not installed; use 'torch'")
+        if not tensor.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
+            raise RuntimeError(f"backend 'triton' on {tensor.device}: set TRITON_INTERPRET=1 to interpret the kernels, or use 'torch'")
+    return backend
