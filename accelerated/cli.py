@@ -86,11 +86,10 @@ def demo(
         raise typer.Exit(130)
     console.print(report.metrics(result.metrics))
     visualize.loss_curve(output / "log.jsonl", output / "loss.png")
-    names = [category["name"] for category in val_data.categories]
     model, pictures = result.model.eval(), []
     for index in range(min(12, len(val_data))):
         image = val_data[index].image
-        pictures.append(visualize.draw(image, model.detect([image])[0], names, scale=2))
+        pictures.append(visualize.draw(image, model.detect([image])[0], val_data.class_names, scale=2))
     visualize.save(visualize.sheet(pictures, 4), output / "predictions.png")
     checked = verification.compare(model, val_data[0].image)
     _print_verification(console, report)
@@ -142,7 +141,7 @@ def train(
     dataset = _dataset(data, images, skip_invalid)
     evaluation = _dataset(val, val_images or images, skip_invalid) if val else None
     result = training.train(
-        *(replace(config, num_classes=len(dataset.categories)), dataset, output),
+        *(replace(config, num_classes=len(dataset.class_names)), dataset, output),
         iterations=iterations,
         batch_size=batch_size,
         workers=workers,
@@ -184,9 +183,9 @@ def evaluate(
 
     model, categories = _load(checkpoint, device)
     dataset = _dataset(data, images, skip_invalid)
-    if len(dataset.categories) != model.config.num_classes:
-        raise ValueError(f"{checkpoint} knows {model.config.num_classes} classes, {data} has {len(dataset.categories)} categories")
-    if categories and categories != dataset.categories:
+    if len(dataset.class_names) != model.config.num_classes:
+        raise ValueError(f"{checkpoint} knows {model.config.num_classes} classes, {data} has {len(dataset.class_names)} categories")
+    if categories and categories != evaluation.categories(dataset):
         raise ValueError(f"{checkpoint} was trained on other categories than those of {data}")
     metrics = evaluation.evaluate(model, dataset, batch_size=batch_size, workers=workers, output=output, bar=sys.stderr.isatty())
     console = report.console()
@@ -268,7 +267,7 @@ def inspect(
     stop = len(found.blocking)
     if stop:
         way_out = "the file must be corrected" if found.fatal else "correct them, or train with --skip-invalid"
-        console.print(f"{stop} problems stop training: {way_out}.")
+        console.print(f"{stop} of them stop{'s' * (stop == 1)} training: {way_out}.")
     raise typer.Exit(1 if stop else 0)
 
 
@@ -369,7 +368,7 @@ def _dataset(data, images, skip_invalid):
     try:
         return CocoDataset(data, images, skip_invalid=skip_invalid)
     except ValueError as error:
-        if "\n" not in str(error) or os.environ.get("MASKRCNN_DEBUG"):
+        if str(error).count("\n") < 2 or os.environ.get("MASKRCNN_DEBUG"):
             raise
         print(f"maskrcnn: {data}: {error}", file=sys.stderr)
         raise typer.Exit(2) from None
@@ -382,9 +381,8 @@ def _sample_sheet(dataset, path, samples, seed):
     from accelerated import visualize
 
     chosen = np.random.default_rng(seed).permutation(len(dataset))[:samples]
-    names = [category["name"] for category in dataset.categories]
     items = [dataset[int(i)] for i in chosen]
-    visualize.save(visualize.sheet([visualize.draw(item.image, item.target, names) for item in items]), path)
+    visualize.save(visualize.sheet([visualize.draw(item.image, item.target, dataset.class_names) for item in items]), path)
 
 
 def _print_verification(console, checked):

@@ -43,7 +43,7 @@ def verification(result, backends=("torch", "triton")) -> Table:
 def problems(found) -> Table:
     """Of `data.lint.check`, every one."""
     rows = [(p.severity, p.code, p.image_id, p.annotation_id, p.message) for p in found]
-    return table(f"{len(found)} problems", ["severity", "code", "image", "annotation", "what"], rows)
+    return table(f"{len(found)} problem{'s' * (len(found) > 1)}", ["severity", "code", "image", "annotation", "what"], rows)
 
 
 def dataset(summary) -> list[Table]:
@@ -59,9 +59,11 @@ def dataset(summary) -> list[Table]:
         ("  small, medium, large", f"{area['small']} below 32x32 pixels, {area['medium']}, {area['large']} from 96x96 on"),
         ("crowd regions", summary["crowds"]),
     ]
-    classes = sorted(summary["categories"], key=lambda category: -category["objects"])
-    rows_of_classes = [(category["objects"], category["name"], category["id"]) for category in classes]
-    return [table("Data set", ["", ""], rows), table("Classes", ["objects", "class", "category id"], rows_of_classes)]
+    found = sorted((c for c in summary["categories"] if c["objects"]), key=lambda c: -c["objects"])
+    classes = [(c["objects"], c["name"], c["id"]) for c in found]
+    if missing := len(summary["categories"]) - len(found):
+        classes.append((0, f"{missing} other categories", ""))
+    return [table("Data set", ["", ""], rows), table("Classes", ["objects", "class", "category id"], classes)]
 
 
 def _spread(values):

@@ -12,6 +12,7 @@ import torch
 from accelerated import backend as backends
 from accelerated import interop, rpn
 from reference import mask_rcnn as oracle
+from reference import rpn as oracle_rpn
 
 BACKENDS = ("torch", "triton")
 TOLERANCE = {"float64": 1e-9, "float32": 1e-4}  # of max|a - r| / max|r|, with r from NumPy
@@ -133,7 +134,8 @@ def difference(actual, expected) -> Difference:
 def _reference_stages(record, detections):
     """{stage: array} of one image, from what the reference recorded."""
     stages = {name: record[name] for name in _feature_names(record)}
-    stages |= {name: record[name] for name in ("rpn_logits", "rpn_deltas", "anchors")}
+    stages["rpn_logits"], stages["rpn_deltas"] = oracle_rpn.flatten(record["rpn_logits"], record["rpn_deltas"])
+    stages["anchors"] = np.concatenate(record["anchors"])
     stages |= {"proposals": record["proposals"][0], "proposal_scores": record["proposal_scores"][0]}
     stages |= {name: record[name] for name in ("box_features", "class_logits", "box_deltas", "mask_features", "mask_logits")}
     return stages | _final(detections)
@@ -143,8 +145,8 @@ def _accelerated_stages(record, detections):
     """The same from the accelerated record: flattened, and without the padding."""
     stages = {name: record[name] for name in _feature_names(record)}
     stages["rpn_logits"], stages["rpn_deltas"] = rpn.flatten(record["rpn_logits"], record["rpn_deltas"])
-    stages["anchors"] = torch.cat(list(record["anchors"]))
-    valid, found = record["proposal_valid"][0], record["detections"].valid[0]
+    stages["anchors"] = torch.cat(record["anchors"])
+    valid, found = record["proposal_valid"][0], record["detections"][3][0]
     stages |= {name: record[name][0][valid] for name in ("proposals", "proposal_scores")}
     stages |= {name: record[name][valid] for name in ("box_features", "class_logits", "box_deltas")}
     stages |= {name: record[name][found] for name in ("mask_features", "mask_logits")}

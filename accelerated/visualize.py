@@ -28,7 +28,7 @@ def draw(image, detections, names, *, threshold=0.5, scale=1):
     Returns     [H * scale, W * scale, 3] uint8.
 
     Large objects are drawn first, so that they hide no small one. Crowds stay visible: over a narrow box stands the bare score or nothing,
-    and of two texts that would overlap the better score's is written.
+    of two texts that would overlap the better score's is written, and where there is one class its name is not.
     """
     boxes, labels, masks = (_numpy(getattr(detections, key)) for key in ("boxes", "labels", "masks"))
     scores = getattr(detections, "scores", None)
@@ -55,7 +55,8 @@ def draw(image, detections, names, *, threshold=0.5, scale=1):
     for index in shown[np.argsort(-scores[shown], kind="stable")]:
         score = f"{scores[index]:.2f}" if has_scores else ""
         room = max(spacing, 1.5 * (boxes[index, 2] - boxes[index, 0]))
-        texts = (f"{_name(names, int(labels[index]))} {score}".strip(), score.lstrip("0"))
+        name = _name(names, int(labels[index])) if len(names) != 1 else ""
+        texts = (f"{name} {score}".strip(), score.lstrip("0"))
         text = next((text for text in texts if pen.textlength(text, font=font) <= room), "")
         place = _place(pen.textbbox((0, 0), text, font=font), boxes[index], canvas.shape, taken)
         if text and place is not None:
