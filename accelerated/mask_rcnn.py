@@ -93,7 +93,6 @@ class MaskRCNN(nn.Module):
         priorities  {"rpn": [N, T], "roi": [N, P + G]} or None: drawn from `generator`
         Returns as `losses`. With or without an object, each loss depends on every parameter on its way.
         """
-        record = {} if record is None else record
         pyramid = self.features(batch.images, record)
         logits, deltas, level_anchors = self.objectness(pyramid, batch.images.shape[-2:], record)
         gt_boxes = batch.boxes.to(logits.dtype)
@@ -105,8 +104,8 @@ class MaskRCNN(nn.Module):
             logits, deltas, level_anchors, batch.sizes, self.config, training=True, backend=self.backend
         )
         samples = box_head.targets(proposals, valid, gt_boxes, batch.labels, batch.valid, priorities["roi"], self.config.box_head)
-        record |= {"proposals": proposals, "proposal_scores": scores, "proposal_valid": valid}
-        record |= {"sampled_rois": samples.rois, "roi_labels": samples.labels, "samples": samples}
+        note(record, proposals=proposals, proposal_scores=scores, proposal_valid=valid)
+        note(record, sampled_rois=samples.rois, roi_labels=samples.labels, samples=samples)
         classification, box = self.box_losses(pyramid, samples, record)
         mask = self.mask_loss(pyramid, samples, batch, record)
         return {"rpn_objectness": objectness, "rpn_box": rpn_box, "class": classification, "box": box, "mask": mask}
@@ -117,16 +116,16 @@ class MaskRCNN(nn.Module):
 
         The mask branch runs on the detections only.
         """
-        config, record = self.config, {} if record is None else record
+        config = self.config
         pyramid = self.features(batch.images, record)
         logits, deltas, level_anchors = self.objectness(pyramid, batch.images.shape[-2:], record)
         proposals, scores, valid = rpn.proposals(logits, deltas, level_anchors, batch.sizes, config, training=False, backend=self.backend)
-        record |= {"proposals": proposals, "proposal_scores": scores, "proposal_valid": valid}
+        note(record, proposals=proposals, proposal_scores=scores, proposal_valid=valid)
 
         rois, image_index = flat(proposals, valid)
         pooled = levels.pool(pyramid, rois, image_index, config.box_head.pooler, backend=self.backend)
         class_logits, box_deltas = map(high, self.box_head(pooled))
-        record |= {"box_features": pooled, "class_logits": class_logits, "box_deltas": box_deltas}
+        note(record, box_features=pooled, class_logits=class_logits, box_deltas=box_deltas)
         class_logits, box_deltas = class_logits.unflatten(0, valid.shape), box_deltas.unflatten(0, valid.shape)
         found = postprocess.detections(class_logits, box_deltas, proposals, valid, batch.sizes, config, backend=self.backend)
         boxes, scores, labels, valid = found
@@ -135,7 +134,7 @@ class MaskRCNN(nn.Module):
         pooled = levels.pool(pyramid, rois, image_index, config.mask_head.pooler, backend=self.backend)
         logits = high(self.mask_head(pooled))
         probabilities = mask_head.select(logits, labels.flatten(), config).sigmoid().unflatten(0, labels.shape)
-        record |= {"detections": found, "mask_features": pooled, "mask_logits": logits, "mask_probabilities": probabilities}
+        note(record, detections=found, mask_features=pooled, mask_logits=logits, mask_probabilities=probabilities)
         return PaddedDetections(boxes, scores, labels, valid, probabilities)
 
     def unpad(self, detections, batch):
@@ -156,7 +155,7 @@ class MaskRCNN(nn.Module):
         images = images.to(weight.dtype, memory_format=memory_format)
         stages = self.backbone(images)
         pyramid = self.fpn(stages)
-        record |= {"images": images, **{f"C{level}": x for level, x in stages.items()}, **{f"P{level}": x for level, x in pyramid.items()}}
+        note(record, images=images, **{f"C{level}": x for level, x in stages.items()}, **{f"P{level}": x for level, x in pyramid.items()})
         return pyramid
 
     def objectness(self, pyramid, image_shape, record):
@@ -165,7 +164,7 @@ class MaskRCNN(nn.Module):
         logits, deltas = rpn.flatten(*maps)
         shapes = [x.shape[-2:] for x in pyramid.values()]
         grid = anchors.grid(shapes, image_shape, self.config.anchors, dtype=logits.dtype, device=logits.device)
-        record |= {"rpn_logits": maps[0], "rpn_deltas": maps[1], "anchors": grid}
+        note(record, rpn_logits=maps[0], rpn_deltas=maps[1], anchors=grid)
         return logits, deltas, grid
 
     def draw_priorities(self, logits, gt_boxes, generator=None):
@@ -179,7 +178,7 @@ class MaskRCNN(nn.Module):
         labels, target_deltas = rpn.targets(all_anchors, gt_boxes, gt_valid, config)
         positive, negative = sampler.sampled_mask(labels, priorities, config.batch_size, config.positive_fraction)
         sampled = torch.where(positive, 1, torch.where(negative, 0, -1))
-        record |= {"rpn_labels": labels, "rpn_sampled": sampled}
+        note(record, rpn_labels=labels, rpn_sampled=sampled)
         return losses.rpn_losses(logits, deltas, sampled, target_deltas, config)
 
     def box_losses(self, pyramid, samples, record):
@@ -188,7 +187,7 @@ class MaskRCNN(nn.Module):
         rois, image_index = flat(samples.rois, samples.labels >= 0)
         pooled = levels.pool(pyramid, rois, image_index, self.config.box_head.pooler, backend=self.backend)
         class_logits, box_deltas = map(high, self.box_head(pooled, image_index >= 0))
-        record |= {"box_features": pooled, "class_logits": class_logits, "box_deltas": box_deltas}
+        note(record, box_features=pooled, class_logits=class_logits, box_deltas=box_deltas)
         return losses.box_losses(class_logits, box_deltas, labels, target_deltas, self.config)
 
     def mask_loss(self, pyramid, samples, batch, record):
@@ -202,7 +201,7 @@ class MaskRCNN(nn.Module):
         logits = high(self.mask_head(pooled, valid))
         size = logits.shape[-1]
         wanted = masks.targets(batch.masks, image_index, matched, rois, valid, config.mask_head, size, sizes=batch.sizes)
-        record |= {"mask_features": pooled, "mask_logits": logits, "mask_targets": wanted}
+        note(record, mask_features=pooled, mask_logits=logits, mask_targets=wanted)
         return losses.mask_loss(logits, labels, wanted, config)
 
     def _stack(self, rows, width=None):
@@ -225,6 +224,12 @@ def flat(rois, valid):
     """rois [N, R, 4], valid [N, R] -> rois [N R, 4], image_index [N R]: -1 where not valid."""
     image = torch.arange(len(rois), device=rois.device)[:, None]
     return rois.flatten(0, 1), torch.where(valid, image, -1).flatten()
+
+
+def note(record, **values):
+    """Put intermediate results into `record`, if there is one; without, nothing is kept alive."""
+    if record is not None:
+        record.update(values)
 
 
 def high(x):

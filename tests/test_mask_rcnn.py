@@ -196,7 +196,7 @@ def test_compiles_to_one_graph(rng):
     batch = model.batch(images, [Target(**t) for t in targets])
     priorities = {k: torch.tensor(np.stack(v)) for k, v in narrow.priorities(rng, config, SHAPES, (3, 3)).items()}
     eager = model.batch_losses(batch, priorities)
-    compiled = torch.compile(model.batch_losses, backend="aot_eager", fullgraph=True)(batch, priorities)
+    compiled = torch.compile(model.batch_losses, backend="eager", fullgraph=True)(batch, priorities)
     for loss in LOSSES:
         assert_close(compiled[loss].detach(), eager[loss].detach(), MODEL["float64"], loss)
 

@@ -25,10 +25,6 @@ class BareResNetError(ValueError):
     """The tensors are those of a classifier; `load_backbone` takes them."""
 
 
-class BareResNetError(ValueError):
-    """The tensors are a classifier's backbone, not a detector."""
-
-
 def load(path_or_state_dict, preset=None, *, norm_eps=None):
     """The model that a checkpoint holds, in evaluation mode, on the CPU, float32 (float64 where the tensors are).
 
