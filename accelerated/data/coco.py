@@ -55,7 +55,7 @@ class CocoDataset:
         objects = [instance for instance in record.instances if not instance.crowd]
         masks = np.zeros((len(objects), record.height, record.width), dtype=bool)
         for instance, mask in zip(objects, masks, strict=True):
-            rle.decode_into(instance.runs(record.height, record.width), mask)
+            rle.decode_into(rle.decompress(instance.counts), mask)
         return Target(
             boxes=torch.tensor([instance.box for instance in objects], dtype=torch.float32).reshape(-1, 4),
             labels=torch.tensor([self.label_of[instance.category_id] for instance in objects], dtype=torch.int64),
@@ -82,10 +82,9 @@ class CocoDataset:
 
 def _for_evaluation(instance, record):
     x1, y1, x2, y2 = instance.box
-    counts = rle.compress(instance.runs(record.height, record.width)) if instance.counts is None else instance.counts
     return {
         "bbox": [x1, y1, x2 - x1, y2 - y1],
         "area": instance.area,
         "iscrowd": int(instance.crowd),
-        "segmentation": {"size": [record.height, record.width], "counts": counts.decode()},
+        "segmentation": {"size": [record.height, record.width], "counts": instance.counts.decode()},
     }

@@ -19,12 +19,7 @@ class Instance:
     box: tuple  # (x1, y1, x2, y2) inside the image
     area: float
     crowd: bool
-    polygons: list | None  # arrays [2n] of pixels, or
-    counts: bytes | None  # compressed run lengths
-
-    def runs(self, height, width):
-        """Run lengths of the mask, [n] int64."""
-        return rle.of_polygons(self.polygons, height, width) if self.counts is None else rle.decompress(self.counts)
+    counts: bytes  # of the mask: compressed run lengths, far smaller than polygons as Python lists
 
 
 class Invalid(Exception):
@@ -47,26 +42,26 @@ def read_instance(annotation, image, categories):
         raise Invalid("iscrowd_invalid", f"iscrowd is {short(crowd)}; write 0, or 1 for a region of many objects")
     if crowd is None:
         remarks.append(("iscrowd_missing", "note", "there is no iscrowd; taken as 0"))
-    polygons, runs = _segmentation(annotation.get("segmentation"), image, remarks)
-    if crowd and polygons is not None:
+    text, runs = _segmentation(annotation.get("segmentation"), image, remarks)
+    if crowd and isinstance(annotation["segmentation"], list):
         remarks.append(("crowd_polygon", "note", "a crowd region drawn as a polygon; taken as a crowd region all the same"))
-    outline = _outline(polygons, runs, image)
+    outline = rle.bounds(runs, image.height)
     if outline is None:
         raise Invalid("mask_empty", "the mask covers no pixel of the image; draw it again or delete the annotation", "skip")
     box = _box(annotation.get("bbox"), outline, image, remarks)
     area = annotation.get("area")
     if not finite(area) or area < 0:
         remarks.append(("area_missing", "note", "area is missing or no number; it is counted from the mask"))
-        area = rle.area(rle.of_polygons(polygons, image.height, image.width) if runs is None else runs)
-    return Instance(category, box, float(area), bool(crowd), polygons, None if runs is None else rle.compress(runs)), remarks
+        area = rle.area(runs)
+    return Instance(category, box, float(area), bool(crowd), text), remarks
 
 
 def _segmentation(value, image, remarks):
-    """(polygons, None) or (None, counts [n])."""
+    """Polygons or RLE -> run lengths known to be sound: compressed, and as counts [n]."""
     if value is None:
         raise Invalid("segmentation_missing", "there is no segmentation; draw a mask")
     if isinstance(value, dict):
-        return None, _run_lengths(value, image)
+        return _run_lengths(value, image)
     if not isinstance(value, list):
         raise Invalid("segmentation_invalid", f"segmentation is {short(value)}; write a list of polygons or an RLE object")
     if value and not any(isinstance(part, list) for part in value):
@@ -86,7 +81,8 @@ def _segmentation(value, image, remarks):
     perimeter = sum(np.abs(np.diff(polygon.reshape(-1, 2), axis=0, append=polygon[None, :2])).max(axis=1).sum() for polygon in kept)
     if perimeter > MAX_PERIMETER:
         raise Invalid("polygon_too_long", f"the polygons are {perimeter:.3g} pixels long; simplify them")
-    return kept, None
+    text = rle.of_polygons(kept, image.height, image.width)
+    return text, rle.decompress(text)
 
 
 def _polygon(part, image):
@@ -109,8 +105,8 @@ def _polygon(part, image):
 
 
 def _run_lengths(value, image):
-    """An RLE object -> counts [n] int64, non-negative, adding up to the image."""
-    size, counts = value.get("size"), value.get("counts")
+    """An RLE object -> its counts, which are non-negative and add up to the image: compressed, and [n]."""
+    size, counts, text = value.get("size"), value.get("counts"), None
     if not isinstance(size, list) or len(size) != 2 or None in (height := whole(size[0]), width := whole(size[1])):
         raise Invalid("rle_size_missing", f"the RLE's size is {short(size)}; write [height, width]")
     if (height, width) != (image.height, image.width):
@@ -118,7 +114,7 @@ def _run_lengths(value, image):
         raise Invalid("rle_size_mismatch", f"the RLE's size is {size}, the image's [{image.height}, {image.width}]{hint}")
     if isinstance(counts, str):
         try:
-            counts = rle.decompress(counts)
+            text, counts = counts.encode(), rle.decompress(counts)
         except ValueError as error:
             raise Invalid("rle_invalid", f"{error}; encode the mask again") from None
     elif isinstance(counts, list) and all(type(count) is int and abs(count) <= MAX_PIXELS for count in counts):
@@ -129,25 +125,7 @@ def _run_lengths(value, image):
         raise Invalid("rle_negative", "the RLE contains a negative run length; encode the mask again")
     if counts.sum() != image.height * image.width:
         raise Invalid("rle_sum", f"the RLE's run lengths add up to {counts.sum()}, not {image.height}x{image.width}; encode the mask again")
-    return counts
-
-
-def _outline(polygons, runs, image):
-    """Box of the mask inside the image; None when it covers no pixel."""
-    if polygons is not None:
-        points = np.concatenate(polygons).reshape(-1, 2)
-        x1, y1, x2, y2 = *points.min(axis=0).tolist(), *points.max(axis=0).tolist()
-        x1, y1, x2, y2 = max(x1, 0), max(y1, 0), min(x2, image.width), min(y2, image.height)
-        surely_covers = x2 - x1 > 4 and y2 - y1 > 4 and max(map(_shoelace, polygons)) > 16
-        if surely_covers:
-            return x1, y1, x2, y2
-        runs = rle.of_polygons(polygons, image.height, image.width)
-    return rle.bounds(runs, image.height)
-
-
-def _shoelace(polygon):
-    x, y = polygon[0::2], polygon[1::2]
-    return abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2
+    return text or rle.compress(counts), counts
 
 
 def _box(bbox, outline, image, remarks):

@@ -17,7 +17,7 @@ def decompress(text):
     digits = np.frombuffer(raw, dtype=np.uint8).astype(np.int64) - 48
     if digits.size == 0:
         return digits
-    if digits.min() < 0 or digits.max() > 63:
+    if (digits & ~63).any():
         raise ValueError("the compressed counts contain a character outside '0'..'o'")
     final = digits & 32 == 0
     if not final[-1]:
@@ -48,9 +48,9 @@ def compress(counts):
 
 
 def of_polygons(polygons, height, width):
-    """The union of polygons ([[x1, y1, x2, y2, ..], ..], finite, 3 points or more each) -> counts."""
+    """The union of polygons ([[x1, y1, x2, y2, ..], ..], finite, 3 points or more each) -> compressed counts."""
     parts = pycoco.frPyObjects([np.asarray(polygon, dtype=float).tolist() for polygon in polygons], height, width)
-    return decompress(pycoco.merge(parts)["counts"])
+    return pycoco.merge(parts)["counts"]
 
 
 def of_mask(mask):
@@ -70,14 +70,14 @@ def bounds(counts, height):
     ends = np.cumsum(counts)
     first, last = ends[0::2][: counts.size // 2], ends[1::2]
     filled = last > first
-    if not filled.any():
+    if not filled.all():
+        first, last = first[filled], last[filled]
+    if not first.size:
         return None
-    first, last = first[filled], last[filled] - 1
-    x1, x2 = int(first[0] // height), int(last[-1] // height) + 1
-    one_column = first // height == last // height  # a run that goes round a column's end touches top and bottom
-    y1 = int((first % height).min()) if one_column.all() else 0
-    y2 = int((last % height).max()) + 1 if one_column.all() else height
-    return x1, y1, x2, y2
+    (x1, top), (x2, bottom) = divmod(first, height), divmod(last - 1, height)
+    if (x1 == x2).all():
+        return int(x1[0]), int(top.min()), int(x2[-1]) + 1, int(bottom.max()) + 1
+    return int(x1[0]), 0, int(x2[-1]) + 1, height  # a run that goes round a column's end touches bottom and top
 
 
 def decode_into(counts, out):
