@@ -6,14 +6,14 @@ separable, as RoIAlign is: `out = A_y M A_xᵀ`, with interpolation matrices per
 
 import torch
 
+from accelerated import backend as backends
 from accelerated.boxes import check_finite
 
 CHUNK_PIXELS = 2**26  # unpacked pixels held at a time on the way to targets
 TAPS = 6  # samples lie more than half a pixel apart, so at most four touch a pixel; one more at either end for rounding
 
 
-@torch.no_grad()
-def targets(masks, image_index, matched, rois, valid, config, size, *, sizes):
+def targets(masks, image_index, matched, rois, valid, config, size, *, sizes, backend="auto"):
     """What the mask head should put out for each RoI: its ground-truth mask, averaged over the bins of a size x size grid (SPEC §10).
 
     masks        [N, G, H, ceil(W / 8)]  uint8, bit-packed
@@ -25,8 +25,28 @@ def targets(masks, image_index, matched, rois, valid, config, size, *, sizes):
     sizes        [N, 2]  int, (h, w) of each image without its padding: where the border rule of RoIAlign applies
     Returns      [R, size, size] in [0, 1], float32 or as `rois`; exactly 0 or 1 for "binary" targets; 0 where not valid.
     """
+    rois = rois.detach().to(torch.promote_types(rois.dtype, torch.float32))
+    return _targets(masks, image_index, matched, rois, valid, sizes, size, config.target_aligned, config.target == "binary", backend)
+
+
+@torch.library.custom_op("maskrcnn::mask_targets", mutates_args=())
+def _targets(
+    masks: torch.Tensor,
+    image_index: torch.Tensor,
+    matched: torch.Tensor,
+    rois: torch.Tensor,
+    valid: torch.Tensor,
+    sizes: torch.Tensor,
+    size: int,
+    aligned: bool,
+    binary: bool,
+    backend: str,
+) -> torch.Tensor:
+    if backends.resolve(backend, rois) == "triton":
+        from accelerated.kernels import masks as kernels  # Triton may be absent
+
+        return kernels.targets(masks, image_index, matched, rois, valid, sizes, size, aligned, binary)
     image_index, matched = image_index.clamp(min=0), matched.clamp(min=0)
-    rois = rois.to(torch.promote_types(rois.dtype, torch.float32))
     limit = sizes[image_index].to(rois.dtype)
     height, width = masks.shape[2], masks.shape[3] * 8
     out = rois.new_zeros(len(rois), size, size)
@@ -35,12 +55,16 @@ def targets(masks, image_index, matched, rois, valid, config, size, *, sizes):
         for part in (slice(start, start + step) for start in range(0, len(rois), step)):
             pixels = unpack(masks[image_index[part], matched[part]]).to(rois.dtype)
             x1, y1, x2, y2 = rois[part].unbind(1)
-            a_y = sampling_matrix(y1, y2, size, height, limit[part, 0], config.target_aligned)
-            a_x = sampling_matrix(x1, x2, size, width, limit[part, 1], config.target_aligned)
+            a_y = sampling_matrix(y1, y2, size, height, limit[part, 0], aligned)
+            a_x = sampling_matrix(x1, x2, size, width, limit[part, 1], aligned)
             out[part] = a_y @ pixels @ a_x.mT
-    if config.target == "binary":
-        out = (out >= 0.5).to(out.dtype)
+    out = (out >= 0.5).to(out.dtype) if binary else out
     return torch.where(valid[:, None, None], out, 0)
+
+
+@_targets.register_fake
+def _(masks, image_index, matched, rois, valid, sizes, size, aligned, binary, backend):
+    return rois.new_empty(len(rois), size, size)
 
 
 def unpack(packed):
@@ -95,11 +119,12 @@ def paste_matrix(low, high, size, length, convention):
 
 def paste_probabilities(mask_probabilities, boxes, height, width, *, convention):
     """Each mask stretched over its box in an otherwise zero image: [D, S, S], [D, 4] -> [D, height, width] floats."""
-    a_y, masks, a_x = _separated(mask_probabilities, boxes, height, width, convention)
-    return a_y @ masks @ a_x.mT
+    mask_probabilities, boxes = _checked(mask_probabilities, boxes, convention)
+    a_y, a_x = _paste_matrices(boxes, mask_probabilities.shape[-1], height, width, convention)
+    return a_y @ mask_probabilities @ a_x.mT
 
 
-def paste(mask_probabilities, boxes, height, width, *, convention, threshold=0.5):
+def paste(mask_probabilities, boxes, height, width, *, convention, threshold=0.5, backend="auto"):
     """Pixels of each object: where its pasted probability is at least `threshold`.
 
     mask_probabilities  [D, S, S]
@@ -109,18 +134,26 @@ def paste(mask_probabilities, boxes, height, width, *, convention, threshold=0.5
 
     Memory does not depend on the boxes. Raises ValueError for a non-finite box, naming its row, on the CPU.
     """
+    mask_probabilities, boxes = _checked(mask_probabilities.detach(), boxes.detach(), convention)
+    if backends.resolve(backend, boxes) == "triton":
+        from accelerated.kernels import masks as kernels  # Triton may be absent
+
+        return kernels.paste(mask_probabilities, boxes, height, width, convention == "torchvision", float(threshold))
     out = torch.empty(len(boxes), height, width, dtype=torch.bool, device=boxes.device)
-    for row, a_y, mask, a_x in zip(out, *_separated(mask_probabilities, boxes, height, width, convention), strict=True):
+    matrices = _paste_matrices(boxes, mask_probabilities.shape[-1], height, width, convention)
+    for row, mask, a_y, a_x in zip(out, mask_probabilities, *matrices, strict=True):
         torch.ge(a_y @ mask @ a_x.mT, threshold, out=row)
     return out
 
 
-def _separated(mask_probabilities, boxes, height, width, convention):
+def _checked(mask_probabilities, boxes, convention):
     if convention not in ("torchvision", "detectron2"):
         raise ValueError(f"convention: expected torchvision or detectron2, got {convention!r}")
     check_finite(boxes, "boxes")
     boxes = boxes.to(torch.promote_types(boxes.dtype, torch.float32))
-    size = mask_probabilities.shape[-1]
+    return mask_probabilities.to(boxes.dtype), boxes
+
+
+def _paste_matrices(boxes, size, height, width, convention):
     x1, y1, x2, y2 = boxes.unbind(1)
-    a_y, a_x = paste_matrix(y1, y2, size, height, convention), paste_matrix(x1, x2, size, width, convention)
-    return a_y, mask_probabilities.to(boxes.dtype), a_x
+    return paste_matrix(y1, y2, size, height, convention), paste_matrix(x1, x2, size, width, convention)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from image_golden import either, read
 from strategies import boxes as boxes_across_borders
@@ -27,7 +27,7 @@ def packed(masks, height, width):
     return torch.from_numpy(np.packbits(padded, axis=-1))
 
 
-def targets(masks, matched, boxes, config, size, padding=0, dtype=torch.float64):
+def targets(masks, matched, boxes, config, size, padding=0, dtype=torch.float64, backend="torch"):
     """`accelerated.masks.targets` of one image's objects, every RoI valid."""
     count = len(boxes)
     return accelerated.targets(
@@ -39,6 +39,7 @@ def targets(masks, matched, boxes, config, size, padding=0, dtype=torch.float64)
         config,
         size,
         sizes=torch.tensor([masks.shape[1:]]),
+        backend=backend,
     )
 
 
@@ -65,6 +66,16 @@ def test_targets_twins(boxes, aligned, size, padding, seed):
         assert_close(in_32, expected, arbitrary_boxes("float32", HEIGHT, WIDTH))
 
 
+@settings(max_examples=10)
+@given(boxes_across_borders(HEIGHT, WIDTH, min_count=1, max_count=3), st.booleans(), st.integers(1, 3), st.integers(0, 2**31))
+def test_targets_in_triton(boxes, aligned, size, seed):
+    rng = np.random.default_rng(seed)
+    masks, matched = rng.random((3, HEIGHT, WIDTH)) > 0.5, rng.integers(0, 3, len(boxes))
+    config = replace(TORCHVISION, target_aligned=aligned)
+    expected = reference.targets(masks, matched, boxes, config, size)
+    assert_close(targets(masks, matched, boxes, config, size, padding=5, backend="triton"), expected, 1e-12)
+
+
 def test_binary_targets_include_one_half():
     masks = np.zeros((1, 8, 8), dtype=bool)
     masks[:, :, :2] = True
@@ -80,7 +91,7 @@ def test_a_mask_cut_by_the_image_border_does_not_fade_into_the_padding():
         assert_equal(targets(masks, np.array([0]), boxes, config, 7, padding=20), np.ones((1, 7, 7)))
 
 
-def test_targets_of_many_images_and_empty_slots(rng):
+def test_targets_of_many_images_and_empty_slots(rng, backend):
     masks = rng.random((2, 3, HEIGHT, WIDTH)) > 0.5
     image, matched = np.array([0, 1, -1, 1, 0]), np.array([2, 0, 0, 1, 1])
     boxes = rng.random((5, 4)) * 8 + [0, 0, 8, 8]
@@ -95,6 +106,7 @@ def test_targets_of_many_images_and_empty_slots(rng):
         TORCHVISION,
         7,
         sizes=torch.tensor([[HEIGHT, WIDTH]] * 2),
+        backend=backend,
     )
     for r in np.flatnonzero(valid):
         assert_close(found[r : r + 1], reference.targets(masks[image[r]], matched[r : r + 1], boxes[r : r + 1], TORCHVISION, 7), 1e-12)
@@ -131,7 +143,8 @@ def test_paste_twins(boxes, convention, size, seed):
     threshold = 0.4999  # no pasted value of these masks lies within rounding of it
     if (np.abs(soft - threshold) > 1e-9).all():
         expected = reference.paste(masks, boxes, HEIGHT, WIDTH, convention=convention, threshold=threshold)
-        assert_equal(accelerated.paste(*arguments, convention=convention, threshold=threshold), expected)
+        for backend in ("torch", "triton"):
+            assert_equal(accelerated.paste(*arguments, convention=convention, threshold=threshold, backend=backend), expected)
         assert_equal(expected, soft >= threshold)
 
 
