@@ -58,7 +58,7 @@ class MaskRCNN(nn.Module):
             return []
         with torch.no_grad(), self._mode(training=False):
             batch = self.batch(images)
-            return self.unpad(self.batch_detections(batch, record=record), batch)
+            return list(self.unpad(self.batch_detections(batch, record=record), batch))
 
     def losses(self, images, targets, priorities=None, record=None, generator=None):
         """The five losses of a few images, in training mode (statistics of the batch, where a norm has any).
@@ -138,15 +138,17 @@ class MaskRCNN(nn.Module):
         return PaddedDetections(boxes, scores, labels, valid, probabilities)
 
     def unpad(self, detections, batch):
-        """PaddedDetections of `batch` -> list of Detections, boxes and masks in pixels of the images as they came in."""
-        head, out = self.config.mask_head, []
+        """PaddedDetections of `batch` -> the Detections of one image after the other, in pixels of the images as they came in.
+
+        A generator: the pasted masks of one image exist at a time.
+        """
+        head = self.config.mask_head
         for i, (size, original) in enumerate(zip(batch.sizes.tolist(), batch.original_sizes, strict=True)):
             boxes, scores, labels, probabilities = (x[i, detections.valid[i]] for x in (*detections[:3], detections.mask_probabilities))
             boxes, keep = postprocess.rescale(boxes, size, original, self.config)
             boxes = boxes[keep]
             pasted = masks.paste(probabilities[keep], boxes, *original, convention=head.paste, threshold=head.threshold)
-            out.append(postprocess.Detections(boxes, scores[keep], labels[keep], pasted))
-        return out
+            yield postprocess.Detections(boxes, scores[keep], labels[keep], pasted)
 
     def features(self, images, record):
         """[N, 3, H, W] -> the pyramid {2: P2, .., 6: P6}."""

@@ -50,17 +50,23 @@ def test_the_log_tells_every_loss_and_the_loss_falls(tmp_path):
     assert np.mean([line["loss"] for line in lines[-3:]]) < 0.8 * lines[0]["loss"]
 
 
-KILLED = """
-    import sys
+CHILD = """
+    import sys, time
     sys.path.insert(0, sys.argv[1])
     import test_train
-    test_train.run(sys.argv[2], 6, checkpoint_every=2, resume=len(sys.argv) > 3)
+    write = test_train.log.Log.write
+    def pause(self, iteration, **values):
+        write(self, iteration, **values)
+        if iteration == 3 and len(sys.argv) == 3:
+            time.sleep(2)  # for the signal to arrive
+    test_train.log.Log.write = pause
+    test_train.run(sys.argv[2], 6, checkpoint_every=2, workers=1, resume=len(sys.argv) > 3)
 """
 
 
 def start(output, *more):
-    arguments = [sys.executable, "-c", textwrap.dedent(KILLED), os.path.dirname(__file__), str(output), *more]
-    return subprocess.Popen(arguments, env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())})
+    arguments = [sys.executable, "-c", textwrap.dedent(CHILD), os.path.dirname(__file__), str(output), *more]
+    return subprocess.Popen(arguments, env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}, start_new_session=True)
 
 
 def wait_for(path, iteration, process, patience=120):
@@ -70,15 +76,22 @@ def wait_for(path, iteration, process, patience=120):
         time.sleep(0.01)
 
 
-def test_a_killed_run_resumes_bit_for_bit(tmp_path):
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_killed_or_interrupted_run_resumes_bit_for_bit(how, tmp_path):
+    """SIGKILL for the process alone; SIGINT for its group, loader processes included, as a terminal sends it."""
     run(tmp_path / "whole", 6, checkpoint_every=2)
-    process = start(tmp_path / "killed")
-    wait_for(tmp_path / "killed" / "log.jsonl", 3, process)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert checkpoint.read(tmp_path / "killed").iteration in (2, 4)
-    assert start(tmp_path / "killed", "resume").wait(timeout=120) == 0
-    assert_same_run(tmp_path / "whole", tmp_path / "killed")
+    process = start(tmp_path / "parts")
+    wait_for(tmp_path / "parts" / "log.jsonl", 3, process)
+    if how == signal.SIGKILL:
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+        assert checkpoint.read(tmp_path / "parts").iteration == 2
+    else:
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(timeout=120) == 0
+        assert checkpoint.read(tmp_path / "parts").iteration in (3, 4)
+    assert start(tmp_path / "parts", "resume").wait(timeout=120) == 0
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
 def test_an_interrupted_run_saves_and_resumes_bit_for_bit(tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ Training batch number i is a function of (seed, i) alone: of the shuffling, the 
 nothing else is remembered, so a run resumed at iteration i continues bit for bit.
 """
 
+import signal
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,7 +45,8 @@ def loader(
         order = [(None, list(range(first, min(first + batch_size, len(dataset))))) for first in range(0, len(dataset), batch_size)]
     prepared = _Prepared(dataset, config.transform, seed, flip_probability, max_objects, pad_to)
     pinned = torch.cuda.is_available()
-    return _Loader(torch.utils.data.DataLoader(prepared, batch_size=None, sampler=order, num_workers=workers, pin_memory=pinned))
+    options = {"num_workers": workers, "pin_memory": pinned, "worker_init_fn": _ignore_interrupts}
+    return _Loader(torch.utils.data.DataLoader(prepared, batch_size=None, sampler=order, **options))
 
 
 def epoch(sizes, batch_size, seed, number):
@@ -119,6 +121,11 @@ class _Prepared:
             return transform.collate(prepared, self.config, sizes, ids, max_objects=self.max_objects, pad_to=self.pad_to)
         except ValueError as error:
             return _Failure(f"images {', '.join(map(str, ids))}: {error}")
+
+
+def _ignore_interrupts(worker):
+    """Ctrl-C reaches every process of the terminal; what it means is the main one's business."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @dataclass
