@@ -147,7 +147,9 @@ class MaskRCNN(nn.Module):
             boxes, scores, labels, probabilities = (x[i, detections.valid[i]] for x in (*detections[:3], detections.mask_probabilities))
             boxes, keep = postprocess.rescale(boxes, size, original, self.config)
             boxes = boxes[keep]
-            pasted = masks.paste(probabilities[keep], boxes, *original, convention=head.paste, threshold=head.threshold)
+            pasted = masks.paste(
+                probabilities[keep], boxes, *original, convention=head.paste, threshold=head.threshold, backend=self.backend
+            )
             yield postprocess.Detections(boxes, scores[keep], labels[keep], pasted)
 
     def features(self, images, record):
@@ -202,7 +204,9 @@ class MaskRCNN(nn.Module):
         pooled = levels.pool(pyramid, rois, image_index, config.mask_head.pooler, backend=self.backend)
         logits = high(self.mask_head(pooled, valid))
         size = logits.shape[-1]
-        wanted = masks.targets(batch.masks, image_index, matched, rois, valid, config.mask_head, size, sizes=batch.sizes)
+        wanted = masks.targets(
+            batch.masks, image_index, matched, rois, valid, config.mask_head, size, sizes=batch.sizes, backend=self.backend
+        )
         note(record, mask_features=pooled, mask_logits=logits, mask_targets=wanted)
         return losses.mask_loss(logits, labels, wanted, config)
 

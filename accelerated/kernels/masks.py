@@ -155,6 +155,7 @@ def targets(masks, image_index, matched, rois, valid, sizes, size, aligned, bina
         LONGEST=LONGEST_ROI,
         BLOCK=triton.next_power_of_2(size),
         num_warps=1,
+        enable_fp_fusion=False,  # positions round as in the other implementations
     )
     return out
 
@@ -176,6 +177,7 @@ def paste(mask_probabilities, boxes, height, width, grow, threshold):
         THRESHOLD=threshold,
         BLOCK_Y=TILE[0],
         BLOCK_X=TILE[1],
+        enable_fp_fusion=False,
         num_warps=4,
     )
     return out
