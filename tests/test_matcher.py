@@ -37,9 +37,9 @@ def test_torchvision(match, extent, request, dtype):
 
 IOU = np.array(
     [
-        [0.75, 0.2, 0.5, 0.5, 0.0, 0.3],
-        [0.10, 0.2, 0.7, 0.6, 0.0, 0.0],
-        [0.00, 0.4, 0.0, 0.0, 0.0, 0.4],
+        [0.75, 0.2, 0.5, 0.5, 0.0, 0.3, 0.3],
+        [0.10, 0.2, 0.7, 0.6, 0.0, 0.0, 0.1],
+        [0.00, 0.4, 0.0, 0.0, 0.0, 0.4, 0.0],
     ]
 )
 
@@ -47,11 +47,11 @@ IOU = np.array(
 @MATCHERS
 def test_by_hand(match):
     labels, matched = match(IOU, 0.7, 0.3, False)
-    assert_equal(matched, [0, 2, 1, 1, 0, 2])  # the first of equals
-    assert_equal(labels, [1, -1, 1, -1, 0, -1])  # 0.7 is foreground; 0.3 would not be background
+    assert_equal(matched, [0, 2, 1, 1, 0, 2, 0])  # the first of equals
+    assert_equal(labels, [1, -1, 1, -1, 0, -1, -1])  # 0.7 is foreground, 0.3 is not background
     labels, matched = match(IOU, 0.7, 0.3, True)
-    assert_equal(labels, [1, 1, 1, -1, 0, 1])  # both best candidates of the last ground truth
-    assert_equal(matched, [0, 2, 1, 1, 0, 2])
+    assert_equal(labels, [1, 1, 1, -1, 0, 1, -1])  # both best candidates of the last ground truth
+    assert_equal(matched, [0, 2, 1, 1, 0, 2, 0])
 
 
 @MATCHERS

@@ -86,6 +86,14 @@ def test_twins(images, batch_size):
             assert_equal(np.flatnonzero(mask[n]), np.sort(chosen))
 
 
+def test_many_equal_priorities(rng):
+    labels, priorities = rng.integers(-1, 2, 5000), rng.integers(0, 3, 5000).astype(float)
+    for ours, expected in zip(
+        torch_sample(labels, priorities, 3000, 0.4), reference.sampler.sample(labels, priorities, 3000, 0.4), strict=True
+    ):
+        assert_equal(ours, expected)
+
+
 def test_compiles_without_a_break(rng):
     labels, priorities = torch.tensor(rng.integers(-1, 2, (2, 50))), torch.tensor(rng.random((2, 50)))
     for function in accelerated.sampler.sample, accelerated.sampler.sampled_mask:

@@ -47,7 +47,7 @@ def _nms_overlap_kernel(
     union = area_i[:, None] + area_j[None, :] - intersection
     union = tl.where(intersection > 0, union, 1)
     iou = tl.div_rn(intersection, union) if intersection.dtype == tl.float32 else intersection / union  # plain float32 "/" is approximate
-    overlap = (iou > THRESHOLD) & (j[None, :] < i[:, None]) & valid_j[None, :]
+    overlap = (iou > THRESHOLD) & (j[None, :] < i[:, None])
     if HAS_GROUP:
         group_i = tl.load(group_ptr + row * M + i, mask=valid_i, other=0)
         group_j = tl.load(group_ptr + row * M + j, mask=valid_j, other=0)
