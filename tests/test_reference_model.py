@@ -130,3 +130,16 @@ def test_batch_statistics_in_training_stored_ones_in_detection(rng, image):
     model.parameters["backbone.bn1.running_mean"] = model.parameters["backbone.bn1.running_mean"] + 1
     model.losses([image], [nothing(24, 40)], record=trained)
     assert trained["C2"].mean() == first, "stored statistics play no part in training"
+
+
+def test_ground_truths_have_their_priorities_behind_all_proposal_slots(rng):
+    """One place for an object, a proposal and a ground truth that both want it: entry post_nms_top_n_train decides."""
+    config = small(batch_size=2, positive_fraction=0.5)
+    model = MaskRCNN(config, initial_parameters(config, rng))
+    box = np.array([[8.0, 4, 30, 20]])
+    target = Target(box, np.array([2]), np.ones((1, 24, 40), bool))
+    slots = config.rpn.post_nms_top_n_train
+    for priority, chosen in ((0.0, 1), (2.0, 0)):
+        row = np.ones(slots + 1)
+        row[slots] = priority
+        assert model.sample((box, np.ones(1)), box, target, row).indices.tolist() == [chosen]
