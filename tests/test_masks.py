@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from image_golden import either, read
+from pycocotools import mask as coco
 from strategies import boxes as boxes_across_borders
 from tolerances import GOLDEN_OPERATOR, arbitrary_boxes, assert_close, assert_equal
 
@@ -76,6 +77,18 @@ def test_targets_in_triton(boxes, aligned, size, seed):
     assert_close(targets(masks, matched, boxes, config, size, padding=5, backend="triton"), expected, 1e-12)
 
 
+def test_samples_on_the_cutoff_count():
+    """One sample exactly one pixel above the mask or on its lower end reads the border row; an eighth of a pixel further it is 0."""
+    masks = np.ones((1, HEIGHT, WIDTH), dtype=bool)
+    above, below = [[4, y, 5, y + 1] for y in (-1.5, -1.625)], [[4, HEIGHT + y, 5, HEIGHT + y + 1] for y in (-0.5, -0.375)]
+    sideways = [[WIDTH + x, 4, WIDTH + x + 1, 5] for x in (-0.5, -0.375)]
+    boxes, matched = np.array([*above, *below, *sideways]), np.zeros(6, dtype=int)
+    expected = reference.targets(masks, matched, boxes, TORCHVISION, 1)
+    assert expected.ravel().tolist() == [1, 0] * 3
+    for backend in ("torch", "triton"):
+        assert_equal(targets(masks, matched, boxes, TORCHVISION, 1, padding=9, backend=backend), expected)
+
+
 def test_binary_targets_include_one_half():
     masks = np.zeros((1, 8, 8), dtype=bool)
     masks[:, :, :2] = True
@@ -119,6 +132,21 @@ def test_targets_in_chunks_and_under_autocast(rng, monkeypatch):
     monkeypatch.setattr(accelerated, "CHUNK_PIXELS", 2 * HEIGHT * 32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert_close(targets(masks, np.arange(7) % 3, boxes, TORCHVISION, 7, dtype=torch.float32), expected, 1e-6)
+
+
+@either
+def test_polygon_targets_as_detectron2(which, golden, shared_golden):
+    case = read(which, golden, shared_golden, "d2/polygon_targets")
+    polygons = [[points.reshape(-1, 2)] for points in case["in.polys"]]
+    assert_equal(reference.polygon_targets(polygons, case["in.boxes"], 28), case["out.t"])
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(3, 8), st.sampled_from([1.0, 0.1, 1e-9]), st.integers(0, 2**31))
+def test_polygons_are_cocos_pixel_for_pixel(height, width, corners, step, seed):
+    points = np.round(np.random.default_rng(seed).uniform(-10, 45, (corners, 2)) / step) * step
+    points[-1] = points[0] if seed % 2 else points[-1]  # closed explicitly
+    encoded = coco.frPyObjects([points.ravel().tolist()], height, width)
+    assert_equal(reference.rasterize_polygon(points, height, width), coco.decode(encoded)[:, :, 0])
 
 
 @either
