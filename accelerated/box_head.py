@@ -49,10 +49,10 @@ class BoxHead(nn.Module):
     def forward(self, pooled, valid=None):
         x = pooled
         for i in range(1, self.convs + 1):
-            x = F.relu(norm.conv_norm(getattr(self, f"conv{i}"), getattr(self, f"conv{i}_norm", None), x, valid))
-        x = F.relu(self.fc6(x.flatten(1)))  # in the order C, P, P
+            x = F.relu_(norm.conv_norm(getattr(self, f"conv{i}"), getattr(self, f"conv{i}_norm", None), x, valid))
+        x = F.relu_(self.fc6(x.flatten(1)))  # in the order C, P, P
         if self.fc7 is not None:
-            x = F.relu(self.fc7(x))
+            x = F.relu_(self.fc7(x))
         return self.class_logits(x), self.box_deltas(x)
 
 

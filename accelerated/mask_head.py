@@ -34,8 +34,8 @@ class MaskHead(nn.Module):
     def forward(self, pooled, valid=None):
         x = pooled
         for i in range(1, self.convs + 1):
-            x = F.relu(norm.conv_norm(getattr(self, f"conv{i}"), getattr(self, f"conv{i}_norm", None), x, valid))
-        return self.logits(F.relu(self.deconv(x)))
+            x = F.relu_(norm.conv_norm(getattr(self, f"conv{i}"), getattr(self, f"conv{i}_norm", None), x, valid))
+        return self.logits(F.relu_(self.deconv(x)))
 
 
 def select(logits, labels, config):

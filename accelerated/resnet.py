@@ -1,6 +1,7 @@
 """ResNet [He et al. 2015, arXiv 1512.03385], the maps after each of its four stages.
 
 Shapes: N images, C channels. C2..C5 have strides 4, 8, 16, 32.
+In place where nothing needs the old values: no convolution and no norm keeps its output for the backward pass.
 """
 
 import torch.nn.functional as F
@@ -25,9 +26,9 @@ class Basic(nn.Module):
         self.downsample = _projection(channels_in, channels, stride, config)
 
     def forward(self, x):
-        y = F.relu(norm.conv_norm(self.conv1, self.bn1, x))
+        y = F.relu_(norm.conv_norm(self.conv1, self.bn1, x))
         y = norm.conv_norm(self.conv2, self.bn2, y)
-        return F.relu(y + _shortcut(self.downsample, x))
+        return F.relu_(y.add_(_shortcut(self.downsample, x)))
 
 
 class Bottleneck(nn.Module):
@@ -47,10 +48,10 @@ class Bottleneck(nn.Module):
         self.downsample = _projection(channels_in, 4 * channels, stride, config)
 
     def forward(self, x):
-        y = F.relu(norm.conv_norm(self.conv1, self.bn1, x))
-        y = F.relu(norm.conv_norm(self.conv2, self.bn2, y))
+        y = F.relu_(norm.conv_norm(self.conv1, self.bn1, x))
+        y = F.relu_(norm.conv_norm(self.conv2, self.bn2, y))
         y = norm.conv_norm(self.conv3, self.bn3, y)
-        return F.relu(y + _shortcut(self.downsample, x))
+        return F.relu_(y.add_(_shortcut(self.downsample, x)))
 
 
 class ResNet(nn.Module):
@@ -82,7 +83,7 @@ class ResNet(nn.Module):
                 module.requires_grad_(False)
 
     def forward(self, images):
-        x = F.relu(norm.conv_norm(self.conv1, self.bn1, images))
+        x = F.relu_(norm.conv_norm(self.conv1, self.bn1, images))
         x = F.max_pool2d(x, 3, 2, padding=1)
         features = {}
         for level, layer in enumerate((self.layer1, self.layer2, self.layer3, self.layer4), start=2):

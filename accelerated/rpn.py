@@ -30,7 +30,7 @@ class RPN(nn.Module):
         logits, deltas = [], []
         for x in features.values():
             for i in range(1, self.conv_depth + 1):
-                x = F.relu(getattr(self, f"conv{i}")(x))
+                x = F.relu_(getattr(self, f"conv{i}")(x))
             logits.append(self.logits(x))
             deltas.append(self.deltas(x))
         return logits, deltas

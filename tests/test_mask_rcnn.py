@@ -172,9 +172,10 @@ def test_float32_is_near_float64(rng, name):
         assert_close(single[loss], double[loss].detach(), MODEL["float32"], loss)
 
 
-def test_autocast(rng):
+@pytest.mark.parametrize("name", narrow.PRESETS)
+def test_autocast(rng, name):
     """bfloat16 convolutions; boxes, scores and losses stay float32."""
-    config = narrow.config("tiny")
+    config = narrow.config(name)
     model = narrow.model(config, dtype=torch.float32)
     images, targets = narrow.scene(rng, SHAPES, OBJECTS)
     record = {}
@@ -207,7 +208,8 @@ def test_triton_twin(rng):
     config = replace(
         config,
         rpn=replace(config.rpn, post_nms_top_n_train=6, post_nms_top_n_test=4, pre_nms_top_n_train=12, pre_nms_top_n_test=8),
-        box_head=replace(config.box_head, batch_size=4, max_detections=2),
+        box_head=replace(config.box_head, batch_size=4, max_detections=2, pooler=replace(config.box_head.pooler, output_size=3)),
+        mask_head=replace(config.mask_head, pooler=replace(config.mask_head.pooler, output_size=4)),
         fpn=replace(config.fpn, channels=4),
     )
     images, targets = narrow.scene(rng, ((48, 64),), (2,))
