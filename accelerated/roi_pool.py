@@ -68,7 +68,8 @@ def _forward(
     if backends.resolve(backend, rois) == "triton":
         from accelerated.kernels import roi_pool as kernels
 
-        kernels.forward(features, rois, image_index, level_index, scales, output_size, out, argmax)
+        bins = _bins(features, rois, image_index, level_index, scales, output_size)
+        kernels.forward(features, image_index, level_index, [x.int() for x in bins], out, argmax)
         return out, argmax
     index, offsets, first_row = _lists(features, rois, image_index, level_index, scales, output_size)
     first_row = first_row[:, None, None, None]
@@ -105,7 +106,8 @@ def _backward(
     if backends.resolve(backend, rois) == "triton":
         from accelerated.kernels import roi_pool as kernels
 
-        kernels.backward(grad_out, argmax, rois, image_index, level_index, scales, output_size, grads)
+        bins = _bins(features, rois, image_index, level_index, scales, output_size)
+        kernels.backward(grad_out, argmax, image_index, level_index, [x.int() for x in bins], grads)
         return grads
     dtype = torch.float64 if grad_out.dtype == torch.float64 else torch.float32
     for level, grad in enumerate(grads):
@@ -143,7 +145,15 @@ def _autograd(ctx, grad_out, _):
 _forward.register_autograd(_autograd, setup_context=_setup_context)
 
 
-# ---- plain PyTorch
+def _bins(features, rois, image_index, level_index, scales, output_size):
+    """The bins in feature pixels, int64: tops and rows [R, P_h], lefts and columns [R, P_w]; no rows in RoIs that pool nothing."""
+    at = level_index.long()
+    scale = choose(at, scales, rois.dtype)
+    height, width = (choose(at, [x.shape[axis] for x in features], torch.int64) for axis in (2, 3))
+    valid = (image_index >= 0) & rois.isfinite().all(1)
+    rois = torch.where(valid[:, None], rois, 0)
+    tops, rows = _edges(rois[:, 1], rois[:, 3], scale, height, output_size[0])
+    return tops, rows * valid[:, None], *_edges(rois[:, 0], rois[:, 2], scale, width, output_size[1])
 
 
 def _edges(low, high, scale, size, bins):
@@ -164,27 +174,26 @@ def _round(x):
     return whole + x.sign() * ((x - whole).abs() >= 0.5)
 
 
+# ---- plain PyTorch
+
+
 def _lists(features, rois, image_index, level_index, scales, output_size):
     """Rows of the table in every bin: (index [E] int64, offsets [bins + 1]), and the first row of each RoI's image [R]."""
+    tops, heights, lefts, widths = _bins(features, rois, image_index, level_index, scales, output_size)
     at = level_index.long()
     rows = [len(x) * x[0, 0].numel() for x in features]
-    base = choose(at, [sum(rows[:level]) for level in range(len(rows))], torch.int64)
-    scale = choose(at, scales, rois.dtype)
-    height, width = (choose(at, [x.shape[axis] for x in features], torch.int64) for axis in (2, 3))
-    valid = (image_index >= 0) & rois.isfinite().all(1)
-    rois = torch.where(valid[:, None], rois, 0)
-    first_row = base + image_index.clamp(min=0).long() * height * width
-    y, rows_of_bin = _edges(rois[:, 1], rois[:, 3], scale, height, output_size[0])
-    x, columns_of_bin = _edges(rois[:, 0], rois[:, 2], scale, width, output_size[1])
-    counts = (rows_of_bin * valid[:, None])[:, :, None] * columns_of_bin[:, None, :]
-    corner = (first_row[:, None] + y * width[:, None])[:, :, None] + x[:, None, :]
+    width = choose(at, [x.shape[3] for x in features], torch.int64)
+    plane = choose(at, [x[0, 0].numel() for x in features], torch.int64)
+    first_row = choose(at, [sum(rows[:level]) for level in range(len(rows))], torch.int64) + image_index.clamp(min=0).long() * plane
+    counts = heights[:, :, None] * widths[:, None, :]
+    corner = (first_row[:, None] + tops * width[:, None])[:, :, None] + lefts[:, None, :]
     offsets = torch.nn.functional.pad(counts.flatten().cumsum(0), (1, 0))
 
     def of_entry(values):
         return values.expand_as(counts).flatten().repeat_interleave(counts.flatten())
 
     inside = torch.arange(int(offsets[-1]), device=rois.device) - of_entry(offsets[:-1].view_as(counts))
-    columns = of_entry(columns_of_bin[:, None, :])
+    columns = of_entry(widths[:, None, :])
     index = of_entry(corner) + inside // columns * of_entry(width[:, None, None]) + inside % columns
     return index, offsets, first_row
 
