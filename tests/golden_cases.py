@@ -1,4 +1,4 @@
-"""Golden cases of the box operators: a subset lives in tests/golden, the complete files may be at hand."""
+"""Golden cases of the operators: a subset lives in tests/golden, the complete files may be at hand."""
 
 import pytest
 
@@ -6,10 +6,10 @@ COMPLETE = {"tv": "tv_ops", "d2": "d2_ops_f64"}  # torchvision, detectron2
 EXTENT = pytest.mark.parametrize("extent", ["subset", "complete"])
 
 
-def cases(request, extent, peer, start):
+def cases(request, extent, peer, start, subset="box_operators"):
     """{case: {"in.boxes": array, .., "out.keep": array}} of all cases of `peer` whose name starts with `start`; never none."""
     if extent == "subset":
-        archive, prefix = request.getfixturevalue("golden")("box_operators"), f"{peer}/"
+        archive, prefix = request.getfixturevalue("golden")(subset), f"{peer}/"
     else:
         archive, prefix = request.getfixturevalue("shared_golden")(COMPLETE[peer]), ""
     found = {}

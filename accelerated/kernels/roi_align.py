@@ -338,6 +338,7 @@ def backward(grad_out, number, rois, image_index, level_index, scales, output_si
             )  # fmt: skip
         _backward_kernel[(tiles, triton.cdiv(channels, block))](
             tuple(grads), marks, grad_out, number, rois, image_index, level_index,
-            count=count, words=words, channels=channels, **sizes, **location, **_strides_of(grad_out, "out"), **_strides_of(number, "number"),
-            **constants, SAMPLING=sampling_ratio, MAXIMUM=number is not None, BLOCK_C=block, ACC=_accumulator(grad_out),
+            count=count, words=words, channels=channels, **sizes, **location,
+            **_strides_of(grad_out, "out"), **_strides_of(number, "number"), **constants,
+            SAMPLING=sampling_ratio, MAXIMUM=number is not None, BLOCK_C=block, ACC=_accumulator(grad_out),
         )  # fmt: skip
