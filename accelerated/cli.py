@@ -11,6 +11,8 @@ from typing import Annotated
 
 import typer
 
+INTERPRETED = 32  # proposals that `verify` follows on a CPU: there Triton's kernels are interpreted, half a second for each
+
 app = typer.Typer(
     name="maskrcnn",
     help="Mask R-CNN, twice: a NumPy oracle, and the same algorithm in PyTorch with Triton kernels.",
@@ -92,7 +94,7 @@ def demo(
         image = val_data[index].image
         pictures.append(visualize.draw(image, model.detect([image])[0], val_data.class_names, scale=2))
     visualize.save(visualize.sheet(pictures, 4), output / "predictions.png")
-    checked = verification.compare(model, val_data[0].image)
+    checked = verification.compare(model, val_data[0].image, proposals=INTERPRETED if device.type == "cpu" else None)
     _print_verification(console, report)
     console.print(
         f"Mask AP {result.metrics['segm']['AP']:.3f}, box AP {result.metrics['bbox']['AP']:.3f} on {len(val_data)} images not trained on."
@@ -227,6 +229,10 @@ def verify(
     checkpoint: Weights,
     image: Annotated[Path, typer.Argument(help="A picture.")],
     dtype: Annotated[str, typer.Option(help="float64 or float32.")] = "float64",
+    proposals: Annotated[
+        int | None,
+        typer.Option(help=f"Follow only so many proposals; default: all on a GPU, {INTERPRETED} where Triton is interpreted.", min=1),
+    ] = None,
     device: Device = "auto",
 ):
     """NumPy, PyTorch and Triton on the same weights and picture, stage by stage."""
@@ -236,7 +242,9 @@ def verify(
     from accelerated.data import images
 
     model, _ = _load(checkpoint, device)
-    checked = verification.compare(model, images.read(image), dtype=dtype)
+    if proposals is None and device.type == "cpu":
+        proposals = INTERPRETED
+    checked = verification.compare(model, images.read(image), dtype=dtype, proposals=proposals)
     _print_verification(report.console(), checked)
     raise typer.Exit(0 if checked.passed else 1)
 

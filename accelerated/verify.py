@@ -4,7 +4,7 @@ In float64 every choice between candidates falls the same way, so that the stage
 """
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -75,20 +75,22 @@ class Report:
         return f"NumPy and {ran} differ in {sum(not row.passed for row in self.rows)} stages, first in {first.stage}: {first.verdict}"
 
 
-def compare(model, image, *, dtype="float64") -> Report:
+def compare(model, image, *, dtype="float64", proposals=None) -> Report:
     """Detect with the three implementations and set their stages side by side.
 
-    model  accelerated.mask_rcnn.MaskRCNN on any device; it is left as it is
-    image  [H, W, 3] RGB, 0..255
-    dtype  "float64" or "float32", for weights and arithmetic. In float32 rounding may rank two candidates the other way,
-           and all that comes after is then different
+    model      accelerated.mask_rcnn.MaskRCNN on any device; it is left as it is
+    image      [H, W, 3] RGB, 0..255
+    dtype      "float64" or "float32", for weights and arithmetic. In float32 rounding may rank two candidates the other way,
+               and all that comes after is then different
+    proposals  at most so many proposals and detections, all three alike (interpreted kernels take half a second for each); None: all
     A backend that cannot run here is left out, with its reason in the report. ValueError for another dtype.
     """
     if dtype not in TOLERANCE:
         raise ValueError(f"dtype {dtype}: expected {' or '.join(TOLERANCE)}")
-    record = {}
+    model, record = copy.deepcopy(model).to(getattr(torch, dtype)).eval(), {}
+    if proposals is not None:
+        model.config = _limited(model.config, proposals)
     expected = _reference_stages(record, reference_model(model, dtype).detect([image], record=record)[0])
-    model = copy.deepcopy(model).to(getattr(torch, dtype)).eval()
     found, skipped = {}, {}
     for name in BACKENDS:
         try:
@@ -126,9 +128,14 @@ def difference(actual, expected) -> Difference:
     same = (a == r) | (np.isnan(a) & np.isnan(r))
     if same.all():
         return Difference(0.0, 0.0, 0)
-    absolute = np.nan_to_num(np.abs(a - r)[~same], nan=np.inf).max()
+    absolute = np.nan_to_num(np.abs(a - r)[~same], nan=np.inf, posinf=np.inf).max()
     scale = np.abs(r[np.isfinite(r)]).max(initial=0.0)
     return Difference(float(absolute / (scale or 1.0)), float(absolute), int((~same).sum()))
+
+
+def _limited(config, count):
+    rpn_config = replace(config.rpn, post_nms_top_n_test=min(count, config.rpn.post_nms_top_n_test))
+    return replace(config, rpn=rpn_config, box_head=replace(config.box_head, max_detections=min(count, config.box_head.max_detections)))
 
 
 def _reference_stages(record, detections):

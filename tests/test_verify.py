@@ -1,0 +1,107 @@
+"""The three-way comparison: it agrees on equal weights, it names the first stage of a planted fault, it says why a backend is left out."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from accelerated import interop, mask_rcnn, verify
+from reference import shapes
+from reference.config import preset
+
+STAGES = [
+    "images",
+    "C2",
+    "P6",
+    "rpn_logits",
+    "anchors",
+    "proposals",
+    "box_features",
+    "class_logits",
+    "mask_logits",
+    "boxes",
+    "labels",
+    "masks",
+]
+
+
+@pytest.fixture(scope="module")
+def model():
+    """Narrow, with few proposals: interpreted kernels are slow."""
+    config = preset("tiny")
+    torch.manual_seed(0)
+    return mask_rcnn.MaskRCNN(
+        replace(
+            config,
+            norm_groups=4,
+            transform=replace(config.transform, min_size=(64,), max_size=64),
+            backbone=replace(config.backbone, width=8),
+            fpn=replace(config.fpn, channels=8),
+            rpn=replace(config.rpn, pre_nms_top_n_test=24),
+            box_head=replace(config.box_head, channels=16),
+            mask_head=replace(config.mask_head, convs=1, channels=8),
+        )
+    )
+
+
+@pytest.fixture(scope="module")
+def image():
+    return shapes.sample(0, 0, height=64, width=64)[0]
+
+
+def test_three_implementations_agree_in_every_stage(model, image):
+    report = verify.compare(model, image, proposals=3)
+    assert report.passed and not report.skipped, report.summary
+    rows = {row.stage: row for row in report.rows}
+    assert set(STAGES) <= rows.keys()
+    assert rows["proposals"].shape == "3 4"
+    assert all(row.differences.keys() == {"torch", "triton"} for row in report.rows)
+    assert rows["class_logits"].verdict == "ok" and rows["masks"].verdict == "equal"
+    assert model.backend == "auto" and next(model.parameters()).dtype == torch.float32  # left as it was
+
+
+@pytest.mark.parametrize(
+    "weight, first", [("backbone.layer1.0.conv1.weight", "C2"), ("rpn.deltas.bias", "rpn_deltas"), ("mask_head.logits.bias", "mask_logits")]
+)
+def test_the_first_wrong_stage_is_named(model, image, weight, first, monkeypatch):
+    exact = interop.parameters
+
+    def spoilt(model, dtype):
+        parameters = exact(model, dtype)
+        return parameters | {weight: parameters[weight] + 1e-6}
+
+    monkeypatch.setattr(verify.interop, "parameters", spoilt)
+    monkeypatch.setattr(verify, "BACKENDS", ("torch",))
+    report = verify.compare(model, image)
+    assert not report.passed
+    assert next(row.stage for row in report.rows if not row.passed) == first
+    assert f"first in {first}" in report.summary
+
+
+def test_float32(model, image, monkeypatch):
+    monkeypatch.setattr(verify, "BACKENDS", ("torch",))
+    rows = {row.stage: row for row in verify.compare(model, image, dtype="float32").rows}
+    assert rows["C5"].passed and rows["C5"].differences["torch"].relative > 0
+    with pytest.raises(ValueError, match="float64 or float32"):
+        verify.compare(model, image, dtype="float16")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there Triton runs")
+def test_a_backend_that_cannot_run_is_left_out_with_its_reason(model, image, monkeypatch):
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
+    report = verify.compare(model, image)
+    assert report.passed and "TRITON_INTERPRET=1" in report.skipped["triton"]
+    assert report.rows[0].text("triton") == "-"
+
+
+def test_differences():
+    same = verify.difference(np.array([1.0, np.nan]), np.array([1.0, np.nan]))
+    assert (same.relative, same.wrong) == (0.0, 0)
+    off = verify.difference(np.array([1.0, 4.5]), np.array([1.0, 4.0]))
+    assert (off.relative, off.absolute, off.wrong) == (0.125, 0.5, 1)
+    assert verify.difference(np.array([np.nan, 1.0]), np.array([0.0, 1.0])).relative == np.inf
+    assert verify.difference(np.array([1.0, 1.0]), np.array([np.inf, 1.0])).relative == np.inf
+    assert verify.difference(np.zeros(0), np.zeros(0)).relative == 0
+    assert "expected [3]" in verify.difference(np.zeros(2), np.zeros(3)).note
+    assert verify.Row("labels", "3", {"torch": verify.difference(np.array([1, 2]), np.array([1, 3]))}, 0.0).verdict == "1 entries differ"
