@@ -209,26 +209,38 @@ def _detectron2_r50_fpn():
 
 
 def _tiny():
-    """Small enough to train from scratch on two CPU cores in minutes: 128-pixel images, a narrow ResNet-18 with group norm."""
-    pooler = Pooler(aligned=True, canonical_size=56.0)
+    """Small enough to train from scratch on two CPU cores in minutes: 128-pixel images, a narrow ResNet-18, group norm throughout."""
+    pooler = Pooler(aligned=True)
     return Config(
         num_classes=3,
         norm_groups=8,
         transform=Transform(min_size=(128,), max_size=128),
         backbone=Backbone(depth=18, width=16, norm="group", frozen_stages=0),
-        fpn=FPN(channels=32),
+        fpn=FPN(channels=32, norm="group"),
         anchors=Anchors(sizes=((12,), (24,), (48,), (96,), (160,)), rounding=False, stride="constant"),
         rpn=RPN(
             zero_iou_matches=False,
-            batch_size=64,
+            batch_size=128,
             pre_nms_top_n_train=256,
             pre_nms_top_n_test=256,
             post_nms_top_n_train=256,
             post_nms_top_n_test=128,
         ),
-        box_head=BoxHead(channels=128, pooler=pooler, batch_size=64),
-        mask_head=MaskHead(convs=2, channels=32, pooler=replace(pooler, output_size=14), target_aligned=True, paste="detectron2"),
-        optimizer=Optimizer(learning_rate=0.02, batch_size=8, warmup_iterations=50, clip_gradient_norm=10.0),
+        box_head=BoxHead(kind="four_conv_fc", channels=128, conv_channels=32, norm="group", pooler=pooler, batch_size=32),
+        mask_head=MaskHead(
+            convs=2, channels=32, norm="group", pooler=replace(pooler, output_size=14), target_aligned=True, paste="detectron2"
+        ),
+        optimizer=Optimizer(
+            kind="adamw",
+            learning_rate=0.002,
+            batch_size=4,
+            weight_decay=0.02,
+            norm_weight_decay=0.0,
+            warmup_iterations=50,
+            steps=(0.75, 0.92),
+            gamma=0.2,
+            clip_gradient_norm=10.0,
+        ),
     )
 
 

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from accelerated.data.synthetic import ShapesDataset
-from reference.config import preset
+from reference.config import Optimizer, preset
 
 
 def config(**optimizer):
@@ -18,9 +18,9 @@ def config(**optimizer):
         rpn=replace(
             tiny.rpn, batch_size=16, pre_nms_top_n_train=32, pre_nms_top_n_test=32, post_nms_top_n_train=32, post_nms_top_n_test=16
         ),
-        box_head=replace(tiny.box_head, channels=16, batch_size=16, max_detections=20),
+        box_head=replace(tiny.box_head, channels=16, conv_channels=8, batch_size=16, max_detections=20),
         mask_head=replace(tiny.mask_head, convs=1, channels=8),
-        optimizer=replace(tiny.optimizer, batch_size=2, warmup_iterations=2, **optimizer),
+        optimizer=Optimizer(batch_size=2, warmup_iterations=2, clip_gradient_norm=10.0, **optimizer),
     )
 
 

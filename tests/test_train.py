@@ -129,7 +129,7 @@ def test_an_image_that_is_not_finite_is_named_and_the_last_checkpoint_is_good(tm
     assert all(tensor.isfinite().all() for tensor in weights(tmp_path).values())
 
 
-@pytest.mark.parametrize("stage", ["P3", "rpn_logits", "box_deltas", "mask_logits", "loss mask", "gradient of fpn.output3.bias"])
+@pytest.mark.parametrize("stage", ["P3", "rpn_logits", "box_deltas", "mask_logits", "loss mask", "gradient of fpn.output3.weight"])
 def test_the_first_stage_that_is_not_finite_is_named(stage, tmp_path, monkeypatch):
     """The third step goes wrong at `stage`; the log is read only at the fifth; the weights stay those of the second."""
     original, calls = MaskRCNN.batch_losses, []
@@ -141,7 +141,7 @@ def test_the_first_stage_that_is_not_finite_is_named(stage, tmp_path, monkeypatc
         if calls[-1] != _generator(0, 2, "cpu").initial_seed():
             return original(self, batch, generator=generator, record=record)
         if stage.startswith("gradient"):
-            self.fpn.output3.bias.register_hook(lambda gradient: gradient * nan)
+            self.fpn.output3.weight.register_hook(lambda gradient: gradient * nan)
         module = self.get_submodule(layer.get(stage, ""))
         handle = module.register_forward_hook(lambda module, inputs, output: output * nan)
         losses = original(self, batch, generator=generator, record=record)
