@@ -33,7 +33,7 @@ from reference.config import preset
 EPS32 = torch.finfo(torch.float32).eps
 POINTWISE = {torch.float32: 2e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}  # error of a pooling, beside the coordinates'
 SCATTERED = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}  # and of its gradient
-MODEL = {torch.float32: 1e-2, torch.bfloat16: 2e-1}  # of losses and scores: a rounding may sample or rank another candidate
+MODEL = {torch.float32: 5e-2, torch.bfloat16: 2e-1}  # of losses and scores: a rounding may sample or rank another candidate
 
 
 @dataclass
@@ -171,7 +171,8 @@ def pooling(operator, dtype, layout, device) -> Case:
         return partial(torch.autograd.grad, call(features), features, grad, retain_graph=True)
 
     def oracle():
-        return bind(lambda x: pool(x, rois.double(), "torch"), [x.double() for x in features], grad.double())()
+        where = rois if name == "roi_pool" else rois.double()  # its roundings depend on the coordinates' dtype
+        return bind(lambda x: pool(x, where, "torch"), [x.double() for x in features], grad.double())()
 
     peer = _peer_pooling(name, rois, image_index, dtype)
     tolerance = (POINTWISE if direction == "forward" else SCATTERED)[dtype] + 2 * EPS32 * 336
@@ -352,12 +353,12 @@ def report(output, device="auto", seconds=0.5, only="", model=False) -> int:
     device, failed = torch.device(device), 0
     path = Path(output) / f"{device.type}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
-    print(f"{'operator':19} {'backend':11} {'dtype':9} {'layout':14} {'p20 ms':>10} {'p50 ms':>10} {'p80 ms':>10} {'x peer':>7}  shape")
+    print(f"{'operator':27} {'backend':11} {'dtype':9} {'layout':14} {'p20 ms':>10} {'p50 ms':>10} {'p80 ms':>10} {'x peer':>7}  shape")
     with path.open("a") as file:
         for row in run(device, seconds=seconds, only=only, model=model):
             failed += "failed" in row
             times = row.get("failed") or " ".join(f"{row[f'p{q}_ms']:10.3f}" for q in (20, 50, 80)) + f" {row.get('peer_ratio') or '':>7}"
-            print(f"{row['operator']:19} {row['backend']:11} {row['dtype']:9} {row['layout']:14} {times}  {row['shape']}", flush=True)
+            print(f"{row['operator']:27} {row['backend']:11} {row['dtype']:9} {row['layout']:14} {times}  {row['shape']}", flush=True)
             file.write(json.dumps(row) + "\n")
             file.flush()
     print(f"appended to {path}" + (f"; {failed} results were wrong and not timed" if failed else ""))

@@ -192,9 +192,7 @@ def evaluate(
         raise ValueError(f"{checkpoint} was trained on other categories than those of {data}")
     metrics = evaluation.evaluate(model, dataset, batch_size=batch_size, workers=workers, output=output, bar=sys.stderr.isatty())
     console = report.console()
-    console.print(report.metrics(metrics))
-    if model.config.num_classes > 1:
-        console.print(report.class_metrics(metrics))
+    console.print(report.metrics(metrics), report.class_metrics(metrics))
     console.print(f"Written: {output / 'results.json'}, {output / 'metrics.json'}")
 
 
@@ -212,8 +210,9 @@ def predict(
     from accelerated.engine import predict as prediction
 
     model, categories = _load(checkpoint, device)
-    categories = categories or [{"id": k, "name": f"class {k}"} for k in range(1, model.config.num_classes + 1)]
-    result = prediction.predict(model, pictures, output, categories=categories, threshold=threshold, bar=sys.stderr.isatty())
+    result = prediction.predict(
+        model, pictures, output, categories=categories or _unnamed(model), threshold=threshold, bar=sys.stderr.isatty()
+    )
     for path, reason in result.failed:
         print(f"maskrcnn: {reason if path in reason else f'{path}: {reason}'}", file=sys.stderr)
     done = result.predictions
@@ -258,7 +257,7 @@ def inspect(
     seed: Seed = 0,
 ):
     """What a data set holds and everything that is wrong with it."""
-    from accelerated import report
+    from accelerated import report, visualize
     from accelerated.data import lint
     from accelerated.data.summary import summary
 
@@ -271,7 +270,7 @@ def inspect(
         for table in report.dataset(summary(dataset)):
             console.print(table)
         if output is not None and len(dataset):
-            _sample_sheet(dataset, output, samples, seed)
+            visualize.save(visualize.sample(dataset, samples, seed), output)
             console.print(f"Sample in {output}")
     stop = len(found.blocking)
     if stop:
@@ -298,8 +297,7 @@ def convert(
             raise ValueError(f"{target}: expected FILE.safetensors, or a folder")
         interop.save_torchvision(model, target)
     else:
-        categories = _categories(checkpoint) or [{"id": k, "name": f"class {k}"} for k in range(1, model.config.num_classes + 1)]
-        checkpoints.save(target, model, model.config, categories, None, 0)
+        checkpoints.save(target, model, model.config, _categories(checkpoint) or _unnamed(model), None, 0)
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {model.config.num_classes} classes, written to {target}")
 
 
@@ -370,6 +368,10 @@ def _categories(checkpoint):
     return checkpoints.read(checkpoint).categories if Path(checkpoint).is_dir() else None
 
 
+def _unnamed(model):
+    return [{"id": k, "name": f"class {k}"} for k in range(1, model.config.num_classes + 1)]
+
+
 def _dataset(data, images, skip_invalid):
     """The data set; its list of problems goes to stderr line by line."""
     from accelerated.data.coco import CocoDataset
@@ -381,17 +383,6 @@ def _dataset(data, images, skip_invalid):
             raise
         print(f"maskrcnn: {data}: {error}", file=sys.stderr)
         raise typer.Exit(2) from None
-
-
-def _sample_sheet(dataset, path, samples, seed):
-    """Images drawn at random, with their masks."""
-    import numpy as np
-
-    from accelerated import visualize
-
-    chosen = np.random.default_rng(seed).permutation(len(dataset))[:samples]
-    items = [dataset[int(i)] for i in chosen]
-    visualize.save(visualize.sheet([visualize.draw(item.image, item.target, dataset.class_names) for item in items]), path)
 
 
 def _print_verification(console, checked):

@@ -91,6 +91,13 @@ def sheet(images, columns=4, *, gap=6):
     return page
 
 
+def sample(dataset, count, seed=0):
+    """A sheet of `count` images of a data set, drawn at random, with their objects."""
+    chosen = np.random.default_rng(seed).permutation(len(dataset))[:count]
+    items = [dataset[int(index)] for index in chosen]
+    return sheet([draw(item.image, item.target, dataset.class_names) for item in items])
+
+
 def save(image, path):
     """[H, W, 3] uint8 to a picture file; its folder is made. ValueError for an ending that names no picture format."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from accelerated import visualize
+from accelerated.data.synthetic import ShapesDataset
 
 
 def objects(boxes, height, width, scores=None):
@@ -76,7 +77,16 @@ def test_sheet_holds_images_of_different_sizes():
         visualize.sheet([])
 
 
+def test_sample_of_a_data_set():
+    dataset = ShapesDataset(5, size=64)
+    page = visualize.sample(dataset, 4)
+    assert page.shape == (76, 4 * 70 + 6, 3)
+    assert np.array_equal(page, visualize.sample(dataset, 4)) and not np.array_equal(page, visualize.sample(dataset, 4, seed=1))
+    assert visualize.sample(dataset, 99).shape[0] == 2 * 70 + 6
+
+
 def test_loss_curve_from_a_log(tmp_path):
+    pytest.importorskip("matplotlib")
     log = tmp_path / "log.jsonl"
     rows = [{"iteration": i, "loss": 4 / (i + 1), "mask": 1 / (i + 1), "class": 1.0} for i in range(100)]
     log.write_text("\n".join(map(json.dumps, [{"start": "header"}, *rows, {"iteration": 100, "segm": {"AP": 0.5}}])))

@@ -1,0 +1,83 @@
+"""The benchmark: rows hold what a reader needs, a wrong result is refused, quantiles are ordered."""
+
+import json
+
+import pytest
+import torch
+
+from accelerated import benchmark
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """One case that adds: `benchmark.run` times it instead of the large ones."""
+
+    def make(name, wrong=0.0):
+        x = torch.arange(8.0)
+        return benchmark.Case(
+            *(name, "8", torch.float32, "nchw"),
+            ours=lambda backend: lambda: x + x + wrong,
+            oracle=lambda: 2 * x.double(),
+            tolerance=1e-6,
+            peer=lambda: x + x,
+        )
+
+    def install(wrong=0.0):
+        monkeypatch.setattr(
+            benchmark, "cases", lambda device: [("add", lambda name: make(name, wrong)), ("other", lambda name: make(name))]
+        )
+
+    return install
+
+
+def test_rows(small, tmp_path, capsys):
+    small()
+    assert benchmark.report(tmp_path, "cpu", seconds=0.0, only="add") == 0
+    (file,) = tmp_path.iterdir()
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [row["backend"] for row in rows] == ["torchvision", "torch"]
+    for key in ("date", "commit", "device", "torch", "triton", "operator", "shape", "dtype", "layout"):
+        assert key in rows[1]
+    assert 0 < rows[1]["p20_ms"] <= rows[1]["p50_ms"] <= rows[1]["p80_ms"]
+    assert rows[1]["error"] == 0 and rows[1]["peer_ratio"] > 0
+    assert benchmark.report(tmp_path, "cpu", seconds=0.0, only="add") == 0
+    assert len(file.read_text().splitlines()) == 4  # appended
+
+
+def test_a_wrong_result_is_not_timed(small, tmp_path, capsys):
+    small(wrong=0.1)
+    assert benchmark.report(tmp_path, "cpu", seconds=0.0) == 1
+    row = json.loads((tmp_path / "cpu.jsonl").read_text().splitlines()[1])
+    assert "not timed" in row["failed"] and "p50_ms" not in row
+    assert "1 results were wrong" in capsys.readouterr().out
+
+
+def test_relative_error():
+    a = torch.tensor([1.0, 2.0])
+    assert benchmark.relative_error(a, a) == 0
+    assert benchmark.relative_error(a + torch.tensor([0.0, 1.0]), a) == 0.5
+    assert benchmark.relative_error([a, a * 2], [a, a]) == 1
+    assert benchmark.relative_error(a[:1], a) == float("inf")
+    assert benchmark.relative_error(a * float("nan"), a) == float("inf")
+
+
+def test_random_boxes_lie_inside():
+    boxes = benchmark.random_boxes(500, 50, 90, 4, 40, torch.Generator().manual_seed(0))
+    assert (boxes >= 0).all() and (boxes[:, [0, 2]] <= 90).all() and (boxes[:, [1, 3]] <= 50).all()
+    sides = boxes[:, 2:] - boxes[:, :2]
+    assert (sides > 3.99).all() and (sides < 40.01).all()
+
+
+@pytest.mark.parametrize("operator", ["training_step", "detect"])
+def test_the_whole_model_agrees_with_float64(operator):
+    case = benchmark.whole_model(operator, torch.float32, torch.device("cpu"))
+    assert benchmark.relative_error(case.ours("torch")(), case.oracle()) <= case.tolerance
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    "operator", [f"{name}_{way}" for name in ("roi_align", "roi_pool", "pyramid_roi_align") for way in ("forward", "backward")]
+)
+def test_operators_agree_with_float64(operator, device, backend):
+    case = benchmark.pooling(operator, torch.float32, "channels_last", device)
+    assert benchmark.relative_error(case.ours(backend)(), case.oracle()) <= case.tolerance
