@@ -15,8 +15,7 @@ from torch.nn.functional import embedding_bag
 
 from accelerated import backend as backends
 
-CHANNELS_AT_ONCE = 32  # of the channels-last copy: small enough to be reused from cache
-ENTRIES_AT_ONCE = 2**22  # while the list is built
+CHANNELS_AT_ONCE = 16  # of the channels-last copy: small enough to stay in a cache
 
 
 def roi_align(features, rois, image_index, *, output_size, spatial_scale, sampling_ratio, aligned, aggregate="mean", backend="auto"):
@@ -253,7 +252,7 @@ def _lists(features, rois, image_index, level_index, scales, output_size, sampli
         return _product(*y, *x, first_row, sum(rows), accumulator(features[0]), count)
 
     if aggregate == "mean":
-        return [product(_merged(*ys, count), _merged(*xs, count))]
+        return [product(_mean(*ys), _mean(*xs))]
     lists = []
     for i in range(ys[0].shape[2]):
         for j in range(xs[0].shape[2]):
@@ -299,37 +298,45 @@ def _axis(low, high, valid, scale, size, bins, sampling_ratio, aligned):
     return index, torch.stack([1 - fraction, fraction], -1) * inside_map[..., None], grid
 
 
-def _merged(index, weight, grid, count):
-    """The mean over the samples of each bin: index and weight [R, bins, T], every index weighted once; weight 0 elsewhere."""
+def _mean(index, weight, grid):
+    """The mean over the samples of each bin: index and weight [R, bins, T]. On a CPU every index is weighted once, 0 fills up."""
     index, weight = index.flatten(2), weight.flatten(2) / grid.clamp(min=1)[:, None, None]
-    same = index[..., :, None] == index[..., None, :]
-    weight = (same * weight[..., None, :]).sum(-1) * ~same.tril(-1).any(-1)
-    if count and weight.numel():
-        used = weight != 0
-        order = used.int().sort(dim=-1, descending=True, stable=True).indices[..., : int(used.sum(-1).max())]
-        index, weight = index.gather(-1, order), weight.gather(-1, order)
-    return index, weight
+    if index.is_cuda:
+        return index, weight
+    index, order = index.sort(dim=-1, stable=True)
+    slot = torch.nn.functional.pad((index.diff(dim=-1) != 0).cumsum(-1), (1, 0))
+    weight = torch.zeros_like(weight).scatter_add_(-1, slot, weight.gather(-1, order))
+    return torch.zeros_like(index).scatter_(-1, slot, index), weight
 
 
 def _product(index_y, weight_y, index_x, weight_x, first_row, zero_row, dtype, count):
     """Entries of all bins from those of their axes: index and weight [R, P, T] each."""
     rois, bins_y, taps_y = index_y.shape
     _, bins_x, taps_x = index_x.shape
-    entries_per_roi = bins_y * bins_x * taps_y * taps_x
-    at_once = max(1, ENTRIES_AT_ONCE // max(1, entries_per_roi)) if count else max(1, rois)
-    parts = []
-    for part in range(0, max(1, rois), at_once):
-        here = slice(part, part + at_once)
-        weight = weight_y[here, :, None, :, None].to(dtype) * weight_x[here, None, :, None, :].to(dtype)
-        index = (first_row[here, None, None] + index_y[here])[:, :, None, :, None] + index_x[here, None, :, None, :]
-        used = weight != 0
-        if count:
-            parts.append((index[used], weight[used], used.sum((-2, -1)).flatten()))
-        else:
-            counts = torch.full((rois * bins_y * bins_x,), taps_y * taps_x, device=index.device)
-            parts.append((torch.where(used, index, zero_row).flatten(), weight.flatten(), counts))
-    index, weight, counts = (torch.cat(x) for x in zip(*parts, strict=True))
-    return _Entries(index.int(), weight, torch.nn.functional.pad(counts.cumsum(0), (1, 0)).int())
+    index_y = first_row[:, None, None] + index_y
+    if count:
+        axes = [_packed(index_y, weight_y.to(dtype)), _packed(index_x, weight_x.to(dtype))]
+        (index_y, weight_y, first_y, count_y), (index_x, weight_x, first_x, count_x) = axes
+        counts = (count_y.view(rois, bins_y, 1) * count_x.view(rois, 1, bins_x)).flatten()
+        offsets = torch.nn.functional.pad(counts.cumsum(0), (1, 0))
+        bins = torch.arange(len(counts), device=counts.device).repeat_interleave(counts)
+        inside = torch.arange(len(bins), device=counts.device) - offsets[bins]
+        bin_y, bin_x = bins // bins_x, bins // (bins_x * bins_y) * bins_x + bins % bins_x
+        taps = count_x[bin_x]
+        y, x = first_y[bin_y] + inside // taps, first_x[bin_x] + inside % taps
+        return _Entries((index_y[y] + index_x[x]).int(), weight_y[y] * weight_x[x], offsets.int())
+    weight = weight_y[:, :, None, :, None].to(dtype) * weight_x[:, None, :, None, :].to(dtype)
+    index = torch.where(weight != 0, index_y[:, :, None, :, None] + index_x[:, None, :, None, :], zero_row)
+    ends = torch.arange(rois * bins_y * bins_x + 1, device=index.device, dtype=torch.int32) * (taps_y * taps_x)
+    return _Entries(index.flatten().int(), weight.flatten(), ends)
+
+
+def _packed(index, weight):
+    """[R, bins, T] without the entries of no weight: index and weight [E], and of each bin its first entry and their number."""
+    used = weight != 0
+    kept = used.flatten().nonzero()[:, 0]
+    counts = used.sum(-1).flatten()
+    return index.flatten()[kept], weight.flatten()[kept], counts.cumsum(0) - counts, counts
 
 
 def _transposed(entries, rows):

@@ -167,6 +167,17 @@ def test_finite_differences(implementation, aggregate, rng):
     assert abs(measured - (gradient(implementation, grad_out, features, *arguments, **keywords) * direction).sum()) < 1e-6 * abs(measured)
 
 
+@EVERY
+def test_the_first_of_equal_samples_takes_the_gradient(implementation):
+    """On a flat map that is the one at the top left of the bin, spread by its bilinear weights."""
+    keywords = {"output_size": 1, "spatial_scale": 1.0, "sampling_ratio": 2, "aligned": True, "aggregate": "max"}
+    features, roi = np.ones((1, 1, 6, 6)), np.array([[1.25, 1.0, 5.25, 5.0]])  # samples at y 1.5, 3.5 and x 1.75, 3.75
+    grad = gradient(implementation, np.ones((1, 1, 1, 1)), features, roi, np.array([0]), **keywords)
+    expected = np.zeros((6, 6))
+    expected[1:3, 1:3] = [[0.125, 0.375], [0.125, 0.375]]
+    assert_equal(grad[0, 0], expected)
+
+
 # ---- cutoffs, degenerate and bad input
 
 
