@@ -95,7 +95,7 @@ def demo(
         pictures.append(visualize.draw(image, model.detect([image])[0], val_data.class_names, scale=2))
     visualize.save(visualize.sheet(pictures, 4), output / "predictions.png")
     checked = verification.compare(model, val_data[0].image, proposals=INTERPRETED if device.type == "cpu" else None)
-    _print_verification(console, report)
+    _print_verification(console, checked)
     console.print(
         f"Mask AP {result.metrics['segm']['AP']:.3f}, box AP {result.metrics['bbox']['AP']:.3f} on {len(val_data)} images not trained on."
     )
@@ -286,7 +286,7 @@ def convert(
     preset: Annotated[str | None, typer.Option(help="The switches that the tensors do not show; default: found out.")] = None,
 ):
     """Between torchvision's state dicts and our checkpoints: to a .safetensors file the one, to a folder the other."""
-    from accelerated import interop
+    from accelerated import interop, optimizer
     from accelerated.engine import checkpoint as checkpoints
 
     if target.exists():
@@ -297,7 +297,8 @@ def convert(
             raise ValueError(f"{target}: expected FILE.safetensors, or a folder")
         interop.save_torchvision(model, target)
     else:
-        checkpoints.save(target, model, model.config, _categories(checkpoint) or _unnamed(model), None, 0)
+        fresh = optimizer.build(model, model.config.optimizer)
+        checkpoints.save(target, model, model.config, _categories(checkpoint) or _unnamed(model), fresh, 0)
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {model.config.num_classes} classes, written to {target}")
 
 

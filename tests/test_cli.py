@@ -1,0 +1,225 @@
+"""The command line as a user types it: every command once on small data, and bad input answered in one line with exit code 2."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+pytest.importorskip("typer")
+
+from accelerated import cli
+from accelerated.data import synthetic
+from accelerated.engine import checkpoint
+
+COMMANDS = ("demo", "train", "evaluate", "predict", "verify", "inspect", "convert", "benchmark", "doctor")
+SMALL = (
+    *("transform.min_size=[64]", "transform.max_size=64", "norm_groups=4", "backbone.width=8", "fpn.channels=8"),
+    *("rpn.pre_nms_top_n_test=16", "box_head.channels=16", "mask_head.convs=1", "mask_head.channels=8"),
+)
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """run("doctor") -> (exit code, standard output, standard error)."""
+    for name in ("MASKRCNN_BACKEND", "MASKRCNN_DEBUG", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["maskrcnn", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        return stop.value.code or 0, *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory):
+    """(json, image folder) of six small images."""
+    return synthetic.ShapesDataset(6, size=64).write_coco(tmp_path_factory.mktemp("shapes"))
+
+
+def training(shapes, output, iterations=2):
+    changes = [word for change in SMALL for word in ("--set", change)]
+    where = ("--data", shapes[0], "--images", shapes[1], "--output", output)
+    return ("train", *where, *changes, "--iterations", iterations, "--batch-size", 2, "--device", "cpu")
+
+
+@pytest.fixture
+def trained(run, shapes, tmp_path):
+    folder = tmp_path / "run"
+    code, _, error = run(*training(shapes, folder), "--val", shapes[0])
+    assert code == 0, error
+    return folder
+
+
+def test_help_is_quick_and_names_every_command():
+    code = "import sys; from accelerated import cli; cli.app(['--help'], standalone_mode=False); assert 'torch' not in sys.modules"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert shown.returncode == 0, shown.stderr
+    assert all(command in shown.stdout for command in COMMANDS)
+
+
+def test_train_writes_weights_log_and_curve(trained):
+    assert checkpoint.read(trained).iteration == 2
+    assert [category["name"] for category in checkpoint.read(trained).categories] == ["disc", "rectangle", "triangle"]
+    assert (trained / "log.jsonl").exists() and Image.open(trained / "loss.png").size[0] > 500
+
+
+def test_resume_goes_on(run, shapes, trained):
+    assert run(*training(shapes, trained))[0] == 2  # there is a run already
+    code, out, error = run(*training(shapes, trained, 3), "--resume")
+    assert code == 0 and "3 steps" in out, error
+    assert checkpoint.read(trained).iteration == 3
+
+
+def test_evaluate(run, shapes, trained, tmp_path):
+    code, out, _ = run("evaluate", trained, "--data", shapes[0], "--images", shapes[1], "--output", tmp_path / "e", "--device", "cpu")
+    assert code == 0 and "segm" in out
+    assert json.loads((tmp_path / "e" / "metrics.json").read_text())["segm"]["AP"] is not None
+    assert isinstance(json.loads((tmp_path / "e" / "results.json").read_text()), list)
+
+
+def test_predict_does_the_good_pictures_and_names_the_bad(run, shapes, trained, tmp_path):
+    bad = tmp_path / "bad.jpg"
+    bad.write_text("no picture")
+    command = ("predict", trained, shapes[1] / "00000[12].png", bad, "--output", tmp_path / "p", "--threshold", 0, "--device", "cpu")
+    code, out, error = run(*command)
+    assert code == 2 and "2 pictures" in out
+    assert len(error.strip().splitlines()) == 1 and "bad.jpg" in error
+    assert Image.open(tmp_path / "p" / "000001.png").size == (64, 64)
+    found = json.loads((tmp_path / "p" / "predictions.json").read_text())
+    assert len(found["images"]) == 2 and {a["category_id"] for a in found["annotations"]} <= {1, 2, 3}
+
+
+def test_verify(run, shapes, trained):
+    code, out, error = run("verify", trained, shapes[1] / "000001.png", "--proposals", 2, "--device", "cpu")
+    assert code == 0 and "agree in all" in out, out + error
+    assert all(stage in out for stage in ("images", "rpn_logits", "class_logits", "mask_logits", "masks"))
+
+
+def test_verify_fails_on_a_difference(run, shapes, trained, monkeypatch):
+    from accelerated import verify
+
+    exact = verify.interop.parameters
+
+    def spoilt(model, dtype):
+        return {name: value * (1 + 1e-6) if name == "rpn.logits.weight" else value for name, value in exact(model, dtype).items()}
+
+    monkeypatch.setattr(verify.interop, "parameters", spoilt)
+    monkeypatch.setattr(verify, "BACKENDS", ("torch",))
+    code, out, _ = run("verify", trained, shapes[1] / "000001.png", "--device", "cpu")
+    assert code == 1 and "first in rpn_logits" in out
+
+
+def test_inspect_shows_counts_and_draws_a_sample(run, shapes, tmp_path):
+    code, out, _ = run("inspect", "--data", shapes[0], "--images", shapes[1], "--output", tmp_path / "sheet.png", "--samples", 4)
+    assert code == 0 and "triangle" in out
+    assert np.asarray(Image.open(tmp_path / "sheet.png")).shape == (76, 4 * 70 + 6, 3)
+
+
+@pytest.fixture
+def broken(shapes, tmp_path):
+    """A json in which the second annotation has a negative width."""
+    content = json.loads(shapes[0].read_text())
+    content["annotations"][1]["bbox"][2] = -5
+    (tmp_path / "broken.json").write_text(json.dumps(content))
+    return tmp_path / "broken.json"
+
+
+def test_broken_data_is_listed_refused_and_skipped(run, shapes, broken, tmp_path):
+    code, out, _ = run("inspect", "--data", broken, "--images", shapes[1])
+    assert code == 1 and "negative" in out and "--skip-invalid" in out
+    code, _, error = run(*training((broken, shapes[1]), tmp_path / "run"))
+    assert code == 2 and "annotation 2" in error and "--skip-invalid" in error and "Traceback" not in error
+    assert not (tmp_path / "run").exists()
+    code, _, error = run(*training((broken, shapes[1]), tmp_path / "run"), "--skip-invalid")
+    assert code == 0, error
+
+
+def test_convert_keeps_the_weights(run, trained, tmp_path):
+    code, out, error = run("convert", trained, tmp_path / "ours")
+    assert code == 0 and "3 classes" in out, error
+    before, after = _weights(trained), _weights(tmp_path / "ours")
+    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+    code, _, error = run("convert", trained, tmp_path / "theirs.safetensors")  # they have no group normalisation
+    assert code == 2 and len(error.strip().splitlines()) == 1 and not (tmp_path / "theirs.safetensors").exists()
+
+
+def _weights(folder):
+    from accelerated import interop
+
+    return interop.load(folder).state_dict()
+
+
+def test_demo_writes_its_pictures(run, tmp_path, monkeypatch):
+    whole = synthetic.ShapesDataset
+    monkeypatch.setattr(synthetic, "ShapesDataset", lambda count, seed=0: whole(min(count, 4), seed=seed, size=64))
+    monkeypatch.setattr(cli, "INTERPRETED", 1)
+    code, out, error = run("demo", "--output", tmp_path, "--iterations", 1, "--batch-size", 2, "--device", "cpu")
+    assert code == 0 and "Mask AP" in out and "agree in all" in out, out + error
+    assert Image.open(tmp_path / "predictions.png").size[0] > 500 and Image.open(tmp_path / "loss.png").size[0] > 500
+
+
+def test_doctor(run):
+    code, out, _ = run("doctor")
+    assert code == 0 and torch.__version__ in out and "cpu" in out
+
+
+DATA = ("--data", "missing.json", "--images", "nowhere", "--output", "out")
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (("train", *DATA, "--preset", "huge"), "unknown preset 'huge'"),
+        (("train", *DATA, "--set", "rpn.nms_iou=big"), "rpn.nms_iou"),
+        (("train", *DATA, "--set", "rpn.nms=0.5"), "no such field"),
+        (("train", *DATA), "missing.json"),
+        (("train", *DATA, "--device", "quantum"), "expected auto, cpu, cuda"),
+        (("train", *DATA, "--device", "cuda:99"), "GPUs"),
+        (("train", *DATA, "--backend", "magic"), "expected auto, torch or triton"),
+        (("evaluate", "missing", "--data", "d.json", "--images", "i"), "missing"),
+        (("predict", "missing", "picture.png"), "missing"),
+        (("verify", "missing", "picture.png"), "missing"),
+        (("convert", "missing", "target"), "missing"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(run, arguments, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, error = run(*arguments)
+    assert code == 2 and said in error and out == ""
+    assert len(error.strip().splitlines()) == 1 and error.startswith("maskrcnn: ")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_wrong_checkpoints_and_pictures(run, shapes, trained, tmp_path):
+    text = tmp_path / "text.pth"
+    text.write_text("no weights")
+    torch.save({"a": torch.zeros(1)}, tmp_path / "other.pth")
+    one_class = json.loads(shapes[0].read_text())
+    one_class["categories"] = one_class["categories"][:1]
+    one_class["annotations"] = [a for a in one_class["annotations"] if a["category_id"] == 1]
+    (tmp_path / "one.json").write_text(json.dumps(one_class))
+    picture = shapes[1] / "000001.png"
+    for arguments in (
+        ("verify", text, picture),
+        ("verify", tmp_path / "other.pth", picture),
+        ("verify", trained, text),
+        ("verify", trained, picture, "--dtype", "float16"),
+        ("predict", trained, tmp_path / "nothing_*.png"),
+        ("evaluate", trained, "--data", tmp_path / "one.json", "--images", shapes[1]),
+    ):
+        code, _, error = run(*arguments, "--device", "cpu")
+        assert code == 2 and len(error.strip().splitlines()) == 1 and "Traceback" not in error, (arguments, error)
+
+
+def test_debugging_shows_the_traceback(monkeypatch):
+    monkeypatch.setenv("MASKRCNN_DEBUG", "1")
+    monkeypatch.setattr(sys, "argv", ["maskrcnn", "train", *DATA, "--preset", "huge"])
+    with pytest.raises(ValueError, match="unknown preset"):
+        cli.main()
