@@ -127,6 +127,25 @@ def test_more_detections_than_coco_counts(tmp_path):
     assert evaluate.score(truth, results, 150)["segm"]["AP"] == evaluate.score(truth, results, 150)["bbox"]["AR150"] == 1.0
 
 
+def test_the_size_of_a_mask_is_its_own_area_not_its_boxs():
+    """A wrong detection, an L of 700 pixels in a box of 1600, is small (below 32 x 32) as a mask and medium as a box."""
+    right, wrong = np.zeros((2, 60, 60), np.uint8)
+    right[:20, 40:] = 1
+    wrong[20:, :10] = wrong[50:, :40] = 1
+    right, wrong = (
+        run | {"counts": run["counts"].decode()} for run in coco_mask.encode(np.asfortranarray(np.stack([right, wrong], axis=2)))
+    )
+    object_ = {"image_id": 1, "category_id": 1, "bbox": [40, 0, 20, 20], "segmentation": right}
+    truth = {
+        "images": [{"id": 1, "height": 60, "width": 60}],
+        "categories": [{"id": 1, "name": "a"}],
+        "annotations": [object_ | {"id": 1, "area": 400, "iscrowd": 0}],
+    }
+    mistake = {"image_id": 1, "category_id": 1, "bbox": [0, 20, 40, 40], "segmentation": wrong, "score": 0.9}
+    metrics = evaluate.score(truth, [object_ | {"score": 0.5}, mistake])
+    assert (metrics["segm"]["APs"], metrics["bbox"]["APs"]) == pytest.approx((0.5, 1.0))
+
+
 def _square(x, y):
     mask = np.zeros((40, 60), np.uint8)
     mask[4 * y : 4 * y + 3, 4 * x : 4 * x + 3] = 1

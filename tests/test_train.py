@@ -137,8 +137,8 @@ def test_the_first_stage_that_is_not_finite_is_named(stage, tmp_path, monkeypatc
     nan = torch.tensor(float("nan"))
 
     def broken(self, batch, generator, record):
-        calls.append(generator.initial_seed())
-        if calls[-1] != _generator(0, 2, "cpu").initial_seed():
+        calls.append([parameter.detach().clone() for parameter in self.parameters()])
+        if generator.initial_seed() != _generator(0, 2, "cpu").initial_seed():
             return original(self, batch, generator=generator, record=record)
         if stage.startswith("gradient"):
             self.fpn.output3.weight.register_hook(lambda gradient: gradient * nan)
@@ -146,12 +146,13 @@ def test_the_first_stage_that_is_not_finite_is_named(stage, tmp_path, monkeypatc
         handle = module.register_forward_hook(lambda module, inputs, output: output * nan)
         losses = original(self, batch, generator=generator, record=record)
         handle.remove()
-        return losses | {"mask": losses["mask"] * nan} if stage == "loss mask" else losses
+        return losses | {"mask": losses["mask"] + nan} if stage == "loss mask" else losses
 
     monkeypatch.setattr(MaskRCNN, "batch_losses", broken)
     with pytest.raises(NotFiniteError, match=rf"^iteration 2: {stage} is not finite \(images \d+, \d+\)"):
         run(tmp_path, 9, checkpoint_every=2, log_every=5)
     assert len(calls) == 5  # steps 0 to 3, and the third again: a checkpoint was due after the fourth
+    assert all(torch.equal(a, b) for a, b in zip(calls[2], calls[4], strict=True)), "not with the weights that failed"
     assert checkpoint.read(tmp_path).iteration == 2
     assert all(tensor.isfinite().all() for tensor in weights(tmp_path).values())
 
