@@ -56,7 +56,7 @@ def main():
 @app.command()
 def demo(
     output: Output = Path("runs/demo"),
-    iterations: Annotated[int, typer.Option(help="Training steps.", min=1)] = 600,
+    iterations: Annotated[int, typer.Option(help="Training steps.", min=1)] = 1200,
     batch_size: BatchSize = None,
     workers: Workers = 0,
     device: Device = "auto",
