@@ -132,7 +132,7 @@ def loss_curve(log, path):
         axes.plot(iterations, values, ".", markersize=2, alpha=0.25, color=line.get_color())
     axes.set(xlabel="iteration", ylabel="loss", yscale="log")
     axes.grid(alpha=0.3)
-    axes.legend()
+    figure.legend(loc="outside right upper")
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
     plt.close(figure)
