@@ -174,8 +174,10 @@ def _backward(
             table = _times(lists[0], grad)
         else:
             which = number[:, channels].permute(0, 2, 3, 1).flatten(0, 2)
-            table = sum((_times(entries, grad * (which == k)) for k, entries in enumerate(lists)), grad.new_zeros(sum(rows), grad.shape[1]))
-        for level, part in zip(grads, table.split(rows), strict=True):
+            table = grad.new_zeros(sum(rows) + 1, grad.shape[1])
+            for k, entries in enumerate(lists):
+                table += _times(entries, grad * (which == k))
+        for level, part in zip(grads, table[:-1].split(rows), strict=True):
             images, _, height, width = level.shape
             level[:, channels] = part.view(images, height, width, -1).permute(0, 3, 1, 2)
     return grads
@@ -246,13 +248,13 @@ def _lists(features, rois, image_index, level_index, scales, output_size, sampli
     ys = _axis(rois[:, 1], rois[:, 3], valid, scale, height, output_size[0], sampling_ratio, aligned)
     xs = _axis(rois[:, 0], rois[:, 2], valid, scale, width, output_size[1], sampling_ratio, aligned)
     ys = (ys[0] * width[:, None, None, None], *ys[1:])
-    count = not rois.is_cuda or sampling_ratio <= 0
+    count = _may_count(rois, sampling_ratio)
 
     def product(y, x):
         return _product(*y, *x, first_row, sum(rows), accumulator(features[0]), count)
 
     if aggregate == "mean":
-        return [product(_mean(*ys), _mean(*xs))]
+        return [product(_mean(*ys, count), _mean(*xs, count))]
     lists = []
     for i in range(ys[0].shape[2]):
         for j in range(xs[0].shape[2]):
@@ -260,6 +262,11 @@ def _lists(features, rois, image_index, level_index, scales, output_size, sampli
             entries = product((ys[0][:, :, i], ys[1][:, :, i]), (xs[0][:, :, j], xs[1][:, :, j]))
             lists.append(entries._replace(exists=exists))
     return lists
+
+
+def _may_count(rois, sampling_ratio):
+    """Whether numbers may depend on the data: not on a GPU, except where adaptive sampling leaves no choice."""
+    return not rois.is_cuda or sampling_ratio <= 0
 
 
 def choose(at, values, dtype):
@@ -298,10 +305,10 @@ def _axis(low, high, valid, scale, size, bins, sampling_ratio, aligned):
     return index, torch.stack([1 - fraction, fraction], -1) * inside_map[..., None], grid
 
 
-def _mean(index, weight, grid):
+def _mean(index, weight, grid, count):
     """The mean over the samples of each bin: index and weight [R, bins, T]. On a CPU every index is weighted once, 0 fills up."""
     index, weight = index.flatten(2), weight.flatten(2) / grid.clamp(min=1)[:, None, None]
-    if index.is_cuda:
+    if index.is_cuda or not count:
         return index, weight
     index, order = index.sort(dim=-1, stable=True)
     slot = torch.nn.functional.pad((index.diff(dim=-1) != 0).cumsum(-1), (1, 0))
@@ -340,11 +347,11 @@ def _packed(index, weight):
 
 
 def _transposed(entries, rows):
-    """The same matrix by columns, of which there are `rows`; the entries of one column keep their order."""
+    """The same matrix by columns, `rows` and one for the row of zeros; the entries of one column keep their order."""
     bins = torch.arange(len(entries.offsets) - 1, device=entries.index.device, dtype=torch.int32)
     bins = bins.repeat_interleave(entries.offsets.diff(), output_size=len(entries.index))
     index, order = entries.index.sort(stable=True)
-    offsets = torch.searchsorted(index, torch.arange(rows + 1, device=index.device, dtype=index.dtype), out_int32=True)
+    offsets = torch.searchsorted(index, torch.arange(rows + 2, device=index.device, dtype=index.dtype), out_int32=True)
     return entries._replace(index=bins[order], weight=entries.weight[order], offsets=offsets)
 
 

@@ -336,6 +336,21 @@ def test_more_rois_than_a_word_of_the_backward_holds(backend, rng):
     assert_close(grad, expected, REDUCTION["float64"])
 
 
+@AGGREGATES
+def test_fixed_shapes_of_plain_torch(aggregate, rng, monkeypatch):
+    """On a GPU the lists keep entries of no weight: they must read and write nothing, not even NaN."""
+    monkeypatch.setattr(accelerated.roi_align, "_may_count", lambda *_: False)
+    features, rois, image_index = rng.standard_normal((2, 3, 7, 9)), some_rois(rng, 9, 7, 9), np.arange(9) % 3 - 1
+    features[0, 0, 0, 0] = features[1, 2, 6, 8] = np.nan
+    grad_out = rng.standard_normal((9, 3, 2, 3))
+    grad_out[0] = np.nan  # of a padding RoI
+    keywords = PLAIN | {"aggregate": aggregate}
+    out = pool("torch", features, rois, image_index, **keywords)
+    assert_close(out, pool("numpy", features, rois, image_index, **keywords), POINTWISE["float64"])
+    grad = gradient("torch", grad_out, features, rois, image_index, **keywords)
+    assert_close(grad, gradient("numpy", grad_out, features, rois, image_index, **keywords), REDUCTION["float64"])
+
+
 @BACKENDS
 def test_no_rois(backend):
     features = torch.ones(2, 3, 5, 5, device=DEVICE, requires_grad=True)
