@@ -12,8 +12,8 @@ BIN := .venv/bin
 demo: .venv/ready  ## train the tiny model on synthetic shapes, evaluate, draw, and verify it against NumPy
 	$(BIN)/maskrcnn demo --output runs/demo
 
-test: .venv/ready  ## everything that needs no GPU
-	$(BIN)/python -m pytest
+test: .venv/ready  ## everything that needs no GPU; where there is one, it is hidden
+	CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest
 
 lint: .venv/ready
 	$(BIN)/ruff check .
