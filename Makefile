@@ -13,7 +13,7 @@ demo: .venv/ready  ## train the tiny model on synthetic shapes, evaluate, draw, 
 	$(BIN)/maskrcnn demo --output runs/demo
 
 test: .venv/ready  ## everything that needs no GPU; where there is one, it is hidden
-	CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest
+	CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 lint: .venv/ready
 	$(BIN)/ruff check .
