@@ -6,6 +6,7 @@ Exit codes: 0 done; 1 a comparison failed, or `inspect` found problems; 2 bad in
 import os
 import sys
 import time
+from itertools import chain, count
 from pathlib import Path
 from typing import Annotated
 
@@ -55,7 +56,9 @@ def main():
 
 @app.command()
 def demo(
-    output: Output = Path("runs/demo"),
+    output: Annotated[Path, typer.Option(help="Folder of the results; with a number behind it where it holds a run already.")] = Path(
+        "runs/demo"
+    ),
     iterations: Annotated[int, typer.Option(help="Training steps.", min=1)] = 1200,
     batch_size: BatchSize = None,
     workers: Workers = 0,
@@ -66,12 +69,18 @@ def demo(
     """Train a tiny model on synthetic shapes, evaluate it, draw what it finds, and verify it against NumPy."""
     start = time.perf_counter()
     device = _prepare(device, backend, interpret=True)
+    import torch
+
     from accelerated import report, visualize
     from accelerated import verify as verification
     from accelerated.data.synthetic import ShapesDataset
     from accelerated.engine import train as training
     from reference import config as configuration
 
+    if device.type == "cpu":  # such small convolutions gain little from a second thread, and lose much where cores are shared
+        torch.set_num_threads(max(1, torch.get_num_threads() // 2))
+    folders = chain([output], (output.with_name(f"{output.name}-{n}") for n in count(2)))
+    output = next(folder for folder in folders if not (folder / "last").exists())
     console = report.console()
     config = configuration.preset("tiny")
     train_data, val_data = ShapesDataset(2000, seed=2 * seed), ShapesDataset(100, seed=2 * seed + 1)
@@ -89,19 +98,15 @@ def demo(
         raise typer.Exit(130)
     console.print(report.metrics(result.metrics))
     visualize.loss_curve(output / "log.jsonl", output / "loss.png")
-    model, pictures = result.model.eval(), []
-    for index in range(min(12, len(val_data))):
-        image = val_data[index].image
-        pictures.append(visualize.draw(image, model.detect([image])[0], val_data.class_names, scale=2))
+    model, shown = result.model.eval(), [val_data[index].image for index in range(min(12, len(val_data)))]
+    pictures = [visualize.draw(image, model.detect([image])[0], val_data.class_names, scale=2) for image in shown]
     visualize.save(visualize.sheet(pictures, 4), output / "predictions.png")
-    checked = verification.compare(model, val_data[0].image, proposals=INTERPRETED if device.type == "cpu" else None)
+    checked = verification.compare(model, shown[0], proposals=INTERPRETED if device.type == "cpu" else None)
     _print_verification(console, checked)
     console.print(
         f"Mask AP {result.metrics['segm']['AP']:.3f}, box AP {result.metrics['bbox']['AP']:.3f} on {len(val_data)} images not trained on."
     )
-    console.print(f"{time.perf_counter() - start:.0f} s in all. Files:")
-    for name in ("predictions.png", "loss.png", "log.jsonl", "last", "evaluations"):
-        console.print(f"  {output / name}")
+    console.print(f"{time.perf_counter() - start:.0f} s in all. In {output}: predictions.png, loss.png, log.jsonl, last, evaluations")
     raise typer.Exit(0 if checked.passed else 1)
 
 
