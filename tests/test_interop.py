@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from tolerances import assert_equal
+from tolerances import MODEL, assert_close, assert_equal
 
 from accelerated import interop
 from accelerated.mask_rcnn import MaskRCNN
@@ -248,3 +248,33 @@ def test_only_torchvisions_kind_can_be_written_as_torchvisions():
     for name in ("tiny", "detectron2_r50_fpn"):
         with pytest.raises(ValueError, match="cannot be written"):
             interop.torchvision.state_dict(MaskRCNN(narrow.config(name)))
+
+
+@pytest.mark.parametrize("name", ["maskrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn_v2"])
+def test_torchvision_itself(name, rng, tmp_path):
+    """Where torchvision runs: its model, saved and loaded here, gives its own numbers back."""
+    try:
+        from torchvision.models import detection
+    except (ImportError, RuntimeError) as error:  # its operators do not load beside every build of torch
+        pytest.skip(f"torchvision does not import: {error}")
+    torch.manual_seed(0)
+    theirs = getattr(detection, name)(weights=None, weights_backbone=None, num_classes=7, min_size=96, max_size=160).eval()
+    with torch.no_grad():
+        for buffer_name, buffer in theirs.named_buffers():
+            if buffer_name.endswith("running_var"):
+                buffer.uniform_(0.5, 1.5)
+        for parameter_name, parameter in theirs.named_parameters():
+            gain = {"bn3.weight": 0.3, "head.cls_logits.weight": 30, "cls_score.weight": 6, "mask_fcn_logits.weight": 5}
+            parameter.mul_(next((gain[end] for end in gain if parameter_name.endswith(end)), 1))
+    torch.save(theirs.state_dict(), tmp_path / "theirs.pth")
+    image = rng.uniform(0, 255, (75, 110, 3))
+    with torch.no_grad():
+        expected = theirs.double()([torch.tensor(image).permute(2, 0, 1) / 255])[0]
+    ours = interop.load(tmp_path / "theirs.pth").double()
+    ours.config = replace(ours.config, transform=replace(ours.config.transform, min_size=(96,), max_size=160))
+    [found] = ours.detect([image])
+    assert len(expected["labels"]) > 10
+    assert_equal(found.labels, expected["labels"], "labels")
+    assert_close(found.boxes, expected["boxes"], MODEL["float64"], "boxes")
+    assert_close(found.scores, expected["scores"], MODEL["float64"], "scores")
+    assert_equal(found.masks, expected["masks"][:, 0] >= 0.5, "masks")
