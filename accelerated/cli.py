@@ -41,7 +41,7 @@ SkipInvalid = Annotated[bool, typer.Option("--skip-invalid", help="Leave out wha
 
 def main():
     """Entry point: expected errors become one line on stderr and exit code 2."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads that spin for work slow training tenfold where cores are shared
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # threads that spin for work longer slow training tenfold where cores are shared
     try:
         app()
     except (ValueError, OSError, RuntimeError) as error:
@@ -69,16 +69,12 @@ def demo(
     """Train a tiny model on synthetic shapes, evaluate it, draw what it finds, and verify it against NumPy."""
     start = time.perf_counter()
     device = _prepare(device, backend, interpret=True)
-    import torch
-
     from accelerated import report, visualize
     from accelerated import verify as verification
     from accelerated.data.synthetic import ShapesDataset
     from accelerated.engine import train as training
     from reference import config as configuration
 
-    if device.type == "cpu":  # such small convolutions gain little from a second thread, and lose much where cores are shared
-        torch.set_num_threads(max(1, torch.get_num_threads() // 2))
     folders = chain([output], (output.with_name(f"{output.name}-{n}") for n in count(2)))
     output = next(folder for folder in folders if not (folder / "last").exists())
     console = report.console()
