@@ -375,11 +375,14 @@ def _unnamed(model):
 
 
 def _dataset(data, images, skip_invalid):
-    """The data set; its list of problems goes to stderr line by line."""
+    """The data set; its list of problems, or what --skip-invalid leaves out, goes to stderr line by line."""
     from accelerated.data.coco import CocoDataset
 
     try:
-        return CocoDataset(data, images, skip_invalid=skip_invalid)
+        dataset = CocoDataset(data, images, skip_invalid=skip_invalid)
+        for problem in dataset.report.blocking:
+            print(f"maskrcnn: {data}: left out: {problem}", file=sys.stderr)
+        return dataset
     except ValueError as error:
         if str(error).count("\n") < 2 or os.environ.get("MASKRCNN_DEBUG"):
             raise
