@@ -74,9 +74,10 @@ def test_order_inside_a_cell(anchors):
 def test_strides_of_the_image_or_constant(grid):
     last = len(SHAPES) - 1
     shapes, image = [*SHAPES[:last], (13, 21)], (800, 1344)
-    centre = lambda a: ((a[-1, :2] + a[-1, 2:]) / 2).tolist()  # noqa: E731
-    assert centre(grid(shapes, image, TORCHVISION)) == [20 * 64, 12 * 61]  # 800 // 13 = 61
-    assert centre(grid(shapes, image, replace(DETECTRON2, offset=0.5))) == [20.5 * 64, 12.5 * 64]
+    configs = TORCHVISION, replace(DETECTRON2, offset=0.5)
+    last_anchors = [np.asarray(grid(shapes, image, config)[-1]) for config in configs]
+    centres = [((anchor[:2] + anchor[2:]) / 2).tolist() for anchor in last_anchors]
+    assert centres == [[20 * 64, 12 * 61], [20.5 * 64, 12.5 * 64]]  # 800 // 13 = 61
 
 
 @GRIDS

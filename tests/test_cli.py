@@ -9,8 +9,6 @@ import pytest
 import torch
 from PIL import Image
 
-pytest.importorskip("typer")
-
 from accelerated import cli
 from accelerated.data import synthetic
 from accelerated.engine import checkpoint

@@ -16,6 +16,7 @@ import small
 import torch
 
 from accelerated.engine import checkpoint, log
+from accelerated.engine.evaluate import detect
 from accelerated.engine.failure import NotFiniteError
 from accelerated.engine.train import _generator, initialize, train
 from accelerated.mask_rcnn import MaskRCNN
@@ -172,6 +173,35 @@ def test_settings_that_do_not_fit_are_refused_in_one_line(tmp_path):
         with pytest.raises(ValueError, match=message) as caught:
             run(tmp_path, **options)
         assert "\n" not in str(caught.value)
+
+
+class Mixed:
+    """Shapes, every second image narrower: in one batch its padding would enter the statistics of a group norm."""
+
+    def __init__(self, dataset):
+        self.dataset = dataset
+
+    def __getattr__(self, name):
+        return getattr(self.dataset, name)
+
+    def __len__(self):
+        return len(self.dataset)
+
+    def __getitem__(self, index):
+        item = self.dataset[index]
+        columns = 64 if index % 2 else 32
+        return item._replace(image=item.image[:, :columns], target=replace(item.target, masks=item.target.masks[:, :, :columns]))
+
+
+def test_the_last_evaluation_is_what_evaluate_gives(tmp_path):
+    evaluation = Mixed(small.shapes(4, seed=1))
+    config = small.config()
+    config = replace(config, transform=replace(config.transform, min_size=()), box_head=replace(config.box_head, score_threshold=0.0))
+    model = run(tmp_path, iterations=2, config=config, evaluation=evaluation).model
+    written = json.loads((tmp_path / "evaluations" / "00000002" / "results.json").read_text())
+    assert len(written) > 10
+    assert written == detect(model, evaluation)
+    assert written != detect(model, evaluation, batch_size=2), "batches of other sizes must matter for this test to mean anything"
 
 
 def test_starting_from_weights(tmp_path):

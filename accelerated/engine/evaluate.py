@@ -18,6 +18,7 @@ from accelerated.data.loader import loader
 def evaluate(model, dataset, *, batch_size=1, workers=0, output=None, max_detections=None, bar=False) -> dict:
     """Detect in every image of `dataset` and score against its annotations.
 
+    batch_size      a group norm averages over the padding too, so that with more than one image their sizes matter a little to each other
     output          folder for results.json (COCO's result format, ids of the data set) and metrics.json, or None
     max_detections  per image that count (default: as many as the model gives, config.box_head.max_detections; COCO's own is 100)
     Returns         as `score`.
@@ -78,8 +79,8 @@ def score(truth: dict, results: list[dict], max_detections: int = 100) -> dict:
 
 
 def _score(coco, results, kind, max_detections):
-    if kind == "segm":  # with a box beside it, pycocotools would take the box's area for the mask's
-        results = [{key: value for key, value in result.items() if key != "bbox"} for result in results]
+    # Copies, as pycocotools writes into what it is given; for masks without their box, whose area it would take for theirs.
+    results = [{key: value for key, value in result.items() if (kind, key) != ("segm", "bbox")} for result in results]
     if results:
         found = coco.loadRes(results)
     else:  # loadRes takes no empty list

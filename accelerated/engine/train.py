@@ -93,7 +93,7 @@ def train(
             return model.batch_losses(batch, generator=_generator(seed, iteration, device), record=record)
 
     def measure(iteration):
-        metrics = evaluate(model, evaluation, batch_size=batch_size, workers=workers, output=output / "evaluations" / f"{iteration:08d}")
+        metrics = evaluate(model, evaluation, workers=workers, output=output / "evaluations" / f"{iteration:08d}")
         log.write(iteration, evaluation=metrics)
         model.train()
         return metrics
