@@ -2,10 +2,18 @@
 
 import numpy as np
 
+from reference.autodiff import primitive
 
+
+@primitive
 def relu(x):
     """max(x, 0)."""
     return np.maximum(x, 0)
+
+
+def relu_backward(grad_out, x):
+    """1 where x > 0, and 0 elsewhere, at the kink itself too."""
+    return grad_out * (x > 0)
 
 
 def sigmoid(x):

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from reference.autodiff import primitive
 from reference.roi_align import check, roi_align, roi_align_backward
 from reference.roi_pool import roi_pool, roi_pool_backward
 
@@ -24,6 +25,7 @@ def assign(rois, pooler):
     return np.clip(np.floor(power), pooler.min_level, pooler.max_level).astype(np.int64)
 
 
+@primitive
 def pool(features, rois, image_index, pooler):
     """Each RoI pooled from its level by the configured operator.
 

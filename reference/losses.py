@@ -5,7 +5,8 @@ N images, T anchors, R sampled RoIs of the batch, K classes, S mask side, E = K 
 
 import numpy as np
 
-from reference.activations import log_softmax
+from reference.activations import log_softmax, sigmoid, softmax
+from reference.autodiff import primitive
 
 
 def foreground(config):
@@ -24,6 +25,7 @@ def entries(labels, config):
     return labels if config.background == "first" else np.maximum(labels - 1, 0)
 
 
+@primitive
 def smooth_l1(difference, beta):
     """0.5 d² / beta below `beta`, |d| - 0.5 beta from there on; |d| everywhere for beta < 1e-5. Elementwise."""
     d = np.abs(difference)
@@ -32,14 +34,36 @@ def smooth_l1(difference, beta):
     return np.where(d < beta, 0.5 * d * d / beta, d - 0.5 * beta)
 
 
+def smooth_l1_backward(grad_out, difference, beta):
+    """d / beta below `beta`, the sign of d from there on. The sign of 0 is 0: plain L1 has a kink there."""
+    sign = np.sign(difference)
+    if beta < 1e-5:
+        return grad_out * sign
+    return grad_out * np.where(np.abs(difference) < beta, difference / beta, sign)
+
+
+@primitive
 def binary_cross_entropy(logits, targets):
     """-(t ln σ(x) + (1 - t) ln(1 - σ(x))), without overflow for any x. Elementwise."""
     return np.maximum(logits, 0) - logits * targets + np.log1p(np.exp(-np.abs(logits)))
 
 
+def binary_cross_entropy_backward(grad_out, logits, targets):
+    """σ(x) - t, because d ln σ(x) / dx = 1 - σ(x) and d ln(1 - σ(x)) / dx = -σ(x). Targets are constants."""
+    return grad_out * (sigmoid(logits) - targets)
+
+
+@primitive
 def cross_entropy(logits, columns):
     """-ln softmax(logits)[column] of each row: logits [R, K + 1], columns [R] -> [R]."""
     return -log_softmax(logits)[np.arange(len(columns)), columns]
+
+
+def cross_entropy_backward(grad_out, logits, columns):
+    """softmax(logits) - one_hot(column), because -ln softmax(x)[c] = ln(sum of exp(x_k)) - x_c."""
+    grad = softmax(logits)
+    grad[np.arange(len(columns)), columns] -= 1
+    return grad * grad_out[:, None]
 
 
 def rpn_losses(logits, deltas, labels, target_deltas, config):
@@ -49,7 +73,7 @@ def rpn_losses(logits, deltas, labels, target_deltas, config):
     Returns two scalars; both are divided by the number of sampled anchors (at least 1), or by batch_size * N.
     """
     positive, sampled = labels == 1, labels >= 0
-    normalizer = max(sampled.sum(), 1) if config.loss_normalizer == "sampled" else config.batch_size * len(labels)
+    normalizer = max(int(sampled.sum()), 1) if config.loss_normalizer == "sampled" else config.batch_size * len(labels)
     objectness = binary_cross_entropy(logits[sampled], positive[sampled]).sum() / normalizer
     box = smooth_l1(deltas[positive] - target_deltas[positive], config.smooth_l1_beta).sum() / normalizer
     return objectness, box

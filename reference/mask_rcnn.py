@@ -4,12 +4,14 @@ Legend: N images, T anchors of all levels, P proposals, R rois, G ground truths,
 S side of a mask. Lists have one item per image.
 """
 
+import copy
 import math
 
 import numpy as np
 
-from reference import anchors, box_head, fpn, levels, losses, mask_head, masks, postprocess, resnet, rpn, sampler, transform
+from reference import anchors, box_head, fpn, levels, losses, mask_head, masks, optimizer, postprocess, resnet, rpn, sampler, transform
 from reference.activations import sigmoid
+from reference.autodiff import Tape, detached
 
 
 class MaskRCNN:
@@ -59,13 +61,26 @@ class MaskRCNN:
             priorities = self.draw_priorities(logits.shape[1], gt_boxes, generator or np.random.default_rng())
         objectness, rpn_box = self.rpn_losses(logits, deltas, np.concatenate(level_anchors), gt_boxes, priorities["rpn"], record)
 
-        proposals = rpn.proposals(logits, deltas, level_anchors, sizes, self.config, training=True)
+        proposals = rpn.proposals(detached(logits), detached(deltas), level_anchors, sizes, self.config, training=True)
         samples = [self.sample(*one) for one in zip(proposals, gt_boxes, targets, priorities["roi"], strict=True)]
         record |= {"proposals": [boxes for boxes, _ in proposals], "proposal_scores": [scores for _, scores in proposals]}
         record |= {"sampled_rois": [s.rois for s in samples], "roi_labels": [s.labels for s in samples], "samples": samples}
         classification, box = self.box_losses(pyramid, samples, record)
         mask = self.mask_loss(pyramid, samples, targets, record)
         return {"rpn_objectness": objectness, "rpn_box": rpn_box, "class": classification, "box": box, "mask": mask}
+
+    def gradients(self, images, targets, priorities=None, record=None, generator=None):
+        """The losses, and the gradient of their sum with respect to every parameter that is trained: ({name: scalar}, {name: array}).
+
+        Arguments as in `losses`; what `record` receives are Variables of the tape where a gradient runs through, with `value` and `grad`.
+        """
+        tape, taped = Tape(), copy.copy(self)
+        variables = {name: tape.variable(self.parameters[name]) for name in trained(self.config)}
+        taped.parameters = self.parameters | variables
+        losses = taped.losses(images, targets, priorities, record, generator)
+        tape.backward(sum(losses.values()))
+        self.parameters = taped.parameters | {name: self.parameters[name] for name in variables}
+        return detached(losses), {name: variable.grad for name, variable in variables.items()}
 
     def batch(self, prepared):
         """List of [3, h, w] -> [N, 3, H, W], padded, in the dtype of the parameters."""
@@ -177,6 +192,14 @@ def join(rois):
 def parameter_shapes(config):
     """{name: shape} of every parameter of the model, running statistics included."""
     return {name: shape for part in (resnet, fpn, rpn, box_head, mask_head) for name, shape in part.parameter_shapes(config).items()}
+
+
+def trained(config):
+    """Names of the parameters that training changes: all but stored statistics, frozen norms and the frozen stages of the backbone."""
+    stages = [("backbone.conv1", "backbone.bn1"), *((f"backbone.layer{i}.",) for i in (1, 2, 3, 4))][: config.backbone.frozen_stages]
+    frozen = tuple(prefix for stage in stages for prefix in stage)
+    names = [name for name in parameter_shapes(config) if not name.startswith(frozen) and ".running_" not in name]
+    return [name for name in names if not (config.backbone.norm == "frozen" and name.startswith("backbone.") and optimizer.is_norm(name))]
 
 
 def check_parameters(parameters, config):

@@ -13,7 +13,10 @@ R rois, P pooled size, g samples per bin and axis, C channels.
 
 import numpy as np
 
+from reference.autodiff import primitive
 
+
+@primitive
 def roi_align(features, rois, image_index, *, output_size, spatial_scale, sampling_ratio, aligned, aggregate="mean"):
     """Average (or largest) bilinear sample in each bin of each RoI, rounding nothing [Mask R-CNN §3].
 

@@ -2,9 +2,11 @@
 
 import numpy as np
 
+from reference.autodiff import primitive
 from reference.roi_align import check, pair
 
 
+@primitive
 def roi_pool(features, rois, image_index, *, output_size, spatial_scale):
     """Largest feature in each bin of each RoI [Fast R-CNN §2.1; SPEC §2].
 

@@ -37,7 +37,7 @@ def flatten(logits, deltas):
 def proposals(logits, deltas, anchors, sizes, config, *, training):
     """The best-scored boxes of every image after suppression within each level (SPEC §7). No gradient runs through them.
 
-    logits [N, T], deltas [N, T, 4]; anchors: list over the levels of [T_l, 4]; sizes: (h, w) of every unpadded image
+    logits [N, T], deltas [N, T, 4]: arrays; anchors: list over the levels of [T_l, 4]; sizes: (h, w) of every unpadded image
     Returns one (boxes [P, 4], scores [P]) per image, by falling score; P <= post_nms_top_n. See `select`.
     """
     level = np.repeat(np.arange(len(anchors)), [len(a) for a in anchors])
