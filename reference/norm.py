@@ -94,7 +94,7 @@ def conv_norm(parameters, conv, norm, x, kind, config, training, **keywords):
 
 
 def update_running_statistics(parameters, norm, x):
-    """Replace the running mean and (unbiased) variance of `norm` by 0.9 of themselves and 0.1 of those of the batch x; keep them if it is empty."""
+    """The running mean and (unbiased) variance of `norm` become 0.9 of themselves and 0.1 of those of the batch x, if it is not empty."""
     if len(x) == 0:
         return
     mean, var = batch_statistics(x)
