@@ -1,6 +1,6 @@
-"""Box head: which RoIs it learns from, and pooled features -> class logits and class-specific box deltas.
+"""Box head: which RoIs it learns from, and RoI features -> class logits and class-specific box deltas.
 
-Legend: R rois, C channels, P pooled size, K classes, G ground truths, E entries
+Legend: R rois, C channels, P side of the RoI features, D numbers that describe a RoI, K classes, G ground truths, E entries
 (classes that have deltas: K, or K + 1 with the background first).
 """
 
@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from reference import box_coder, boxes, matcher, norm, sampler
+from reference import box_coder, boxes, matcher, norm, roi_features, sampler
 from reference.activations import relu
+from reference.average_pool import global_average_pool
 from reference.linear import linear
 
 
@@ -43,22 +44,42 @@ def targets(proposals, gt_boxes, gt_labels, priorities, config):
     return Samples(rois, roi_labels, matched, deltas, labels, chosen)
 
 
-def forward(parameters, pooled, config, training=False):
-    """pooled [R, C, P, P] -> class_logits [R, K + 1], box_deltas [R, 4E], class-major.
-
-    "two_fc": fc6, fc7 [FPN §4.2]. "four_conv_fc": four 3x3 convolutions, then fc6 [Group Normalization §4.2].
-    """
-    x = pooled
-    if config.box_head.kind == "four_conv_fc":
-        for i in range(1, 5):
-            name = f"box_head.conv{i}"
-            x = relu(norm.conv_norm(parameters, name, f"{name}_norm", x, config.box_head.norm, config, training, padding=1))
-    x = x.reshape(len(x), math.prod(x.shape[1:]))  # in the order C, P, P
-    x = relu(linear(x, parameters["box_head.fc6.weight"], parameters["box_head.fc6.bias"]))
-    if config.box_head.kind == "two_fc":
-        x = relu(linear(x, parameters["box_head.fc7.weight"], parameters["box_head.fc7.bias"]))
+def forward(parameters, features, config, training=False):
+    """RoI features [R, C, P, P] -> class_logits [R, K + 1], box_deltas [R, 4E], class-major."""
+    x = KINDS[config.box_head.kind](parameters, features, config, training)
     class_logits = linear(x, parameters["box_head.class_logits.weight"], parameters["box_head.class_logits.bias"])
     return class_logits, linear(x, parameters["box_head.box_deltas.weight"], parameters["box_head.box_deltas.bias"])
+
+
+def two_fc(parameters, x, config, training):
+    """[R, C, P, P] -> [R, D] by fully connected layers fc6 and fc7 [FPN §4.2]; with 4096 channels, those of VGG-16."""
+    return fully_connected(parameters, "box_head.fc7", fully_connected(parameters, "box_head.fc6", flatten(x)))
+
+
+def four_conv_fc(parameters, x, config, training):
+    """[R, C, P, P] -> [R, D] by four 3x3 convolutions, then fc6 [Group Normalization §4.2]."""
+    for i in range(1, 5):
+        name = f"box_head.conv{i}"
+        x = relu(norm.conv_norm(parameters, name, f"{name}_norm", x, config.box_head.norm, config, training, padding=1))
+    return fully_connected(parameters, "box_head.fc6", flatten(x))
+
+
+def mean(parameters, x, config, training):
+    """[R, C, P, P] -> [R, C]: behind a shared stage of the backbone the mean over the pixels is enough [Deep Residual Learning §A]."""
+    return global_average_pool(x)
+
+
+KINDS = {"two_fc": two_fc, "four_conv_fc": four_conv_fc, "mean": mean}
+
+
+def flatten(x):
+    """[R, C, P, P] -> [R, C P P], in the order C, P, P."""
+    return x.reshape(len(x), math.prod(x.shape[1:]))
+
+
+def fully_connected(parameters, name, x):
+    """A fully connected layer and its ReLU."""
+    return relu(linear(x, parameters[f"{name}.weight"], parameters[f"{name}.bias"]))
 
 
 def entries(config):
@@ -68,14 +89,20 @@ def entries(config):
 
 def parameter_shapes(config):
     """{parameter: shape}."""
-    head, channels, shapes = config.box_head, config.fpn.channels, {}
+    head = config.box_head
+    channels, side = roi_features.shape(config, head.pooler)
+    shapes, layers = {}, {}
     if head.kind == "four_conv_fc":
         for i in range(1, 5):
             shape = (head.conv_channels, channels, 3, 3)
             shapes |= norm.parameter_shapes(f"box_head.conv{i}", f"box_head.conv{i}_norm", shape, head.norm)
             channels = head.conv_channels
-    shapes |= norm.parameter_shapes("box_head.fc6", "", (head.channels, channels * head.pooler.output_size**2), "none")
+    if head.kind in ("two_fc", "four_conv_fc"):
+        layers["fc6"] = (head.channels, channels * side**2)
+        channels = head.channels
     if head.kind == "two_fc":
-        shapes |= norm.parameter_shapes("box_head.fc7", "", (head.channels, head.channels), "none")
-    shapes |= norm.parameter_shapes("box_head.class_logits", "", (config.num_classes + 1, head.channels), "none")
-    return shapes | norm.parameter_shapes("box_head.box_deltas", "", (4 * entries(config), head.channels), "none")
+        layers["fc7"] = (channels, channels)
+    layers |= {"class_logits": (config.num_classes + 1, channels), "box_deltas": (4 * entries(config), channels)}
+    for name, shape in layers.items():
+        shapes |= norm.parameter_shapes(f"box_head.{name}", "", shape, "none")
+    return shapes

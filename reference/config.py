@@ -1,7 +1,7 @@
 """Every switch of the algorithm, one explicit field each, and the named sets of them (presets).
 
 Two implementations of Mask R-CNN that people compare disagree in some thirty details. Nothing below is decided inside
-an operator: a preset names a full set of choices, `dataclasses.replace` changes one.
+an operator: a preset (presets.py) names a full set of choices, `dataclasses.replace` changes one.
 
 Standard library only; both implementations read this file.
 """
@@ -10,7 +10,7 @@ import dataclasses
 import json
 import types
 import typing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 
@@ -35,29 +35,35 @@ class Transform:
 
 @dataclass(frozen=True)
 class Backbone:
-    """ResNet."""
-
+    kind: Literal["resnet", "vgg"] = "resnet"  # "vgg": VGG-16, of which only width, frozen_stages and out_stage are asked
     depth: int = 50  # 18, 34 (basic blocks), 50, 101 (bottlenecks)
     width: int = 64  # channels of the stem; the stages have 1, 2, 4, 8 times as many (bottlenecks put out 4 times that)
-    norm: Literal["frozen", "batch", "group"] = "frozen"  # "frozen": affine from stored statistics; "batch"; "group"
+    groups: int = 1  # of a bottleneck's 3x3 convolution; more than 1: ResNeXt
+    group_width: int = 64  # channels of such a group in the first stage, doubled from stage to stage
+    # "frozen": affine from stored statistics; "batch"; "sync_batch": over the batches of all processes; "group"
+    norm: Literal["frozen", "batch", "sync_batch", "group"] = "frozen"
     norm_eps: float = 1e-5
     stride_in_1x1: bool = False  # where a bottleneck strides: its first 1x1 convolution, or (False) its 3x3
-    frozen_stages: int = 2  # this many of (stem, layer1, .., layer4) receive no gradient
+    frozen_stages: int = 2  # this many of (stem, layer1, .., layer4), or of VGG's blocks, receive no gradient
+    out_stage: int = 5  # the last stage that runs on the whole image: 5, or 4 in a C4 model
+    dilation: int = 1  # of stage 5; 2: its convolutions are dilated instead of strided (DC5)
 
 
 @dataclass(frozen=True)
 class FPN:
     channels: int = 256
-    norm: Literal["none", "batch", "group"] = "none"  # "none": convolutions with bias; "batch" or "group": without bias, normalised
+    norm: Literal["none", "batch", "sync_batch", "group"] = (
+        "none"  # "none": convolutions with bias; "batch" or "group": without bias, normalised
+    )
 
 
 @dataclass(frozen=True)
 class Anchors:
-    sizes: tuple[tuple[float, ...], ...] = ((32,), (64,), (128,), (256,), (512,))  # per level P2..P6, sqrt(area) in pixels
+    sizes: tuple[tuple[float, ...], ...] = ((32,), (64,), (128,), (256,), (512,))  # per level, P2..P6 or a single one; sqrt(area) in pixels
     ratios: tuple[float, ...] = (0.5, 1.0, 2.0)  # height / width
     rounding: bool = True  # cell anchors rounded to whole pixels, half to even
     order: Literal["ratio_major", "size_major"] = "ratio_major"  # inside a cell
-    # "image_over_feature": padded image side // feature side; "constant": 4, 8, 16, 32, 64
+    # "image_over_feature": padded image side // feature side; "constant": 2**level
     stride: Literal["image_over_feature", "constant"] = "image_over_feature"
     offset: float = 0.0  # of the grid, in strides
 
@@ -87,7 +93,7 @@ class RPN:
 @dataclass(frozen=True)
 class Pooler:
     output_size: int = 7
-    operator: Literal["roi_align", "roi_pool"] = "roi_align"
+    operator: Literal["roi_align", "roi_pool", "roi_warp"] = "roi_align"
     sampling_ratio: int = 2  # samples per bin and axis; 0: adaptive, ceil(bin side)
     aligned: bool = False  # shift by half a pixel, and no minimum RoI size
     aggregate: Literal["mean", "max"] = "mean"  # "mean" or "max" over the samples of a bin
@@ -100,10 +106,11 @@ class Pooler:
 
 @dataclass(frozen=True)
 class BoxHead:
-    kind: Literal["two_fc", "four_conv_fc"] = "two_fc"  # "two_fc", or "four_conv_fc": four 3x3 convolutions and one fully connected layer
+    # "two_fc"; "four_conv_fc": four 3x3 convolutions and one fully connected layer; "mean" over the pixels, behind a shared stage
+    kind: Literal["two_fc", "four_conv_fc", "mean"] = "two_fc"
     channels: int = 1024  # of the fully connected layers
     conv_channels: int = 256  # of "four_conv_fc"
-    norm: Literal["none", "batch", "group"] = "none"  # of the convolutions
+    norm: Literal["none", "batch", "sync_batch", "group"] = "none"  # of the convolutions
     pooler: Pooler = field(default_factory=Pooler)
     foreground_iou: float = 0.5
     background_iou: float = 0.5
@@ -121,9 +128,14 @@ class BoxHead:
 
 @dataclass(frozen=True)
 class MaskHead:
-    convs: int = 4
+    kind: Literal["fcn", "mlp", "none"] = "fcn"  # convolutions; fully connected layers; no mask branch: Faster R-CNN
+    # "sigmoid": each class for itself; "softmax": classes and background compete for each pixel
+    loss: Literal["sigmoid", "softmax"] = "sigmoid"
+    class_agnostic: bool = False  # one mask for all classes
+    mlp_channels: int = 1024  # of the two hidden layers of "mlp"
+    convs: int = 4  # of "fcn"
     channels: int = 256
-    norm: Literal["none", "batch", "group"] = "none"
+    norm: Literal["none", "batch", "sync_batch", "group"] = "none"
     pooler: Pooler = field(default_factory=lambda: Pooler(output_size=14))
     target: Literal["soft", "binary"] = "soft"  # "soft": mean of mask samples, in [0, 1]; "binary": that, >= 0.5
     target_aligned: bool = False  # RoIAlign convention used to sample the target
@@ -153,6 +165,9 @@ class Config:
     # Where the class logits put it. "first": K + 1 logits, box deltas and masks; "last": K + 1 logits, K box deltas and masks.
     background: Literal["first", "last"] = "first"
     norm_groups: int = 32  # of every "group" norm
+    neck: Literal["fpn", "single"] = "fpn"  # the feature pyramid; "single": the last stage's map alone
+    # "res5": both heads read stage 5 of the ResNet, run on each RoI (C4); "res5_unstrided": with stride 1, on RoIs of half the side
+    shared_head: Literal["none", "res5", "res5_unstrided"] = "none"
     transform: Transform = field(default_factory=Transform)
     backbone: Backbone = field(default_factory=Backbone)
     fpn: FPN = field(default_factory=FPN)
@@ -163,100 +178,34 @@ class Config:
     optimizer: Optimizer = field(default_factory=Optimizer)
 
 
-def _torchvision_r50_fpn():
-    return Config()
-
-
-def _torchvision_r50_fpn_v2():
-    config = Config()
-    return replace(
-        config,
-        backbone=replace(config.backbone, norm="batch", frozen_stages=0),
-        fpn=replace(config.fpn, norm="batch"),
-        rpn=replace(config.rpn, conv_depth=2),
-        box_head=replace(config.box_head, kind="four_conv_fc", norm="batch"),
-        mask_head=replace(config.mask_head, norm="batch"),
-    )
-
-
-def _detectron2_r50_fpn():
-    pooler = Pooler(sampling_ratio=0, aligned=True, level_epsilon="inside")
-    return Config(
-        background="last",
-        transform=Transform(
-            size_rounding="nearest",
-            interpolation="pillow",
-            channel_order="bgr",
-            pixel_scale=1.0,
-            mean=(103.53, 116.28, 123.675),
-            std=(1.0, 1.0, 1.0),
-            normalize_first=False,
-            ratio_dtype="float64",
-        ),
-        backbone=Backbone(stride_in_1x1=True),
-        anchors=Anchors(rounding=False, order="size_major", stride="constant"),
-        rpn=RPN(
-            smooth_l1_beta=0.0,
-            loss_normalizer="batch_size",
-            post_nms_top_n_train=1000,
-            nms_score="logit",
-            min_size=0.0,
-            min_size_inclusive=False,
-        ),
-        box_head=BoxHead(pooler=pooler, smooth_l1_beta=0.0, min_size=None, drop_empty=True),
-        mask_head=MaskHead(pooler=replace(pooler, output_size=14), target="binary", target_aligned=True, paste="detectron2"),
-    )
-
-
-def _tiny():
-    """Small enough to train from scratch on two CPU cores in minutes: 128-pixel images, a narrow ResNet-18, group norm throughout."""
-    pooler = Pooler(aligned=True)
-    return Config(
-        num_classes=3,
-        norm_groups=8,
-        transform=Transform(min_size=(128,), max_size=128),
-        backbone=Backbone(depth=18, width=16, norm="group", frozen_stages=0),
-        fpn=FPN(channels=32, norm="group"),
-        anchors=Anchors(sizes=((12,), (24,), (48,), (96,), (160,)), rounding=False, stride="constant"),
-        rpn=RPN(
-            zero_iou_matches=False,
-            batch_size=128,
-            pre_nms_top_n_train=256,
-            pre_nms_top_n_test=256,
-            post_nms_top_n_train=256,
-            post_nms_top_n_test=128,
-        ),
-        box_head=BoxHead(kind="four_conv_fc", channels=128, conv_channels=32, norm="group", pooler=pooler, batch_size=32),
-        mask_head=MaskHead(
-            convs=2, channels=32, norm="group", pooler=replace(pooler, output_size=14), target_aligned=True, paste="detectron2"
-        ),
-        optimizer=Optimizer(
-            kind="adamw",
-            learning_rate=0.002,
-            batch_size=4,
-            weight_decay=0.02,
-            norm_weight_decay=0.0,
-            warmup_iterations=50,
-            steps=(0.75, 0.92),
-            gamma=0.2,
-            clip_gradient_norm=10.0,
-        ),
-    )
-
-
-PRESETS = {
-    "torchvision_r50_fpn": _torchvision_r50_fpn,
-    "torchvision_r50_fpn_v2": _torchvision_r50_fpn_v2,
-    "detectron2_r50_fpn": _detectron2_r50_fpn,
-    "tiny": _tiny,
-}
-
-
 def preset(name: str) -> Config:
     """The configuration called `name`; ValueError lists the names there are."""
+    from reference.presets import PRESETS  # made of the classes above
+
     if name not in PRESETS:
         raise ValueError(f"unknown preset {name!r}; there are: {', '.join(PRESETS)}")
     return PRESETS[name]()
+
+
+def check(config: Config):
+    """ValueError naming the fields that do not go together."""
+    backbone, problems = config.backbone, []
+    if config.neck == "fpn" and (backbone.kind != "resnet" or backbone.out_stage != 5 or backbone.dilation != 1):
+        problems.append("neck = fpn takes all four stages of a ResNet: backbone.kind = resnet, out_stage = 5, dilation = 1")
+    shared = config.shared_head != "none"
+    if shared and (backbone.kind != "resnet" or backbone.out_stage != 4 or config.neck != "single"):
+        problems.append(
+            f"shared_head = {config.shared_head} takes a ResNet up to stage 4: backbone.kind = resnet, out_stage = 4, neck = single"
+        )
+    if shared and config.mask_head.kind != "none" and config.box_head.pooler != config.mask_head.pooler:
+        problems.append(f"shared_head = {config.shared_head}: box_head.pooler and mask_head.pooler must be the same")
+    if backbone.groups > 1 and backbone.depth < 50:
+        problems.append(f"backbone.groups = {backbone.groups} needs bottlenecks, backbone.depth = 50 or more")
+    maps = 5 if config.neck == "fpn" else 1
+    if len(config.anchors.sizes) != maps or len(set(map(len, config.anchors.sizes))) != 1:
+        problems.append(f"anchors.sizes has {len(config.anchors.sizes)} levels: neck = {config.neck} has {maps}, all with as many sizes")
+    if problems:
+        raise ValueError(f"the configuration contradicts itself: {'; '.join(problems)}")
 
 
 def to_dict(config: Config) -> dict:

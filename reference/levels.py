@@ -5,6 +5,14 @@ import numpy as np
 from reference.autodiff import primitive
 from reference.roi_align import check, roi_align, roi_align_backward
 from reference.roi_pool import roi_pool, roi_pool_backward
+from reference.roi_warp import roi_warp, roi_warp_backward
+
+# Each operator, its backward, and the fields of config.Pooler that it takes.
+OPERATORS = {
+    "roi_pool": (roi_pool, roi_pool_backward, ()),
+    "roi_warp": (roi_warp, roi_warp_backward, ("sampling_ratio", "aggregate")),
+    "roi_align": (roi_align, roi_align_backward, ("sampling_ratio", "aligned", "aggregate")),
+}
 
 
 def assign(rois, pooler):
@@ -37,7 +45,7 @@ def pool(features, rois, image_index, pooler):
     some = features[pooler.min_level]
     rois, image_index = check(some, rois, image_index)
     out = np.zeros((len(rois), some.shape[1], pooler.output_size, pooler.output_size), dtype=some.dtype)
-    operator = roi_pool if pooler.operator == "roi_pool" else roi_align
+    operator, _, _ = OPERATORS[pooler.operator]
     for level, here, keywords in _by_level(rois, pooler):
         out[here] = operator(features[level], rois[here], image_index[here], **keywords)
     return out
@@ -46,7 +54,7 @@ def pool(features, rois, image_index, pooler):
 def pool_backward(grad_out, features, rois, image_index, pooler):
     """Gradient of `pool` with respect to `features`: {level: [N, C, H_l, W_l]}, for the levels the pooler reads."""
     rois, image_index = check(features[pooler.min_level], rois, image_index)
-    operator = roi_pool_backward if pooler.operator == "roi_pool" else roi_align_backward
+    _, operator, _ = OPERATORS[pooler.operator]
     return {
         level: operator(grad_out[here], features[level], rois[here], image_index[here], **keywords)
         for level, here, keywords in _by_level(rois, pooler)
@@ -55,8 +63,6 @@ def pool_backward(grad_out, features, rois, image_index, pooler):
 
 def _by_level(rois, pooler):
     levels = assign(rois, pooler)
-    keywords = {"output_size": pooler.output_size}
-    if pooler.operator == "roi_align":
-        keywords |= {"sampling_ratio": pooler.sampling_ratio, "aligned": pooler.aligned, "aggregate": pooler.aggregate}
+    keywords = {name: getattr(pooler, name) for name in ("output_size", *OPERATORS[pooler.operator][2])}
     for level in range(pooler.min_level, pooler.max_level + 1):
         yield level, levels == level, keywords | {"spatial_scale": 1 / 2**level}

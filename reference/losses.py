@@ -1,6 +1,6 @@
 """The five losses, from their elementwise primitives (SPEC §7, §8, §10), and where each label's numbers stand in a head's output.
 
-N images, T anchors, R sampled RoIs of the batch, K classes, S mask side, E = K + 1 or K deltas and masks per RoI.
+N images, T anchors, R sampled RoIs of the batch, K classes, S mask side, E = K + 1 or K deltas per RoI.
 """
 
 import numpy as np
@@ -10,7 +10,7 @@ from reference.autodiff import primitive
 
 
 def foreground(config):
-    """Slice of the class columns, deltas or masks that holds labels 1..K in this order."""
+    """Slice of the class columns or deltas that holds labels 1..K in this order."""
     first = 1 if config.background == "first" else 0
     return slice(first, first + config.num_classes)
 
@@ -21,7 +21,7 @@ def class_columns(labels, config):
 
 
 def entries(labels, config):
-    """Labels 1..K -> their deltas or masks in a head's output; label 0 gets some valid entry."""
+    """Labels 1..K -> their deltas in the box head's output; label 0 gets some valid entry."""
     return labels if config.background == "first" else np.maximum(labels - 1, 0)
 
 
@@ -66,6 +66,17 @@ def cross_entropy_backward(grad_out, logits, columns):
     return grad * grad_out[:, None]
 
 
+@primitive
+def soft_cross_entropy(logits, targets):
+    """-sum over k of t_k ln softmax(logits)_k of each row: logits [R, K], targets [R, K], each row a distribution -> [R]."""
+    return -(targets * log_softmax(logits)).sum(axis=-1)
+
+
+def soft_cross_entropy_backward(grad_out, logits, targets):
+    """softmax(logits) - targets, as above with the targets' sum of 1 in place of the one. Targets are constants."""
+    return (softmax(logits) - targets) * grad_out[:, None]
+
+
 def rpn_losses(logits, deltas, labels, target_deltas, config):
     """Objectness and box loss of the sampled anchors.
 
@@ -93,10 +104,55 @@ def box_losses(class_logits, box_deltas, labels, target_deltas, config):
     return classification, box
 
 
-def mask_loss(mask_logits, labels, targets, config):
-    """Binary cross-entropy of each object's own mask, mean over objects and pixels; 0 without objects.
+def mask_channels(config):
+    """How many masks the head puts out for a RoI: one per class, or one for all; beside a softmax one more, for the background."""
+    classes = 1 if config.mask_head.class_agnostic else config.num_classes
+    unused = config.background == "first" and not config.mask_head.class_agnostic  # torchvision keeps a channel that nobody trains
+    return classes + (config.mask_head.loss == "softmax" or unused)
 
-    mask_logits [R, E, S, S]; labels [R] in 1..K; targets [R, S, S] in [0, 1]; config: config.Config
+
+def mask_columns(labels, config):
+    """Labels 1..K -> their channels in the mask logits; label 0: the background's channel of a softmax."""
+    if config.mask_head.class_agnostic:
+        labels = np.minimum(labels, 1)
+    if config.background == "first":
+        return labels - (config.mask_head.class_agnostic and config.mask_head.loss == "sigmoid")
+    return (labels - 1) % mask_channels(config)
+
+
+def mask_loss(mask_logits, labels, targets, config):
+    """The loss of each object's mask, mean over objects and pixels; 0 without objects.
+
+    mask_logits [R, mask_channels, S, S]; labels [R] in 1..K; targets [R, S, S] in [0, 1]; config: config.Config
     """
-    own = mask_logits[np.arange(len(labels)), entries(labels, config)]
-    return binary_cross_entropy(own, targets).sum() / max(targets.size, 1)
+    return MASK_LOSSES[config.mask_head.loss](mask_logits, labels, targets, config).sum() / max(targets.size, 1)
+
+
+def sigmoid_mask_loss(mask_logits, labels, targets, config):
+    """Binary cross-entropy of the own class's channel alone, [R, S, S]: classes do not compete."""
+    return binary_cross_entropy(mask_logits[np.arange(len(labels)), mask_columns(labels, config)], targets)
+
+
+def softmax_mask_loss(mask_logits, labels, targets, config):
+    """Every pixel is of the own class (by its share, the target) or background: classes compete. [R S S]"""
+    rows, wanted = np.arange(len(labels)), np.zeros(mask_logits.shape, targets.dtype)
+    wanted[rows, mask_columns(labels, config)] = targets
+    wanted[rows, mask_columns(np.zeros_like(labels), config)] = 1 - targets
+    channels = mask_logits.shape[1]
+    pixels = [x.transpose(0, 2, 3, 1).reshape(targets.size, channels) for x in (mask_logits, wanted)]
+    return soft_cross_entropy(*pixels)
+
+
+MASK_LOSSES = {"sigmoid": sigmoid_mask_loss, "softmax": softmax_mask_loss}
+
+
+def mask_probabilities(mask_logits, labels, config):
+    """Each pixel's probability to belong to the object, by its class's channel.
+
+    mask_logits [R, mask_channels, S, S], labels [R] in 1..K -> [R, S, S].
+    """
+    if config.mask_head.loss == "softmax":
+        probabilities = np.moveaxis(softmax(np.moveaxis(mask_logits, 1, -1)), -1, 1)
+    else:
+        probabilities = sigmoid(mask_logits)
+    return probabilities[np.arange(len(labels)), mask_columns(labels, config)]

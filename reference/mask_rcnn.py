@@ -9,8 +9,23 @@ import math
 
 import numpy as np
 
-from reference import anchors, box_head, fpn, levels, losses, mask_head, masks, optimizer, postprocess, resnet, rpn, sampler, transform
-from reference.activations import sigmoid
+from reference import (
+    anchors,
+    backbone,
+    box_head,
+    levels,
+    losses,
+    mask_head,
+    masks,
+    neck,
+    optimizer,
+    postprocess,
+    roi_features,
+    rpn,
+    sampler,
+    transform,
+)
+from reference import config as configuration
 from reference.autodiff import Tape, detached
 
 
@@ -21,9 +36,10 @@ class MaskRCNN:
     """
 
     def __init__(self, config, parameters):
+        configuration.check(config)
         self.config = config
         self.parameters = check_parameters(parameters, config)
-        self.dtype = self.parameters["backbone.conv1.weight"].dtype
+        self.dtype = next(iter(self.parameters.values())).dtype
 
     def detect(self, images, record=None):
         """The objects in each image: a list of Detections, in pixels of the images as they came in.
@@ -45,7 +61,7 @@ class MaskRCNN:
         priorities       {"rpn": [N][T], "roi": [N][P + G]}: who is sampled where there are more candidates than places, the smallest first.
                          A roi row has post_nms_top_n_train numbers for the proposals, then one per ground truth. None: random
         generator        numpy.random.Generator for these; None: a fresh one
-        Returns {"rpn_objectness", "rpn_box", "class", "box", "mask"}: scalars.
+        Returns {"rpn_objectness", "rpn_box", "class", "box", "mask"}: scalars; without a mask branch there is no "mask".
         """
         if len(images) == 0 or len(images) != len(targets):
             raise ValueError(f"losses: expected images, and a target for each; got {len(images)} images and {len(targets)} targets")
@@ -66,8 +82,10 @@ class MaskRCNN:
         record |= {"proposals": [boxes for boxes, _ in proposals], "proposal_scores": [scores for _, scores in proposals]}
         record |= {"sampled_rois": [s.rois for s in samples], "roi_labels": [s.labels for s in samples], "samples": samples}
         classification, box = self.box_losses(pyramid, samples, record)
-        mask = self.mask_loss(pyramid, samples, targets, record)
-        return {"rpn_objectness": objectness, "rpn_box": rpn_box, "class": classification, "box": box, "mask": mask}
+        losses = {"rpn_objectness": objectness, "rpn_box": rpn_box, "class": classification, "box": box}
+        if self.config.mask_head.kind == "none":
+            return losses
+        return losses | {"mask": self.mask_loss(pyramid, samples, targets, record)}
 
     def gradients(self, images, targets, priorities=None, record=None, generator=None):
         """The losses, and the gradient of their sum with respect to every parameter that is trained: ({name: scalar}, {name: array}).
@@ -87,16 +105,17 @@ class MaskRCNN:
         return transform.pad(prepared, self.config.transform.size_divisor).astype(self.dtype)
 
     def features(self, images, record, training=False):
-        """[N, 3, H, W] -> the pyramid {2: P2, ..., 6: P6}."""
-        stages = resnet.resnet(self.parameters, images, self.config, training)
-        pyramid = fpn.fpn(self.parameters, stages, self.config, training)
+        """[N, 3, H, W] -> the maps that RPN and heads read, {2: P2, ..., 6: P6}, or a single one."""
+        stages = backbone.of(self.config).forward(self.parameters, images, self.config, training)
+        pyramid = neck.of(self.config).forward(self.parameters, stages, self.config, training)
         record |= {"images": images, **{f"C{level}": x for level, x in stages.items()}, **{f"P{level}": x for level, x in pyramid.items()}}
         return pyramid
 
     def objectness(self, pyramid, image_shape, record):
         """Logits [N, T] and deltas [N, T, 4] of all anchors; the anchors, a list over the levels of [T_l, 4]."""
         logits, deltas = rpn.head(self.parameters, pyramid, self.config)
-        grid = anchors.grid([x.shape[2:] for x in pyramid.values()], image_shape, self.config.anchors)
+        shapes, strides = [x.shape[2:] for x in pyramid.values()], [2**level for level in pyramid]
+        grid = anchors.grid(shapes, image_shape, self.config.anchors, strides=strides)
         grid = [level.astype(self.dtype) for level in grid]
         record |= {"rpn_logits": logits, "rpn_deltas": deltas, "anchors": grid}
         return *rpn.flatten(logits, deltas), grid
@@ -105,7 +124,7 @@ class MaskRCNN:
         """Detections of a padded batch [N, 3, H, W] whose images have the sides `sizes` [(h, w)].
 
         Returns a list of (boxes [D, 4], scores [D], labels [D], mask probabilities [D, S, S]), in pixels of the batch.
-        The mask branch runs on the detections only.
+        The mask branch runs on the detections only; without one the probabilities are None.
         """
         config, record = self.config, {} if record is None else record
         pyramid = self.features(images, record)
@@ -114,25 +133,30 @@ class MaskRCNN:
         record |= {"proposals": [boxes for boxes, _ in proposals], "proposal_scores": [scores for _, scores in proposals]}
 
         rois, image_index = join([boxes for boxes, _ in proposals])
-        pooled = levels.pool(pyramid, rois, image_index, config.box_head.pooler)
-        class_logits, box_deltas = box_head.forward(self.parameters, pooled, config)
-        record |= {"box_features": pooled, "class_logits": class_logits, "box_deltas": box_deltas}
+        features = self.roi_features(pyramid, rois, image_index, config.box_head.pooler)
+        class_logits, box_deltas = box_head.forward(self.parameters, features, config)
+        record |= {"box_features": features, "class_logits": class_logits, "box_deltas": box_deltas}
         found = []
         for n, size in enumerate(sizes):
             rows = image_index == n
             found.append(postprocess.detections(class_logits[rows], box_deltas[rows], rois[rows], size, config))
 
+        record["detections"] = found
+        if config.mask_head.kind == "none":
+            return [(*one, None) for one in found]
         rois, image_index = join([boxes for boxes, _, _ in found])
-        pooled = levels.pool(pyramid, rois, image_index, config.mask_head.pooler)
-        logits = mask_head.forward(self.parameters, pooled, config)
-        probabilities = sigmoid(mask_head.select(logits, np.concatenate([labels for _, _, labels in found]), config))
-        record |= {"detections": found, "mask_features": pooled, "mask_logits": logits, "mask_probabilities": probabilities}
+        features = self.roi_features(pyramid, rois, image_index, config.mask_head.pooler)
+        logits = mask_head.forward(self.parameters, features, config)
+        probabilities = losses.mask_probabilities(logits, np.concatenate([labels for _, _, labels in found]), config)
+        record |= {"mask_features": features, "mask_logits": logits, "mask_probabilities": probabilities}
         return [(*one, probabilities[image_index == n]) for n, one in enumerate(found)]
 
     def finish(self, boxes, scores, labels, probabilities, network, original):
         """Detections in an image of sides `original` (h, w), from those in the network's input of sides `network`."""
         boxes, keep = postprocess.rescale(boxes, network, original, self.config)
         boxes, head = boxes[keep], self.config.mask_head
+        if probabilities is None:
+            return postprocess.Detections(boxes, scores[keep], labels[keep], None)
         pasted = masks.paste(probabilities[keep], boxes, *original, convention=head.paste, threshold=head.threshold)
         return postprocess.Detections(boxes, scores[keep], labels[keep], pasted)
 
@@ -158,13 +182,18 @@ class MaskRCNN:
         priorities = np.concatenate([priorities[: len(boxes)], priorities[slots : slots + len(gt_boxes)]])
         return box_head.targets(boxes, gt_boxes, target.labels, priorities, self.config.box_head)
 
+    def roi_features(self, pyramid, rois, image_index, pooler, training=False):
+        """What the heads read of rois [R, 4] in the images image_index [R]: [R, C, P, P]."""
+        pooled = levels.pool(pyramid, rois, image_index, pooler)
+        return roi_features.forward(self.parameters, pooled, self.config, training)
+
     def box_losses(self, pyramid, samples, record):
         """Classification and box loss of all sampled RoIs."""
         rois, image_index = join([s.rois for s in samples])
         labels, target_deltas = np.concatenate([s.labels for s in samples]), np.concatenate([s.deltas for s in samples])
-        pooled = levels.pool(pyramid, rois, image_index, self.config.box_head.pooler)
-        class_logits, box_deltas = box_head.forward(self.parameters, pooled, self.config, training=True)
-        record |= {"box_features": pooled, "class_logits": class_logits, "box_deltas": box_deltas}
+        features = self.roi_features(pyramid, rois, image_index, self.config.box_head.pooler, training=True)
+        class_logits, box_deltas = box_head.forward(self.parameters, features, self.config, training=True)
+        record |= {"box_features": features, "class_logits": class_logits, "box_deltas": box_deltas}
         return losses.box_losses(class_logits, box_deltas, labels, target_deltas, self.config)
 
     def mask_loss(self, pyramid, samples, targets, record):
@@ -173,14 +202,17 @@ class MaskRCNN:
         foreground = [s.labels > 0 for s in samples]
         rois, image_index = join([s.rois[f] for s, f in zip(samples, foreground, strict=True)])
         labels = np.concatenate([s.labels[f] for s, f in zip(samples, foreground, strict=True)])
-        pooled = levels.pool(pyramid, rois, image_index, config.mask_head.pooler)
-        logits = mask_head.forward(self.parameters, pooled, config, training=True)
+        if config.shared_head == "none":
+            features = self.roi_features(pyramid, rois, image_index, config.mask_head.pooler, training=True)
+        else:  # the box branch has been there already (SPEC §14)
+            features = record["box_features"][np.concatenate(foreground)]
+        logits = mask_head.forward(self.parameters, features, config, training=True)
         wanted = [
             masks.targets(target.masks, s.matched[f], s.rois[f], config.mask_head, logits.shape[-1])
             for target, s, f in zip(targets, samples, foreground, strict=True)
         ]
         wanted = np.concatenate(wanted).astype(self.dtype)
-        record |= {"mask_features": pooled, "mask_logits": logits, "mask_targets": wanted}
+        record |= {"mask_features": features, "mask_logits": logits, "mask_targets": wanted}
         return losses.mask_loss(logits, labels, wanted, config)
 
 
@@ -191,13 +223,13 @@ def join(rois):
 
 def parameter_shapes(config):
     """{name: shape} of every parameter of the model, running statistics included."""
-    return {name: shape for part in (resnet, fpn, rpn, box_head, mask_head) for name, shape in part.parameter_shapes(config).items()}
+    parts = (backbone.of(config), neck.of(config), rpn, box_head, mask_head)
+    return {name: shape for part in parts for name, shape in part.parameter_shapes(config).items()}
 
 
 def trained(config):
     """Names of the parameters that training changes: all but stored statistics, frozen norms and the frozen stages of the backbone."""
-    stages = [("backbone.conv1", "backbone.bn1"), *((f"backbone.layer{i}.",) for i in (1, 2, 3, 4))][: config.backbone.frozen_stages]
-    frozen = tuple(prefix for stage in stages for prefix in stage)
+    frozen = backbone.of(config).frozen(config)
     names = [name for name in parameter_shapes(config) if not name.startswith(frozen) and ".running_" not in name]
     return [name for name in names if not (config.backbone.norm == "frozen" and name.startswith("backbone.") and optimizer.is_norm(name))]
 
@@ -229,7 +261,7 @@ def initial_parameters(config, generator, dtype=np.float64):
         std = next((value for prefix, value in small.items() if name.startswith(prefix)), math.sqrt(2 / (shape[0] * math.prod(shape[2:]))))
         if len(shape) == 1:
             value = np.full(shape, float(name.endswith((".running_var", ".weight"))))
-        elif name.startswith(("fpn.", "box_head.fc")):
+        elif name.startswith(("fpn.", "box_head.fc", "mask_head.fc")):
             value = generator.uniform(-1, 1, shape) * math.sqrt(3 / math.prod(shape[1:]))
         else:
             value = generator.standard_normal(shape) * std

@@ -77,8 +77,8 @@ def group_norm_backward(grad_out, x, weight, bias, groups, eps):
 def conv_norm(parameters, conv, norm, x, kind, config, training, **keywords):
     """The convolution `conv`, then the normalisation `norm` of the given kind, both found in `parameters` by these names.
 
-    "none": no normalisation. "frozen" always uses the stored statistics, "batch" those of the batch in training, "group" none.
-    In training "batch" moves the stored statistics in `parameters` towards those of the batch, as PyTorch does.
+    "none": no normalisation. "frozen" always uses the stored statistics, "batch" and "sync_batch" in training those of the batch,
+    "group" none. In training the second and third move the stored statistics in `parameters` towards those of the batch, as PyTorch does.
     A convolution has a bias only where `parameters` have one; the other keywords are those of `conv2d`.
     """
     x = conv2d(x, parameters[f"{conv}.weight"], parameters.get(f"{conv}.bias"), **keywords)
@@ -87,7 +87,7 @@ def conv_norm(parameters, conv, norm, x, kind, config, training, **keywords):
     weight, bias, eps = parameters[f"{norm}.weight"], parameters[f"{norm}.bias"], config.backbone.norm_eps
     if kind == "group":
         return group_norm(x, weight, bias, config.norm_groups, eps)
-    if kind == "batch" and training:
+    if kind in ("batch", "sync_batch") and training:
         update_running_statistics(parameters, norm, detached(x))
         return batch_norm(x, weight, bias, eps)
     return frozen_batch_norm(x, weight, bias, parameters[f"{norm}.running_mean"], parameters[f"{norm}.running_var"], eps)
@@ -105,13 +105,9 @@ def update_running_statistics(parameters, norm, x):
 
 def parameter_shapes(conv, norm, shape, kind):
     """{parameter: shape} of a convolution with a weight of that shape and its normalisation; a normalised convolution has no bias."""
-    names = {
-        "none": [f"{conv}.bias"],
-        "group": [f"{norm}.weight", f"{norm}.bias"],
-        "batch": [f"{norm}.weight", f"{norm}.bias", f"{norm}.running_mean", f"{norm}.running_var"],
-        "frozen": [f"{norm}.weight", f"{norm}.bias", f"{norm}.running_mean", f"{norm}.running_var"],
-    }
-    return {f"{conv}.weight": shape, **{name: shape[:1] for name in names[kind]}}
+    names = [f"{norm}.weight", f"{norm}.bias", f"{norm}.running_mean", f"{norm}.running_var"]
+    names = {"none": [f"{conv}.bias"], "group": names[:2]}.get(kind, names)
+    return {f"{conv}.weight": shape, **{name: shape[:1] for name in names}}
 
 
 def _affine(x, scale, shift):

@@ -15,12 +15,15 @@ from reference.losses import foreground
 
 @dataclass
 class Detections:
-    """Objects found in one image, by falling score: boxes [D, 4] xyxy pixels, scores [D], labels [D] in 1..K, masks [D, H, W] bool."""
+    """Objects found in one image, by falling score: boxes [D, 4] xyxy pixels, scores [D], labels [D] in 1..K, masks [D, H, W] bool.
+
+    Without a mask branch there are no masks: None.
+    """
 
     boxes: np.ndarray
     scores: np.ndarray
     labels: np.ndarray
-    masks: np.ndarray
+    masks: np.ndarray | None
 
 
 def detections(class_logits, box_deltas, proposals, size, config):

@@ -54,13 +54,19 @@ def roi_pool_backward(grad_out, features, rois, image_index, *, output_size, spa
     return grad
 
 
+def whole_pixels(rois, spatial_scale):
+    """The RoIs [R, 4] in whole feature pixels, xyxy: ends rounded and inclusive, hence one more, and at least one pixel wide."""
+    rounded = _round(rois * rois.dtype.type(spatial_scale))
+    return np.concatenate([rounded[:, :2], np.maximum(rounded[:, 2:] + 1, rounded[:, :2] + 1)], axis=1)
+
+
 def _edges(rois, shape, output_size, spatial_scale):
     """First and one-past-last feature pixel of the bins, per axis [2, R, P] int64; empty where they do not ascend."""
     edges = []
+    whole = whole_pixels(rois, spatial_scale)
     for axis, bins, size in zip((1, 0), pair(output_size), shape[2:], strict=True):
-        scale, number = rois.dtype.type(spatial_scale), np.arange(bins + 1, dtype=rois.dtype)
-        start, end = (_round(rois[:, column] * scale) for column in (axis, axis + 2))
-        bin_side = np.maximum(end - start + 1, 1) / rois.dtype.type(bins)
+        number, start = np.arange(bins + 1, dtype=rois.dtype), whole[:, axis]
+        bin_side = (whole[:, axis + 2] - start) / rois.dtype.type(bins)
         first = np.floor(number[:-1] * bin_side[:, None]) + start[:, None]
         last = np.ceil(number[1:] * bin_side[:, None]) + start[:, None]
         edges.append(np.clip(np.stack([first, last]), 0, size).astype(np.int64))

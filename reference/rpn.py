@@ -6,7 +6,7 @@ Flattened order: level, y, x, anchor.
 
 import numpy as np
 
-from reference import box_coder, boxes, matcher, nms
+from reference import box_coder, boxes, matcher, neck, nms
 from reference.activations import relu, sigmoid
 from reference.conv import conv2d
 
@@ -81,7 +81,7 @@ def targets(anchors, gt_boxes, config):
 
 def parameter_shapes(config):
     """{parameter: shape}."""
-    channels, anchors = config.fpn.channels, len(config.anchors.sizes[0]) * len(config.anchors.ratios)
+    channels, anchors = neck.of(config).channels(config), len(config.anchors.sizes[0]) * len(config.anchors.ratios)
     shapes = {f"rpn.conv{i}": (channels, channels, 3, 3) for i in range(1, config.rpn.conv_depth + 1)}
     shapes |= {"rpn.logits": (anchors, channels, 1, 1), "rpn.deltas": (4 * anchors, channels, 1, 1)}
     return {f"{name}.{part}": size for name, shape in shapes.items() for part, size in (("weight", shape), ("bias", shape[:1]))}
