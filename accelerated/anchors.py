@@ -4,8 +4,6 @@ import functools
 
 import torch
 
-STRIDES = (4, 8, 16, 32, 64)  # of P2..P6
-
 
 def cell_anchors(sizes, ratios, config):
     """Anchors of one cell, centred on the origin: [A, 4] float64 on the CPU, A = len(sizes) * len(ratios).
@@ -22,7 +20,7 @@ def cell_anchors(sizes, ratios, config):
     return anchors.round() if config.rounding else anchors
 
 
-def grid(feature_shapes, image_shape, config, *, strides=STRIDES, dtype=torch.float32, device="cpu"):
+def grid(feature_shapes, image_shape, config, *, strides, dtype=torch.float32, device="cpu"):
     """All anchors, a list with one [h * w * A, 4] tensor per level, rows ordered by y, x, anchor of the cell.
 
     feature_shapes [(h, w), ..] per level; image_shape (H, W) of the padded batch; strides are used where config.stride is "constant".

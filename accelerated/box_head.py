@@ -1,7 +1,7 @@
-"""Box head: pooled features -> class logits and class-specific box deltas; and the RoIs it is trained on.
+"""Box head: RoI features -> class logits and class-specific box deltas; and the RoIs it is trained on.
 
-Shapes: R rois, C channels, K classes, E entries (classes that have deltas: K, or K + 1 with the background first);
-N images, P proposal slots (pooled size in the head), G ground-truth slots, B sampled RoIs of an image.
+Shapes: R rois, C channels, P side of the RoI features, D numbers that describe a RoI, K classes, E entries (classes that have deltas: K, or K + 1 with the background first);
+N images, P proposal slots (in the sampling), G ground-truth slots, B sampled RoIs of an image.
 """
 
 from typing import NamedTuple
@@ -10,54 +10,92 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from accelerated import box_coder, matcher, norm, sampler
+from accelerated import box_coder, matcher, norm, roi_features, sampler
 
 
 class BoxHead(nn.Module):
-    """pooled [R, C, P, P], valid [R] or None -> class_logits [R, K + 1], box_deltas [R, 4 E], class-major.
+    """RoI features [R, C, P, P], valid [R] or None -> class_logits [R, K + 1], box_deltas [R, 4 E], class-major.
 
-    "two_fc": fc6, fc7 [FPN §4.2]. "four_conv_fc": four 3x3 convolutions, then fc6 [Group Normalization §4.2].
     `valid` keeps padded RoIs out of batch statistics; it changes nothing else.
+    A kind adds its `layers`, and with them comes to `describe` a RoI by D numbers.
     """
 
     def __init__(self, config):
         super().__init__()
-        head, channels = config.box_head, config.fpn.channels
-        self.convs = 4 if head.kind == "four_conv_fc" else 0
-        for i in range(1, self.convs + 1):
+        width = self.layers(*roi_features.shape(config, config.box_head.pooler), config)
+        self.class_logits = nn.Linear(width, config.num_classes + 1)
+        self.box_deltas = nn.Linear(width, 4 * entries(config))
+        for module in self.modules():
+            initialise(module)
+        nn.init.normal_(self.class_logits.weight, std=0.01)
+        nn.init.normal_(self.box_deltas.weight, std=0.001)
+
+    def forward(self, features, valid=None):
+        x = self.describe(features, valid)
+        return self.class_logits(x), self.box_deltas(x)
+
+
+class TwoFC(BoxHead):
+    """Fully connected layers fc6 and fc7 [FPN §4.2]; with 4096 channels, those of VGG-16."""
+
+    def layers(self, channels, side, config):
+        width = config.box_head.channels
+        self.fc6, self.fc7 = nn.Linear(channels * side**2, width), nn.Linear(width, width)
+        return width
+
+    def describe(self, x, valid):
+        return F.relu_(self.fc7(F.relu_(self.fc6(x.flatten(1)))))  # in the order C, P, P
+
+
+class FourConvFC(BoxHead):
+    """Four 3x3 convolutions, then fc6 [Group Normalization §4.2]."""
+
+    def layers(self, channels, side, config):
+        head = config.box_head
+        for i in range(1, 5):
             self.add_module(f"conv{i}", nn.Conv2d(channels, head.conv_channels, 3, padding=1, bias=head.norm == "none"))
             if head.norm != "none":
                 self.add_module(f"conv{i}_norm", norm.make(head.norm, head.conv_channels, config))
             channels = head.conv_channels
-        self.fc6 = nn.Linear(channels * head.pooler.output_size**2, head.channels)
-        self.fc7 = nn.Linear(head.channels, head.channels) if head.kind == "two_fc" else None
-        self.class_logits = nn.Linear(head.channels, config.num_classes + 1)
-        self.box_deltas = nn.Linear(head.channels, 4 * entries(config))
-        self._initialise()
+        self.fc6 = nn.Linear(channels * side**2, head.channels)
+        return head.channels
 
-    def _initialise(self):
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            elif isinstance(module, nn.Linear):
-                nn.init.kaiming_uniform_(module.weight, a=1)
-            if isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
-                nn.init.zeros_(module.bias)
-        nn.init.normal_(self.class_logits.weight, std=0.01)
-        nn.init.normal_(self.box_deltas.weight, std=0.001)
-
-    def forward(self, pooled, valid=None):
-        x = pooled
-        for i in range(1, self.convs + 1):
+    def describe(self, x, valid):
+        for i in range(1, 5):
             x = F.relu_(norm.conv_norm(getattr(self, f"conv{i}"), getattr(self, f"conv{i}_norm", None), x, valid))
-        x = F.relu_(self.fc6(x.flatten(1)))  # in the order C, P, P
-        if self.fc7 is not None:
-            x = F.relu_(self.fc7(x))
-        return self.class_logits(x), self.box_deltas(x)
+        return F.relu_(self.fc6(x.flatten(1)))
+
+
+class Mean(BoxHead):
+    """The mean over the pixels: enough behind a shared stage of the backbone [He et al. 2015 §A]."""
+
+    def layers(self, channels, side, config):
+        return channels
+
+    def describe(self, x, valid):
+        return x.mean((2, 3))
+
+
+KINDS = {"two_fc": TwoFC, "four_conv_fc": FourConvFC, "mean": Mean}
+
+
+def make(config):
+    """The box head of the configured kind."""
+    return KINDS[config.box_head.kind](config)
+
+
+def initialise(module):
+    """Convolutions by fan out [He et al. 2015], fully connected layers uniformly by fan in, biases 0."""
+    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+        nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    elif isinstance(module, nn.Linear):
+        nn.init.kaiming_uniform_(module.weight, a=1)
+    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear) and module.bias is not None:
+        nn.init.zeros_(module.bias)
 
 
 def entries(config):
-    """How many classes have deltas and mask channels of their own: K, or K + 1 where the (unused) background comes first."""
+    """How many classes have deltas of their own: K, or K + 1 where the (unused) background comes first."""
     return config.num_classes + (config.background == "first")
 
 

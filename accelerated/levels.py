@@ -2,7 +2,14 @@
 
 import torch
 
-from accelerated import roi_align, roi_pool
+from accelerated import roi_align, roi_pool, roi_warp
+
+# Each operator over all levels, and the fields of config.Pooler that it takes.
+OPERATORS = {
+    "roi_pool": (roi_pool.multilevel, ()),
+    "roi_warp": (roi_warp.multilevel, ("sampling_ratio", "aggregate")),
+    "roi_align": (roi_align.multilevel, ("sampling_ratio", "aligned", "aggregate")),
+}
 
 
 def assign(rois, pooler):
@@ -31,9 +38,7 @@ def pool(features, rois, image_index, pooler, backend="auto"):
     """
     levels = range(pooler.min_level, pooler.max_level + 1)
     features = [features[level] for level in levels] if isinstance(features, dict) else list(features)[: len(levels)]
+    operator, fields = OPERATORS[pooler.operator]
     keywords = {"scales": [1 / 2**level for level in levels], "output_size": pooler.output_size, "backend": backend}
-    level_index = assign(rois, pooler) - pooler.min_level
-    if pooler.operator == "roi_pool":
-        return roi_pool.multilevel(features, rois, image_index, level_index, **keywords)
-    keywords |= {"sampling_ratio": pooler.sampling_ratio, "aligned": pooler.aligned, "aggregate": pooler.aggregate}
-    return roi_align.multilevel(features, rois, image_index, level_index, **keywords)
+    keywords |= {name: getattr(pooler, name) for name in fields}
+    return operator(features, rois, image_index, assign(rois, pooler) - pooler.min_level, **keywords)

@@ -1,6 +1,6 @@
 """The five losses, from their elementwise primitives (SPEC §7, §8, §10), and where each label's numbers stand in a head's output.
 
-N images, T anchors, R RoI slots of the batch, K classes, S mask side, E = K + 1 or K deltas and masks per RoI.
+N images, T anchors, R RoI slots of the batch, K classes, S mask side, E = K + 1 or K deltas per RoI.
 Shapes are fixed; labels say which slots count. Every loss depends on every number it is given, if only by a factor of 0.
 """
 
@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 
 def foreground(config):
-    """Slice of the class columns, deltas or masks that holds labels 1..K in this order."""
+    """Slice of the class columns or deltas that holds labels 1..K in this order."""
     first = 1 if config.background == "first" else 0
     return slice(first, first + config.num_classes)
 
@@ -20,7 +20,7 @@ def class_columns(labels, config):
 
 
 def entries(labels, config):
-    """Labels 1..K -> their deltas or masks in a head's output; other labels get some valid entry."""
+    """Labels 1..K -> their deltas in the box head's output; other labels get some valid entry."""
     return (labels if config.background == "first" else labels - 1).clamp(min=0)
 
 
@@ -71,12 +71,55 @@ def box_losses(class_logits, box_deltas, labels, target_deltas, config):
     return classification, smooth_l1(difference, config.box_head.smooth_l1_beta).sum() / normalizer
 
 
-def mask_loss(mask_logits, labels, targets, config):
-    """Binary cross-entropy of each object's own mask, mean over objects and pixels; 0 without objects.
+def mask_channels(config):
+    """How many masks the head puts out for a RoI: one per class, or one for all; beside a softmax one more, for the background."""
+    classes = 1 if config.mask_head.class_agnostic else config.num_classes
+    unused = config.background == "first" and not config.mask_head.class_agnostic  # torchvision keeps a channel that nobody trains
+    return classes + (config.mask_head.loss == "softmax" or unused)
 
-    mask_logits [R, E, S, S]; labels [R] in 1..K, 0 or less in empty slots; targets [R, S, S] in [0, 1]; config: config.Config
+
+def mask_columns(labels, config):
+    """Labels 1..K -> their channels in the mask logits; label 0: the background's channel of a softmax, or some valid one."""
+    labels = labels.clamp(0, 1) if config.mask_head.class_agnostic else labels.clamp(min=0)
+    only = mask_channels(config) == 1
+    return labels if config.background == "first" and not only else (labels - 1) % mask_channels(config)
+
+
+def mask_loss(mask_logits, labels, targets, config):
+    """The loss of each object's mask, mean over objects and pixels; 0 without objects.
+
+    mask_logits [R, mask_channels, S, S]; labels [R] in 1..K, 0 or less in empty slots; targets [R, S, S] in [0, 1]; config: config.Config
     """
     objects = labels > 0
-    own = mask_logits.take_along_dim(entries(labels, config)[:, None, None, None], 1)[:, 0]
-    total = torch.where(objects[:, None, None], binary_cross_entropy(own, targets.to(own.dtype)), 0).sum()
+    pixels = MASK_LOSSES[config.mask_head.loss](mask_logits, labels, targets.to(mask_logits.dtype), config)
+    total = torch.where(objects[:, None, None], pixels, 0).sum()
     return total / (objects.sum().clamp(min=1) * targets[0].numel() if len(targets) else 1)
+
+
+def sigmoid_mask_loss(mask_logits, labels, targets, config):
+    """Binary cross-entropy of the own class's channel alone, [R, S, S]: classes do not compete."""
+    return binary_cross_entropy(mask_logits.take_along_dim(_channel(labels, config), 1)[:, 0], targets)
+
+
+def softmax_mask_loss(mask_logits, labels, targets, config):
+    """Every pixel is of the own class (by its share, the target) or background: classes compete. [R, S, S]"""
+    own, background = _channel(labels, config), _channel(torch.zeros_like(labels), config)
+    likelihood = mask_logits.log_softmax(1)
+    own, background = (likelihood.take_along_dim(channel, 1)[:, 0] for channel in (own, background))
+    return -(targets * own + (1 - targets) * background)
+
+
+MASK_LOSSES = {"sigmoid": sigmoid_mask_loss, "softmax": softmax_mask_loss}
+
+
+def mask_probabilities(mask_logits, labels, config):
+    """Each pixel's probability to belong to the object, by its class's channel.
+
+    mask_logits [R, mask_channels, S, S], labels [R] in 1..K, any other gets some channel -> [R, S, S].
+    """
+    probabilities = mask_logits.softmax(1) if config.mask_head.loss == "softmax" else mask_logits.sigmoid()
+    return probabilities.take_along_dim(_channel(labels, config), 1)[:, 0]
+
+
+def _channel(labels, config):
+    return mask_columns(labels, config)[:, None, None, None]

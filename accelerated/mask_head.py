@@ -1,21 +1,27 @@
-"""Mask head: pooled features -> one mask of logits per class [Mask R-CNN §3, figure 4].
+"""Mask head: RoI features -> one mask of logits per class [Mask R-CNN §3, figure 4], or a single one for all.
 
-Shapes: R rois, C channels, P pooled size, S = 2 P mask size, E entries (see box_head).
+Shapes: R rois, C channels, P side of the RoI features, S = 2 P mask size, E channels of masks (see losses.mask_channels).
 """
+
+import math
 
 import torch.nn.functional as F
 from torch import nn
 
-from accelerated import losses, norm
-from accelerated.box_head import entries
+from accelerated import losses, norm, roi_features
+from accelerated.box_head import initialise
 
 
-class MaskHead(nn.Module):
-    """pooled [R, C, P, P], valid [R] or None -> logits [R, E, S, S]. `valid` as in BoxHead."""
+class FCN(nn.Module):
+    """RoI features [R, C, P, P], valid [R] or None -> logits [R, E, S, S]. `valid` as in BoxHead.
+
+    3x3 convolutions, a transposed convolution that doubles the side, and a 1x1 convolution: every pixel keeps its place.
+    """
 
     def __init__(self, config):
         super().__init__()
-        head, channels = config.mask_head, config.fpn.channels
+        head = config.mask_head
+        channels, _ = roi_features.shape(config, head.pooler)
         self.convs = head.convs
         for i in range(1, self.convs + 1):
             self.add_module(f"conv{i}", nn.Conv2d(channels, head.channels, 3, padding=1, bias=head.norm == "none"))
@@ -23,22 +29,39 @@ class MaskHead(nn.Module):
                 self.add_module(f"conv{i}_norm", norm.make(head.norm, head.channels, config))
             channels = head.channels
         self.deconv = nn.ConvTranspose2d(channels, head.channels, 2, 2)
-        self.logits = nn.Conv2d(head.channels, entries(config), 1)
+        self.logits = nn.Conv2d(head.channels, losses.mask_channels(config), 1)
         for module in self.modules():
-            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-        nn.init.normal_(self.logits.weight, std=0.001)  # all probabilities start at one half
+            initialise(module)
+        nn.init.normal_(self.logits.weight, std=0.001)  # all probabilities start equal
 
-    def forward(self, pooled, valid=None):
-        x = pooled
+    def forward(self, features, valid=None):
+        x = features
         for i in range(1, self.convs + 1):
             x = F.relu_(norm.conv_norm(getattr(self, f"conv{i}"), getattr(self, f"conv{i}_norm", None), x, valid))
         return self.logits(F.relu_(self.deconv(x)))
 
 
-def select(logits, labels, config):
-    """The channel of each RoI's class: logits [R, E, S, S], labels [R] (1..K; any other gets some channel) -> [R, S, S]."""
-    entry = losses.entries(labels, config).clamp(min=0)
-    return logits.gather(1, entry[:, None, None, None].expand(-1, 1, *logits.shape[2:]))[:, 0]
+class MLP(nn.Module):
+    """As FCN, by two fully connected layers and one that puts out all pixels at once [Mask R-CNN, table 2e]."""
+
+    def __init__(self, config):
+        super().__init__()
+        channels, side = roi_features.shape(config, config.mask_head.pooler)
+        width, self.out = config.mask_head.mlp_channels, (losses.mask_channels(config), 2 * side, 2 * side)
+        self.fc1, self.fc2 = nn.Linear(channels * side**2, width), nn.Linear(width, width)
+        self.logits = nn.Linear(width, math.prod(self.out))
+        for module in self.modules():
+            initialise(module)
+        nn.init.normal_(self.logits.weight, std=0.001)
+
+    def forward(self, features, valid=None):
+        x = F.relu_(self.fc2(F.relu_(self.fc1(features.flatten(1)))))
+        return self.logits(x).unflatten(1, self.out)
+
+
+KINDS = {"fcn": FCN, "mlp": MLP}
+
+
+def make(config):
+    """The mask head of the configured kind."""
+    return KINDS[config.mask_head.kind](config)

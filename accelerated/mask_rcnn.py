@@ -13,7 +13,22 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from accelerated import anchors, box_head, fpn, levels, losses, mask_head, masks, postprocess, resnet, rpn, sampler, transform
+from accelerated import (
+    anchors,
+    backbone,
+    box_head,
+    levels,
+    losses,
+    mask_head,
+    masks,
+    neck,
+    postprocess,
+    roi_features,
+    rpn,
+    sampler,
+    transform,
+)
+from reference import config as configuration
 
 
 class PaddedDetections(NamedTuple):
@@ -23,7 +38,7 @@ class PaddedDetections(NamedTuple):
     scores: torch.Tensor  # [N, D], falling; 0 where not valid
     labels: torch.Tensor  # [N, D], 1..K; 0 where not valid
     valid: torch.Tensor  # [N, D]
-    mask_probabilities: torch.Tensor  # [N, D, S, S]
+    mask_probabilities: torch.Tensor | None  # [N, D, S, S]
 
 
 class MaskRCNN(nn.Module):
@@ -37,13 +52,14 @@ class MaskRCNN(nn.Module):
 
     def __init__(self, config, backend="auto"):
         super().__init__()
+        configuration.check(config)
         self.config = config
         self.backend = backend
-        self.backbone = resnet.ResNet(config)
-        self.fpn = fpn.FPN(config)
+        self.backbone = backbone.of(config).Backbone(config)
+        self.fpn = neck.of(config).Neck(config)
         self.rpn = rpn.RPN(config)
-        self.box_head = box_head.BoxHead(config)
-        self.mask_head = mask_head.MaskHead(config)
+        self.box_head = box_head.make(config)
+        self.mask_head = None if config.mask_head.kind == "none" else mask_head.make(config)
 
     def forward(self, batch, **keywords):
         """`batch_losses` in training mode, else `batch_detections`: what DistributedDataParallel or torch.compile wrap."""
@@ -67,7 +83,7 @@ class MaskRCNN(nn.Module):
         priorities       {"rpn": [N][T], "roi": [N][P + G]}: who is sampled where there are more candidates than places, the smallest first.
                          A roi row has post_nms_top_n_train numbers for the proposals, then one per ground truth. None: random
         generator        torch.Generator of the model's device for these; None: the default one
-        Returns {"rpn_objectness", "rpn_box", "class", "box", "mask"}: scalars.
+        Returns {"rpn_objectness", "rpn_box", "class", "box", "mask"}: scalars; without a mask branch there is no "mask".
         """
         if len(images) == 0 or len(images) != len(targets):
             raise ValueError(f"losses: expected images, and a target for each; got {len(images)} images and {len(targets)} targets")
@@ -80,7 +96,7 @@ class MaskRCNN(nn.Module):
 
     def batch(self, images, targets=None):
         """Images (and targets) -> transform.Batch on the model's device, at the size of inference."""
-        config, weight = self.config.transform, self.backbone.conv1.weight
+        config, weight = self.config.transform, self.weight
         targets = [None] * len(images) if targets is None else targets
         dtype = torch.promote_types(weight.dtype, torch.float32)
         prepared = [transform.prepare(image, target, config, dtype=dtype) for image, target in zip(images, targets, strict=True)]
@@ -106,15 +122,17 @@ class MaskRCNN(nn.Module):
         samples = box_head.targets(proposals, valid, gt_boxes, batch.labels, batch.valid, priorities["roi"], self.config.box_head)
         note(record, proposals=proposals, proposal_scores=scores, proposal_valid=valid)
         note(record, sampled_rois=samples.rois, roi_labels=samples.labels, samples=samples)
-        classification, box = self.box_losses(pyramid, samples, record)
-        mask = self.mask_loss(pyramid, samples, batch, record)
-        return {"rpn_objectness": objectness, "rpn_box": rpn_box, "class": classification, "box": box, "mask": mask}
+        classification, box, features = self.box_losses(pyramid, samples, record)
+        losses = {"rpn_objectness": objectness, "rpn_box": rpn_box, "class": classification, "box": box}
+        if self.mask_head is None:
+            return losses
+        return losses | {"mask": self.mask_loss(pyramid, samples, batch, features, record)}
 
     @torch.no_grad()
     def batch_detections(self, batch, record=None):
         """transform.Batch -> PaddedDetections, in fixed shapes. The model should be in evaluation mode; `unpad` brings them home.
 
-        The mask branch runs on the detections only.
+        The mask branch runs on the detections only; without one `mask_probabilities` is None.
         """
         config = self.config
         pyramid = self.features(batch.images, record)
@@ -123,18 +141,20 @@ class MaskRCNN(nn.Module):
         note(record, proposals=proposals, proposal_scores=scores, proposal_valid=valid)
 
         rois, image_index = flat(proposals, valid)
-        pooled = levels.pool(pyramid, rois, image_index, config.box_head.pooler, backend=self.backend)
-        class_logits, box_deltas = map(high, self.box_head(pooled))
-        note(record, box_features=pooled, class_logits=class_logits, box_deltas=box_deltas)
+        features = self.roi_features(pyramid, rois, image_index, config.box_head.pooler)
+        class_logits, box_deltas = map(high, self.box_head(features))
+        note(record, box_features=features, class_logits=class_logits, box_deltas=box_deltas)
         class_logits, box_deltas = class_logits.unflatten(0, valid.shape), box_deltas.unflatten(0, valid.shape)
         found = postprocess.detections(class_logits, box_deltas, proposals, valid, batch.sizes, config, backend=self.backend)
+        note(record, detections=found)
+        if self.mask_head is None:
+            return PaddedDetections(*found, None)
         boxes, scores, labels, valid = found
-
         rois, image_index = flat(boxes, valid)
-        pooled = levels.pool(pyramid, rois, image_index, config.mask_head.pooler, backend=self.backend)
-        logits = high(self.mask_head(pooled))
-        probabilities = mask_head.select(logits, labels.flatten(), config).sigmoid().unflatten(0, labels.shape)
-        note(record, detections=found, mask_features=pooled, mask_logits=logits, mask_probabilities=probabilities)
+        features = self.roi_features(pyramid, rois, image_index, config.mask_head.pooler)
+        logits = high(self.mask_head(features))
+        probabilities = losses.mask_probabilities(logits, labels.flatten(), config).unflatten(0, labels.shape)
+        note(record, mask_features=features, mask_logits=logits, mask_probabilities=probabilities)
         return PaddedDetections(boxes, scores, labels, valid, probabilities)
 
     def unpad(self, detections, batch):
@@ -144,19 +164,22 @@ class MaskRCNN(nn.Module):
         """
         head = self.config.mask_head
         for i, (size, original) in enumerate(zip(batch.sizes.tolist(), batch.original_sizes, strict=True)):
-            boxes, scores, labels, probabilities = (x[i, detections.valid[i]] for x in (*detections[:3], detections.mask_probabilities))
+            boxes, scores, labels = (x[i, detections.valid[i]] for x in detections[:3])
             boxes, keep = postprocess.rescale(boxes, size, original, self.config)
             boxes = boxes[keep]
+            if self.mask_head is None:
+                yield postprocess.Detections(boxes, scores[keep], labels[keep], None)
+                continue
+            probabilities = detections.mask_probabilities[i, detections.valid[i]]
             pasted = masks.paste(
                 probabilities[keep], boxes, *original, convention=head.paste, threshold=head.threshold, backend=self.backend
             )
             yield postprocess.Detections(boxes, scores[keep], labels[keep], pasted)
 
     def features(self, images, record):
-        """[N, 3, H, W] -> the pyramid {2: P2, .., 6: P6}."""
-        weight = self.backbone.conv1.weight
-        memory_format = torch.channels_last if weight.is_cuda else torch.preserve_format  # what tensor cores and RoIAlign like
-        images = images.to(weight.dtype, memory_format=memory_format)
+        """[N, 3, H, W] -> the maps that RPN and heads read, {2: P2, .., 6: P6}, or a single one."""
+        memory_format = torch.channels_last if self.weight.is_cuda else torch.preserve_format  # what tensor cores and RoIAlign like
+        images = images.to(self.weight.dtype, memory_format=memory_format)
         stages = self.backbone(images)
         pyramid = self.fpn(stages)
         note(record, images=images, **{f"C{level}": x for level, x in stages.items()}, **{f"P{level}": x for level, x in pyramid.items()})
@@ -167,7 +190,8 @@ class MaskRCNN(nn.Module):
         maps = self.rpn(pyramid)
         logits, deltas = rpn.flatten(*maps)
         shapes = [x.shape[-2:] for x in pyramid.values()]
-        grid = anchors.grid(shapes, image_shape, self.config.anchors, dtype=logits.dtype, device=logits.device)
+        strides = [2**level for level in pyramid]
+        grid = anchors.grid(shapes, image_shape, self.config.anchors, strides=strides, dtype=logits.dtype, device=logits.device)
         note(record, rpn_logits=maps[0], rpn_deltas=maps[1], anchors=grid)
         return logits, deltas, grid
 
@@ -185,34 +209,47 @@ class MaskRCNN(nn.Module):
         note(record, rpn_labels=labels, rpn_sampled=sampled)
         return losses.rpn_losses(logits, deltas, sampled, target_deltas, config)
 
+    def roi_features(self, pyramid, rois, image_index, pooler):
+        """What the heads read of rois [R, 4] in the images image_index [R]: [R, C, P, P]."""
+        pooled = levels.pool(pyramid, rois, image_index, pooler, backend=self.backend)
+        return roi_features.forward(self.backbone, pooled, image_index >= 0, self.config)
+
     def box_losses(self, pyramid, samples, record):
-        """Classification and box loss of all sampled RoIs."""
+        """Classification and box loss of all sampled RoIs, and their features."""
         labels, target_deltas = samples.labels.flatten(), samples.deltas.flatten(0, 1)
         rois, image_index = flat(samples.rois, samples.labels >= 0)
-        pooled = levels.pool(pyramid, rois, image_index, self.config.box_head.pooler, backend=self.backend)
-        class_logits, box_deltas = map(high, self.box_head(pooled, image_index >= 0))
-        note(record, box_features=pooled, class_logits=class_logits, box_deltas=box_deltas)
-        return losses.box_losses(class_logits, box_deltas, labels, target_deltas, self.config)
+        features = self.roi_features(pyramid, rois, image_index, self.config.box_head.pooler)
+        class_logits, box_deltas = map(high, self.box_head(features, image_index >= 0))
+        note(record, box_features=features, class_logits=class_logits, box_deltas=box_deltas)
+        return *losses.box_losses(class_logits, box_deltas, labels, target_deltas, self.config), features
 
-    def mask_loss(self, pyramid, samples, batch, record):
+    def mask_loss(self, pyramid, samples, batch, box_features, record):
         """Mask loss of the foreground among the sampled RoIs, all of which stands in the first slots."""
         config = self.config
         slots = int(config.box_head.batch_size * config.box_head.positive_fraction)
         labels, matched = samples.labels[:, :slots], samples.matched[:, :slots].flatten()
         rois, image_index = flat(samples.rois[:, :slots], labels > 0)
         labels, valid = labels.flatten(), image_index >= 0
-        pooled = levels.pool(pyramid, rois, image_index, config.mask_head.pooler, backend=self.backend)
-        logits = high(self.mask_head(pooled, valid))
+        if config.shared_head == "none":
+            features = self.roi_features(pyramid, rois, image_index, config.mask_head.pooler)
+        else:  # the box branch has been there already (SPEC §14)
+            features = box_features.unflatten(0, samples.labels.shape)[:, :slots].flatten(0, 1)
+        logits = high(self.mask_head(features, valid))
         size = logits.shape[-1]
         wanted = masks.targets(
             batch.masks, image_index, matched, rois, valid, config.mask_head, size, sizes=batch.sizes, backend=self.backend
         )
-        note(record, mask_features=pooled, mask_logits=logits, mask_targets=wanted)
+        note(record, mask_features=features, mask_logits=logits, mask_targets=wanted)
         return losses.mask_loss(logits, labels, wanted, config)
+
+    @property
+    def weight(self):
+        """Any of the weights: all have its dtype and device."""
+        return self.rpn.logits.weight
 
     def _stack(self, rows, width=None):
         """Rows of numbers -> [N, width] on the model's device; places beyond a row's end belong to no candidate."""
-        rows = [torch.as_tensor(row, device=self.backbone.conv1.weight.device) for row in rows]
+        rows = [torch.as_tensor(row, device=self.weight.device) for row in rows]
         return torch.stack([nn.functional.pad(row, (0, (width or len(row)) - len(row)), value=torch.inf) for row in rows])
 
     @contextmanager

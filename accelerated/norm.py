@@ -1,8 +1,9 @@
-"""Normalisation layers, where PyTorch's own do not fit: stored statistics as constants, and batch statistics over valid rows only."""
+"""Normalisation layers, where PyTorch's own do not fit: stored statistics as constants; batch statistics of valid rows, of all processes."""
 
 import torch
+import torch.distributed.nn.functional as collective
 import torch.nn.functional as F
-from torch import nn
+from torch import distributed, nn
 
 
 class FrozenBatchNorm2d(nn.Module):
@@ -33,14 +34,15 @@ class BatchNorm2d(nn.BatchNorm2d):
     """
 
     def forward(self, x, valid=None):
-        if valid is None or not self.training:
+        if not self.training or (valid is None and not self.synchronised()):
             return super().forward(x)
         high = x.to(torch.promote_types(x.dtype, torch.float32))
-        weight = valid.to(high.dtype)[:, None, None, None]
-        count = valid.sum() * (x.shape[2] * x.shape[3])
-        mean = (high * weight).sum((0, 2, 3)) / count.clamp(min=1)
+        weight = high.new_ones(len(x)) if valid is None else valid.to(high.dtype)
+        count = self.over_all(weight.sum()) * (x.shape[2] * x.shape[3])
+        weight = weight[:, None, None, None]
+        mean = self.over_all((high * weight).sum((0, 2, 3))) / count.clamp(min=1)
         centred = high - mean[:, None, None]
-        variance = (centred.square() * weight).sum((0, 2, 3)) / count.clamp(min=1)
+        variance = self.over_all((centred.square() * weight).sum((0, 2, 3))) / count.clamp(min=1)
         with torch.no_grad():
             share = (count > 0).to(self.running_mean.dtype) * self.momentum
             unbiased = variance * count / (count - 1).clamp(min=1)
@@ -50,15 +52,29 @@ class BatchNorm2d(nn.BatchNorm2d):
         scale = self.weight * (variance + self.eps).rsqrt()
         return (centred * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
 
+    def synchronised(self):
+        return False
+
+    def over_all(self, total):
+        return total
+
+
+class SyncBatchNorm2d(BatchNorm2d):
+    """With the statistics of all processes together, as if their batches were one [Peng et al. 2018, MegDet]; on any device."""
+
+    def synchronised(self):
+        return distributed.is_available() and distributed.is_initialized()
+
+    def over_all(self, total):
+        return collective.all_reduce(total) if self.synchronised() else total
+
 
 def make(kind, channels, config):
-    """The normalisation layer called `kind` ("frozen", "batch" or "group") for `channels` channels."""
+    """The normalisation layer called `kind` ("frozen", "batch", "sync_batch" or "group") for `channels` channels."""
     eps = config.backbone.norm_eps
-    if kind == "frozen":
-        return FrozenBatchNorm2d(channels, eps)
-    if kind == "batch":
-        return BatchNorm2d(channels, eps=eps)
-    return nn.GroupNorm(config.norm_groups, channels, eps=eps)
+    if kind == "group":
+        return nn.GroupNorm(config.norm_groups, channels, eps=eps)
+    return {"frozen": FrozenBatchNorm2d, "batch": BatchNorm2d, "sync_batch": SyncBatchNorm2d}[kind](channels, eps=eps)
 
 
 def conv_norm(conv, norm, x, valid=None):

@@ -16,12 +16,15 @@ from accelerated.transform import scale_boxes
 
 @dataclass
 class Detections:
-    """Objects found in one image, by falling score: boxes [D, 4] xyxy pixels, scores [D], labels [D] in 1..K, masks [D, H, W] bool."""
+    """Objects found in one image, by falling score: boxes [D, 4] xyxy pixels, scores [D], labels [D] in 1..K, masks [D, H, W] bool.
+
+    Without a mask branch there are no masks: None.
+    """
 
     boxes: torch.Tensor
     scores: torch.Tensor
     labels: torch.Tensor
-    masks: torch.Tensor
+    masks: torch.Tensor | None
 
 
 def detections(class_logits, box_deltas, proposals, valid, sizes, config, backend="auto"):

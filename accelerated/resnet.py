@@ -1,6 +1,6 @@
-"""ResNet [He et al. 2015, arXiv 1512.03385], the maps after each of its four stages.
+"""ResNet [He et al. 2015, arXiv 1512.03385], and ResNeXt, its form with grouped convolutions [Xie et al. 2017, arXiv 1611.05431].
 
-Shapes: N images, C channels. C2..C5 have strides 4, 8, 16, 32.
+Shapes: N images, C channels. Stages 2..5 have strides 4, 8, 16, 32; a dilated stage 5 keeps the stride of stage 4.
 In place where nothing needs the old values: no convolution and no norm keeps its output for the backward pass.
 """
 
@@ -17,18 +17,19 @@ class Basic(nn.Module):
 
     expansion = 1
 
-    def __init__(self, channels_in, channels, stride, config):
+    def __init__(self, before, number, stride, config):
         super().__init__()
-        self.conv1 = nn.Conv2d(channels_in, channels, 3, stride, padding=1, bias=False)
-        self.bn1 = norm.make(config.backbone.norm, channels, config)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
-        self.bn2 = norm.make(config.backbone.norm, channels, config)
-        self.downsample = _projection(channels_in, channels, stride, config)
+        after, dilation = channels(config)[number], dilation_of(number, config)
+        self.conv1 = nn.Conv2d(before, after, 3, stride, padding=dilation, dilation=dilation, bias=False)
+        self.bn1 = norm.make(config.backbone.norm, after, config)
+        self.conv2 = nn.Conv2d(after, after, 3, padding=dilation, dilation=dilation, bias=False)
+        self.bn2 = norm.make(config.backbone.norm, after, config)
+        self.downsample = _projection(before, after, stride, config)
 
-    def forward(self, x):
-        y = F.relu_(norm.conv_norm(self.conv1, self.bn1, x))
-        y = norm.conv_norm(self.conv2, self.bn2, y)
-        return F.relu_(y.add_(_shortcut(self.downsample, x)))
+    def forward(self, x, valid=None):
+        y = F.relu_(norm.conv_norm(self.conv1, self.bn1, x, valid))
+        y = norm.conv_norm(self.conv2, self.bn2, y, valid)
+        return F.relu_(y.add_(_shortcut(self.downsample, x, valid)))
 
 
 class Bottleneck(nn.Module):
@@ -36,48 +37,50 @@ class Bottleneck(nn.Module):
 
     expansion = 4
 
-    def __init__(self, channels_in, channels, stride, config):
+    def __init__(self, before, number, stride, config):
         super().__init__()
+        after, dilation, groups = channels(config)[number], dilation_of(number, config), config.backbone.groups
+        inner = (config.backbone.width if groups == 1 else groups * config.backbone.group_width) * 2 ** (number - 2)
         first, second = (stride, 1) if config.backbone.stride_in_1x1 else (1, stride)
-        self.conv1 = nn.Conv2d(channels_in, channels, 1, first, bias=False)
-        self.bn1 = norm.make(config.backbone.norm, channels, config)
-        self.conv2 = nn.Conv2d(channels, channels, 3, second, padding=1, bias=False)
-        self.bn2 = norm.make(config.backbone.norm, channels, config)
-        self.conv3 = nn.Conv2d(channels, 4 * channels, 1, bias=False)
-        self.bn3 = norm.make(config.backbone.norm, 4 * channels, config)
-        self.downsample = _projection(channels_in, 4 * channels, stride, config)
+        self.conv1 = nn.Conv2d(before, inner, 1, first, bias=False)
+        self.bn1 = norm.make(config.backbone.norm, inner, config)
+        self.conv2 = nn.Conv2d(inner, inner, 3, second, padding=dilation, dilation=dilation, groups=groups, bias=False)
+        self.bn2 = norm.make(config.backbone.norm, inner, config)
+        self.conv3 = nn.Conv2d(inner, after, 1, bias=False)
+        self.bn3 = norm.make(config.backbone.norm, after, config)
+        self.downsample = _projection(before, after, stride, config)
 
-    def forward(self, x):
-        y = F.relu_(norm.conv_norm(self.conv1, self.bn1, x))
-        y = F.relu_(norm.conv_norm(self.conv2, self.bn2, y))
-        y = norm.conv_norm(self.conv3, self.bn3, y)
-        return F.relu_(y.add_(_shortcut(self.downsample, x)))
+    def forward(self, x, valid=None):
+        y = F.relu_(norm.conv_norm(self.conv1, self.bn1, x, valid))
+        y = F.relu_(norm.conv_norm(self.conv2, self.bn2, y, valid))
+        y = norm.conv_norm(self.conv3, self.bn3, y, valid)
+        return F.relu_(y.add_(_shortcut(self.downsample, x, valid)))
 
 
-class ResNet(nn.Module):
-    """images [N, 3, H, W] -> {2: C2, 3: C3, 4: C4, 5: C5}.
+class Backbone(nn.Module):
+    """images [N, 3, H, W] -> {2: C2 [N, C, H/4, W/4], 3: C3, .., `out_stage`}.
 
-    The first `frozen_stages` of (stem, layer1, .., layer4) receive no gradient. Parameter names are torchvision's.
+    Stage 5 exists where it is used, here or by the heads. The first `frozen_stages` of (stem, layer1, .., layer4) receive no gradient.
+    Parameter names are torchvision's: layer1 is stage 2.
     """
 
     def __init__(self, config):
         super().__init__()
         block = Bottleneck if is_bottleneck(config) else Basic
-        width = config.backbone.width
-        self.conv1 = nn.Conv2d(3, width, 7, 2, padding=3, bias=False)
-        self.bn1 = norm.make(config.backbone.norm, width, config)
-        channels_in = width
-        for stage, count in enumerate(BLOCKS[config.backbone.depth]):
+        self.out_stage, before = config.backbone.out_stage, config.backbone.width
+        self.conv1 = nn.Conv2d(3, before, 7, 2, padding=3, bias=False)
+        self.bn1 = norm.make(config.backbone.norm, before, config)
+        last = self.out_stage if config.shared_head == "none" else 5
+        for number in range(2, last + 1):
             blocks = []
-            for i in range(count):
-                stride = 2 if stage > 0 and i == 0 else 1
-                blocks.append(block(channels_in, width * 2**stage, stride, config))
-                channels_in = width * 2**stage * block.expansion
-            self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
+            for i in range(BLOCKS[config.backbone.depth][number - 2]):
+                blocks.append(block(before, number, stride_of(number, config) if i == 0 else 1, config))
+                before = channels(config)[number]
+            self.add_module(f"layer{number - 1}", nn.Sequential(*blocks))
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        stages = [[self.conv1, self.bn1], [self.layer1], [self.layer2], [self.layer3], [self.layer4]]
+        stages = [[self.conv1, self.bn1], *([getattr(self, f"layer{number - 1}")] for number in range(2, last + 1))]
         for stage in stages[: config.backbone.frozen_stages]:
             for module in stage:
                 module.requires_grad_(False)
@@ -85,10 +88,16 @@ class ResNet(nn.Module):
     def forward(self, images):
         x = F.relu_(norm.conv_norm(self.conv1, self.bn1, images))
         x = F.max_pool2d(x, 3, 2, padding=1)
-        features = {}
-        for level, layer in enumerate((self.layer1, self.layer2, self.layer3, self.layer4), start=2):
-            x = features[level] = layer(x)
-        return features
+        stages = {}
+        for number in range(2, self.out_stage + 1):
+            stages[number] = x = self.stage(x, number)
+        return stages
+
+    def stage(self, x, number, valid=None):
+        """The blocks of stage `number` (2..5). `valid` [N] keeps padded rows out of batch statistics."""
+        for block in getattr(self, f"layer{number - 1}"):
+            x = block(x, valid)
+        return x
 
 
 def is_bottleneck(config):
@@ -96,17 +105,33 @@ def is_bottleneck(config):
 
 
 def channels(config):
-    """{2: channels of C2, .., 5: channels of C5}."""
+    """{stage: channels of C2..C5}."""
     expansion = Bottleneck.expansion if is_bottleneck(config) else Basic.expansion
-    return {level: config.backbone.width * 2 ** (level - 2) * expansion for level in (2, 3, 4, 5)}
+    return {number: config.backbone.width * 2 ** (number - 2) * expansion for number in (2, 3, 4, 5)}
 
 
-def _projection(channels_in, channels_out, stride, config):
-    if stride == 1 and channels_in == channels_out:
+def strides(config):
+    """{stage: image pixels per feature pixel of C2..C5}."""
+    return {2: 4, 3: 8, 4: 16, 5: 32 // config.backbone.dilation}
+
+
+def stride_of(number, config):
+    """Of the first block of stage `number`."""
+    if number == 5 and config.shared_head == "res5_unstrided":
+        return 1
+    return strides(config)[number] // strides(config).get(number - 1, 4)
+
+
+def dilation_of(number, config):
+    return config.backbone.dilation if number == 5 else 1
+
+
+def _projection(before, after, stride, config):
+    if stride == 1 and before == after:
         return None
-    convolution = nn.Conv2d(channels_in, channels_out, 1, stride, bias=False)
-    return nn.Sequential(convolution, norm.make(config.backbone.norm, channels_out, config))
+    convolution = nn.Conv2d(before, after, 1, stride, bias=False)
+    return nn.Sequential(convolution, norm.make(config.backbone.norm, after, config))
 
 
-def _shortcut(downsample, x):
-    return x if downsample is None else norm.conv_norm(*downsample, x)
+def _shortcut(downsample, x, valid):
+    return x if downsample is None else norm.conv_norm(*downsample, x, valid)

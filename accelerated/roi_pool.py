@@ -152,14 +152,20 @@ def _bins(features, rois, image_index, level_index, scales, output_size):
     height, width = (choose(at, [x.shape[axis] for x in features], torch.int64) for axis in (2, 3))
     valid = (image_index >= 0) & rois.isfinite().all(1)
     rois = torch.where(valid[:, None], rois, 0)
-    tops, rows = _edges(rois[:, 1], rois[:, 3], scale, height, output_size[0])
-    return tops, rows * valid[:, None], *_edges(rois[:, 0], rois[:, 2], scale, width, output_size[1])
+    left, top, right, bottom = whole_pixels(rois, scale).unbind(1)
+    tops, rows = _edges(top, bottom, height, output_size[0])
+    return tops, rows * valid[:, None], *_edges(left, right, width, output_size[1])
 
 
-def _edges(low, high, scale, size, bins):
+def whole_pixels(rois, scale):
+    """The RoIs [R, 4], each times its scale [R], in whole feature pixels: ends rounded and inclusive, hence one more, at least a pixel wide."""
+    low, high = _round(rois * scale[:, None]).split(2, dim=1)
+    return torch.cat([low, torch.maximum(high, low) + 1], 1)
+
+
+def _edges(start, end, size, bins):
     """First feature pixel of each bin along one axis, and how many [R, bins] int64."""
-    start, end = _round(low * scale), _round(high * scale)
-    bin_side = (end - start + 1).clamp(min=1) / bins
+    bin_side = (end - start) / bins
     number = torch.arange(bins + 1, device=low.device, dtype=low.dtype)
     first = (number[:-1] * bin_side[:, None]).floor() + start[:, None]
     last = (number[1:] * bin_side[:, None]).ceil() + start[:, None]

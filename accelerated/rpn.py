@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from accelerated import box_coder, boxes, matcher, nms
+from accelerated import box_coder, boxes, matcher, neck, nms
 
 
 class RPN(nn.Module):
@@ -16,7 +16,7 @@ class RPN(nn.Module):
 
     def __init__(self, config):
         super().__init__()
-        channels, anchors = config.fpn.channels, len(config.anchors.sizes[0]) * len(config.anchors.ratios)
+        channels, anchors = neck.of(config).channels(config), len(config.anchors.sizes[0]) * len(config.anchors.ratios)
         self.conv_depth = config.rpn.conv_depth
         for i in range(1, self.conv_depth + 1):
             self.add_module(f"conv{i}", nn.Conv2d(channels, channels, 3, padding=1))

@@ -115,9 +115,8 @@ def mask_columns(labels, config):
     """Labels 1..K -> their channels in the mask logits; label 0: the background's channel of a softmax."""
     if config.mask_head.class_agnostic:
         labels = np.minimum(labels, 1)
-    if config.background == "first":
-        return labels - (config.mask_head.class_agnostic and config.mask_head.loss == "sigmoid")
-    return (labels - 1) % mask_channels(config)
+    only = mask_channels(config) == 1
+    return labels if config.background == "first" and not only else (labels - 1) % mask_channels(config)
 
 
 def mask_loss(mask_logits, labels, targets, config):

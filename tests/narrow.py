@@ -1,5 +1,6 @@
 """Every preset made narrow, models with random weights of them, and images with objects: small enough for both implementations."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -7,8 +8,9 @@ import torch
 
 from accelerated.mask_rcnn import MaskRCNN
 from reference import config as configuration
+from reference import presets, single_scale
 
-PRESETS = tuple(configuration.PRESETS)
+PRESETS = tuple(presets.PRESETS)
 
 
 def config(name, **fields):
@@ -22,14 +24,15 @@ def config(name, **fields):
         post_nms_top_n_train=50,
         post_nms_top_n_test=30,
     )
+    sizes = ((8,), (16,), (32,), (64,), (128,)) if full.neck == "fpn" else ((8, 16, 32, 64, 128),)
     small = replace(
         full,
         num_classes=4,
         norm_groups=4,
         transform=replace(full.transform, min_size=()),
-        backbone=replace(full.backbone, width=8),
+        backbone=replace(full.backbone, width=8, groups=min(full.backbone.groups, 2), group_width=4),
         fpn=replace(full.fpn, channels=16),
-        anchors=replace(full.anchors, sizes=((8,), (16,), (32,), (64,), (128,))),
+        anchors=replace(full.anchors, sizes=sizes),
         rpn=rpn,
         box_head=replace(full.box_head, channels=32, conv_channels=16, batch_size=24, max_detections=12),
         mask_head=replace(full.mask_head, channels=16),
@@ -91,13 +94,15 @@ def priorities(rng, config, image_shapes, objects):
     """{"rpn": [N][T], "roi": [N][P + G]} for images of these padded shapes, all distinct."""
     divisor = max(config.transform.size_divisor, 1)
     height, width = (-(-max(side) // divisor) * divisor for side in zip(*image_shapes, strict=True))
-    cells, h, w = 0, height, width
-    for _ in range(2):
-        h, w = -(-h // 2), -(-w // 2)
-    for _ in range(5):
+    levels = (2, 3, 4, 5, 6) if config.neck == "fpn" else (single_scale.level(config),)
+    shrink = math.floor if config.backbone.kind == "vgg" else math.ceil
+    cells = 0
+    for level in levels:
+        h, w = height, width
+        for _ in range(level):
+            h, w = shrink(h / 2), shrink(w / 2)
         cells += h * w
-        h, w = -(-h // 2), -(-w // 2)
-    count = cells * len(config.anchors.ratios)
+    count = cells * len(config.anchors.ratios) * len(config.anchors.sizes[0])
     return {
         "rpn": [rng.permutation(count) / count for _ in objects],
         "roi": [rng.permutation(config.rpn.post_nms_top_n_train + g) / 1000 for g in objects],
