@@ -1,7 +1,7 @@
 """Box head: RoI features -> class logits and class-specific box deltas; and the RoIs it is trained on.
 
-Shapes: R rois, C channels, P side of the RoI features, D numbers that describe a RoI, K classes, E entries (classes that have deltas: K, or K + 1 with the background first);
-N images, P proposal slots (in the sampling), G ground-truth slots, B sampled RoIs of an image.
+Shapes: R rois, C channels, P side of the RoI features, D numbers that describe a RoI, K classes, E entries (classes that have deltas:
+K, or K + 1 with the background first); N images, P proposal slots (in the sampling), G ground-truth slots, B sampled RoIs of an image.
 """
 
 from typing import NamedTuple

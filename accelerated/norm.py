@@ -1,4 +1,4 @@
-"""Normalisation layers, where PyTorch's own do not fit: stored statistics as constants; batch statistics of valid rows, of all processes."""
+"""Normalisation where PyTorch's own layers do not fit: stored statistics as constants; batch statistics of valid rows, of all processes."""
 
 import torch
 import torch.distributed.nn.functional as collective

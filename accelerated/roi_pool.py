@@ -158,7 +158,7 @@ def _bins(features, rois, image_index, level_index, scales, output_size):
 
 
 def whole_pixels(rois, scale):
-    """The RoIs [R, 4], each times its scale [R], in whole feature pixels: ends rounded and inclusive, hence one more, at least a pixel wide."""
+    """The RoIs [R, 4], each times its scale [R], in whole feature pixels: ends rounded and inclusive, hence one more; never empty."""
     low, high = _round(rois * scale[:, None]).split(2, dim=1)
     return torch.cat([low, torch.maximum(high, low) + 1], 1)
 
@@ -166,7 +166,7 @@ def whole_pixels(rois, scale):
 def _edges(start, end, size, bins):
     """First feature pixel of each bin along one axis, and how many [R, bins] int64."""
     bin_side = (end - start) / bins
-    number = torch.arange(bins + 1, device=low.device, dtype=low.dtype)
+    number = torch.arange(bins + 1, device=start.device, dtype=start.dtype)
     first = (number[:-1] * bin_side[:, None]).floor() + start[:, None]
     last = (number[1:] * bin_side[:, None]).ceil() + start[:, None]
     size = size[:, None]

@@ -10,7 +10,10 @@ CONVOLUTIONS = {1: 2, 2: 2, 3: 3, 4: 3, 5: 3}  # per block
 
 
 class Backbone(nn.Module):
-    """images [N, 3, H, W] -> {1: conv1_2 [N, C, H, W], 2: conv2_2, .., `out_stage`}. The first `frozen_stages` blocks receive no gradient."""
+    """images [N, 3, H, W] -> {1: conv1_2 [N, C, H, W], 2: conv2_2, .., `out_stage`}.
+
+    The first `frozen_stages` blocks receive no gradient.
+    """
 
     def __init__(self, config):
         super().__init__()

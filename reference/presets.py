@@ -104,7 +104,7 @@ def _detectron2_x101_fpn():
 
 
 def _paper_fpn(depth):
-    """Mask R-CNN §3.1 with a pyramid; what the paper leaves open as in Detectron: 4 samples a bin, RoIs of at least a pixel, Caffe's ResNets.
+    """Mask R-CNN §3.1 with a pyramid; what the paper leaves open as in Detectron: 4 samples a bin, RoIs of at least a pixel, Caffe's nets.
 
     The schedule is that of 160k iterations of 16 images.
     """
