@@ -15,6 +15,7 @@ backward computes Jᵀ G without ever writing J down. A value used twice gets th
 """
 
 import functools
+import inspect
 
 import numpy as np
 
@@ -64,7 +65,7 @@ def primitive(function, backward=None):
 
 def backward_of(function):
     """The backward of a primitive: the function of the same file with that name."""
-    return function.__globals__[f"{function.__name__}_backward"]
+    return inspect.unwrap(function).__globals__[f"{function.__name__}_backward"]
 
 
 def detached(x):
