@@ -86,12 +86,13 @@ def _variables(x):
 
 def _accumulate(x, gradient):
     """Give the Variables in `x` what stands in their place in `gradient`."""
-    if isinstance(x, Variable) and gradient is not None:
+    if isinstance(x, Variable):
         if np.shape(gradient) != x.shape:
             raise ValueError(f"a gradient of shape {np.shape(gradient)} for a Variable of shape {x.shape}")
         x.grad = gradient if x.grad is None else x.grad + gradient
     for key, item in _items(gradient):
-        _accumulate(x[key], item)
+        if item is not None:
+            _accumulate(x[key], item)
 
 
 def _items(x):
