@@ -15,6 +15,7 @@ backward computes Jᵀ G without ever writing J down. A value used twice gets th
 """
 
 import functools
+import inspect
 
 import numpy as np
 
@@ -33,56 +34,38 @@ class Tape:
         """Fill the gradient of every Variable that the Variable `result` depends on, from its own, `grad`. Once: the tape is used up."""
         result.grad = np.broadcast_to(np.asarray(grad, result.dtype), result.shape)
         while self.calls:
-            function, arguments, keywords, output = self.calls.pop()
-            if output.grad is None:
-                continue  # nothing that `result` depends on
-            gradients = backward_of(function)(output.grad, *detached(arguments), **keywords)
-            for argument, gradient in zip(arguments, gradients if isinstance(gradients, tuple) else (gradients,), strict=False):
-                _accumulate(argument, gradient)
+            backward, arguments, keywords, output = self.calls.pop()
+            if output.grad is not None:  # else `result` does not depend on it
+                gradients = backward(output.grad, *detached(arguments), **keywords)
+                _accumulate(arguments, gradients if isinstance(gradients, tuple) else (gradients,))
 
 
-class Variable:
-    """An array on a tape: `value`, and after `Tape.backward` its gradient `grad`, of the same shape; None where there is none.
+def primitive(function, backward=None):
+    """Mark a function whose positional arguments may be Variables, alone or in lists and dictionaries. Keywords are constants.
 
-    Beside Variables of the same shape, operators take constants that broadcast to the Variable's own shape.
+    Its backward, if not given the one of its name, takes the gradient of the result and then the same arguments. It returns the gradient
+    of the first, or a tuple with those of the first few, None for a constant; for a list or dictionary, a list or dictionary of gradients.
+    A call raises ValueError for Variables of two tapes, `Tape.backward` for a gradient that has not the shape of its Variable.
     """
 
-    __array_ufunc__ = None  # array + variable is ours, too
+    @functools.wraps(function)
+    def call(*arguments, **keywords):
+        tapes = {variable.tape for variable in _variables(arguments)}
+        if not tapes:
+            return function(*arguments, **keywords)
+        if len(tapes) > 1:
+            raise ValueError("a call with Variables of two tapes")
+        [tape] = tapes
+        output = Variable(function(*detached(arguments), **keywords), tape)
+        tape.calls.append((backward or backward_of(function), arguments, keywords, output))
+        return output
 
-    def __init__(self, value, tape):
-        self.value, self.tape, self.grad = value, tape, None
+    return call
 
-    shape = property(lambda self: np.shape(self.value))
-    dtype = property(lambda self: self.value.dtype)
 
-    def __len__(self):
-        return len(self.value)
-
-    def __add__(self, other):
-        return add(self, other)
-
-    __radd__ = __add__
-
-    def __sub__(self, constant):
-        return add(self, -constant)
-
-    def __truediv__(self, constant):
-        return divide(self, constant)
-
-    def __getitem__(self, key):
-        return getitem(self, key)
-
-    def reshape(self, *shape):
-        return reshape(self, *shape)
-
-    def transpose(self, *axes):
-        return transpose(self, *axes)
-
-    def sum(self):
-        return total(self)
-
-    def __array_function__(self, function, types, arguments, keywords):
-        return concatenate(*arguments, **keywords) if function is np.concatenate else NotImplemented
+def backward_of(function):
+    """The backward of a primitive: the function of the same file with that name."""
+    return inspect.unwrap(function).__globals__[f"{function.__name__}_backward"]
 
 
 def detached(x):
@@ -94,65 +77,26 @@ def detached(x):
     return type(x)(map(detached, x)) if isinstance(x, list | tuple) else x
 
 
-def primitive(function):
-    """Mark a function whose positional arguments may be Variables, alone or in lists and dictionaries. Keywords are constants.
-
-    Its backward takes the gradient of the result and then the same arguments. It returns the gradient of the first, or a tuple with
-    those of the first few, None for a constant; for a list or dictionary, a list or dictionary of gradients.
-    """
-
-    @functools.wraps(function)
-    def call(*arguments, **keywords):
-        variable = next(_variables(arguments), None)
-        if variable is None:
-            return function(*arguments, **keywords)
-        output = Variable(function(*detached(arguments), **keywords), variable.tape)
-        variable.tape.calls.append((function, arguments, keywords, output))
-        return output
-
-    return call
-
-
-def backward_of(function):
-    """The backward of a primitive: the function of the same file with that name."""
-    return function.__globals__[f"{function.__name__}_backward"]
-
-
 def _variables(x):
     if isinstance(x, Variable):
         yield x
-    elif isinstance(x, dict | list | tuple):
-        for item in x.values() if isinstance(x, dict) else x:
-            yield from _variables(item)
+    for _, item in _items(x):
+        yield from _variables(item)
 
 
 def _accumulate(x, gradient):
-    if isinstance(x, Variable) and gradient is not None:
+    """Give the Variables in `x` what stands in their place in `gradient`."""
+    if isinstance(x, Variable):
+        if np.shape(gradient) != x.shape:
+            raise ValueError(f"a gradient of shape {np.shape(gradient)} for a Variable of shape {x.shape}")
         x.grad = gradient if x.grad is None else x.grad + gradient
-    elif isinstance(gradient, dict | list):
-        for key, own in gradient.items() if isinstance(gradient, dict) else enumerate(gradient):
-            _accumulate(x[key], own)
+    for key, item in _items(gradient):
+        if item is not None:
+            _accumulate(x[key], item)
 
 
-# The operators of a Variable. Each is linear, so its backward is its adjoint.
-
-
-@primitive
-def add(a, b):
-    return a + b
-
-
-def add_backward(grad_out, a, b):
-    return grad_out, grad_out
-
-
-@primitive
-def divide(x, constant):
-    return x / constant
-
-
-def divide_backward(grad_out, x, constant):
-    return grad_out / constant
+def _items(x):
+    return x.items() if isinstance(x, dict) else enumerate(x) if isinstance(x, list | tuple) else ()
 
 
 @primitive
@@ -168,37 +112,38 @@ def getitem_backward(grad_out, x, key):
 
 
 @primitive
-def reshape(x, *shape):
-    return x.reshape(*shape)
-
-
-def reshape_backward(grad_out, x, *shape):
-    return grad_out.reshape(x.shape)
-
-
-@primitive
-def transpose(x, *axes):
-    return x.transpose(*axes)
-
-
-def transpose_backward(grad_out, x, *axes):
-    return grad_out.transpose(np.argsort(axes))
-
-
-@primitive
-def total(x):
-    return x.sum()
-
-
-def total_backward(grad_out, x):
-    return np.full_like(x, grad_out)
-
-
-@primitive
 def concatenate(arrays, axis=0):
     return np.concatenate(arrays, axis)
 
 
 def concatenate_backward(grad_out, arrays, axis=0):
-    ends = np.cumsum([array.shape[axis] for array in arrays])
-    return (np.split(grad_out, ends[:-1], axis),)
+    return np.split(grad_out, np.cumsum([array.shape[axis] for array in arrays])[:-1], axis)
+
+
+class Variable:
+    """An array on a tape: `value`, and after `Tape.backward` its gradient `grad`, of the same shape; None where there is none.
+
+    Its operators are primitives, the backward behind the forward: being linear, its adjoint. The other operand of a sum or
+    difference is a Variable of the same shape, or a constant that broadcasts to it.
+    """
+
+    __array_ufunc__ = None  # array + variable is ours, too
+
+    def __init__(self, value, tape):
+        self.value, self.tape, self.grad = value, tape, None
+
+    shape = property(lambda self: np.shape(self.value))
+    dtype = property(lambda self: self.value.dtype)
+    __add__ = __radd__ = primitive(lambda a, b: a + b, lambda grad, a, b: (grad, grad))
+    __sub__ = primitive(lambda a, b: a - b, lambda grad, a, b: (grad, -grad))
+    __truediv__ = primitive(lambda x, constant: x / constant, lambda grad, x, constant: grad / constant)
+    __getitem__ = getitem
+    reshape = primitive(lambda x, *shape: x.reshape(*shape), lambda grad, x, *shape: grad.reshape(x.shape))
+    transpose = primitive(lambda x, *axes: x.transpose(*axes), lambda grad, x, *axes: grad.transpose(np.argsort(axes)))
+    sum = primitive(lambda x: x.sum(), lambda grad, x: np.full_like(x, grad))
+
+    def __len__(self):
+        return len(self.value)
+
+    def __array_function__(self, function, types, arguments, keywords):
+        return concatenate(*arguments, **keywords) if function is np.concatenate else NotImplemented

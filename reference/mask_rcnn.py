@@ -75,6 +75,7 @@ class MaskRCNN:
         logits, deltas, level_anchors = self.objectness(pyramid, batch.shape[2:], record)
         if priorities is None:
             priorities = self.draw_priorities(logits.shape[1], gt_boxes, generator or np.random.default_rng())
+        record["priorities"] = priorities
         objectness, rpn_box = self.rpn_losses(logits, deltas, np.concatenate(level_anchors), gt_boxes, priorities["rpn"], record)
 
         proposals = rpn.proposals(detached(logits), detached(deltas), level_anchors, sizes, self.config, training=True)

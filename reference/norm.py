@@ -6,11 +6,12 @@ so that every norm is z * weight + bias, and with G the gradient of its result
     grad_bias = the sum of G over images and pixels,    grad_weight = that of G z,    D = G weight = d loss / d z.
 
 With stored statistics z is affine in x, so grad_x = D / sqrt(var + eps). With the statistics of a set of n entries of x (a channel, or
-a group of an image), mean and var answer to every entry of the set: d mean / d x_i = 1 / n, d var / d x_i = 2 (x_i - mean) / n. Then
+a group of an image), mean and var answer to every entry of the set: d mean / d x_i = 1 / n and d var / d x_i = 2 (x_i - mean) / n. So
 
-    grad_x = (D - mean(D) - z mean(D z)) / sqrt(var + eps),    the means over the set:
+    d z_j / d x_i = ([i = j] - 1 / n - z_i z_j / n) / sqrt(var + eps),
+    grad_x        = (D - mean(D) - z mean(D z)) / sqrt(var + eps),    the means over the set:
 
-what is left of D without its parts along 1 and along z, the two directions in which moving x does not move z.
+what is left of D without its parts along 1 and along z, the two directions in which (but for eps) moving x does not move z.
 """
 
 import numpy as np

@@ -8,7 +8,7 @@ import torch
 
 from accelerated.mask_rcnn import MaskRCNN
 from reference import config as configuration
-from reference import presets, single_scale
+from reference import mask_rcnn, presets, single_scale
 
 PRESETS = tuple(presets.PRESETS)
 
@@ -69,6 +69,12 @@ def model(config, seed=0, dtype=torch.float64, backend="torch"):
     return out.eval()
 
 
+def twins(config, dtype="float64", backend="torch"):
+    """The accelerated model and the reference with the same weights."""
+    accelerated = model(config, dtype=getattr(torch, dtype), backend=backend)
+    return accelerated, mask_rcnn.MaskRCNN(config, parameters(accelerated, dtype))
+
+
 def scene(rng, shapes=((96, 128), (80, 100)), objects=(3, 2), classes=4):
     """(images float64 [H, W, 3] in 0..255, list of dict(boxes, labels, masks)), ellipses in boxes off every dyadic grid."""
     images, targets = [], []
@@ -85,9 +91,9 @@ def scene(rng, shapes=((96, 128), (80, 100)), objects=(3, 2), classes=4):
     return images, targets
 
 
-def parameters(model):
-    """{name: float64 array}, as the reference takes them."""
-    return {name: tensor.double().numpy(force=True).copy() for name, tensor in model.state_dict().items() if tensor.ndim}
+def parameters(model, dtype="float64"):
+    """{name: array}, as the reference takes them."""
+    return {name: tensor.numpy(force=True).astype(dtype) for name, tensor in model.state_dict().items() if tensor.ndim}
 
 
 def priorities(rng, config, image_shapes, objects):

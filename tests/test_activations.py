@@ -1,9 +1,13 @@
-"""Activations against PyTorch's, on numbers small and extreme."""
+"""Activations against PyTorch's, on numbers small and extreme; the backward of ReLU."""
 
 import numpy as np
 import pytest
 import torch
-from tolerances import POINTWISE, assert_close
+from gradients import away, check_backward, compare_with_autograd, value_and_gradients
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import arrays
+from tolerances import POINTWISE, assert_close, assert_equal
 
 from reference import activations
 
@@ -27,3 +31,19 @@ def test_against_torch(name, dtype, rng):
 
 def test_sigmoid_keeps_the_small_end():
     assert activations.sigmoid(np.array([-100.0]))[0] == pytest.approx(np.exp(-100.0), rel=1e-12)
+
+
+@given(st.integers(0, 5).flatmap(lambda rows: arrays(rows, 3, 4)))
+def test_relu_backward(x):
+    check_relu_backward(away(x, 0))
+
+
+def check_relu_backward(x):
+    check_backward(activations.relu, torch.relu, x)
+
+
+def test_relu_at_its_kink():
+    x = np.array([-1.0, -0.0, 0.0, 5e-324, 1.0])
+    _, [gradient], _ = value_and_gradients(activations.relu, x, grad_out=np.full(5, 2.0))
+    assert_equal(gradient, [0, 0, 0, 2, 2])
+    compare_with_autograd(activations.relu, torch.relu, x)

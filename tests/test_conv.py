@@ -1,9 +1,10 @@
-"""Convolutions against PyTorch's in float64, and the structure PyTorch does not show: adjointness, chunking, errors."""
+"""Convolutions and their backwards against PyTorch's in float64, and the structure PyTorch does not show: adjointness, chunking, errors."""
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from gradients import check_backward
 from hypothesis import given
 from hypothesis import strategies as st
 from tolerances import REDUCTION, assert_close, assert_equal
@@ -41,6 +42,37 @@ def test_conv_transpose2d(kernel, stride, with_bias, images):
     bias = rng.standard_normal(2) if with_bias else None
     expected = F.conv_transpose2d(torch.tensor(x), torch.tensor(weight), None if bias is None else torch.tensor(bias), stride=stride)
     assert_close(conv.conv_transpose2d(x, weight, bias, stride=stride), expected, REDUCTION["float64"])
+
+
+@given(convolutions())
+def test_conv2d_backward(case):
+    check_conv2d_backward(*case)
+
+
+def check_conv2d_backward(x, weight, bias, keywords):
+    arrays = [x, weight] if bias is None else [x, weight, bias]
+    linear = [0, 1] if bias is None else []
+    check_backward(lambda *a: conv.conv2d(*a, **keywords), lambda *a: F.conv2d(*a, **keywords), *arrays, linear=linear)
+
+
+@given(st.tuples(st.integers(1, 3), st.integers(1, 3)), st.integers(1, 3), st.booleans(), st.integers(0, 2), st.integers(0, 2**31))
+def test_conv_transpose2d_backward(kernel, stride, with_bias, images, seed):
+    rng = np.random.default_rng(seed)
+    shapes = (images, 3, 5, 4), (3, 2, *kernel), (2,)
+    check_conv_transpose2d_backward(*(rng.standard_normal(shape) for shape in shapes[: 2 + with_bias]), stride=stride)
+
+
+def check_conv_transpose2d_backward(*arrays, stride):
+    linear = [0, 1] if len(arrays) == 2 else []
+    twin = F.conv_transpose2d
+    check_backward(lambda *a: conv.conv_transpose2d(*a, stride=stride), lambda *a: twin(*a, stride=stride), *arrays, linear=linear)
+
+
+def test_backward_of_a_strided_view(rng):
+    x, weight, grad_out = rng.standard_normal((2, 9, 8, 6)), rng.standard_normal((2, 3, 3, 3)), rng.standard_normal((2, 2, 8, 6))
+    view = x[:, ::3, ::-1]
+    for gradient, expected in zip(*(conv.conv2d_backward(grad_out, v, weight, padding=1) for v in (view, view.copy())), strict=True):
+        assert_equal(gradient, expected)
 
 
 def test_transpose_is_the_adjoint(rng):

@@ -34,6 +34,7 @@ PRIMITIVES = {
     "upsample",
     "autodiff",
     "grad_check",
+    "train",  # its twin is the engine's
     "config",
     "shapes",
 }  # no twin needed

@@ -4,10 +4,15 @@ import numpy as np
 import pytest
 import torch
 from golden_cases import EXTENT, cases
+from gradients import check_backward, check_float32, compare_with_autograd, distinct
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import boxes as some_boxes
 from tolerances import GOLDEN_OPERATOR, POINTWISE, REDUCTION, assert_close, assert_equal
 
 import accelerated.levels
 import reference.levels
+from reference.autodiff import Tape
 from reference.config import Pooler
 
 BOTH = pytest.mark.parametrize("implementation", ["numpy", "torch"])
@@ -118,6 +123,58 @@ def test_twins(backend, operator, rng):
     expected_grads = reference.levels.pool_backward(grad_out, features, rois, image_index, pooler)
     for level, grad in zip(features, grads, strict=True):
         assert_close(grad, expected_grads[level], REDUCTION["float64"])
+
+
+@pytest.mark.parametrize(("operator", "aggregate"), [("roi_align", "mean"), ("roi_align", "max"), ("roi_pool", "mean")])
+@given(rois=some_boxes(48, 40), seed=st.integers(0, 2**31))
+def test_on_the_tape(operator, aggregate, rois, seed):
+    pooler = replace(SMALL, operator=operator, aggregate=aggregate)
+    check_backward_on_the_tape(np.random.default_rng(seed), rois, np.arange(len(rois)) % 2, pooler)
+
+
+def check_backward_on_the_tape(rng, rois, image_index, pooler):
+    """All three maps are cut out of one array, in which the mean of RoIAlign is linear."""
+    shapes = {level: (2, 2, 48 >> level, 40 >> level) for level in (2, 3, 4)}
+    ends = np.cumsum([0, *(np.prod(shape) for shape in shapes.values())])
+
+    def maps(x):
+        return {level: x[a:b].reshape(*shape) for (level, shape), a, b in zip(shapes.items(), ends[:-1], ends[1:], strict=True)}
+
+    def function(x):
+        return reference.levels.pool(maps(x), rois, image_index, pooler)
+
+    def twin(x):
+        return accelerated.levels.pool(maps(x), torch.tensor(rois), torch.tensor(image_index), pooler, backend="torch")
+
+    x = distinct(rng, (ends[-1],))
+    if pooler.aggregate == "max":  # of interpolated samples: too many kinks for finite differences
+        compare_with_autograd(function, twin, x)
+        check_float32(function, x)
+    else:
+        check_backward(function, twin, x, linear=[0] if pooler.operator == "roi_align" else [])
+
+
+@pytest.mark.parametrize("operator", ["roi_align", "roi_pool"])
+def test_levels_that_nobody_reads_have_no_gradient(operator, rng):
+    """Of the levels the pooler knows, those without a RoI get zeros; a level above them, as P6, gets none."""
+    pooler, tape = replace(SMALL, operator=operator), Tape()
+    features = {level: tape.variable(rng.standard_normal((1, 2, 48 >> level, 40 >> level))) for level in (2, 3, 4, 5)}
+    out = reference.levels.pool(features, squares([5, 6]), np.zeros(2, int), pooler)
+    tape.backward(out.sum())
+    assert features[2].grad.any() and not features[3].grad.any() and not features[4].grad.any()
+    assert features[5].grad is None
+
+
+@pytest.mark.parametrize("operator", ["roi_align", "roi_pool"])
+def test_no_rois_give_zeros(operator):
+    tape = Tape()
+    features = {level: tape.variable(np.ones((1, 2, 48 >> level, 40 >> level), np.float32)) for level in (2, 3, 4)}
+    out = reference.levels.pool(features, np.zeros((0, 4)), np.zeros(0, int), replace(SMALL, operator=operator))
+    assert out.shape == (0, 2, 2, 2)
+    tape.backward(out.sum())
+    for x in features.values():
+        assert x.grad.dtype == np.float32
+        assert_equal(x.grad, np.zeros(x.shape))
 
 
 @pytest.mark.parametrize("implementation", ["numpy", "torch"])

@@ -1,13 +1,16 @@
-"""Losses: values and gradients of torchvision and detectron2; padded twin against ragged reference."""
+"""Losses: values and gradients of torchvision and detectron2; padded twin against ragged reference; their backwards."""
 
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from gradients import away, check_backward, compare_with_autograd, value_and_gradients
 from hypothesis import given
 from hypothesis import strategies as st
 from image_golden import either, read
+from strategies import arrays
 from tolerances import GOLDEN_OPERATOR, REDUCTION, assert_close, assert_equal
 
 from accelerated import losses as accelerated
@@ -191,3 +194,106 @@ def test_smooth_l1_at_its_joint(beta):
     accelerated.smooth_l1(x, beta).sum().backward()
     assert_close(accelerated.smooth_l1(x, beta), expected, 1e-15)
     assert_close(x.grad, np.sign(d) if beta < 1e-5 else np.clip(d / beta, -1, 1), 1e-15)
+
+
+# ---- backwards
+
+ROWS = st.integers(0, 5)
+
+
+@given(ROWS.flatmap(lambda rows: arrays(rows, 4)), st.sampled_from([0.0, 1e-6, 1 / 9, 1.0]))
+def test_smooth_l1_backward(d, beta):
+    check_smooth_l1_backward(away(d, 0, beta, -beta), beta)
+
+
+def check_smooth_l1_backward(d, beta):
+    theirs = beta if beta >= 1e-5 else 0.0
+    check_backward(
+        lambda d: reference.smooth_l1(d, beta), lambda d: F.smooth_l1_loss(d, torch.zeros_like(d), reduction="none", beta=theirs), d
+    )
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.25])
+def test_smooth_l1_at_its_kinks(beta):
+    """The sign of 0 is 0; quadratic and linear part meet in the same slope."""
+    d = np.array([-beta, -0.0, 0.0, beta])
+    _, [gradient], _ = value_and_gradients(lambda d: reference.smooth_l1(d, beta), d, grad_out=np.full(4, 3.0))
+    assert_equal(gradient, 3 * np.sign(d))
+    compare_with_autograd(
+        lambda d: reference.smooth_l1(d, beta), lambda d: F.smooth_l1_loss(d, torch.zeros_like(d), reduction="none", beta=beta), d
+    )
+
+
+@given(st.data(), ROWS, st.booleans())
+def test_binary_cross_entropy_backward(data, rows, soft):
+    logits, targets = 3 * data.draw(arrays(rows, 3, 4)), data.draw(arrays(rows, 3, 4))
+    check_binary_cross_entropy_backward(logits, 1 / (1 + np.exp(-targets)) if soft else targets > 0)
+
+
+def check_binary_cross_entropy_backward(logits, targets):
+    wanted = targets if targets.dtype == bool else targets.astype(np.float32)  # as the mask targets of a float32 model
+    check_backward(
+        lambda x: reference.binary_cross_entropy(x, wanted),
+        lambda x: F.binary_cross_entropy_with_logits(x, torch.tensor(wanted, dtype=x.dtype), reduction="none"),
+        logits,
+    )
+
+
+@given(st.data(), ROWS, st.integers(2, 5))
+def test_cross_entropy_backward(data, rows, classes):
+    columns = np.array(data.draw(st.lists(st.integers(0, classes - 1), min_size=rows, max_size=rows)), int)
+    check_cross_entropy_backward(3 * data.draw(arrays(rows, classes)), columns)
+
+
+def check_cross_entropy_backward(logits, columns):
+    check_backward(
+        lambda x: reference.cross_entropy(x, columns), lambda x: F.cross_entropy(x, torch.tensor(columns), reduction="none"), logits
+    )
+
+
+def test_gradients_at_extreme_logits():
+    logits, targets = np.array([-1e4, -800.0, 0.0, 800.0, 1e4]), np.array([1.0, 0.0, 0.5, 1.0, 0.0])
+    _, [gradient], _ = value_and_gradients(lambda x: reference.binary_cross_entropy(x, targets), logits, grad_out=np.ones(5))
+    assert_close(gradient, [-1, 0, 0, 0, 1], 1e-15)
+    rows, columns = np.array([[1e4, 0.0], [0.0, 1e4], [-1e4, -1e4]]), np.array([1, 1, 0])
+    _, [gradient], _ = value_and_gradients(lambda x: reference.cross_entropy(x, columns), rows, grad_out=np.ones(3))
+    assert_close(gradient, [[1, -1], [0, 0], [-0.5, 0.5]], 1e-15)
+
+
+@given(st.sampled_from([TORCHVISION, DETECTRON2]), st.integers(1, 3), st.integers(0, 20), st.floats(0, 1), st.integers(0, 2**31))
+def test_gradients_of_the_rpn_losses(config, images, anchors, sampled, seed):
+    rng = np.random.default_rng(seed)
+    logits, difference, target_deltas = (rng.standard_normal((images, anchors, *tail)) for tail in ((), (4,), (4,)))
+    deltas = target_deltas + away(difference, 0, config.rpn.smooth_l1_beta, -config.rpn.smooth_l1_beta)
+    labels = np.where(rng.random((images, anchors)) < sampled, rng.integers(0, 2, (images, anchors)), -1)
+
+    def total(losses, convert):
+        def function(logits, deltas):
+            targets = convert(target_deltas.astype(str(deltas.dtype).removeprefix("torch.")))
+            return sum(losses(logits, deltas, convert(labels), targets, config.rpn))
+
+        return function
+
+    check_backward(total(reference.rpn_losses, np.asarray), total(accelerated.rpn_losses, torch.from_numpy), logits, deltas)
+
+
+@given(st.sampled_from([TORCHVISION, DETECTRON2]), st.integers(0, 12), st.integers(0, 2**31))
+def test_gradients_of_the_roi_losses(config, rois, seed):
+    """From no RoI at all, and from RoIs without an object, to objects in all classes."""
+    rng = np.random.default_rng(seed)
+    entries, size, labels = entry_count(config), 3, rng.integers(0, rng.integers(1, K + 2), rois)
+    objects = np.flatnonzero(labels > 0)
+    class_logits, difference, target_deltas = (rng.standard_normal((rois, *n)) for n in ((K + 1,), (entries, 4), (1, 4)))
+    beta = config.box_head.smooth_l1_beta
+    box_deltas, target_deltas = (target_deltas + away(difference, 0, beta, -beta)).reshape(rois, 4 * entries), target_deltas[:, 0]
+    mask_logits, mask_targets = rng.standard_normal((len(objects), entries, size, size)), rng.random((len(objects), size, size))
+
+    def total(losses, convert):
+        def function(class_logits, box_deltas, mask_logits):
+            deltas, wanted = (convert(x.astype(str(class_logits.dtype).removeprefix("torch."))) for x in (target_deltas, mask_targets))
+            boxes = losses.box_losses(class_logits, box_deltas, convert(labels), deltas, config)
+            return sum(boxes) + losses.mask_loss(mask_logits, convert(labels[objects]), wanted, config)
+
+        return function
+
+    check_backward(total(reference, np.asarray), total(accelerated, torch.from_numpy), class_logits, box_deltas, mask_logits)

@@ -2,26 +2,19 @@
 
 from dataclasses import replace
 
+import golden_runs
 import narrow
 import numpy as np
 import pytest
-import test_golden_model as peers
 import torch
 from tolerances import GOLDEN_MODEL, MODEL, assert_close, assert_equal
 
-from accelerated import boxes
 from accelerated.mask_rcnn import MaskRCNN
 from accelerated.transform import Target, collate, prepare
-from reference import config as configuration
-from reference import mask_rcnn, transform
+from reference import transform
 
 LOSSES = ("rpn_objectness", "rpn_box", "class", "box", "mask")
 SHAPES, OBJECTS = ((96, 128), (80, 100)), (3, 2)
-
-
-def twins(config, **keywords):
-    model = narrow.model(config, **keywords)
-    return model, mask_rcnn.MaskRCNN(config, narrow.parameters(model))
 
 
 def valid_rows(record, name):
@@ -32,7 +25,7 @@ def valid_rows(record, name):
 @pytest.mark.parametrize("name", narrow.PRESETS)
 def test_detect_twins(rng, name):
     config = narrow.config(name)
-    model, oracle = twins(config)
+    model, oracle = narrow.twins(config)
     images, _ = narrow.scene(rng, SHAPES, OBJECTS)
     model.train()
     record, expected_record = {}, {}
@@ -57,7 +50,7 @@ def test_detect_twins(rng, name):
 @pytest.mark.parametrize("name", narrow.PRESETS)
 def test_losses_twins(rng, name, objects):
     config = narrow.config(name)
-    model, oracle = twins(config)
+    model, oracle = narrow.twins(config)
     images, targets = narrow.scene(rng, SHAPES, objects)
     priorities = narrow.priorities(rng, config, SHAPES, objects)
     record, expected_record = {}, {}
@@ -230,89 +223,55 @@ def test_triton_twin(rng):
     assert_equal(b.masks, a.masks)
 
 
-class Golden:
-    """A recorded run of another implementation, and our model with its weights in float64, nothing resized, everything trained."""
+def golden_model(run):
+    """Ours with the weights of a recorded run."""
+    model = MaskRCNN(run.config).double().eval()
+    model.load_state_dict({name: torch.from_numpy(value) for name, value in run.parameters.items()})
+    return model
 
-    def __init__(self, archives, preset, prefixes, frozen_stages):
-        self.z = z = {key: archive[key] for archive in archives for key in archive.files}
-        config = configuration.preset(preset)
-        config = replace(
-            config,
-            num_classes=5,
-            transform=replace(config.transform, min_size=()),
-            backbone=replace(config.backbone, width=8, frozen_stages=frozen_stages),
-            fpn=replace(config.fpn, channels=16),
-            box_head=replace(config.box_head, channels=32),
-            mask_head=replace(config.mask_head, channels=16),
-        )
-        self.name = lambda theirs: peers.rename(theirs, prefixes)
-        self.model = MaskRCNN(config).double().eval()
-        self.model.load_state_dict({self.name(k[2:]): torch.from_numpy(z[k]) for k in z if k.startswith("w.")})
-        bgr = config.transform.channel_order == "bgr"
-        self.images = [np.moveaxis(z[f"in.image255.{i}"][::-1] if bgr else z[f"in.image.{i}"] * 255, 0, -1).copy() for i in (0, 1)]
-        self.targets = [
-            Target(z[f"in.gt_boxes.{i}"], z[f"in.gt_classes0.{i}"] + 1 if bgr else z[f"in.gt_labels.{i}"], z[f"in.gt_masks.{i}"] > 0)
-            for i in (0, 1)
-        ]
 
-    def priorities(self, rpn_labels, roi_labels):
-        """Such that sampling takes what the golden run took."""
-        slots = self.model.config.rpn.post_nms_top_n_train
-        objects = [len(t.labels) for t in self.targets]
-        return {
-            "rpn": [peers.priorities(labels) for labels in rpn_labels],
-            "roi": [peers.roi_priorities(labels, slots, count) for labels, count in zip(roi_labels, objects, strict=True)],
-        }
-
-    def check_gradients(self, losses):
-        """The norm of every parameter's gradient, and all of the gradients that were recorded."""
-        sum(losses.values()).backward()
-        gradients = {name: p.grad for name, p in self.model.named_parameters() if p.requires_grad}
-        norms = {self.name(k[15:]): x for k, x in self.z.items() if k.startswith("train.gradnorm.")}
-        assert norms.keys() == gradients.keys()
-        for name, norm in norms.items():
-            assert_close(gradients[name].norm(), norm, GOLDEN_MODEL, f"norm of {name}")
-        for key in self.z:
-            if key.startswith("train.grad."):
-                assert_close(gradients[self.name(key[11:])], self.z[key], GOLDEN_MODEL, key)
+def check_training(run, model, record):
+    """Losses and gradients of a recorded run."""
+    losses = model.losses(run.images, [Target(**vars(target)) for target in run.targets], run.priorities(), record=record)
+    run.check_losses(losses)
+    sum(losses.values()).backward()
+    run.check_gradients({name: p.grad for name, p in model.named_parameters() if p.requires_grad})
 
 
 @pytest.fixture(params=["subset", "complete"])
-def torchvision(request, golden, shared_golden):
-    archives = [golden("tv_fpn"), golden("tv_fpn_gradients")] if request.param == "subset" else [shared_golden("tv_fpn_f64")]
-    return Golden(archives, "torchvision_r50_fpn", peers.TORCHVISION, 0)
+def torchvision(request):
+    run = golden_runs.torchvision(request)
+    return run, golden_model(run)
 
 
 def test_torchvision_detections(torchvision):
-    z = torchvision.z
-    for i, found in enumerate(torchvision.model.detect(torchvision.images)):
+    run, model = torchvision
+    z = run.z
+    for i, found in enumerate(model.detect(run.images)):
         assert_equal(found.labels, z[f"eval.out.labels.{i}"], "labels")
         assert_close(found.boxes, z[f"eval.out.boxes.{i}"], GOLDEN_MODEL, "boxes")
         assert_close(found.scores, z[f"eval.out.scores.{i}"], GOLDEN_MODEL, "scores")
-        assert_equal(found.masks, peers.unpacked(z, f"eval.out.masks_bool.{i}")[:, 0], "masks")
+        assert_equal(found.masks, golden_runs.unpacked(z, f"eval.out.masks_bool.{i}")[:, 0], "masks")
 
 
 def test_torchvision_losses_and_gradients(torchvision):
-    z, record = torchvision.z, {}
-    rpn, roi = ([z[f"train.{key}.{i}"] for i in (0, 1)] for key in ("rpn.labels", "roi.all_labels"))
-    losses = torchvision.model.losses(torchvision.images, torchvision.targets, torchvision.priorities(rpn, roi), record=record)
-    assert_equal(record["rpn_labels"], np.stack(rpn), "labels of anchors")
-    names = {"class": "classifier", "box": "box_reg", "mask": "mask", "rpn_box": "rpn_box_reg", "rpn_objectness": "objectness"}
-    for ours, theirs in names.items():
-        tolerance = 1e-6 if ours == "rpn_objectness" else GOLDEN_MODEL  # torchvision rounds this one to float32 (SPEC §7)
-        assert_close(losses[ours], z[f"train.loss.loss_{theirs}"], tolerance, ours)
-    torchvision.check_gradients(losses)
+    run, model = torchvision
+    record = {}
+    check_training(run, model, record)
+    assert_equal(record["rpn_labels"], np.stack([run.z[f"train.rpn.labels.{i}"] for i in (0, 1)]), "labels of anchors")
 
 
 @pytest.fixture
 def detectron2(shared_golden):
-    return Golden([shared_golden("d2_fpn_f64")], "detectron2_r50_fpn", peers.DETECTRON2, 2)
+    run = golden_runs.detectron2(shared_golden)
+    return run, golden_model(run)
 
 
 def test_detectron2_detections(detectron2):
     """In pixels of the network's input; the second image's were recorded for an image of another size."""
-    z, record = detectron2.z, {}
-    found = detectron2.model.detect(detectron2.images, record=record)
+    run, model = detectron2
+    z, record = run.z, {}
+    found = model.detect(run.images, record=record)
     boxes, scores, labels, valid = record["detections"]
     for i in (0, 1):
         assert_equal(labels[i][valid[i]] - 1, z[f"eval.det.classes.{i}"], "labels")
@@ -320,22 +279,13 @@ def test_detectron2_detections(detectron2):
         assert_close(scores[i][valid[i]], z[f"eval.det.scores.{i}"], GOLDEN_MODEL, "scores")
         probabilities = record["mask_probabilities"][i][valid[i]]
         assert_close(probabilities[:20, None], z[f"eval.det.mask_probs.{i}"], GOLDEN_MODEL, "mask probabilities")
-    assert_equal(found[0].masks, peers.unpacked(z, "eval.out.masks.0"), "masks")
+    assert_equal(found[0].masks, golden_runs.unpacked(z, "eval.out.masks.0"), "masks")
 
 
 def test_detectron2_losses_and_gradients(detectron2):
-    z, record = detectron2.z, {}
-    detectron2.model.losses(detectron2.images, detectron2.targets, record=record)  # to learn the labels that sampling starts from
-    roi = []
-    for i, target in enumerate(detectron2.targets):
-        candidates = np.concatenate([z[f"train.rpn.proposals.{i}"], target.boxes])
-        roi.append((boxes.iou(torch.from_numpy(target.boxes), torch.from_numpy(candidates)).amax(0) >= 0.5).numpy().astype(int))
-    priorities = detectron2.priorities(record["rpn_labels"].numpy(), roi)
-    losses = detectron2.model.losses(detectron2.images, detectron2.targets, priorities, record=record)
+    run, model = detectron2
+    record = {}
+    check_training(run, model, record)
     for i in (0, 1):
-        assert_equal(record["rpn_sampled"][i], z[f"train.rpn.sampled_labels.{i}"], "sampled anchors")
-        assert_close(record["sampled_rois"][i], z[f"train.roi.proposals.{i}"], GOLDEN_MODEL, "RoIs")
-    names = {"class": "cls", "box": "box_reg", "mask": "mask", "rpn_box": "rpn_loc", "rpn_objectness": "rpn_cls"}
-    for ours, theirs in names.items():
-        assert_close(losses[ours], z[f"train.loss.loss_{theirs}"], GOLDEN_MODEL, ours)
-    detectron2.check_gradients(losses)
+        assert_equal(record["rpn_sampled"][i], run.z[f"train.rpn.sampled_labels.{i}"], "sampled anchors")
+        assert_close(record["sampled_rois"][i], run.z[f"train.roi.proposals.{i}"], GOLDEN_MODEL, "RoIs")

@@ -1,10 +1,13 @@
-"""Normalisations against PyTorch's and against torchvision's frozen batch norm; the accelerated layers against the same oracle."""
+"""Normalisations, their backwards and running statistics against PyTorch's, and against torchvision's frozen batch norm."""
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from tolerances import GOLDEN_OPERATOR, REDUCTION, assert_close, error
+from gradients import check_backward, value_and_gradients
+from hypothesis import given
+from hypothesis import strategies as st
+from tolerances import GOLDEN_OPERATOR, REDUCTION, assert_close, assert_equal, error
 
 from reference import config, norm
 
@@ -70,3 +73,105 @@ def test_float32_stays_float32(case):
 
 def test_batch_norm_of_no_rows_is_empty():
     assert norm.batch_norm(np.zeros((0, 2, 3, 3)), np.ones(2), np.zeros(2), EPS).shape == (0, 2, 3, 3)
+
+
+# ---- backwards
+
+
+@st.composite
+def normalised(draw, max_groups=1):
+    """(x, weight, bias, groups): at least nine entries share their statistics, or the gradient would be all cancellation."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**31)))
+    groups = draw(st.integers(1, max_groups))
+    channels = groups * draw(st.integers(1, 3))
+    shape = (draw(st.integers(1, 3)), channels, draw(st.integers(3, 5)), draw(st.integers(3, 5)))
+    return rng.standard_normal(shape) * 3 + 1, *rng.standard_normal((2, channels)), groups
+
+
+@given(normalised(), st.booleans())
+def test_frozen_batch_norm_backward(case, no_rows):
+    x, weight, bias, _ = case
+    check_frozen_batch_norm_backward(x[: 0 if no_rows else None], weight, bias)
+
+
+def check_frozen_batch_norm_backward(x, weight, bias):
+    mean, var = bias[::-1] + 0.5, np.linspace(0.1, 2, len(bias))
+
+    def frozen(x, weight, bias, mean=mean):
+        return norm.frozen_batch_norm(x, weight, bias, mean.astype(x.dtype), var.astype(x.dtype), EPS)
+
+    def twin(x, weight, bias, mean=mean):
+        return F.batch_norm(x, *map(torch.tensor, (mean, var)), weight, bias, eps=EPS)
+
+    check_backward(frozen, twin, x, weight, bias)
+    zeros = np.zeros(len(bias))
+    check_backward(
+        lambda x, weight: frozen(x, weight, zeros.astype(weight.dtype), zeros),
+        lambda x, weight: twin(x, weight, torch.zeros_like(weight), zeros),
+        x,
+        weight,
+        linear=[0, 1],
+    )
+
+
+@given(normalised())
+def test_batch_norm_backward(case):
+    check_batch_norm_backward(*case[:3])
+
+
+def check_batch_norm_backward(x, weight, bias):
+    check_backward(
+        lambda x, weight, bias: norm.batch_norm(x, weight, bias, EPS),
+        lambda x, weight, bias: F.batch_norm(x, None, None, weight, bias, training=True, eps=EPS),
+        x,
+        weight,
+        bias,
+    )
+
+
+@given(normalised(max_groups=3))
+def test_group_norm_backward(case):
+    check_group_norm_backward(*case)
+
+
+def check_group_norm_backward(x, weight, bias, groups):
+    check_backward(
+        lambda x, weight, bias: norm.group_norm(x, weight, bias, groups, EPS),
+        lambda x, weight, bias: F.group_norm(x, groups, weight, bias, EPS),
+        x,
+        weight,
+        bias,
+    )
+
+
+def test_no_rows_have_no_gradient():
+    x, weight, bias = np.zeros((0, 4, 3, 3)), np.ones(4), np.zeros(4)
+    for function in (lambda *a: norm.batch_norm(*a, EPS), lambda *a: norm.group_norm(*a, 2, EPS)):
+        out, gradients, _ = value_and_gradients(function, x, weight, bias)
+        assert out.shape == x.shape
+        for gradient, array in zip(gradients, (x, weight, bias), strict=True):
+            assert_equal(gradient, np.zeros(array.shape))
+
+
+# ---- running statistics
+
+
+def test_running_statistics_are_those_of_pytorch_after_several_steps(rng):
+    module = torch.nn.BatchNorm2d(3, dtype=torch.float64)
+    parameters = {"n.running_mean": np.zeros(3), "n.running_var": np.ones(3)}
+    for shape in ((2, 3, 4, 5), (1, 3, 2, 2), (3, 3, 1, 1), (2, 3, 6, 6)):
+        x = rng.standard_normal(shape) * 2 + 5
+        module(torch.tensor(x))
+        before = dict(parameters)
+        norm.update_running_statistics(parameters, "n", x)
+        for name, old in before.items():
+            assert parameters[name] is not old  # whoever holds the old ones keeps them
+            assert_close(parameters[name], getattr(module, name[2:]), REDUCTION["float64"], name)
+    norm.update_running_statistics(parameters, "n", x[:0])
+    assert_close(parameters["n.running_var"], module.running_var, REDUCTION["float64"], "an empty batch changes nothing")
+
+
+def test_running_statistics_of_float32_stay_float32(rng):
+    parameters = {"n.running_mean": np.zeros(3, np.float32), "n.running_var": np.ones(3, np.float32)}
+    norm.update_running_statistics(parameters, "n", rng.standard_normal((2, 3, 4, 4)).astype(np.float32))
+    assert {value.dtype for value in parameters.values()} == {np.dtype(np.float32)}

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from golden_cases import EXTENT, cases
+from gradients import check_backward, check_float32, compare_with_autograd
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import arrays
@@ -176,6 +177,32 @@ def test_the_first_of_equal_samples_takes_the_gradient(implementation):
     expected = np.zeros((6, 6))
     expected[1:3, 1:3] = [[0.125, 0.375], [0.125, 0.375]]
     assert_equal(grad[0, 0], expected)
+
+
+@AGGREGATES
+@pytest.mark.parametrize("aligned", [False, True])
+@given(data=st.data())
+def test_on_the_tape(aggregate, aligned, data):
+    rois = data.draw(some_boxes(14, 18))
+    image_index = data.draw(st.lists(st.integers(0, 1), min_size=len(rois), max_size=len(rois)).map(lambda x: np.array(x, np.int64)))
+    check_backward_on_the_tape(data.draw(arrays(2, 2, 7, 9)), rois, image_index, aligned, aggregate)
+
+
+def check_backward_on_the_tape(features, rois, image_index, aligned, aggregate):
+    """A maximum has too many kinks for finite differences; `test_finite_differences` has those of a few bins."""
+    keywords = {"output_size": 2, "spatial_scale": 0.5, "sampling_ratio": 2, "aligned": aligned, "aggregate": aggregate}
+
+    def function(x):
+        return reference.roi_align.roi_align(x, rois, image_index, **keywords)
+
+    def twin(x):
+        return eager(x, torch.tensor(rois), torch.tensor(image_index), **keywords)
+
+    if aggregate == "mean":
+        check_backward(function, twin, features, linear=[0])
+    else:
+        compare_with_autograd(function, twin, features)
+        check_float32(function, features)
 
 
 # ---- cutoffs, degenerate and bad input
@@ -432,19 +459,21 @@ def test_low_precision_on_a_gpu(backend, aggregate, dtype, memory_format, rng):
     check_low_precision(backend, "cuda", dtype, memory_format, aggregate, rng)
 
 
-def eager(features, rois, image_index, *, output_size, spatial_scale, sampling_ratio, aligned):
-    """RoIAlign as one writes it in plain PyTorch, every product and sum in the features' own dtype."""
+def eager(features, rois, image_index, *, output_size, spatial_scale, sampling_ratio, aligned, aggregate="mean"):
+    """RoIAlign as one writes it in plain PyTorch, every product and sum in the features' own dtype; RoIs end where they start, or later."""
     dtype, (height, width) = features.dtype, features.shape[2:]
     axes = []
     for low, high, size in ((rois[:, 1], rois[:, 3], height), (rois[:, 0], rois[:, 2], width)):
         start = low * spatial_scale - 0.5 * aligned
-        length = (high * spatial_scale - 0.5 * aligned) - start
+        length = ((high * spatial_scale - 0.5 * aligned) - start).clamp(min=0 if aligned else 1)
         samples = (torch.arange(output_size * sampling_ratio, device=rois.device) + 0.5) / sampling_ratio
         position = start[:, None] + samples * (length / output_size)[:, None]
         inside = (position >= -1) & (position <= size)
         hat = (1 - (position.clamp(0, size - 1)[:, :, None] - torch.arange(size, device=rois.device)).abs()).clamp(min=0)
-        axes.append((hat * inside[:, :, None]).unflatten(1, (output_size, sampling_ratio)).mean(2).to(dtype))
-    return torch.einsum("rph,rchw,rqw->rcpq", axes[0], features[image_index], axes[1])
+        axes.append((hat * inside[:, :, None]).unflatten(1, (output_size, sampling_ratio)).to(dtype))
+    if aggregate == "mean":
+        return torch.einsum("rph,rchw,rqw->rcpq", axes[0].mean(2), features[image_index], axes[1].mean(2))
+    return torch.einsum("rpyh,rchw,rqxw->rcpqyx", axes[0], features[image_index], axes[1]).flatten(4).max(4).values
 
 
 @pytest.mark.gpu

@@ -1,9 +1,12 @@
 """RoIPool: NumPy, PyTorch and Triton against torchvision and against each other, argmax included."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 from golden_cases import EXTENT, cases
+from gradients import check_backward, compare_with_autograd, distinct
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import arrays
@@ -181,6 +184,41 @@ def test_finite_differences(rng):
     assert (ahead[1] == argmax).all() and (behind[1] == argmax).all()
     measured = ((ahead[0] - behind[0]) * grad_out).sum() / (2 * step)
     assert abs(measured - (gradient("numpy", grad_out, features, rois, image_index, **PLAIN) * direction).sum()) < 1e-6
+
+
+@given(st.data(), st.integers(0, 2**31))
+def test_on_the_tape(data, seed):
+    rois = data.draw(some_boxes(14, 18))
+    check_backward_on_the_tape(distinct(np.random.default_rng(seed), (2, 2, 7, 9)), rois, np.arange(len(rois)) % 2)
+
+
+def check_backward_on_the_tape(features, rois, image_index):
+    def function(x):
+        return reference.roi_pool.roi_pool(x, rois, image_index, output_size=(2, 4), spatial_scale=0.5)
+
+    def twin(x):
+        return eager(x, rois, image_index, output_size=(2, 4), spatial_scale=0.5)
+
+    check_backward(function, twin, features)
+    compare_with_autograd(function, twin, features.round(0))  # many ties
+
+
+def eager(features, rois, image_index, *, output_size, spatial_scale):
+    """RoIPool as one writes it in plain PyTorch, bin by bin; its arithmetic of bins is that of whole numbers."""
+    (height, width), out = features.shape[2:], []
+    for roi, n in zip((rois * spatial_scale).tolist(), image_index.tolist(), strict=True):
+        x1, y1, x2, y2 = (int(math.copysign(math.floor(abs(v) + 0.5), v)) for v in roi)
+        for p, q in np.ndindex(output_size):
+            (top, bottom), (left, right) = (
+                (min(max(start + i * side // bins, 0), size), min(max(start - (-(i + 1) * side // bins), 0), size))
+                for i, bins, start, side, size in (
+                    (p, output_size[0], y1, max(y2 - y1 + 1, 1), height),
+                    (q, output_size[1], x1, max(x2 - x1 + 1, 1), width),
+                )
+            )
+            bin = features[n, :, top:bottom, left:right].flatten(1)
+            out.append(bin.max(1).values if bin.shape[1] else 0 * features[n, :, 0, 0])
+    return torch.stack([*out, 0 * features[0, :, 0, 0]])[:-1].unflatten(0, (len(rois), *output_size)).permute(0, 3, 1, 2)
 
 
 def test_registered_as_an_operator():
