@@ -11,6 +11,14 @@ from reference import config as configuration
 from reference import mask_rcnn, presets, single_scale
 
 PRESETS = tuple(presets.PRESETS)
+LAYOUTS = (  # one preset of each way to wire the model, for what is too slow for all
+    "torchvision_r50_fpn",
+    "torchvision_r50_fpn_v2",
+    "detectron2_r50_fpn",
+    "detectron2_r50_c4",
+    "paper_vgg16",
+    "tiny",
+)
 
 
 def config(name, **fields):

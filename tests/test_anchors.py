@@ -13,14 +13,15 @@ from reference import config
 TORCHVISION = config.preset("torchvision_r50_fpn").anchors
 DETECTRON2 = config.preset("detectron2_r50_fpn").anchors
 SHAPES = [(10, 14), (5, 7), (3, 4), (2, 2), (1, 1)]
+STRIDES = (4, 8, 16, 32, 64)
 
 
-def numpy_grid(*arguments, **keywords):
-    return np.concatenate(reference.anchors.grid(*arguments, **keywords))
+def numpy_grid(shapes, image_shape, settings, strides=STRIDES):
+    return np.concatenate(reference.anchors.grid(shapes, image_shape, settings, strides=strides[: len(shapes)]))
 
 
-def torch_grid(*arguments, **keywords):
-    return torch.cat(accelerated.anchors.grid(*arguments, dtype=torch.float64, **keywords))
+def torch_grid(shapes, image_shape, settings, strides=STRIDES):
+    return torch.cat(accelerated.anchors.grid(shapes, image_shape, settings, strides=strides[: len(shapes)], dtype=torch.float64))
 
 
 GRIDS = pytest.mark.parametrize("grid", [numpy_grid, torch_grid], ids=["numpy", "torch"])
@@ -91,28 +92,28 @@ def test_rows_are_y_then_x_then_anchor(grid):
 @pytest.mark.parametrize("preset", ["torchvision_r50_fpn", "detectron2_r50_fpn", "tiny"])
 def test_twins_and_float32(preset):
     settings = config.preset(preset).anchors
-    expected = reference.anchors.grid(SHAPES, (40, 56), settings)
+    expected = reference.anchors.grid(SHAPES, (40, 56), settings, strides=STRIDES)
     for dtype in torch.float64, torch.float32:
-        levels = accelerated.anchors.grid(SHAPES, (40, 56), settings, dtype=dtype)
+        levels = accelerated.anchors.grid(SHAPES, (40, 56), settings, strides=STRIDES, dtype=dtype)
         for ours, level in zip(levels, expected, strict=True):
             assert ours.dtype == dtype
             assert_equal(ours, level.astype(str(dtype).removeprefix("torch.")))
 
 
 def test_remembered_per_shape_dtype_and_device():
-    first = accelerated.anchors.grid(SHAPES, (40, 56), TORCHVISION)
-    again = accelerated.anchors.grid([torch.Size(s) for s in SHAPES], torch.Size((40, 56)), TORCHVISION)
+    first = accelerated.anchors.grid(SHAPES, (40, 56), TORCHVISION, strides=STRIDES)
+    again = accelerated.anchors.grid([torch.Size(s) for s in SHAPES], torch.Size((40, 56)), TORCHVISION, strides=STRIDES)
     assert all(a is b for a, b in zip(first, again, strict=True))
-    other = accelerated.anchors.grid(SHAPES, (40, 70), TORCHVISION)
+    other = accelerated.anchors.grid(SHAPES, (40, 70), TORCHVISION, strides=STRIDES)
     assert not torch.equal(first[0], other[0])
     with torch.inference_mode():
-        inside = accelerated.anchors.grid(SHAPES, (44, 60), TORCHVISION)
+        inside = accelerated.anchors.grid(SHAPES, (44, 60), TORCHVISION, strides=STRIDES)
     assert not inside[0].is_inference()  # training may be next
 
 
 def test_compiles_without_a_break():
     @torch.compile(fullgraph=True, backend="aot_eager")
     def forward(x):
-        return torch.cat(accelerated.anchors.grid(SHAPES, (40, 56), TORCHVISION, device=x.device)) + x
+        return torch.cat(accelerated.anchors.grid(SHAPES, (40, 56), TORCHVISION, strides=STRIDES, device=x.device)) + x
 
     assert_equal(forward(torch.zeros(1)), numpy_grid(SHAPES, (40, 56), TORCHVISION).astype(np.float32))

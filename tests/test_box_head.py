@@ -43,7 +43,7 @@ def test_twins(rng, kind, norm, background, training):
 @pytest.mark.parametrize(("kind", "norm"), KINDS)
 def test_same_parameters(kind, norm, background):
     config = settings(kind, norm, background)
-    shapes = {f"box_head.{n}": tuple(t.shape) for n, t in fast.BoxHead(config).state_dict().items() if not n.endswith("tracked")}
+    shapes = {f"box_head.{n}": tuple(t.shape) for n, t in fast.make(config).state_dict().items() if not n.endswith("tracked")}
     assert shapes == box_head.parameter_shapes(config)
 
 

@@ -5,9 +5,10 @@ import json
 import pytest
 
 from reference import config
+from reference.presets import PRESETS
 
 
-@pytest.mark.parametrize("name", config.PRESETS)
+@pytest.mark.parametrize("name", PRESETS)
 def test_json_round_trip(name):
     preset = config.preset(name)
     assert config.from_dict(json.loads(json.dumps(config.to_dict(preset)))) == preset

@@ -8,7 +8,7 @@ import pytest
 import torch
 from tolerances import MODEL, assert_close, assert_equal
 
-from accelerated.fpn import FPN
+from accelerated.fpn import Neck
 from reference import fpn, resnet
 
 
@@ -24,7 +24,7 @@ def test_twins(rng, norm, sides, training):
         features[level] = rng.standard_normal((2, channels, h, w))
         h, w = -(-h // 2), -(-w // 2)
     parameters = narrow.parameters(model)
-    expected = fpn.fpn(parameters, features, config, training)
+    expected = fpn.forward(parameters, features, config, training)
     actual = model.fpn({level: torch.from_numpy(x) for level, x in features.items()})
     assert list(actual) == list(expected) == [2, 3, 4, 5, 6]
     for level in expected:
@@ -36,7 +36,7 @@ def test_twins(rng, norm, sides, training):
 def test_same_parameters(norm):
     config = narrow.config("torchvision_r50_fpn")
     config = replace(config, fpn=replace(config.fpn, norm=norm))
-    shapes = {f"fpn.{name}": tuple(t.shape) for name, t in FPN(config).state_dict().items() if not name.endswith("tracked")}
+    shapes = {f"fpn.{name}": tuple(t.shape) for name, t in Neck(config).state_dict().items() if not name.endswith("tracked")}
     assert shapes == fpn.parameter_shapes(config)
 
 

@@ -15,7 +15,7 @@ STANDARD_AND_NUMPY = sys.stdlib_module_names | {"numpy"}
 LAYERS = [
     "kernels",
     "backend norm boxes box_coder anchors matcher sampler nms roi_align roi_pool roi_warp levels losses masks transform",
-    "resnet vgg fpn rpn box_head mask_head postprocess optimizer",
+    "resnet vgg backbone fpn single_scale neck roi_features rpn box_head mask_head postprocess optimizer",
     "mask_rcnn",
     "data interop engine visualize",
     "verify benchmark doctor",
@@ -31,11 +31,13 @@ PRIMITIVES = {
     "norm",
     "activations",
     "max_pool",
+    "average_pool",
     "upsample",
     "autodiff",
     "grad_check",
     "train",  # its twin is the engine's
     "config",
+    "presets",
     "shapes",
 }  # no twin needed
 

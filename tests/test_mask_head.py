@@ -35,16 +35,5 @@ def test_twins(rng, convs, norm, background, training):
 @pytest.mark.parametrize(("convs", "norm"), [(4, "none"), (0, "none"), (2, "batch"), (2, "group")])
 def test_same_parameters(convs, norm, background):
     config = settings(convs, norm, background)
-    shapes = {f"mask_head.{n}": tuple(t.shape) for n, t in fast.MaskHead(config).state_dict().items() if not n.endswith("tracked")}
+    shapes = {f"mask_head.{n}": tuple(t.shape) for n, t in fast.make(config).state_dict().items() if not n.endswith("tracked")}
     assert shapes == mask_head.parameter_shapes(config)
-
-
-@pytest.mark.parametrize("background", ["first", "last"])
-def test_select(rng, background):
-    """The channel of the label; label 1 has channel 0 where the background comes last. Padding (label 0, -1) reads within bounds."""
-    config = settings(4, "none", background)
-    logits, labels = rng.standard_normal((6, 4 + (background == "first"), 3, 3)), np.array([1, 4, 2, 3])
-    expected = mask_head.select(logits[:4], labels, config)
-    actual = fast.select(torch.from_numpy(logits), torch.tensor([*labels, 0, -1]), config)
-    assert_equal(actual[:4], expected)
-    assert_equal(actual[1], logits[1, 4 - (background == "last")])

@@ -7,7 +7,7 @@ import pytest
 import torch
 from tolerances import MODEL, assert_close
 
-from accelerated.resnet import ResNet, channels
+from accelerated.resnet import Backbone, channels
 from reference import resnet
 
 CASES = [(18, "group", False), (34, "frozen", False), (50, "frozen", True), (50, "batch", False), (101, "frozen", False)]
@@ -25,7 +25,7 @@ def test_twins(rng, depth, norm, stride_in_1x1, training):
     model = narrow.model(config).train(training)
     images = rng.standard_normal((2, 3, 75, 97))  # odd sides: every stage rounds up
     parameters = narrow.parameters(model)
-    expected = resnet.resnet(parameters, images, config, training)
+    expected = resnet.forward(parameters, images, config, training)
     actual = model.backbone(torch.from_numpy(images))
     assert {level: x.shape[1] for level, x in actual.items()} == channels(config) == resnet.channels(config)
     for level in (2, 3, 4, 5):
@@ -35,21 +35,21 @@ def test_twins(rng, depth, norm, stride_in_1x1, training):
 @pytest.mark.parametrize(("depth", "norm", "stride_in_1x1"), CASES)
 def test_same_parameters(depth, norm, stride_in_1x1):
     config = settings(depth, norm, stride_in_1x1)
-    shapes = {f"backbone.{name}": tuple(t.shape) for name, t in ResNet(config).state_dict().items() if not name.endswith("tracked")}
+    shapes = {f"backbone.{name}": tuple(t.shape) for name, t in Backbone(config).state_dict().items() if not name.endswith("tracked")}
     assert shapes == resnet.parameter_shapes(config)
 
 
 @pytest.mark.parametrize("frozen", range(6))
 def test_frozen_stages(frozen):
     config = settings(18, "group", False)
-    backbone = ResNet(replace(config, backbone=replace(config.backbone, frozen_stages=frozen)))
+    backbone = Backbone(replace(config, backbone=replace(config.backbone, frozen_stages=frozen)))
     trained = {name.split(".")[0] for name, p in backbone.named_parameters() if p.requires_grad}
     stages = [{"conv1", "bn1"}, {"layer1"}, {"layer2"}, {"layer3"}, {"layer4"}]
     assert trained == set().union(*stages[frozen:])
 
 
 def test_frozen_norm_is_no_parameter():
-    backbone = ResNet(settings(50, "frozen", False))
+    backbone = Backbone(settings(50, "frozen", False))
     assert not [name for name, _ in backbone.named_parameters() if "bn" in name or "downsample.1" in name]
 
 

@@ -16,11 +16,12 @@ from reference import anchors, boxes, rpn
 from reference import config as configuration
 
 SHAPES, IMAGE = [(8, 11), (4, 6), (2, 3), (1, 2), (1, 1)], (32, 44)
+STRIDES = (4, 8, 16, 32, 64)
 
 
 def grids(config):
-    slow = anchors.grid(SHAPES, IMAGE, config.anchors)
-    return slow, fast_anchors.grid(SHAPES, IMAGE, config.anchors, dtype=torch.float64)
+    slow = anchors.grid(SHAPES, IMAGE, config.anchors, strides=STRIDES)
+    return slow, fast_anchors.grid(SHAPES, IMAGE, config.anchors, strides=STRIDES, dtype=torch.float64)
 
 
 @pytest.mark.parametrize("name", narrow.PRESETS)
@@ -148,7 +149,7 @@ def test_golden_torchvision(shared_golden):
     config = configuration.preset("torchvision_r50_fpn")
     maps = [[torch.from_numpy(z[f"eval.rpn.{kind}.{level}"]) for level in range(5)] for kind in ("objectness", "deltas")]
     shapes = [tuple(x.shape[-2:]) for x in maps[0]]
-    grid = fast_anchors.grid(shapes, (160, 224), config.anchors, dtype=torch.float64)
+    grid = fast_anchors.grid(shapes, (160, 224), config.anchors, strides=STRIDES, dtype=torch.float64)
     assert_close(torch.cat(grid), z["eval.rpn.anchors"], GOLDEN_MODEL)
     sizes = torch.from_numpy(z["eval.transform.sizes"])
     found, scores, valid = fast.proposals(*fast.flatten(*maps), grid, sizes, config, training=False)

@@ -25,7 +25,8 @@ def evaluate(model, dataset, *, batch_size=1, workers=0, output=None, max_detect
     """
     limit = max_detections or model.config.box_head.max_detections
     results = detect(model, dataset, batch_size=batch_size, workers=workers, bar=bar)
-    metrics = score(dataset.coco, results, limit)
+    kinds = ("bbox",) if model.config.mask_head.kind == "none" else ("bbox", "segm")
+    metrics = score(dataset.coco, results, limit, kinds)
     if output is not None:
         write_json(Path(output) / "results.json", results)
         write_json(Path(output) / "metrics.json", metrics)
@@ -52,30 +53,30 @@ def categories(dataset) -> list[dict]:
 
 
 def entries(detections, category_ids) -> list[dict]:
-    """Detections of one image -> {"category_id", "bbox", "score", "segmentation"} each, as COCO writes them."""
-    masks = detections.masks.permute(1, 2, 0).cpu().numpy().astype(np.uint8)
-    runs = coco_mask.encode(np.asfortranarray(masks))
+    """Detections of one image -> {"category_id", "bbox", "score", "segmentation"} each, as COCO writes them; without masks the first three."""
     boxes = detections.boxes.double().cpu().numpy()
     boxes[:, 2:] -= boxes[:, :2]
-    columns = zip(detections.labels.tolist(), boxes.tolist(), detections.scores.tolist(), runs, strict=True)
-    return [
-        {"category_id": category_ids[label - 1], "bbox": box, "score": score, "segmentation": run | {"counts": run["counts"].decode()}}
-        for label, box, score, run in columns
-    ]
+    columns = zip(detections.labels.tolist(), boxes.tolist(), detections.scores.tolist(), strict=True)
+    found = [{"category_id": category_ids[label - 1], "bbox": box, "score": score} for label, box, score in columns]
+    if detections.masks is not None:
+        masks = detections.masks.permute(1, 2, 0).cpu().numpy().astype(np.uint8)
+        for entry, run in zip(found, coco_mask.encode(np.asfortranarray(masks)), strict=True):
+            entry["segmentation"] = run | {"counts": run["counts"].decode()}
+    return found
 
 
-def score(truth: dict, results: list[dict], max_detections: int = 100) -> dict:
+def score(truth: dict, results: list[dict], max_detections: int = 100, kinds=("bbox", "segm")) -> dict:
     """pycocotools' numbers for `results` against `truth`, a data set as in a COCO json.
 
     Returns {"bbox": {...}, "segm": {...}}, each with AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR<max_detections>, ARs, ARm, ARl in 0..1
     and "classes": {name: AP}. None stands where there is no object to find.
-    Objects are small, medium or large by box area for "bbox", by mask area for "segm".
+    Objects are small, medium or large by box area for "bbox", by mask area for "segm". A model without a mask branch has no "segm".
     """
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO()
         coco.dataset = truth
         coco.createIndex()
-        return {kind: _score(coco, results, kind, max_detections) for kind in ("bbox", "segm")}
+        return {kind: _score(coco, results, kind, max_detections) for kind in kinds}
 
 
 def _score(coco, results, kind, max_detections):

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 STAGES = (  # of a record, in the order of computation
-    *("images", "C2", "C3", "C4", "C5", "P2", "P3", "P4", "P5", "P6"),
+    *("images", "C1", "C2", "C3", "C4", "C5", "P2", "P3", "P4", "P5", "P6"),
     *("rpn_logits", "rpn_deltas", "proposals", "box_features", "class_logits", "box_deltas", "mask_features", "mask_logits"),
 )
 

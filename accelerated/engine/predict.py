@@ -49,7 +49,7 @@ def predict(model, inputs, output, *, categories, threshold=0.5, bar=False) -> R
             image_id = len(found["images"]) + 1
             found["images"].append({"id": image_id, "file_name": str(path), "width": image.shape[1], "height": image.shape[0]})
             for entry in entries(detections, ids):
-                area = int(coco_mask.area(entry["segmentation"]))
+                area = int(coco_mask.area(entry["segmentation"])) if "segmentation" in entry else entry["bbox"][2] * entry["bbox"][3]
                 found["annotations"].append({"id": len(found["annotations"]) + 1, "image_id": image_id, "area": area, "iscrowd": 0} | entry)
             visualize.save(visualize.draw(image, detections, names, threshold=threshold), drawn[path])
     finally:
@@ -85,4 +85,5 @@ def _pictures(paths, output) -> dict:
 
 def _above(detections, threshold):
     keep = detections.scores >= threshold
-    return replace(detections, **{field.name: getattr(detections, field.name)[keep] for field in fields(detections)})
+    values = {field.name: getattr(detections, field.name) for field in fields(detections)}
+    return replace(detections, **{name: value[keep] for name, value in values.items() if value is not None})
