@@ -6,7 +6,7 @@ import narrow
 import numpy as np
 import pytest
 import torch
-from tolerances import MODEL, assert_close, assert_equal
+from tolerances import MODEL, assert_close
 
 from accelerated import mask_head as fast
 from reference import mask_head

@@ -53,7 +53,7 @@ def categories(dataset) -> list[dict]:
 
 
 def entries(detections, category_ids) -> list[dict]:
-    """Detections of one image -> {"category_id", "bbox", "score", "segmentation"} each, as COCO writes them; without masks the first three."""
+    """Detections of one image -> {"category_id", "bbox", "score", "segmentation"} each, as COCO writes them; the last only with masks."""
     boxes = detections.boxes.double().cpu().numpy()
     boxes[:, 2:] -= boxes[:, :2]
     columns = zip(detections.labels.tolist(), boxes.tolist(), detections.scores.tolist(), strict=True)
