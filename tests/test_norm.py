@@ -1,5 +1,7 @@
 """Normalisations, their backwards and running statistics against PyTorch's, and against torchvision's frozen batch norm."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -80,10 +82,10 @@ def test_batch_norm_of_no_rows_is_empty():
 
 @st.composite
 def normalised(draw, max_groups=1):
-    """(x, weight, bias, groups): at least nine entries share their statistics, or the gradient would be all cancellation."""
+    """(x, weight, bias, groups): nine entries or more share their statistics, so that their gradients do not cancel to nothing."""
     rng = np.random.default_rng(draw(st.integers(0, 2**31)))
     groups = draw(st.integers(1, max_groups))
-    channels = groups * draw(st.integers(1, 3))
+    channels = groups * draw(st.integers(2, 3))
     shape = (draw(st.integers(1, 3)), channels, draw(st.integers(3, 5)), draw(st.integers(3, 5)))
     return rng.standard_normal(shape) * 3 + 1, *rng.standard_normal((2, channels)), groups
 
@@ -142,6 +144,27 @@ def check_group_norm_backward(x, weight, bias, groups):
         weight,
         bias,
     )
+
+
+@pytest.mark.parametrize("kind", ["frozen", "batch", "group"])
+def test_conv_norm_on_the_tape(kind, rng):
+    """Convolution and norm in training; the running statistics move on as plain arrays, which no gradient runs through."""
+    full, parameters = replace(config.preset("torchvision_r50_fpn"), norm_groups=2), {}
+
+    def function(x, weight, scale, shift):
+        parameters.update({"c.weight": weight, "n.weight": scale, "n.bias": shift})
+        parameters.update({"n.running_mean": np.ones(4, x.dtype), "n.running_var": np.full(4, 2, x.dtype)})
+        return norm.conv_norm(parameters, "c", "n", x, kind, full, training=True)
+
+    def twin(x, weight, scale, shift):
+        x = F.conv2d(x, weight)
+        if kind == "group":
+            return F.group_norm(x, 2, scale, shift, EPS)
+        return F.batch_norm(x, torch.ones_like(scale), torch.full_like(scale, 2), scale, shift, training=kind == "batch", eps=EPS)
+
+    check_backward(function, twin, rng.standard_normal((2, 3, 5, 4)), rng.standard_normal((4, 3, 1, 1)), *rng.standard_normal((2, 4)))
+    mean = parameters["n.running_mean"]
+    assert type(mean) is np.ndarray and (mean != 1).all() == (kind == "batch")
 
 
 def test_no_rows_have_no_gradient():

@@ -470,9 +470,10 @@ def eager(features, rois, image_index, *, output_size, spatial_scale, sampling_r
         position = start[:, None] + samples * (length / output_size)[:, None]
         inside = (position >= -1) & (position <= size)
         hat = (1 - (position.clamp(0, size - 1)[:, :, None] - torch.arange(size, device=rois.device)).abs()).clamp(min=0)
-        axes.append((hat * inside[:, :, None]).unflatten(1, (output_size, sampling_ratio)).to(dtype))
+        hat = (hat * inside[:, :, None]).unflatten(1, (output_size, sampling_ratio))
+        axes.append((hat.mean(2) if aggregate == "mean" else hat).to(dtype))
     if aggregate == "mean":
-        return torch.einsum("rph,rchw,rqw->rcpq", axes[0].mean(2), features[image_index], axes[1].mean(2))
+        return torch.einsum("rph,rchw,rqw->rcpq", axes[0], features[image_index], axes[1])
     return torch.einsum("rpyh,rchw,rqxw->rcpqyx", axes[0], features[image_index], axes[1]).flatten(4).max(4).values
 
 
