@@ -125,10 +125,10 @@ class Golden:
             assert_close(gradients[name], gradient, GOLDEN_MODEL, f"gradient of {name}")
 
 
-def torchvision(request):
-    """The run of torchvision for a fixture whose parameter is "subset" or "complete"."""
-    golden, shared_golden = (request.getfixturevalue(name) for name in ("golden", "shared_golden"))
-    archives = [golden("tv_fpn"), golden("tv_fpn_gradients")] if request.param == "subset" else [shared_golden("tv_fpn_f64")]
+def torchvision(request, extent):
+    """extent: "subset", which a clone has, or "complete"."""
+    load = request.getfixturevalue("golden" if extent == "subset" else "shared_golden")
+    archives = [load("tv_fpn"), load("tv_fpn_gradients")] if extent == "subset" else [load("tv_fpn_f64")]
     losses = {"class": "classifier", "box": "box_reg", "mask": "mask", "rpn_box": "rpn_box_reg", "rpn_objectness": "objectness"}
     return Golden(archives, "torchvision_r50_fpn", TORCHVISION, losses, frozen_stages=0)
 

@@ -27,7 +27,7 @@ def check_maps(record, z, backbone, pyramid):
 
 @pytest.fixture(scope="module", params=["subset", "complete"])
 def torchvision(request):
-    run = golden_runs.torchvision(request)
+    run = golden_runs.torchvision(request, request.param)
     return run, MaskRCNN(run.config, run.parameters)
 
 

@@ -240,7 +240,7 @@ def check_training(run, model, record):
 
 @pytest.fixture(params=["subset", "complete"])
 def torchvision(request):
-    run = golden_runs.torchvision(request)
+    run = golden_runs.torchvision(request, request.param)
     return run, golden_model(run)
 
 

@@ -1,0 +1,299 @@
+"""One whole training step in NumPy: against torchvision's and detectron2's recorded gradients, against the accelerated model for every
+preset, over ten steps of both optimizers, and against finite differences."""
+
+import gc
+import json
+from dataclasses import replace
+
+import golden_runs
+import narrow
+import numpy as np
+import pytest
+from PIL import Image
+from tolerances import MODEL, assert_close, assert_equal, error
+
+import accelerated.optimizer
+import reference.optimizer
+from accelerated import transform as torch_transform
+from accelerated.data.coco import CocoDataset
+from reference import activations, conv, grad_check, mask_rcnn, max_pool, rpn, transform
+from reference.autodiff import Tape, Variable
+
+SHAPES, OBJECTS = ((96, 128), (80, 100)), (3, 2)
+
+
+def draw(rng, config, shapes=SHAPES, objects=OBJECTS):
+    """Images, targets and priorities of one step."""
+    images, targets = narrow.scene(rng, shapes, objects)
+    return images, [transform.Target(**target) for target in targets], narrow.priorities(rng, config, shapes, objects)
+
+
+def compare(model, oracle, step, tolerance):
+    """One step of both up to the gradients, left in `model` and returned from `oracle`: samples, losses, every gradient, all weights."""
+    images, targets, priorities = step
+    record, expected_record = {}, {}
+    model.zero_grad()
+    losses = model.losses(images, [torch_transform.Target(**vars(t)) for t in targets], priorities, record=record)
+    sum(losses.values()).backward()
+    expected, gradients = oracle.gradients(images, targets, priorities, expected_record)
+    sampled = record["roi_labels"] >= 0
+    for key in ("rpn_labels", "rpn_sampled"):
+        assert_equal(record[key], expected_record[key], f"{key}: both must learn from the same anchors")
+    assert_equal(record["roi_labels"][sampled], np.concatenate(expected_record["roi_labels"]), "labels of the RoIs: the same for both")
+    assert_close(record["sampled_rois"][sampled], np.concatenate(expected_record["sampled_rois"]), tolerance, "RoIs: the same for both")
+    assert losses.keys() == expected.keys()
+    for name, loss in expected.items():
+        assert_close(losses[name], loss, tolerance, name)
+    own = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
+    assert own.keys() == gradients.keys() == set(mask_rcnn.trained(oracle.config))
+    for name, gradient in gradients.items():
+        assert gradient.dtype == oracle.dtype
+        assert_close(own[name], gradient, tolerance, f"gradient of {name}")
+    compare_parameters(model, oracle, tolerance)
+    return gradients
+
+
+def compare_parameters(model, oracle, tolerance):
+    """All weights and running statistics."""
+    own = narrow.parameters(model)
+    assert own.keys() == oracle.parameters.keys()
+    for name, value in oracle.parameters.items():
+        assert_close(own[name], value, tolerance, name)
+
+
+def covered(shapes):
+    """A target for each image: one object that is all of it."""
+    return [transform.Target(np.array([[0.0, 0, w, h]]), np.array([2]), np.ones((1, h, w), bool)) for h, w in shapes]
+
+
+def check_golden(run):
+    losses, gradients = mask_rcnn.MaskRCNN(run.config, run.parameters).gradients(run.images, run.targets, run.priorities())
+    run.check_losses(losses)
+    run.check_gradients(gradients)
+
+
+@pytest.mark.parametrize("extent", ["subset", "complete"])
+def test_torchvision(request, extent):
+    check_golden(golden_runs.torchvision(request, extent))
+
+
+def test_detectron2(shared_golden):
+    check_golden(golden_runs.detectron2(shared_golden))
+
+
+@pytest.mark.parametrize("scene", ["objects", "none in one image", "none", "one covers all"])
+@pytest.mark.parametrize("name", narrow.PRESETS)
+def test_twins(rng, name, scene):
+    """Two images of different sizes."""
+    config = narrow.config(name)
+    model, oracle = narrow.twins(config)
+    objects = {"none in one image": (0, 2), "none": (0, 0), "one covers all": (1, 1)}.get(scene, OBJECTS)
+    images, targets, priorities = draw(rng, config, SHAPES, objects)
+    targets = covered(SHAPES) if scene == "one covers all" else targets
+    before = oracle.parameters
+    gradients = compare(model, oracle, (images, targets, priorities), MODEL["float64"])
+    moved = {name for name, value in oracle.parameters.items() if not np.array_equal(value, before[name])}
+    statistics = {name for name in before if ".running_" in name} if name == "torchvision_r50_fpn_v2" else set()
+    assert moved <= statistics and (moved == statistics or scene == "none"), "of no RoI there are no statistics"
+    if scene == "objects":
+        assert all(gradient.any() for gradient in gradients.values())
+
+
+def small(name, **fields):
+    """The narrow preset with few RoIs and coarse pooling."""
+    config = narrow.config(name)
+    return replace(
+        config,
+        box_head=replace(config.box_head, batch_size=8, pooler=replace(config.box_head.pooler, output_size=3)),
+        mask_head=replace(config.mask_head, pooler=replace(config.mask_head.pooler, output_size=4)),
+        **fields,
+    )
+
+
+def test_triton_twin(rng):
+    """On Triton's kernels (interpreted without a GPU), with two images, one of them without an object."""
+    config = small("tiny", fpn=replace(narrow.config("tiny").fpn, channels=4))
+    config = replace(config, rpn=replace(config.rpn, post_nms_top_n_train=6, pre_nms_top_n_train=12))
+    model, oracle = narrow.twins(config, backend="triton")
+    compare(model, oracle, draw(rng, config, ((48, 64), (40, 50)), (2, 0)), MODEL["float64"])
+
+
+def written(folder, annotations):
+    """A data set of one image of 64 x 48 pixels with these annotations."""
+    pixels = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(folder / "1.png")
+    data = {
+        "images": [{"id": 1, "file_name": "1.png", "width": 64, "height": 48}],
+        "categories": [{"id": 5, "name": "cat"}],
+        "annotations": [{"id": n, "image_id": 1, "category_id": 5, "area": 1.0, **a} for n, a in enumerate(annotations, start=1)],
+    }
+    (folder / "a.json").write_text(json.dumps(data))
+    return CocoDataset(folder / "a.json", folder)
+
+
+@pytest.mark.parametrize("objects", [0, 1])
+def test_crowd_regions_teach_nothing(tmp_path, rng, objects):
+    """A crowd region is no target and no reason to ignore an anchor: the step is the same, to the bit, as without it."""
+    config = narrow.config("tiny", transform=replace(narrow.config("tiny").transform, min_size=(72,), max_size=1000))
+    cat = {"iscrowd": 0, "bbox": [8, 6, 30, 20], "segmentation": [[8, 6, 38, 6, 38, 26, 8, 26]]}
+    crowd = {"iscrowd": 1, "bbox": [40, 0, 20, 48], "segmentation": {"size": [48, 64], "counts": [40 * 48, 20 * 48, 4 * 48]}}
+    priorities = narrow.priorities(rng, config, ((72, 96),), (objects,))
+    steps = []
+    for annotations in ([cat] * objects, [cat] * objects + [crowd]):
+        image, target, _ = written(tmp_path, annotations)[0]
+        target = transform.Target(**{name: value.numpy() for name, value in vars(target).items()})
+        assert len(target.labels) == objects
+        model, oracle = narrow.twins(config)
+        steps.append(compare(model, oracle, ([image], [target], priorities), MODEL["float64"]))
+    for name, gradient in steps[0].items():
+        assert_equal(gradient, steps[1][name], name)
+
+
+def optimized(config, kind, rate):
+    """With an optimizer whose ten steps see warm-up, both falls of the rate, decay in two groups, and clipping."""
+    optimizer = replace(
+        config.optimizer,
+        kind=kind,
+        learning_rate=rate,
+        batch_size=2,
+        weight_decay=0.02,
+        norm_weight_decay=0.005,
+        warmup_iterations=3,
+        warmup_factor=0.1,
+        steps=(0.5, 0.8),
+        clip_gradient_norm=2.0,
+    )
+    return replace(config, optimizer=optimizer)
+
+
+class Listener(Tape):
+    """A tape that keeps, of each ReLU and of the maximum, by how much every choice was made."""
+
+    def backward(self, result):
+        Listener.margins = [
+            np.abs(arguments[0].value) if backward is activations.relu_backward else lead(arguments[0].value, **keywords)
+            for backward, arguments, keywords, _ in self.calls
+            if backward in (activations.relu_backward, max_pool.max_pool2d_backward)
+        ]
+        super().backward(result)
+
+
+def lead(x, kernel, stride, padding=0):
+    """Of the largest over the second largest pixel under the kernel at every position; 1 where all are 0 and it does not matter."""
+    window = conv.patches(conv.pad(x, padding), (kernel, kernel), stride)
+    ranked = np.sort(window.transpose(0, 1, 4, 5, 2, 3).reshape(-1, kernel * kernel))
+    return np.where(ranked[:, -1] > 0, ranked[:, -1] - ranked[:, -2], 1) if kernel > 1 else np.ones(1)
+
+
+def is_steady(oracle, step):
+    """Whether rounding decides nothing: every margin three times what float32 changes there, gradients a quarter of the tolerance."""
+    margins, gradients = [], []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mask_rcnn, "Tape", Listener)
+        for dtype in ("float32", "float64"):
+            weights = {name: value.astype(dtype) for name, value in oracle.parameters.items()}
+            gradients.append(mask_rcnn.MaskRCNN(oracle.config, weights).gradients(*step)[1])
+            margins.append(Listener.margins)
+    return all(a.shape == b.shape and b.min() > 3 * np.abs(a - b).max() for a, b in zip(*margins, strict=True)) and all(
+        error(gradient, gradients[1][name]) < MODEL["float32"] / 4 for name, gradient in gradients[0].items()
+    )
+
+
+def draw_steady(rng, oracle):
+    """A step of one image in which rounding decides nothing."""
+    while not is_steady(oracle, step := draw(rng, oracle.config, ((96, 96),), (2,))):
+        pass
+    return step
+
+
+def shallow(name):
+    """Small enough for steady steps. Through fifty batch norms the error of float32 grows to 1e-4: hundreds of ReLUs change sides."""
+    config = small(name)
+    depth = 18 if config.backbone.norm == "batch" else config.backbone.depth
+    return replace(config, backbone=replace(config.backbone, depth=depth))
+
+
+def ten_steps(config, dtype, draw_step):
+    """Ten steps of both, on new images every time: they agree in everything they see, move and remember."""
+    model, oracle = narrow.twins(config, dtype)
+    settings, tolerance, start = config.optimizer, MODEL[dtype], oracle.parameters
+    optimizer, state = accelerated.optimizer.build(model, settings), reference.optimizer.State()
+    for iteration in range(10):
+        gradients = compare(model, oracle, draw_step(oracle), tolerance)
+        rate = reference.optimizer.learning_rate(settings, iteration, 10, batch_size=2)
+        assert rate == accelerated.optimizer.learning_rate(settings, iteration, 10, batch_size=2)
+        gradients, norm = reference.optimizer.clip(gradients, settings.clip_gradient_norm)
+        oracle.parameters, state = reference.optimizer.step(oracle.parameters, gradients, state, rate, settings)
+        assert_close(accelerated.optimizer.step(optimizer, rate, settings.clip_gradient_norm), norm, tolerance, "norm of the gradients")
+    compare_parameters(model, oracle, tolerance)
+    parameters = dict(model.named_parameters())
+    memories = {"exp_avg": state.mean, "exp_avg_sq": state.square} if settings.kind == "adamw" else {"momentum_buffer": state.mean}
+    for key, memory in memories.items():
+        assert memory.keys() == gradients.keys()
+        for name, value in memory.items():
+            assert value.dtype == dtype
+            assert_close(optimizer.state[parameters[name]][key], value, tolerance, f"{key} of {name}")
+    moved = {name: error(value, start[name]) for name, value in oracle.parameters.items() if not np.array_equal(value, start[name])}
+    assert moved.keys() - gradients.keys() == {name for name in start if ".running_" in name and config.backbone.norm == "batch"}
+    assert min(moved[name] for name in gradients) > 1e-4, "a test of weights that do not move tests nothing"
+
+
+KINDS = pytest.mark.parametrize(("name", "kind"), [*((name, "sgd") for name in narrow.PRESETS), ("tiny", "adamw")])
+
+
+@KINDS
+def test_ten_steps(rng, name, kind):
+    """At small rates: training amplifies rounding, fifty batch norms a factor of three a step where the rate is ten times this."""
+    config = optimized(narrow.config(name), kind, 0.002 if kind == "sgd" else 0.0002)
+    ten_steps(config, "float64", lambda oracle: draw(rng, config))
+
+
+@KINDS
+def test_ten_steps_in_float32(rng, name, kind):
+    config = optimized(shallow(name), kind, 0.003 if kind == "sgd" else 0.0001)
+    ten_steps(config, "float32", lambda oracle: draw_steady(rng, oracle))
+
+
+@pytest.mark.parametrize("name", narrow.PRESETS)
+def test_float32_is_near_float64(rng, name):
+    config = shallow(name)
+    double, single = (narrow.twins(config, dtype)[1] for dtype in ("float64", "float32"))
+    step = draw_steady(rng, double)
+    losses, gradients = single.gradients(*step)
+    expected_losses, expected = double.gradients(*step)
+    for loss, value in expected_losses.items():
+        assert losses[loss].dtype == np.float32
+        assert_close(losses[loss], value, MODEL["float32"], loss)
+    for parameter, gradient in expected.items():
+        assert gradients[parameter].dtype == np.float32
+        assert_close(gradients[parameter], gradient, MODEL["float32"], f"gradient of {parameter}")
+
+
+def test_nothing_of_the_tape_stays(rng, monkeypatch):
+    """After the step the arrays of the forward pass are free."""
+    tapes = []
+    monkeypatch.setattr(mask_rcnn, "Tape", lambda: tapes.append(Tape()) or tapes[-1])
+    _, oracle = narrow.twins(narrow.config("tiny"))
+    oracle.gradients(*draw(rng, oracle.config))
+    [tape] = tapes
+    assert tape.calls == []
+    assert not [x for x in gc.get_objects() if type(x) is Variable and x.tape is tape], "a Variable outlives the step"
+
+
+def test_finite_differences(rng, monkeypatch):
+    """Of the five losses' sum along random directions of all weights at once. Proposals stand still: no gradient runs through them."""
+    config = narrow.config("tiny")
+    _, oracle = narrow.twins(config)
+    step, record = draw(rng, config), {}
+    oracle.losses(*step, record)
+    proposals = list(zip(record["proposals"], record["proposal_scores"], strict=True))
+    monkeypatch.setattr(rpn, "proposals", lambda *arguments, **keywords: proposals)
+    names = mask_rcnn.trained(config)
+
+    def total(*arrays):
+        oracle.parameters = oracle.parameters | dict(zip(names, arrays, strict=True))
+        return sum(oracle.losses(*step).values())
+
+    start = [oracle.parameters[name] for name in names]
+    for _ in range(3):
+        assert grad_check.directional_error(total, *start, generator=rng, step=3e-8) <= 1e-6
