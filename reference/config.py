@@ -13,6 +13,8 @@ import typing
 from dataclasses import dataclass, field
 from typing import Literal
 
+from reference.presets import PRESETS, merged
+
 
 @dataclass(frozen=True)
 class Transform:
@@ -180,11 +182,9 @@ class Config:
 
 def preset(name: str) -> Config:
     """The configuration called `name`; ValueError lists the names there are."""
-    from reference.presets import PRESETS  # made of the classes above
-
     if name not in PRESETS:
         raise ValueError(f"unknown preset {name!r}; there are: {', '.join(PRESETS)}")
-    return PRESETS[name]()
+    return from_dict(merged(to_dict(Config()), PRESETS[name]))
 
 
 def check(config: Config):
