@@ -188,24 +188,63 @@ def preset(name: str) -> Config:
 
 
 def check(config: Config):
-    """ValueError naming the fields that do not go together."""
-    backbone, problems = config.backbone, []
-    if config.neck == "fpn" and (backbone.kind != "resnet" or backbone.out_stage != 5 or backbone.dilation != 1):
-        problems.append("neck = fpn takes all four stages of a ResNet: backbone.kind = resnet, out_stage = 5, dilation = 1")
-    shared = config.shared_head != "none"
-    if shared and (backbone.kind != "resnet" or backbone.out_stage != 4 or config.neck != "single"):
-        problems.append(
-            f"shared_head = {config.shared_head} takes a ResNet up to stage 4: backbone.kind = resnet, out_stage = 4, neck = single"
-        )
-    if shared and config.mask_head.kind != "none" and config.box_head.pooler != config.mask_head.pooler:
-        problems.append(f"shared_head = {config.shared_head}: box_head.pooler and mask_head.pooler must be the same")
-    if backbone.groups > 1 and backbone.depth < 50:
-        problems.append(f"backbone.groups = {backbone.groups} needs bottlenecks, backbone.depth = 50 or more")
-    maps = 5 if config.neck == "fpn" else 1
-    if len(config.anchors.sizes) != maps or len(set(map(len, config.anchors.sizes))) != 1:
-        problems.append(f"anchors.sizes has {len(config.anchors.sizes)} levels: neck = {config.neck} has {maps}, all with as many sizes")
+    """One ValueError for all the fields that do not go together, naming them."""
+    problems = [*_backbone_problems(config), *_wiring_problems(config), *_group_problems(config)]
     if problems:
         raise ValueError(f"the configuration contradicts itself: {'; '.join(problems)}")
+
+
+def _backbone_problems(config):
+    backbone, resnet = config.backbone, config.backbone.kind == "resnet"
+    first, depths = 2 if resnet else 1, (18, 34, 50, 101)
+    if not first <= backbone.out_stage <= 5:
+        yield f"backbone.out_stage = {backbone.out_stage}: the stages of a {backbone.kind} are {first} to 5"
+    if resnet and backbone.depth not in depths:
+        yield f"backbone.depth = {backbone.depth}: there are {', '.join(map(str, depths))}"
+    if resnet and backbone.groups > 1 and backbone.depth < 50:
+        yield f"backbone.groups = {backbone.groups} needs bottlenecks, backbone.depth = 50 or more"
+    if backbone.dilation != 1 and (backbone.dilation, backbone.out_stage, resnet) != (2, 5, True):
+        yield f"backbone.dilation = {backbone.dilation}: it is 1, or 2 in a ResNet with backbone.out_stage = 5"
+
+
+def _wiring_problems(config):
+    backbone, resnet, pyramid, shared = (
+        config.backbone,
+        config.backbone.kind == "resnet",
+        config.neck == "fpn",
+        config.shared_head != "none",
+    )
+    heads = {"box_head": config.box_head, **({} if config.mask_head.kind == "none" else {"mask_head": config.mask_head})}
+    if pyramid and (backbone.out_stage, backbone.dilation, resnet) != (5, 1, True):
+        yield "neck = fpn takes all four stages of a ResNet: backbone.kind = resnet, out_stage = 5, dilation = 1"
+    if shared and (backbone.out_stage, config.neck, resnet) != (4, "single", True):
+        yield f"shared_head = {config.shared_head} takes a ResNet up to stage 4: backbone.kind = resnet, out_stage = 4, neck = single"
+    if shared and any(head.pooler != config.box_head.pooler for head in heads.values()):
+        yield f"shared_head = {config.shared_head}: box_head.pooler and mask_head.pooler must be the same"
+    last = backbone.out_stage - (backbone.dilation == 2 or not resnet)  # the only map without a pyramid: its stride is 2^last
+    low, high, maps = (2, 5, 5) if pyramid else (last, last, 1)
+    for name, head in heads.items():
+        if not low <= head.pooler.min_level <= head.pooler.max_level <= high:
+            yield (
+                f"{name}.pooler.min_level = {head.pooler.min_level}, max_level = {head.pooler.max_level}: "
+                f"neck = {config.neck} has levels {low} to {high}"
+            )
+    if len(config.anchors.sizes) != maps or len(set(map(len, config.anchors.sizes))) != 1:
+        yield f"anchors.sizes has {len(config.anchors.sizes)} levels: neck = {config.neck} has {maps}, all with as many sizes"
+
+
+def _group_problems(config):
+    backbone, box, mask = config.backbone, config.box_head, config.mask_head
+    resnet, inner = backbone.kind == "resnet", backbone.groups * backbone.group_width
+    for name, norm, channels, used in (
+        ("backbone.width", backbone.norm, backbone.width, resnet),
+        ("backbone.groups * backbone.group_width", backbone.norm, inner, resnet and backbone.groups > 1),
+        ("fpn.channels", config.fpn.norm, config.fpn.channels, config.neck == "fpn"),
+        ("box_head.conv_channels", box.norm, box.conv_channels, box.kind == "four_conv_fc"),
+        ("mask_head.channels", mask.norm, mask.channels, mask.kind == "fcn" and mask.convs > 0),
+    ):
+        if used and norm == "group" and channels % config.norm_groups:
+            yield f"norm_groups = {config.norm_groups} does not divide {name} = {channels}"
 
 
 def to_dict(config: Config) -> dict:

@@ -37,6 +37,6 @@ def roi_warp_backward(grad_out, features, rois, image_index, *, output_size, spa
 def _rounded(features, rois, image_index, spatial_scale, output_size, sampling_ratio, aggregate):
     """The RoIs in whole feature pixels, and what else `roi_align` needs to know."""
     rois, image_index = check(features, rois, image_index)
-    rois = np.where((image_index >= 0)[:, None], whole_pixels(rois, spatial_scale), rois)
+    rois = whole_pixels(np.where((image_index >= 0)[:, None], rois, 0), spatial_scale)  # a padding RoI may be anything, even NaN
     keywords = {"output_size": output_size, "sampling_ratio": sampling_ratio, "aggregate": aggregate}
     return rois, keywords | {"spatial_scale": 1.0, "aligned": False}

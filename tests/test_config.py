@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from reference import config
+from accelerated import mask_rcnn as accelerated
+from reference import config, mask_rcnn
 from reference.presets import PRESETS
 
 
@@ -62,3 +63,63 @@ def test_a_missing_field_is_named():
     del values["rpn"]["nms_iou"]
     with pytest.raises(ValueError, match=r"config\.rpn\.nms_iou: missing"):
         config.from_dict(values)
+
+
+CONTRADICTIONS = [
+    ("torchvision_r50_fpn", "backbone.kind=vgg", ["neck = fpn", "backbone.kind = resnet"]),
+    ("torchvision_r50_fpn", "backbone.out_stage=4", ["neck = fpn", "out_stage = 5"]),
+    ("torchvision_r50_fpn", "backbone.dilation=2", ["neck = fpn", "dilation = 1"]),
+    ("torchvision_r50_fpn", "backbone.depth=42", ["backbone.depth = 42", "18, 34, 50, 101"]),
+    (
+        "torchvision_r50_fpn",
+        "neck=single",
+        ["box_head.pooler.min_level = 2, max_level = 5", "mask_head.pooler", "anchors.sizes has 5 levels"],
+    ),
+    ("torchvision_r50_fpn", "anchors.sizes=[[32], [64]]", ["anchors.sizes has 2 levels", "neck = fpn has 5"]),
+    ("torchvision_r50_fpn", "anchors.sizes=[[32], [64], [8], [4], [1, 2]]", ["anchors.sizes", "as many sizes"]),
+    ("torchvision_r50_fpn", "box_head.pooler.max_level=6", ["box_head.pooler.min_level = 2, max_level = 6", "levels 2 to 5"]),
+    ("torchvision_r50_fpn", "mask_head.pooler.min_level=1", ["mask_head.pooler.min_level = 1"]),
+    ("torchvision_r50_fpn", "shared_head=res5", ["shared_head = res5", "out_stage = 4", "box_head.pooler and mask_head.pooler"]),
+    ("tiny", "backbone.groups=2", ["backbone.groups = 2", "backbone.depth = 50"]),
+    ("tiny", "norm_groups=5", [f"norm_groups = 5 does not divide {n}" for n in ("backbone.w", "fpn.ch", "box_head.conv", "mask_head.ch")]),
+    ("detectron2_r50_c4", "backbone.out_stage=5", ["shared_head = res5", "out_stage = 4", "levels 5 to 5"]),
+    ("detectron2_r50_c4", "backbone.out_stage=6", ["backbone.out_stage = 6", "2 to 5"]),
+    ("detectron2_r50_c4", "backbone.dilation=2", ["backbone.dilation = 2", "backbone.out_stage = 5"]),
+    ("detectron2_r50_c4", "mask_head.pooler.output_size=7", ["box_head.pooler and mask_head.pooler must be the same"]),
+    ("detectron2_r50_c4", "neck=fpn", ["neck = fpn", "shared_head = res5", "neck = single"]),
+    ("detectron2_r50_dc5", "backbone.dilation=1", ["levels 5 to 5"]),
+    ("detectron2_r50_dc5", "backbone.dilation=3", ["backbone.dilation = 3"]),
+    ("paper_vgg16", "backbone.out_stage=4", ["levels 3 to 3"]),
+    ("paper_vgg16", "backbone.out_stage=0", ["backbone.out_stage = 0", "vgg are 1 to 5"]),
+    ("paper_vgg16", "backbone.dilation=2", ["backbone.dilation = 2", "ResNet"]),
+    ("paper_vgg16", "shared_head=res5", ["shared_head = res5", "backbone.kind = resnet"]),
+]
+
+
+@pytest.mark.parametrize(("preset", "assignment", "named"), CONTRADICTIONS)
+def test_contradictions_are_one_error_that_names_the_fields(preset, assignment, named):
+    changed = config.override(config.preset(preset), assignment)
+    for model in (lambda: accelerated.MaskRCNN(changed), lambda: mask_rcnn.MaskRCNN(changed, {})):
+        with pytest.raises(ValueError, match="contradicts itself") as raised:
+            model()
+        for name in named:
+            assert name in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("preset", "assignment"),
+    [
+        ("detectron2_r50_c4", "mask_head.kind=none"),
+        ("paper_vgg16", "norm_groups=5"),  # of no group norm
+        ("tiny", "mask_head.kind=mlp"),
+        ("torchvision_r50_fpn", "backbone.groups=32"),
+        *((name, "num_classes=1") for name in PRESETS),
+    ],
+)
+def test_what_does_not_contradict_itself_passes(preset, assignment):
+    config.check(config.override(config.preset(preset), assignment))
+
+
+def test_without_a_mask_branch_its_pooler_does_not_matter():
+    alone = config.override(config.preset("detectron2_r50_c4"), "mask_head.pooler.output_size=7")
+    config.check(config.override(alone, "mask_head.kind=none"))
