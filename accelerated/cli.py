@@ -283,10 +283,14 @@ def inspect(
 @app.command()
 def convert(
     checkpoint: Weights,
-    target: Annotated[Path, typer.Argument(help="FILE.safetensors in torchvision's names, or a new folder for a checkpoint of ours.")],
+    target: Annotated[Path, typer.Argument(help="FILE.safetensors or FILE.pth for others, or a new folder for a checkpoint of ours.")],
     preset: Annotated[str | None, typer.Option(help="The switches that the tensors do not show; default: found out.")] = None,
+    names: Annotated[
+        str | None,
+        typer.Option("--format", help="Whose names in FILE: torchvision or detectron2; default: detectron2 if the background is last."),
+    ] = None,
 ):
-    """Between torchvision's state dicts and our checkpoints: to a .safetensors file the one, to a folder the other."""
+    """Between other people's checkpoints and ours: to a file in torchvision's or detectron2's names, to a folder of ours."""
     from accelerated import interop, optimizer
     from accelerated.engine import checkpoint as checkpoints
 
@@ -294,9 +298,7 @@ def convert(
         raise ValueError(f"{target} exists already")
     model = interop.load(checkpoint, preset)
     if target.suffix:
-        if target.suffix != ".safetensors":
-            raise ValueError(f"{target}: expected FILE.safetensors, or a folder")
-        interop.save_torchvision(model, target)
+        interop.save(model, target, names)
     else:
         fresh = optimizer.build(model, model.config.optimizer)
         checkpoints.save(target, model, model.config, _categories(checkpoint) or _unnamed(model), fresh, 0)
@@ -334,6 +336,66 @@ def doctor():
     if not missing:
         console.print("Everything is in place; nothing has to be compiled.")
     raise typer.Exit(1 if missing else 0)
+
+
+@app.command()
+def ablate(
+    output: Output = Path("runs/ablation"),
+    reduced: Annotated[
+        bool | None, typer.Option("--reduced/--full", help="Narrow nets and few steps, or the paper's depths; default: reduced on a CPU.")
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="Annotations, COCO json; default: shapes made hard on purpose.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Their images.")] = None,
+    val: Annotated[Path | None, typer.Option(help="Annotations to evaluate on.")] = None,
+    val_images: Annotated[Path | None, typer.Option(help="Their images; default: as --images.")] = None,
+    seeds: Annotated[int | None, typer.Option(help="Runs of each row, with seeds 0, 1, ..; default: 2 reduced, 3 in full.", min=1)] = None,
+    iterations: Annotated[int | None, typer.Option(help="Training steps of each.", min=1)] = None,
+    changes: Changes = [],  # noqa: B006
+    jobs: Annotated[int | None, typer.Option(help="Runs at a time, each a process; default: as many as cores, at most 4.", min=1)] = None,
+    workers: Workers = 0,
+    device: Device = "auto",
+    backend: Backend = "auto",
+    skip_invalid: SkipInvalid = False,
+):
+    """Train the paper's comparisons, a few seeds of each, and set them beside its numbers. Run again, it goes on where it stopped."""
+    start = time.perf_counter()
+    device = _prepare(device, backend)
+    from accelerated import ablate as ablation
+    from accelerated import report
+
+    reduced = device.type == "cpu" if reduced is None else reduced
+    scale = ablation.REDUCED if reduced else ablation.FULL
+    if data is None:
+        train_data, val_data = ablation.shapes(scale)
+    elif images is None or val is None:
+        raise ValueError("--data needs --images, and --val to evaluate on")
+    else:
+        train_data, val_data = _dataset(data, images, skip_invalid), _dataset(val, val_images or images, skip_invalid)
+    compared, todo = ablation.plan(
+        *(scale, train_data, val_data),
+        changes=changes,
+        seeds=seeds,
+        iterations=iterations,
+        data=ablation.SHAPES if data is None else f"{data}, {val}",
+    )
+    console = report.console()
+    console.print(f"{len(todo)} runs of {todo[0].iterations} steps on {len(train_data)} images, {len(val_data)} to evaluate; on {device}.")
+    try:
+        ablation.ablate(
+            todo,
+            output,
+            train_data,
+            val_data,
+            device=device,
+            jobs=jobs or min(4, os.cpu_count() or 1),
+            workers=workers,
+            announce=console.print,
+        )
+    finally:
+        table = ablation.lines(compared, todo, output)
+        ablation.write(table, output, todo[0].iterations)
+        console.print(*report.ablation(table, todo[0].iterations), ablation.PAPER)
+        console.print(f"{time.perf_counter() - start:.0f} s. In {output}: ablation.csv, ablation.png, results")
 
 
 def _prepare(device, backend, interpret=False):

@@ -1,4 +1,4 @@
-"""Weights in and out: what is read from shapes, both ages of torchvision's names, round trips, and one clear error for everything else."""
+"""Weights in and out: what is read from shapes, both ages of torchvision's names, our own, and one clear error for everything else."""
 
 import json
 from dataclasses import replace
@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from checkpoint_cases import filled, same
 from tolerances import MODEL, assert_close, assert_equal
 
 from accelerated import interop
@@ -16,11 +17,12 @@ from reference import config as configuration
 from reference import mask_rcnn
 
 TORCHVISION = ("torchvision_r50_fpn", "torchvision_r50_fpn_v2")
+WITHOUT_MASKS = configuration.MaskHead(kind="none")
 
 
 @pytest.fixture
 def small():
-    return narrow.model(narrow.config("torchvision_r50_fpn"), dtype=torch.float32)
+    return filled(narrow.config("torchvision_r50_fpn"))
 
 
 @pytest.fixture
@@ -28,24 +30,17 @@ def theirs(small):
     return interop.torchvision.state_dict(small)
 
 
-def same(a, b):
-    assert a.keys() == b.keys()
-    for name, tensor in a.items():
-        assert tensor.dtype == b[name].dtype
-        assert_equal(tensor, b[name], name)
-
-
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 @pytest.mark.parametrize("name", TORCHVISION)
 def test_round_trip(tmp_path, name, suffix):
     """Ours, written with torchvision's names, read again: every tensor the same, every width read from the shapes."""
     config = narrow.config(name)
-    model = narrow.model(config, dtype=torch.float32)
+    model = filled(config)
     path = tmp_path / f"weights{suffix}"
     if suffix == ".pth":
         torch.save(interop.torchvision.state_dict(model), path)
     else:
-        interop.save_torchvision(model, path)
+        interop.save(model, path)
     loaded = interop.load(path)
     same(loaded.state_dict(), model.state_dict())
     same(interop.torchvision.state_dict(loaded), interop.torchvision.state_dict(model))
@@ -153,11 +148,38 @@ def test_preset_gives_the_switches_shapes_do_not_show(theirs):
     assert loaded.rpn.nms_iou == 0.6 and loaded.num_classes == 4
 
 
-@pytest.mark.parametrize("name", ["tiny", "detectron2_r50_fpn", "torchvision_r50_fpn_v2"])
+@pytest.mark.parametrize("name", TORCHVISION)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_faster_rcnn(name, dtype, tmp_path):
+    """torchvision's `fasterrcnn_resnet50_fpn` and `_v2`: the same names without a mask branch, there and back."""
+    model = filled(replace(narrow.config(name), mask_head=WITHOUT_MASKS), dtype)
+    interop.save(model, tmp_path / "theirs.pth")
+    loaded = interop.load(tmp_path / "theirs.pth")
+    assert loaded.mask_head is None and loaded.config.mask_head.kind == "none"
+    same(loaded.state_dict(), model.state_dict())
+    same(interop.torchvision.state_dict(loaded), torch.load(tmp_path / "theirs.pth"))
+
+
+@pytest.mark.parametrize("change", ["mask_head.kind=mlp", "mask_head.class_agnostic=true", "mask_head.loss=softmax", "mask_head.kind=none"])
+@pytest.mark.parametrize("name", narrow.LAYOUTS)
+def test_variants_of_our_own(name, change):
+    """Widths of any layout and mask branch from the tensors alone; the given preset has others."""
+    config = configuration.override(narrow.config(name), change)
+    if change == "mask_head.kind=mlp":
+        config = replace(config, mask_head=replace(config.mask_head, mlp_channels=24))
+    model = filled(config)
+    full = configuration.override(configuration.preset(name), change)
+    full = replace(full, norm_groups=4, mask_head=replace(full.mask_head, class_agnostic=False))
+    loaded = interop.load(model.state_dict(), full)
+    same(loaded.state_dict(), model.state_dict())
+    assert loaded.config.mask_head.class_agnostic == (change == "mask_head.class_agnostic=true")
+
+
+@pytest.mark.parametrize("name", narrow.LAYOUTS)
 def test_our_own(tmp_path, name):
     """A folder (or a run of folders) with its configuration; a bare state dict with a preset."""
     config = narrow.config(name)
-    model = narrow.model(config, dtype=torch.float32)
+    model = filled(config)
     safetensors.torch.save_file(model.state_dict(), tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text(json.dumps(configuration.to_dict(config)))
     run = tmp_path / "run"
@@ -171,6 +193,9 @@ def test_our_own(tmp_path, name):
     assert bare.config == config
     with pytest.raises(ValueError, match=r"without its config.json: .* preset="):
         interop.load(model.state_dict())
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"config.json: no JSON"):
+        interop.load(tmp_path)
 
 
 def test_parameters_are_the_references(small):
@@ -179,31 +204,21 @@ def test_parameters_are_the_references(small):
     assert all(p.dtype == np.float64 for p in parameters.values())
 
 
-def test_backbone_of_a_classifier(small):
-    resnet = {n.removeprefix("backbone."): torch.randn(t.shape) for n, t in small.state_dict().items() if n.startswith("backbone.")}
-    model = MaskRCNN(small.config)
-    with_head = resnet | {"fc.weight": torch.zeros(10, 256), "fc.bias": torch.zeros(10), "bn1.num_batches_tracked": torch.tensor(5)}
-    interop.load_backbone(with_head, model)
-    same(model.backbone.state_dict(), resnet)
-    with pytest.raises(ValueError, match=r"missing: layer4.2.conv3.weight"):
-        interop.load_backbone({n: t for n, t in resnet.items() if n != "layer4.2.conv3.weight"}, model)
-    with pytest.raises(ValueError, match=r"conv1.weight \[16, 3, 7, 7\] instead of \[8, 3, 7, 7\]"):
-        interop.load_backbone(resnet | {"conv1.weight": torch.zeros(16, 3, 7, 7)}, model)
-
-
 def test_errors_name_the_tensors(theirs):
     name = "backbone.body.layer2.1.bn2.running_var"
     with pytest.raises(ValueError, match=r"torchvision_r50_fpn, .*missing: backbone.body.layer2.1.bn2.running_var"):
         interop.load({n: t for n, t in theirs.items() if n != name})
-    with pytest.raises(ValueError, match=r"unexpected: roi_heads.keypoint_head.0.weight"):
-        interop.load(theirs | {"roi_heads.keypoint_head.0.weight": torch.zeros(3)})
+    with pytest.raises(ValueError, match=r"unexpected: roi_heads.third_head.0.weight"):
+        interop.load(theirs | {"roi_heads.third_head.0.weight": torch.zeros(3)})
+    with pytest.raises(ValueError, match=r"rpn.head.conv.0.0.bias and rpn.head.conv.bias are one and the same tensor \(rpn.conv1.bias\)"):
+        interop.load(theirs | {"rpn.head.conv.bias": torch.zeros(16)})
     with pytest.raises(ValueError, match=r"another shape: backbone.body.layer2.1.bn2.running_var \[3\] instead of \[16\]"):
         interop.load(theirs | {name: torch.zeros(3)})
     with pytest.raises(ValueError, match=r"another shape: rpn.head.cls_logits.weight"):
         interop.load(theirs | {"rpn.head.cls_logits.weight": torch.zeros(5, 16, 1, 1)})
-    with pytest.raises(ValueError, match="Faster R-CNN has no mask head"):
-        interop.load({n: t for n, t in theirs.items() if "mask" not in n})
-    with pytest.raises(ValueError, match="background first, the preset last"):
+    with pytest.raises(ValueError, match=r"no tensor roi_heads.mask_predictor.conv5_mask.weight"):
+        interop.load({n: t for n, t in theirs.items() if "conv5_mask" not in n})
+    with pytest.raises(ValueError, match="background first, the preset last: choose another preset"):
         interop.load(theirs, "detectron2_r50_fpn")
     with pytest.raises(ValueError, match="no ResNet of depth"):
         interop.load({n: t for n, t in theirs.items() if not n.startswith("backbone.body.layer3.5")})
@@ -225,29 +240,58 @@ def test_what_is_no_checkpoint(tmp_path):
         interop.load(tmp_path / "numbers.pth")
     with pytest.raises(ValueError, match="not a Mask R-CNN checkpoint: its tensors begin with encoder"):
         interop.load({"encoder": torch.zeros(1)})
-    with pytest.raises(interop.BareResNetError, match="load_backbone"):
+    with pytest.raises(interop.BareBackboneError, match="load_backbone"):
         interop.load({"conv1.weight": torch.zeros(1), "layer1.0.conv1.weight": torch.zeros(1)})
-    with pytest.raises(ValueError, match="detectron2"):
+    with pytest.raises(ValueError, match=r"no tensor roi_heads.box_predictor.cls_score.weight"):
         interop.load({"backbone.bottom_up.stem.conv1.weight": torch.zeros(1)})
 
 
-def test_pickles_do_not_run(tmp_path):
-    """A file that would call something when unpickled is refused, and calls nothing."""
+@pytest.mark.parametrize(
+    "name, what",
+    [
+        ("roi_heads.box_predictor.0.cls_score.weight", "Cascade R-CNN"),
+        ("roi_heads.keypoint_head.conv_fcn1.weight", "Keypoint R-CNN"),
+        ("head.cls_subnet.0.weight", "RetinaNet"),
+        ("head.classification_head.conv.0.0.weight", "RetinaNet"),
+        ("rpn.head.cls_tower.0.weight", "RetinaNet"),
+        ("sem_seg_head.p2.0.weight", "panoptic"),
+        ("roi_heads.mask_head.point_head.fc1.weight", "PointRend"),
+        ("backbone.bottom_up.res3.0.conv2_offset.weight", "deformable"),
+        ("roi_heads.box.feature_extractor.head.layer4.0.conv1.weight", "C4 model of maskrcnn-benchmark"),
+        ("backbone.body.0.0.weight", "MobileNet"),
+        ("conv_rpn_fpn2_w", "Detectron"),
+    ],
+)
+def test_models_that_are_not_here(theirs, tmp_path, name, what):
+    """Refused by name, together with the file."""
+    safetensors.torch.save_file(theirs | {name: torch.zeros(1)}, tmp_path / "stranger.safetensors")
+    with pytest.raises(ValueError, match=f"stranger.safetensors: {name} belongs to a .*{what}"):
+        interop.load(tmp_path / "stranger.safetensors")
 
-    class Trap:
-        def __reduce__(self):
-            return (open, (str(tmp_path / "sprung"), "w"))
 
-    torch.save({"model": Trap()}, tmp_path / "trap.pth")
-    with pytest.raises(ValueError, match="plain tensors"):
-        interop.load(tmp_path / "trap.pth")
-    assert not (tmp_path / "sprung").exists()
+@pytest.mark.parametrize(
+    "name, change, what",
+    [
+        ("torchvision_r50_fpn", "backbone.norm=group", "no group normalisation"),
+        ("detectron2_r50_fpn", "transform.channel_order=rgb", "the background first, strides in 3x3 convolutions;"),
+        ("torchvision_r50_fpn", "transform.channel_order=bgr", "RGB images"),
+        ("torchvision_r50_fpn", "mask_head.class_agnostic=true", "sigmoids per class"),
+        ("torchvision_r50_fpn", "mask_head.loss=softmax", "sigmoids per class"),
+        ("paper_vgg16", "background=first", "a feature pyramid"),
+    ],
+)
+def test_only_torchvisions_kind_can_be_written_as_torchvisions(name, change, what, tmp_path):
+    model = MaskRCNN(configuration.override(narrow.config(name), change))
+    with pytest.raises(ValueError, match=f"torchvision's models have .*{what}.*cannot be written"):
+        interop.save(model, tmp_path / "no.safetensors", "torchvision")
+    assert not list(tmp_path.iterdir())
 
 
-def test_only_torchvisions_kind_can_be_written_as_torchvisions():
-    for name in ("tiny", "detectron2_r50_fpn"):
-        with pytest.raises(ValueError, match="cannot be written"):
-            interop.torchvision.state_dict(MaskRCNN(narrow.config(name)))
+def test_saving(small, tmp_path):
+    with pytest.raises(ValueError, match=r"weights.pkl: expected FILE.safetensors or FILE.pth"):
+        interop.save(small, tmp_path / "weights.pkl")
+    with pytest.raises(ValueError, match="'keras': expected torchvision or detectron2"):
+        interop.save(small, tmp_path / "weights.pth", "keras")
 
 
 @pytest.mark.parametrize("name", ["maskrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn_v2"])

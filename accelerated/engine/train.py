@@ -139,16 +139,16 @@ def train(
 
 @torch.no_grad()
 def initialize(model, weights) -> list[str]:
-    """Copy into `model` what a file or folder holds: a whole detector, or a bare ResNet for the backbone.
+    """Copy into `model` what a file or folder holds: a whole detector, or a bare backbone (see `interop`).
 
     The class predictors of a detector with other classes are left as they are. Returns the names of the tensors that were not copied.
     ValueError where names or shapes do not fit.
     """
     try:
         source = interop.load(weights)
-    except interop.BareResNetError:
-        interop.load_backbone(weights, model)
-        return [name for name in model.state_dict() if not name.startswith("backbone.")]
+    except interop.BareBackboneError:
+        copied = set(interop.load_backbone(weights, model))
+        return [name for name in model.state_dict() if name not in copied]
     same = (source.config.num_classes, source.config.background) == (model.config.num_classes, model.config.background)
     tensors, state = source.state_dict(), model.state_dict()
     left = [name for name in state if name not in tensors or (not same and name.startswith(PREDICTORS))]

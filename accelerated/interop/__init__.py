@@ -1,66 +1,95 @@
-"""Weights in and out: torchvision's detectors, bare ResNets, our own checkpoints. Nothing is unpickled but tensors.
+"""Weights in and out: detectors of torchvision, detectron2 and maskrcnn-benchmark, backbones of these and of Caffe2, our own checkpoints.
 
-`load` reads every width, depth and the class count from the tensors; what shapes cannot say comes from a preset.
+`load` reads every width, depth and the class count from the tensors; what shapes cannot say comes from a preset. A peer is a module
+(peers.py) that knows its names and the preset it is nearest to. Nothing that a file might run is run.
 """
 
-import json
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import safetensors
 import safetensors.torch
 import torch
 
-from accelerated.interop import torchvision
+from accelerated.interop import backbones, deduce, detectron2, files, maskrcnn_benchmark, own, peers, torchvision
 from accelerated.mask_rcnn import MaskRCNN
-from accelerated.resnet import BLOCKS
 from reference import config as configuration
 
-COCO_CLASSES = 90  # of torchvision's published models: category ids 1..90, ten of them without objects
+__all__ = ["BareBackboneError", "detectron2", "load", "load_backbone", "maskrcnn_benchmark", "parameters", "save", "torchvision"]
+
+WRITABLE = {"torchvision": torchvision, "detectron2": detectron2}
 
 
-class BareResNetError(ValueError):
+class BareBackboneError(ValueError):
     """The tensors are those of a classifier; `load_backbone` takes them."""
 
 
 def load(path_or_state_dict, preset=None, *, norm_eps=None):
     """The model that a checkpoint holds, in evaluation mode, on the CPU, float32 (float64 where the tensors are).
 
-    path_or_state_dict   a .pth, .pt or .safetensors file with torchvision's names or ours, a checkpoint folder of ours
-                         (model.safetensors, config.json), or of its run, or the {name: tensor} itself
-    preset               name of a preset, or a Config: the switches that shapes do not show. Without it: a folder's own config.json;
-                         for torchvision's names torchvision_r50_fpn or _v2, with backbone norm "batch" where the file counts batches
-    norm_eps             of the backbone's norms. Without it the preset's 1e-5, except for torchvision's published COCO_V1 model: its file
-                         does not say so, but torchvision runs it with 0.0 (SPEC §13). A frozen norm and 91 classes is taken for it
+    path_or_state_dict   a .pth, .pt or .safetensors file, or a .pkl of plain arrays, with the names of torchvision, detectron2,
+                         maskrcnn-benchmark or ours; a checkpoint folder of ours (model.safetensors, config.json), or of its run; or the
+                         {name: tensor} itself
+    preset               name of a preset, or a Config: the switches that shapes do not show. Without it: a folder's own config.json; for
+                         foreign names the preset that their layout belongs to, see `described` of the peer (peers.py)
+    norm_eps             of the backbone's norms. Without it the preset's 1e-5, except for maskrcnn-benchmark's, which has none, and for
+                         torchvision's published COCO_V1 models: the file does not say so, but torchvision runs them with 0.0 (SPEC §13).
+                         A frozen norm and 91 classes is taken for them
 
-    Raises ValueError for what is no checkpoint, and for missing, unexpected or mis-shaped tensors, naming them.
+    Raises ValueError for what is no checkpoint of a model that is here, and for missing, unexpected or mis-shaped tensors, naming them.
     """
-    tensors, config = _read(path_or_state_dict)
-    if preset is not None:
-        config = configuration.preset(preset) if isinstance(preset, str) else preset
-    ours, original = _translate(tensors)
-    if config is None and not torchvision.recognises(tensors):
-        raise ValueError("a model of ours without its config.json: say which configuration it has, preset=NAME or preset=Config(..)")
-    config = _deduce(ours, config)
-    if norm_eps is not None:
-        config = replace(config, backbone=replace(config.backbone, norm_eps=norm_eps))
-    return _fill(config, ours, original)
+    with files.about(path_or_state_dict):
+        theirs = files.read(path_or_state_dict)
+        peer = peers.of(theirs)
+        if peer is None:
+            raise _no_detector(theirs)
+        tensors, original = _translate(theirs, peer)
+        config = files.config_beside(path_or_state_dict) if peer is own and preset is None else None
+        if config is None:
+            config = _configuration(tensors, theirs, peer, preset)
+        if norm_eps is not None:
+            config = replace(config, backbone=replace(config.backbone, norm_eps=norm_eps))
+        return _fill(config, tensors, original, peer)
 
 
 def load_backbone(path_or_state_dict, model):
-    """Copy a bare ResNet (torchvision's names; `fc.*` is ignored) into `model.backbone`; ValueError where names or shapes do not fit."""
-    tensors, _ = _read(path_or_state_dict)
-    tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("fc.")}
-    _check(model.backbone.state_dict(), tensors, {name: name for name in tensors}, "this backbone")
-    model.backbone.load_state_dict(tensors, strict=False)
-    return model
+    """Copy a bare backbone (backbones.py) into `model`, without its classifier; returns the names of the tensors copied.
+
+    VGG's first two fully connected layers go into the box head, where they have its shape. Raises ValueError where names or shapes do
+    not fit. It cannot be seen whether the image is normalised as the backbone expects: see backbones.py for the presets that do.
+    """
+    with files.about(path_or_state_dict):
+        tensors, original = backbones.translate(files.read(path_or_state_dict), model.config.backbone.norm_eps)
+        state = model.state_dict()
+        for name in [name for name in tensors if name.startswith("box_head.")]:
+            if name not in state or state[name].shape != tensors[name].shape:
+                del tensors[name]
+        expected = {name: state[name] for name in state if name.startswith("backbone.") or name in tensors}
+        kind = model.config.backbone
+        what = f"the backbone of this model (a {kind.kind}{f' of depth {kind.depth}' if kind.kind == 'resnet' else ''}, {kind.norm} norm)"
+        _check(expected, tensors, {name: name.removeprefix("backbone.") for name in expected} | original, what)
+        copied = [name for name in tensors if name in expected]
+        model.load_state_dict({name: tensors[name] for name in copied}, strict=False)
+        return copied
 
 
-def save_torchvision(model, path):
-    """Write `model` under torchvision's names to a .safetensors file; `torchvision.state_dict(model)` gives the tensors themselves."""
-    safetensors.torch.save_file(torchvision.state_dict(model), path)
+def save(model, path, names=None):
+    """Write `model` for others: FILE.safetensors, or FILE.pth by torch.save.
+
+    names   "torchvision" or "detectron2", whose .pth has its tensors under "model"; None: detectron2 where the background comes last
+
+    Raises ValueError where they have no such model. `torchvision.state_dict` and `detectron2.state_dict` give the tensors themselves.
+    """
+    names = names or ("detectron2" if model.config.background == "last" else "torchvision")
+    if names not in WRITABLE:
+        raise ValueError(f"names of {names!r}: expected {' or '.join(WRITABLE)}")
+    tensors = WRITABLE[names].state_dict(model)
+    if Path(path).suffix == ".safetensors":
+        safetensors.torch.save_file(tensors, path)
+    elif Path(path).suffix == ".pth":
+        torch.save({"model": tensors} if names == "detectron2" else tensors, path)
+    else:
+        raise ValueError(f"{path}: expected FILE.safetensors or FILE.pth")
 
 
 def parameters(model, dtype=np.float64):
@@ -72,126 +101,40 @@ def parameters(model, dtype=np.float64):
     }
 
 
-def _read(source):
-    """({name: tensor}, Config or None) of a path or a mapping."""
-    if isinstance(source, Mapping):
-        return _tensors(source, "the state dict"), None
-    path = Path(source)
-    if path.is_dir():
-        path = (path if (path / "model.safetensors").is_file() else path / "last") / "model.safetensors"
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file")
-    if path.suffix == ".safetensors":
-        try:
-            tensors = safetensors.torch.load_file(path)
-        except safetensors.SafetensorError as error:
-            raise ValueError(f"{path}: not a safetensors file ({error})") from error
-        description = path.with_name("config.json")
-        return tensors, _config(description) if description.is_file() else None
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever the archive, the unpickler or the file system objects to
-        raise ValueError(f"{path}: not a checkpoint that can be read as plain tensors ({type(error).__name__}: {error})") from error
-    return _tensors(content, str(path)), None
+def _no_detector(tensors):
+    if backbones.of(tensors):
+        return BareBackboneError("this is a bare backbone, without neck and heads: interop.load_backbone puts it into a model")
+    return ValueError(f"not a Mask R-CNN checkpoint: its tensors begin with {', '.join(list(tensors)[:3])}")
 
 
-def _config(path):
-    values = json.loads(path.read_text())
-    return configuration.from_dict(values.get("config", values))
-
-
-def _tensors(content, what):
-    for key in ("model", "state_dict"):  # training scripts wrap the weights
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-    if not isinstance(content, Mapping) or not content:
-        raise ValueError(f"{what}: expected named tensors, got {type(content).__name__}")
-    wrong = [name for name, value in content.items() if not isinstance(value, torch.Tensor | np.ndarray)]
-    if wrong:
-        raise ValueError(f"{what}: expected named tensors, but {wrong[0]!r} is a {type(content[wrong[0]]).__name__}")
-    return {name.removeprefix("module."): torch.as_tensor(value) for name, value in content.items()}
-
-
-def _translate(tensors):
+def _translate(tensors, peer):
     """({our name: tensor}, {our name: name in the file}); tensors without a name of ours keep theirs."""
-    if torchvision.recognises(tensors):
-        original = {torchvision.our_name(name) or name: name for name in tensors}
-    elif "rpn.logits.weight" in tensors and "backbone.conv1.weight" in tensors:
-        original = {name: name for name in tensors}
-    elif any(name.startswith(("backbone.bottom_up.", "proposal_generator.")) for name in tensors):
-        raise ValueError("these are the tensor names of detectron2, which are not read yet")
-    elif "layer1.0.conv1.weight" in tensors:
-        raise BareResNetError("this is a bare ResNet, without pyramid and heads: interop.load_backbone puts it into a model")
-    else:
-        raise ValueError(f"not a Mask R-CNN checkpoint: its tensors begin with {', '.join(list(tensors)[:3])}")
+    original = {}
+    for name in tensors:
+        ours = peer.our_name(name) or name
+        if ours in original:
+            raise ValueError(f"{original[ours]} and {name} are one and the same tensor ({ours})")
+        if not peer.ignored(name):
+            original[ours] = name
     return {ours: tensors[name] for ours, name in original.items()}, original
 
 
-def _deduce(tensors, config):
-    """`config` (or the preset the names belong to) with every width, depth and count as in `tensors` (our names)."""
-
-    def shape(name):
-        if name not in tensors:
-            hint = "; a Faster R-CNN has no mask head" if name.startswith("mask_head") else ""
-            raise ValueError(f"not a whole Mask R-CNN: no tensor {name} (our name){hint}")
-        return tensors[name].shape
-
-    def count(pattern):
-        return next(i for i in range(1000) if pattern.format(i, i + 1) not in tensors)
-
-    classes = shape("box_head.class_logits.weight")[0] - 1
-    if config is None:
-        config = _torchvision_config(tensors, classes)
-    background = "first" if shape("box_head.box_deltas.weight")[0] == 4 * (classes + 1) else "last"
-    if background != config.background:
-        raise ValueError(f"the tensors put the background {background}, the preset {config.background}")
-    bottleneck = "backbone.layer1.0.conv3.weight" in tensors
-    blocks = tuple(count(f"backbone.layer{stage}.{{0}}.conv1.weight") for stage in (1, 2, 3, 4))
-    depths = [depth for depth, counts in BLOCKS.items() if counts == blocks and (depth >= 50) == bottleneck]
-    if not depths:
-        raise ValueError(
-            f"stages of {blocks} {'bottlenecks' if bottleneck else 'basic blocks'}: no ResNet of depth {', '.join(map(str, BLOCKS))}"
-        )
-    channels = shape("fpn.lateral2.weight")[0]
-    four_conv = "box_head.conv1.weight" in tensors
-    pooled = shape("box_head.fc6.weight")[1] / (shape("box_head.conv4.weight")[0] if four_conv else channels)
-    return replace(
-        config,
-        num_classes=classes,
-        backbone=replace(config.backbone, depth=depths[0], width=shape("backbone.conv1.weight")[0]),
-        fpn=replace(config.fpn, channels=channels),
-        rpn=replace(config.rpn, conv_depth=count("rpn.conv{1}.weight")),
-        box_head=replace(
-            config.box_head,
-            kind="four_conv_fc" if four_conv else "two_fc",
-            channels=shape("box_head.class_logits.weight")[1],
-            conv_channels=shape("box_head.conv1.weight")[0] if four_conv else config.box_head.conv_channels,
-            pooler=replace(config.box_head.pooler, output_size=round(pooled**0.5)),
-        ),
-        mask_head=replace(config.mask_head, convs=count("mask_head.conv{1}.weight"), channels=shape("mask_head.deconv.weight")[1]),
-    )
+def _configuration(tensors, theirs, peer, preset):
+    """The preset given, or what the names tell of, with all that the tensors (our names, and theirs) show."""
+    try:
+        config = configuration.preset(preset) if isinstance(preset, str) else preset or peer.described(tensors, theirs)
+        return deduce.widths(config, tensors)
+    except deduce.LackingError as error:
+        name = peer.their_name(error.name, configuration.preset(peer.nearest(tensors) or "torchvision_r50_fpn"))
+        raise ValueError(f"not a whole Mask R-CNN or Faster R-CNN: no tensor {name}") from None
 
 
-def _torchvision_config(tensors, classes):
-    """The preset that the tensors' names belong to. Only torchvision's checkpoints come without a configuration of their own."""
-    config = configuration.preset(_looks_like(tensors))
-    if config.backbone.norm == "frozen" and "backbone.bn1.num_batches_tracked" in tensors:
-        return replace(config, backbone=replace(config.backbone, norm="batch", frozen_stages=0))
-    if config.backbone.norm == "frozen" and classes == COCO_CLASSES:
-        return replace(config, backbone=replace(config.backbone, norm_eps=0.0))
-    return config
-
-
-def _looks_like(tensors):
-    return "torchvision_r50_fpn_v2" if "box_head.conv1.weight" in tensors else "torchvision_r50_fpn"
-
-
-def _fill(config, tensors, original):
+def _fill(config, tensors, original, peer):
     with torch.device("meta"):
         model = MaskRCNN(config)
-    foreign = torchvision.recognises(original.values())
-    names = {name: torchvision.their_name(name, config) if foreign else name for name in model.state_dict()}
-    what = f"{_looks_like(tensors)}, which they are nearest to" if foreign else "a model of this configuration"
+    names = {name: peer.their_name(name, config) for name in model.state_dict()}
+    preset = peer.nearest(tensors)
+    what = f"{preset}, which they are nearest to" if preset else "a model of this configuration"
     _check(model.state_dict(), tensors, names | original, what)
     double = any(tensor.dtype == torch.float64 for tensor in tensors.values())
     model = model.to_empty(device="cpu").to(torch.float64 if double else torch.float32).eval()

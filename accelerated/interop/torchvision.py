@@ -1,9 +1,15 @@
-"""torchvision's `maskrcnn_resnet50_fpn` and `_v2`: their tensor names against ours, and back.
+"""torchvision's `maskrcnn_resnet50_fpn` and `_v2`, `fasterrcnn_resnet50_fpn` and `_v2`: their tensor names against ours, and back.
 
 Pyramid levels count from 2 with us and from 0 there; convolutions in a row count from 1 with us and from 0 there.
 """
 
-import re
+from dataclasses import replace
+
+from accelerated.interop.deduce import classes, norms
+from accelerated.interop.renaming import rename
+from reference import config as configuration
+
+COCO_CLASSES = 90  # of torchvision's published models: category ids 1..90, ten of them without objects
 
 # Files from before torchvision 0.15 (COCO_V1 among them) name three layers otherwise.
 OLD_NAMES = (
@@ -53,33 +59,53 @@ def recognises(names):
 
 def our_name(name):
     """Our name of torchvision's tensor `name`, old or new; None where there is none."""
-    return _translate(_translate(name, OLD_NAMES) or name, TO_OURS)
+    return rename(rename(name, OLD_NAMES) or name, TO_OURS)
+
+
+def ignored(name):
+    """Nothing in such a file is without use."""
+    return False
 
 
 def their_name(name, config):
     """torchvision's (present) name of our tensor `name`."""
     if config.box_head.kind == "four_conv_fc" and name.startswith("box_head.fc6."):
         return name.replace("box_head.fc6", "roi_heads.box_head.5")
-    return _translate(name, FROM_OURS)
+    return rename(name, FROM_OURS)
+
+
+def nearest(tensors):
+    """The preset that the tensors (our names) look like."""
+    return "torchvision_r50_fpn_v2" if "box_head.conv1.weight" in tensors else "torchvision_r50_fpn"
+
+
+def described(tensors, theirs):
+    """The configuration that the tensors tell of, before widths and depths: plain batch norm where batches are counted, all of it training.
+
+    A frozen norm and 91 classes: taken for a published COCO_V1 model, which torchvision runs with eps 0 (SPEC §13).
+    """
+    config = norms(configuration.preset(nearest(tensors)), tensors)
+    if config.backbone.norm == "frozen" and classes(tensors) == COCO_CLASSES:
+        return replace(config, backbone=replace(config.backbone, norm_eps=0.0))
+    return config
 
 
 def state_dict(model):
     """The tensors of our `model` under torchvision's names. ValueError where torchvision has no such model."""
     config = model.config
-    norms = (config.backbone.norm, config.fpn.norm, config.box_head.norm, config.mask_head.norm)
-    if config.background != "first" or "group" in norms:
-        raise ValueError(
-            "torchvision's Mask R-CNN puts the background first and has no group normalisation; this model cannot be written as one"
-        )
+    has = {
+        "the background first": config.background == "first",
+        "a feature pyramid": config.neck == "fpn",
+        "no group normalisation": "group" not in (config.backbone.norm, config.fpn.norm, config.box_head.norm, config.mask_head.norm),
+        "strides in 3x3 convolutions": config.backbone.depth < 50 or not config.backbone.stride_in_1x1,
+        "RGB images": config.transform.channel_order == "rgb",
+        "a mask of sigmoids per class, by convolutions": config.mask_head.kind == "none"
+        or (config.mask_head.kind, config.mask_head.loss, config.mask_head.class_agnostic) == ("fcn", "sigmoid", False),
+    }
+    lacking = [what for what, true in has.items() if not true]
+    if lacking:
+        raise ValueError(f"torchvision's models have {', '.join(lacking)}; this one cannot be written as one of them")
     return {their_name(name, config): tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-
-
-def _translate(name, table):
-    for pattern, replacement in table:
-        match = re.fullmatch(pattern, name)
-        if match:
-            return replacement(match) if callable(replacement) else match.expand(replacement)
-    return None
 
 
 def _norm(index):
