@@ -64,9 +64,12 @@ ADMITTED = {
     ("numpy", "dtype"): _Dtype,
     ("collections", "OrderedDict"): OrderedDict,
     ("_codecs", "encode"): _encode,  # bytes, as Python 3 writes them for Python 2
-    ("builtins", "bytes"): lambda: b"",  # likewise, where there are none
-    ("builtins", "bytearray"): bytearray,
 }
+for _module in ("builtins", "__builtin__"):  # Python 3 and 2
+    ADMITTED |= {
+        (_module, "bytes"): lambda: b"",  # as Python 3 writes no bytes at all for Python 2
+        (_module, "bytearray"): bytearray,
+    }
 for _package in ("numpy.core", "numpy._core"):  # before and since NumPy 2
     ADMITTED |= {
         (f"{_package}.multiarray", "_reconstruct"): _Array,
