@@ -1,7 +1,6 @@
 """Normalisation where PyTorch's own layers do not fit: stored statistics as constants; batch statistics of valid rows, of all processes."""
 
 import torch
-import torch.distributed.nn.functional as collective
 import torch.nn.functional as F
 from torch import distributed, nn
 
@@ -38,7 +37,7 @@ class BatchNorm2d(nn.BatchNorm2d):
             return super().forward(x)
         high = x.to(torch.promote_types(x.dtype, torch.float32))
         weight = high.new_ones(len(x)) if valid is None else valid.to(high.dtype)
-        count = self.over_all(weight.sum()) * (x.shape[2] * x.shape[3])
+        count = self.over_all(weight.sum() * (x.shape[2] * x.shape[3]))  # in pixels: maps of other processes have other sides
         weight = weight[:, None, None, None]
         mean = self.over_all((high * weight).sum((0, 2, 3))) / count.clamp(min=1)
         centred = high - mean[:, None, None]
@@ -66,7 +65,21 @@ class SyncBatchNorm2d(BatchNorm2d):
         return distributed.is_available() and distributed.is_initialized()
 
     def over_all(self, total):
-        return collective.all_reduce(total) if self.synchronised() else total
+        return SumOverProcesses.apply(total) if self.synchronised() else total
+
+
+class SumOverProcesses(torch.autograd.Function):
+    """The sum over all processes, in each of them; what any of them makes of it counts in the gradient of all."""
+
+    @staticmethod
+    def forward(ctx, x):
+        total = x.clone()
+        distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx, grad):
+        return SumOverProcesses.apply(grad)
 
 
 def make(kind, channels, config):

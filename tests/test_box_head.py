@@ -15,7 +15,7 @@ from accelerated import box_head as fast
 from accelerated.norm import BatchNorm2d
 from reference import box_head, boxes
 
-KINDS = [("two_fc", "none"), ("four_conv_fc", "none"), ("four_conv_fc", "batch"), ("four_conv_fc", "group")]
+KINDS = [("two_fc", "none"), ("mean", "none"), ("four_conv_fc", "none"), ("four_conv_fc", "batch"), ("four_conv_fc", "group")]
 
 
 def settings(kind, norm, background="first"):
@@ -45,6 +45,18 @@ def test_same_parameters(kind, norm, background):
     config = settings(kind, norm, background)
     shapes = {f"box_head.{n}": tuple(t.shape) for n, t in fast.make(config).state_dict().items() if not n.endswith("tracked")}
     assert shapes == box_head.parameter_shapes(config)
+
+
+def test_mean_is_one_number_per_channel(rng):
+    """Nothing to learn but the last layer: the pixels may change places, and a constant map is read as that constant."""
+    config = settings("mean", "none")
+    model, pooled = narrow.model(config), rng.standard_normal((2, config.fpn.channels, 7, 7))
+    expected = model.box_head(torch.from_numpy(pooled))
+    constant = np.broadcast_to(pooled.mean((2, 3), keepdims=True), pooled.shape)
+    for x in (pooled[:, :, ::-1, ::-1], constant):
+        for ours, theirs in zip(model.box_head(torch.from_numpy(x.copy())), expected, strict=True):
+            assert_close(ours, theirs.detach(), MODEL["float64"])
+    assert set(dict(model.box_head.named_parameters())) == {f"{n}.{p}" for n in ("class_logits", "box_deltas") for p in ("weight", "bias")}
 
 
 def test_batch_norm_of_valid_rows_is_pytorchs(rng):

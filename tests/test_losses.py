@@ -1,6 +1,7 @@
 """Losses: values and gradients of torchvision and detectron2; padded twin against ragged reference; their backwards."""
 
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -297,3 +298,111 @@ def test_gradients_of_the_roi_losses(config, rois, seed):
         return function
 
     check_backward(total(reference, np.asarray), total(accelerated, torch.from_numpy), class_logits, box_deltas, mask_logits)
+
+
+@given(st.data(), ROWS, st.integers(2, 5))
+def test_soft_cross_entropy_backward(data, rows, classes):
+    check_soft_cross_entropy_backward(2 * np.tanh(data.draw(arrays(rows, classes))), data.draw(arrays(rows, classes)) ** 2)
+
+
+def check_soft_cross_entropy_backward(logits, weights):
+    """Targets: each row of `weights` brought to a sum of 1."""
+    targets = weights / weights.sum(axis=1, keepdims=True)
+    check_backward(
+        lambda x: reference.soft_cross_entropy(x, targets.astype(x.dtype)),
+        lambda x: F.cross_entropy(x, torch.tensor(targets, dtype=x.dtype), reduction="none"),
+        logits,
+    )
+
+
+# ---- what the mask branch may compete for
+
+
+def mask_variant(loss="sigmoid", class_agnostic=False, background="last"):
+    config = replace(DETECTRON2, background=background)
+    return replace(config, mask_head=replace(config.mask_head, loss=loss, class_agnostic=class_agnostic))
+
+
+VARIANTS = [mask_variant(*v) for v in product(("sigmoid", "softmax"), (False, True), ("first", "last"))]
+CHANNELS = {  # (loss, class-agnostic, background): the channels, the columns of labels 1..3, and that of the background of a softmax
+    ("sigmoid", False, "first"): (4, [1, 2, 3], None),
+    ("sigmoid", False, "last"): (3, [0, 1, 2], None),
+    ("sigmoid", True, "first"): (1, [0, 0, 0], None),
+    ("sigmoid", True, "last"): (1, [0, 0, 0], None),
+    ("softmax", False, "first"): (4, [1, 2, 3], 0),
+    ("softmax", False, "last"): (4, [0, 1, 2], 3),
+    ("softmax", True, "first"): (2, [1, 1, 1], 0),
+    ("softmax", True, "last"): (2, [0, 0, 0], 1),
+}
+
+
+@pytest.mark.parametrize("variant", CHANNELS)
+def test_where_masks_stand(variant):
+    (channels, columns, background), config = CHANNELS[variant], mask_variant(*variant)
+    for twin, convert in ((reference, np.asarray), (accelerated, torch.tensor)):
+        assert twin.mask_channels(config) == channels
+        assert_equal(twin.mask_columns(convert([1, 2, 3]), config), columns)
+        if background is not None:
+            assert_equal(twin.mask_columns(convert([0]), config), [background])
+    padding = accelerated.mask_columns(torch.tensor([-1, 0]), config)
+    assert ((padding >= 0) & (padding < channels)).all(), "within bounds"
+
+
+@given(st.sampled_from(VARIANTS), st.integers(0, 6), st.integers(0, 2**31))
+def test_mask_variants_twins(config, rois, seed):
+    """Loss, gradient and probabilities; empty slots change nothing. The reference's gradient is the accelerated one and the true one."""
+    rng, size = np.random.default_rng(seed), 3
+    labels, targets = rng.integers(1, K + 1, rois), rng.random((rois, size, size))
+    logits = rng.standard_normal((rois, reference.mask_channels(config), size, size))
+    check_backward(
+        lambda x: reference.mask_loss(x, labels, targets.astype(x.dtype), config),
+        lambda x: accelerated.mask_loss(x, torch.tensor(labels), torch.tensor(targets), config),
+        logits,
+    )
+    probabilities = reference.mask_probabilities(logits, labels, config)
+    assert_close(accelerated.mask_probabilities(torch.tensor(logits), torch.tensor(labels), config), probabilities, REDUCTION["float64"])
+
+    padded = leaf(np.concatenate([logits, rng.standard_normal((2, *logits.shape[1:]))]))
+    with_empty = torch.tensor([*labels, 0, -1]), torch.tensor(np.concatenate([targets, rng.random((2, size, size))]))
+    loss = accelerated.mask_loss(padded, *with_empty, config)
+    assert_close(loss, reference.mask_loss(logits, labels, targets, config), REDUCTION["float64"])
+    loss.backward()
+    assert not padded.grad[rois:].any()
+    assert_close(
+        accelerated.mask_probabilities(padded.detach(), with_empty[0], config)[:rois], probabilities, REDUCTION["float64"], "probabilities"
+    )
+
+
+@pytest.mark.parametrize("background", ["first", "last"])
+def test_softmax_of_hard_targets_is_the_cross_entropy_of_every_pixel(rng, background):
+    """Over K + 1 classes: the object's own where its mask is, the background elsewhere."""
+    config, rois, size = mask_variant("softmax", False, background), 5, 4
+    labels, targets = rng.integers(1, K + 1, rois), rng.random((rois, size, size)) < 0.5
+    logits = 3 * rng.standard_normal((rois, K + 1, size, size))
+    columns = np.where(targets, labels[:, None, None], 0)
+    columns = columns if background == "first" else (columns - 1) % (K + 1)
+    expected = F.cross_entropy(torch.tensor(logits), torch.tensor(columns))
+    assert_close(reference.mask_loss(logits, labels, targets.astype(float), config), expected, REDUCTION["float64"])
+    tensors = torch.tensor(logits), torch.tensor(labels), torch.tensor(targets)
+    assert_close(accelerated.mask_loss(*tensors, config), expected, REDUCTION["float64"])
+    own = torch.tensor(logits).softmax(1)[np.arange(rois), labels - (background == "last")]
+    assert_close(reference.mask_probabilities(logits, labels, config), own, REDUCTION["float64"])
+
+
+def test_masks_by_hand():
+    """One pixel of logits 0 and ln 3: sigmoid gives 3/4 to the second channel whatever the first, softmax 3/(1 + 3 + ..)."""
+    logits, one = np.log([1.0, 3.0, 1.0, 1.0])[None, :, None, None], np.ones((1, 1, 1))
+    for loss, channels, probability in (("sigmoid", 3, 3 / 4), ("softmax", 4, 3 / 6)):
+        config = mask_variant(loss)
+        found = reference.mask_probabilities(logits[:, :channels], np.array([2]), config)
+        assert_close(found, probability * one, 1e-15)
+        assert_close(reference.mask_loss(logits[:, :channels], np.array([2]), one, config), -np.log(probability), 1e-15)
+        background = 1 - probability if loss == "sigmoid" else 1 / 6
+        assert_close(reference.mask_loss(logits[:, :channels], np.array([2]), 0 * one, config), -np.log(background), 1e-15)
+
+
+def test_sigmoid_classes_do_not_compete_and_softmax_classes_do(rng):
+    logits, labels, targets = leaf(rng.standard_normal((2, 4, 3, 3))), torch.tensor([1, 3]), torch.rand(2, 3, 3, dtype=torch.float64)
+    for loss, touched in (("sigmoid", 2), ("softmax", 8)):
+        [gradient] = torch.autograd.grad(accelerated.mask_loss(logits, labels, targets, mask_variant(loss, background="first")), logits)
+        assert gradient.flatten(2).any(2).sum() == touched

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import test_activations
+import test_average_pool
 import test_conv
 import test_levels
 import test_linear
@@ -19,11 +20,26 @@ import test_max_pool
 import test_norm
 import test_roi_align
 import test_roi_pool
+import test_roi_warp
 import test_upsample
 from gradients import distinct
 
 import reference
-from reference import activations, autodiff, conv, levels, linear, losses, max_pool, norm, roi_align, roi_pool, upsample
+from reference import (
+    activations,
+    autodiff,
+    average_pool,
+    conv,
+    levels,
+    linear,
+    losses,
+    max_pool,
+    norm,
+    roi_align,
+    roi_pool,
+    roi_warp,
+    upsample,
+)
 
 
 def normal(*shape):
@@ -44,14 +60,17 @@ CHECKS = {
     "relu": lambda: test_activations.check_relu_backward(normal(4, 5)),
     "max_pool": lambda: test_max_pool.check_max_pool2d_backward(distinct(np.random.default_rng(0), (2, 2, 6, 7)), 3, 2, 1),
     "max_pool_ties": lambda: test_max_pool.check_ties(np.maximum(normal(2, 2, 6, 7).round(), 0), 3, 2, 1),
+    "global_average_pool": lambda: test_average_pool.check_global_average_pool_backward(normal(2, 3, 4, 5)),
     "nearest": lambda: test_upsample.check_nearest_backward(normal(2, 3, 4, 3), 7, 6),
     "smooth_l1": lambda: test_losses.check_smooth_l1_backward(normal(4, 4), 1.0),
     "l1": lambda: test_losses.check_smooth_l1_backward(normal(4, 4), 0.0),
     "binary_cross_entropy": lambda: test_losses.check_binary_cross_entropy_backward(normal(4, 5), normal(4, 5) > 0),
     "cross_entropy": lambda: test_losses.check_cross_entropy_backward(normal(4, 3), np.array([0, 2, 1, 2])),
+    "soft_cross_entropy": lambda: test_losses.check_soft_cross_entropy_backward(normal(4, 3), normal(4, 3) ** 2),
     "roi_align_mean": lambda: test_roi_align.check_backward_on_the_tape(MAP, ROIS, IMAGES, True, "mean"),
     "roi_align_max": lambda: test_roi_align.check_backward_on_the_tape(MAP, ROIS, IMAGES, True, "max"),
     "roi_pool": lambda: test_roi_pool.check_backward_on_the_tape(MAP, ROIS, IMAGES),
+    "roi_warp": lambda: test_roi_warp.check_backward_on_the_tape(MAP, ROIS + 0.75, IMAGES, "mean"),
     "levels": lambda: test_levels.check_backward_on_the_tape(np.random.default_rng(0), 2 * ROIS, IMAGES, test_levels.SMALL),
 }
 
@@ -102,6 +121,8 @@ MUTANTS = [
     Mutant("max_pool", max_pool, "max_pool2d_backward", "+= grad_out * first", "-= grad_out * first"),
     Mutant("max_pool", max_pool, "max_pool2d_backward", "+= grad_out * first", "= grad_out * first"),
     Mutant("max_pool_ties", max_pool, "max_pool2d_backward", " * ~first", ""),  # all of the largest get it
+    Mutant("global_average_pool", average_pool, "global_average_pool_backward", "(grad_out[", "(-grad_out["),
+    Mutant("global_average_pool", average_pool, "global_average_pool_backward", "(height * width)", "height"),
     Mutant("nearest", upsample, "nearest_backward", "rows @ grad", "-rows @ grad"),
     Mutant("nearest", upsample, "nearest_backward", "np.arange(size) * side // size", "np.arange(size) * side / size"),  # first copy alone
     Mutant("smooth_l1", losses, "smooth_l1_backward", "difference / beta, sign", "difference / beta, -sign"),
@@ -112,6 +133,8 @@ MUTANTS = [
     Mutant("cross_entropy", losses, "cross_entropy_backward", "-= 1", "+= 1"),
     Mutant("cross_entropy", losses, "cross_entropy_backward", "-= 1", "-= 0"),
     Mutant("cross_entropy", losses, "cross_entropy_backward", " * grad_out[:, None]", ""),
+    Mutant("soft_cross_entropy", losses, "soft_cross_entropy_backward", "logits) - targets) *", "logits) + targets) *"),
+    Mutant("soft_cross_entropy", losses, "soft_cross_entropy_backward", " * grad_out[:, None]", ""),
     Mutant("roi_align_mean", roi_align, "roi_align_backward", "] += _inter", "] -= _inter"),
     Mutant("roi_align_mean", roi_align, "roi_align_backward", "] += _inter", "] = _inter"),  # the last RoI alone
     Mutant("roi_align_max", roi_align, "_to_largest", "== number[:", "!= number[:"),
@@ -124,6 +147,8 @@ MUTANTS = [
         "[:, None] * channels + np.arange(channels)",
         "[:, None] * channels + 0 * np.arange(channels)",
     ),
+    Mutant("roi_warp", roi_warp, "roi_warp_backward", "roi_align_backward(grad_out", "roi_align_backward(-grad_out"),
+    Mutant("roi_warp", roi_warp, "roi_warp_backward", "features, rois, image_index, **", "features, rois + 0.5, image_index, **"),
     Mutant("levels", levels, "pool_backward", "operator(grad_out", "-operator(grad_out"),
     Mutant(
         "levels", levels, "pool_backward", "in _by_level(rois, pooler)", "in list(_by_level(rois, pooler))[:1]"

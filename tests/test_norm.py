@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+import two_processes
 from gradients import check_backward, value_and_gradients
 from hypothesis import given
 from hypothesis import strategies as st
 from tolerances import GOLDEN_OPERATOR, REDUCTION, assert_close, assert_equal, error
 
+from accelerated import norm as fast
 from reference import config, norm
 
 EPS = 1e-5
@@ -146,7 +148,7 @@ def check_group_norm_backward(x, weight, bias, groups):
     )
 
 
-@pytest.mark.parametrize("kind", ["frozen", "batch", "group"])
+@pytest.mark.parametrize("kind", ["frozen", "batch", "sync_batch", "group"])
 def test_conv_norm_on_the_tape(kind, rng):
     """Convolution and norm in training; the running statistics move on as plain arrays, which no gradient runs through."""
     full, parameters = replace(config.preset("torchvision_r50_fpn"), norm_groups=2), {}
@@ -160,11 +162,11 @@ def test_conv_norm_on_the_tape(kind, rng):
         x = F.conv2d(x, weight)
         if kind == "group":
             return F.group_norm(x, 2, scale, shift, EPS)
-        return F.batch_norm(x, torch.ones_like(scale), torch.full_like(scale, 2), scale, shift, training=kind == "batch", eps=EPS)
+        return F.batch_norm(x, torch.ones_like(scale), torch.full_like(scale, 2), scale, shift, training=kind != "frozen", eps=EPS)
 
     check_backward(function, twin, rng.standard_normal((2, 3, 5, 4)), rng.standard_normal((4, 3, 1, 1)), *rng.standard_normal((2, 4)))
     mean = parameters["n.running_mean"]
-    assert type(mean) is np.ndarray and (mean != 1).all() == (kind == "batch")
+    assert type(mean) is np.ndarray and (mean != 1).all() == (kind in ("batch", "sync_batch"))
 
 
 def test_no_rows_have_no_gradient():
@@ -198,3 +200,69 @@ def test_running_statistics_of_float32_stay_float32(rng):
     parameters = {"n.running_mean": np.zeros(3, np.float32), "n.running_var": np.ones(3, np.float32)}
     norm.update_running_statistics(parameters, "n", rng.standard_normal((2, 3, 4, 4)).astype(np.float32))
     assert {value.dtype for value in parameters.values()} == {np.dtype(np.float32)}
+
+
+# ---- statistics of several processes
+
+
+def rank(rng, shape, valid=None):
+    """(x, valid, grad_out) of one process; padded rows have no gradient."""
+    x, grad_out = rng.standard_normal((2, *shape))
+    valid = None if valid is None else torch.tensor(valid, dtype=torch.bool)
+    return torch.tensor(2 * x + 3), valid, torch.tensor(grad_out) * (1 if valid is None else valid[:, None, None, None])
+
+
+def pixels(x, valid):
+    """[N, C, H, W] -> the pixels of the valid rows, [P, C, 1, 1]."""
+    return (x if valid is None else x[valid]).permute(0, 2, 3, 1).reshape(-1, x.shape[1], 1, 1)
+
+
+def test_two_processes_normalise_as_one(rng, tmp_path):
+    """Output, gradients and running statistics are those of one BatchNorm2d on both batches: of other lengths, of other sides, with
+    padded rows in one of them or both, without any valid row in one."""
+    cases = [
+        [rank(rng, (2, 3, 4, 5)), rank(rng, (3, 3, 4, 5))],
+        [rank(rng, (2, 3, 4, 5)), rank(rng, (1, 3, 6, 2))],
+        [rank(rng, (4, 3, 2, 2), [1, 0, 1, 0]), rank(rng, (3, 3, 2, 2), [1, 1, 1])],
+        [rank(rng, (2, 3, 2, 2), [0, 0]), rank(rng, (3, 3, 2, 2), [0, 1, 1])],
+    ]
+    found = two_processes.run(two_processes.normalise, tmp_path, cases)
+    for number, case in enumerate(cases):
+        layer, joined = torch.nn.BatchNorm2d(3).double(), torch.cat([pixels(x, valid) for x, valid, _ in case]).requires_grad_()
+        with torch.no_grad():
+            layer.weight.copy_(torch.arange(1.0, 4.0))
+        y, grad_out = layer(joined), torch.cat([pixels(g, valid) for _, valid, g in case])
+        gradients = torch.autograd.grad((y * grad_out).sum(), [joined, layer.weight, layer.bias])
+        ours, theirs = found[0][number], found[1][number]
+        for at, expected in ((0, y.detach()), (1, gradients[0])):
+            both = [pixels(result[at], valid) for result, (_, valid, _) in zip((ours, theirs), case, strict=True)]
+            assert_close(torch.cat(both), expected, REDUCTION["float64"], f"case {number}, {at}")
+        for at in (2, 3):  # DistributedDataParallel adds those of the processes
+            assert_close(ours[at] + theirs[at], gradients[at - 1], REDUCTION["float64"], f"case {number}, parameter {at}")
+        for at, expected in ((4, layer.running_mean), (5, layer.running_var)):
+            for result in (ours, theirs):
+                assert_close(result[at], expected, REDUCTION["float64"], f"case {number}, statistics {at}")
+
+
+@pytest.mark.parametrize("valid", [None, [1, 0, 1, 1]])
+def test_alone_a_synchronised_layer_is_a_plain_one(rng, valid):
+    x, valid, grad_out = rank(rng, (4, 3, 2, 3), valid)
+    results = []
+    for cls in (fast.SyncBatchNorm2d, fast.BatchNorm2d):
+        layer = cls(3).double()
+        leaf = x.clone().requires_grad_()
+        y = layer(leaf, valid)
+        results.append([y.detach(), *torch.autograd.grad((y * grad_out).sum(), [leaf, *layer.parameters()]), *layer.buffers()])
+        assert_equal(layer.eval()(x), layer(x, valid), "in evaluation all rows are alike")
+    for ours, theirs in zip(*results, strict=True):
+        assert_equal(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    ("kind", "cls"), [("frozen", fast.FrozenBatchNorm2d), ("batch", fast.BatchNorm2d), ("sync_batch", fast.SyncBatchNorm2d)]
+)
+def test_layers_by_kind(kind, cls):
+    layer = fast.make(kind, 8, config.preset("torchvision_r50_fpn"))
+    assert type(layer) is cls and layer.eps == 1e-5
+    names = set(norm.parameter_shapes("c", "n", (8, 3, 1, 1), kind)) - {"c.weight"}
+    assert {f"n.{name}" for name in layer.state_dict()} - {"n.num_batches_tracked"} == names
