@@ -6,6 +6,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from accelerated import ablate
+
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
 
@@ -64,6 +66,26 @@ def dataset(summary) -> list[Table]:
     if missing := len(summary["categories"]) - len(found):
         classes.append((0, f"{missing} other categories", ""))
     return [table("Data set", ["", ""], rows), table("Classes", ["objects", "class", "category id"], classes)]
+
+
+def ablation(lines, iterations) -> list[Table]:
+    """Of `ablate.lines`: the results, and which of the paper's orderings they show."""
+    seeds, results, above = max(line.seeds for line in lines), [], None
+    for line in lines:
+        title = "" if line.comparison == above else line.comparison
+        results.append((title, line.row.name, f"{line.row.paper:.1f}", line.seeds, *map(line.text, line.values)))
+        above = line.comparison
+    columns = ["comparison", "row", "paper", "seeds", *lines[0].values]
+    pairs = [
+        (f"{o.better} over {o.worse}", f"{o.paper:+.1f}", f"{o.ours:+.1f} ± {o.error:.1f}", o.verdict) for o in ablate.orderings(lines)
+    ]
+    out = [table(f"Average precision in points after {iterations} steps: mean ± standard deviation over {seeds} seeds", columns, results)]
+    if pairs:
+        title = (
+            f"Differences in mask AP ± twice their standard error (over seeds, standard deviation of all rows: {ablate.spread(lines):.1f})"
+        )
+        out.append(table(title, ["", "paper", "here", "verdict"], pairs))
+    return out
 
 
 def _spread(values):

@@ -138,6 +138,40 @@ def loss_curve(log, path):
     plt.close(figure)
 
 
+def comparisons(groups, path, *, unit):
+    """A panel for each group of rows: the values of a row as dots, their mean and standard deviation, a published number as a diamond.
+
+    groups  {title: [(name, list of values, published number), ..]}; a row may have no value yet
+    path    of the PNG
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    columns = min(3, len(groups))
+    figure, panels = plt.subplots(
+        -(-len(groups) // columns), columns, figsize=(4.2 * columns, 2.1 * -(-len(groups) // columns)), squeeze=False
+    )
+    figure.set_layout_engine("constrained")
+    for axes in panels.flat[len(groups) :]:
+        axes.set_visible(False)
+    for axes, (title, rows) in zip(panels.flat, groups.items(), strict=False):
+        for y, (_, values, published) in enumerate(rows):
+            axes.plot(published, y, "D", color="none", markeredgecolor="gray", label="paper, COCO")
+            if values:
+                mean, deviation = np.mean(values), np.std(values, ddof=1) if len(values) > 1 else 0
+                axes.errorbar(mean, y, xerr=deviation, fmt="|", color="C0", markersize=14, capsize=3, label="mean, standard deviation")
+                axes.plot(values, [y] * len(values), ".", color="C1", label="seeds")
+        axes.set(title=title, yticks=range(len(rows)), yticklabels=[name for name, _, _ in rows], ylim=(len(rows) - 0.5, -0.5), xlabel=unit)
+        axes.grid(alpha=0.3, axis="x")
+    handles = {label: handle for axes in panels.flat for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
 def _numpy(x):
     return x.detach().cpu().numpy() if hasattr(x, "detach") else np.asarray(x)
 

@@ -1,20 +1,36 @@
 """The built-in synthetic data set: discs, rectangles and triangles on a noisy background, any size, any number.
 
-Every image is a pure function of (seed, index), so nothing has to be stored or downloaded, and both implementations see
+Every image is a pure function of (seed, index, style), so nothing has to be stored or downloaded, and both implementations see
 the same pixels. Pixel i spans [i, i+1); boxes are tight around the visible part of an object.
 """
+
+from dataclasses import dataclass
 
 import numpy as np
 
 CLASS_NAMES = ("disc", "rectangle", "triangle")  # labels 1, 2, 3
-MIN_VISIBLE = 0.5  # no object is painted that would leave less than this fraction of an earlier one
 
 
-def sample(seed, index, *, height=128, width=128, max_objects=6):
+@dataclass(frozen=True)
+class Style:
+    """What the objects look like; lengths in units of the image's shorter side."""
+
+    radius: tuple[float, float] = (0.07, 0.23)  # of the smallest and the largest
+    min_visible: float = 0.5  # no object is painted that would leave less than this fraction of an earlier one
+    hollow: float = 0.0  # probability that only the outline of an object is painted, and is its mask
+    stroke: float = 0.0  # thickness of such an outline, never less than 1.5 pixels
+
+
+EASY = Style()
+# Small objects, thin outlines with other objects inside them, overlaps: where alignment and the competition of classes can matter.
+HARD = Style(radius=(0.08, 0.2), min_visible=0.35, hollow=0.4, stroke=0.05)
+
+
+def sample(seed, index, *, height=128, width=128, max_objects=6, style=EASY):
     """Image number `index` of the endless data set `seed`.
 
-    Sizes scale with the shorter side: at 128 pixels objects measure from 14 to 60 pixels. Later objects hide earlier
-    ones; masks are what remains visible, never less than half.
+    Sizes scale with the shorter side: at 128 pixels easy objects measure from 14 to 60 pixels, hard ones from 12 to 44.
+    Later objects hide earlier ones; masks are what remains visible, never less than `style.min_visible`.
 
     Returns image [H, W, 3] uint8 RGB, boxes [G, 4] float64 xyxy pixels, labels [G] int64 (1..3), masks [G, H, W] bool,
     with 1 <= G <= max_objects. Raises ValueError for a side below 24, where the smallest shapes vanish.
@@ -27,11 +43,11 @@ def sample(seed, index, *, height=128, width=128, max_objects=6):
     labels, areas = [], []
     for _ in range(rng.integers(1, max_objects, endpoint=True)):
         label = int(rng.integers(1, 4))
-        mask = _shape(rng, label, height, width)
+        mask = _shape(rng, label, height, width, style)
         colour = _contrasting(rng, image[mask].mean(axis=0)) if mask.any() else None
         painted = np.where(mask, len(labels), owner)
         visible = np.bincount(painted[painted >= 0], minlength=len(labels) + 1)
-        if colour is None or (visible[:-1] < MIN_VISIBLE * np.array(areas)).any():
+        if colour is None or (visible[:-1] < style.min_visible * np.array(areas)).any():
             continue
         owner = painted
         labels.append(label)
@@ -50,22 +66,28 @@ def _background(rng, height, width):
     return (blend_y @ (blend_x @ coarse).reshape(5, -1)).reshape(height, width, 3)
 
 
-def _shape(rng, label, height, width):
-    """Pixels whose centre lies in a random disc, rectangle or triangle. [H, W] bool."""
+def _shape(rng, label, height, width, style):
+    """Pixels whose centre lies in a random disc, rectangle or triangle, or on its outline. [H, W] bool."""
     side = min(height, width)
-    radius = side * rng.uniform(0.07, 0.23)
+    radius = side * rng.uniform(*style.radius)
     cx, cy = rng.uniform(0.6 * radius, width - 0.6 * radius), rng.uniform(0.6 * radius, height - 0.6 * radius)
     angle = rng.uniform(0, 2 * np.pi)
     x, y = np.arange(width) + 0.5 - cx, np.arange(height)[:, None] + 0.5 - cy
-    if label == 1:
-        return x**2 + y**2 <= radius**2
     if label == 2:
         normals, distances = angle + np.arange(4) * np.pi / 2, radius * np.tile(rng.uniform(0.55, 1, 2), 2)
     else:
-        radius *= 1.2  # circumscribed circle: keeps its area near the other two's
+        radius *= 1.2 if label == 3 else 1  # circumscribed circle of a triangle: keeps its area near the other two's
         normals, distances = angle + np.arange(3) * 2 * np.pi / 3, np.full(3, radius / 2)
-    inside = [np.cos(n) * x + np.sin(n) * y <= d for n, d in zip(normals, distances, strict=True)]
-    return np.logical_and.reduce(inside)
+
+    def inside(margin):
+        """Further than `margin` from the edge."""
+        if label == 1:
+            return x**2 + y**2 <= max(radius - margin, 0) ** 2
+        return np.logical_and.reduce([np.cos(n) * x + np.sin(n) * y <= d - margin for n, d in zip(normals, distances, strict=True)])
+
+    if style.hollow and rng.random() < style.hollow:
+        return inside(0) & ~inside(max(style.stroke * side, 1.5))
+    return inside(0)
 
 
 def _contrasting(rng, behind):

@@ -18,13 +18,24 @@ LAYERS = [
     "resnet vgg backbone fpn single_scale neck roi_features rpn box_head mask_head postprocess optimizer",
     "mask_rcnn",
     "data interop engine visualize",
-    "verify benchmark doctor",
+    "verify benchmark doctor ablate",
     "report",
     "cli __main__",
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names.split()}
 FROM_REFERENCE = {"reference", "reference.config", "reference.shapes"}
-ALONE = {"__init__", "__main__", "backend", "visualize", "verify", "benchmark", "doctor", "report", "cli"}  # no step of the algorithm
+ALONE = {
+    "__init__",
+    "__main__",
+    "backend",
+    "visualize",
+    "verify",
+    "benchmark",
+    "doctor",
+    "ablate",
+    "report",
+    "cli",
+}  # no step of the algorithm
 PRIMITIVES = {
     "conv",
     "linear",

@@ -14,11 +14,14 @@ from reference import shapes
 
 
 class ShapesDataset:
-    """`count` images of `size` (H, W), or a square of `size`, made when asked for; `seed` names an endless family of them."""
+    """`count` images of `size` (H, W), or a square of `size`, made when asked for; `seed` names an endless family of them.
 
-    def __init__(self, count, seed=0, size=128, max_objects=6):
+    style  shapes.EASY or shapes.HARD, or another shapes.Style
+    """
+
+    def __init__(self, count, seed=0, size=128, max_objects=6, style=shapes.EASY):
         height, width = (size, size) if isinstance(size, int) else size
-        self.seed, self.max_objects = seed, max_objects
+        self.seed, self.max_objects, self.style = seed, max_objects, style
         self.image_ids = list(range(1, count + 1))
         self.file_names = [f"{number:06d}.png" for number in self.image_ids]
         self.sizes = [(height, width)] * count
@@ -36,7 +39,7 @@ class ShapesDataset:
 
     def _sample(self, index):
         height, width = self.sizes[index]
-        return shapes.sample(self.seed, index, height=height, width=width, max_objects=self.max_objects)
+        return shapes.sample(self.seed, index, height=height, width=width, max_objects=self.max_objects, style=self.style)
 
     def instances(self):
         """(image index, category id, area in pixels, crowd) of every annotation."""
