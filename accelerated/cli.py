@@ -304,7 +304,7 @@ def benchmark(
     device: Device = "auto",
     seconds: Annotated[float, typer.Option(help="Spent on each timing.", min=0)] = 0.5,
     only: Annotated[str, typer.Option(help="Only operators whose name holds this.")] = "",
-    model: Annotated[bool, typer.Option("--model", help="Also ResNet-50-FPN at 800x1333, NumPy beside PyTorch.")] = False,
+    model: Annotated[bool, typer.Option("--model", help="Also whole models and training steps, NumPy beside PyTorch.")] = False,
 ):
     """Times of the operators, of a training step and of inference; JSON lines are appended in OUTPUT."""
     device = arguments.prepare(device, "auto")

@@ -85,6 +85,12 @@ def step(model, optimizer, images, targets, rate, priorities, update=None):
     return {name: loss.numpy(force=True) for name, loss in losses.items()}, gradients
 
 
+def reference_step(model, dtype="float64"):
+    """A function of (images, targets) that takes a step of training with the reference, from the weights of the accelerated `model`."""
+    reference, rate = reference_model(model, dtype), model.config.optimizer.learning_rate
+    return lambda images, targets: oracle_train.step(reference, images, targets, oracle_optimizer.State(), rate)
+
+
 def own_targets(model, images, threshold=0.5):
     """What the model itself finds in the images, from the score `threshold` on, in the place of ground truths."""
     targets = []

@@ -18,7 +18,7 @@ LAYERS = [
     "resnet vgg fpn rpn box_head mask_head postprocess optimizer",
     "mask_rcnn",
     "data interop engine visualize",
-    "verify verify_train benchmark doctor",
+    "verify verify_train timing benchmark doctor",
     "report",
     "arguments demo cli __main__",
 ]
