@@ -196,7 +196,7 @@ def predict(
 @app.command()
 def verify(
     checkpoint: Weights,
-    pictures: Annotated[list[Path], typer.Argument(help="Pictures; with --train they are one batch.", metavar="IMAGE...")],
+    pictures: Annotated[list[Path], typer.Argument(help="Pictures; with --train they are one batch.", metavar="IMAGE")],
     train: Annotated[bool, typer.Option("--train", help="Compare a training step: losses, gradients and new weights.")] = False,
     data: Annotated[
         Path | None,
