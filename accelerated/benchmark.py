@@ -16,7 +16,6 @@ import os
 import platform
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -25,9 +24,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from accelerated import levels, nms, roi_align, roi_pool
+from accelerated import levels, nms, optimizer, roi_align, roi_pool
 from accelerated.mask_rcnn import MaskRCNN
-from accelerated.transform import Batch
+from accelerated.timing import in_a_process, memory_mb, quantiles
+from accelerated.transform import Batch, Target
 from reference.config import preset
 
 EPS32 = torch.finfo(torch.float32).eps
@@ -58,7 +58,7 @@ def run(device, *, seconds=0.5, only="", model=False) -> Iterator[dict]:
         if only in name:
             yield from (about | row for row in time_case(make(name), backends, device, seconds))
     if model:
-        yield from (about | row for row in numpy_beside_torch(seconds))
+        yield from (about | row for row in numpy_beside_torch(seconds, only))
 
 
 def cases(device) -> Iterator[tuple[str, Callable[[str], Case]]]:
@@ -91,43 +91,6 @@ def time_case(case: Case, backends, device, seconds) -> Iterator[dict]:
         times = quantiles(call, device, seconds)
         ratio = round(peer["p50_ms"] / times["p50_ms"], 3) if peer else None
         yield facts | {"backend": backend, "error": error} | times | {"peer_ratio": ratio}
-
-
-def quantiles(call, device, seconds) -> dict[str, float]:
-    """p20, p50 and p80 in milliseconds of 3 to 200 calls in about `seconds`; the GPU's second-level cache is cold each time."""
-    if device.type == "cuda":
-        return _quantiles(_cuda_times(call, device, seconds))
-    call()
-    times, end = [], time.perf_counter() + seconds
-    while len(times) < 3 or (time.perf_counter() < end and len(times) < 200):
-        start = time.perf_counter()
-        call()
-        times.append(1000 * (time.perf_counter() - start))
-    return _quantiles(times)
-
-
-def _cuda_times(call, device, seconds):
-    cache = torch.empty(2**28, dtype=torch.int8, device=device)
-
-    def once():
-        cache.zero_()
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        call()
-        end.record()
-        return start, end
-
-    for _ in range(2):
-        call()
-    start, end = once()
-    torch.cuda.synchronize(device)
-    events = [once() for _ in range(int(np.clip(1000 * seconds / max(start.elapsed_time(end), 0.01), 3, 200)))]
-    torch.cuda.synchronize(device)
-    return [start.elapsed_time(end) for start, end in events]
-
-
-def _quantiles(times):
-    return {f"p{q}_ms": round(float(np.percentile(times, q)), 4) for q in (20, 50, 80)}
 
 
 def relative_error(actual, expected) -> float:
@@ -292,19 +255,51 @@ def random_boxes(count, height, width, low, high, generator):
     return torch.cat([corner, corner + size], 1)
 
 
-def numpy_beside_torch(seconds) -> Iterator[dict]:
-    """R50-FPN `detect` at 800x1333 in float32 on this CPU's threads: NumPy's time, PyTorch's, and NumPy's over PyTorch's."""
-    from accelerated.verify import reference_model
+def numpy_beside_torch(seconds, only="") -> Iterator[dict]:
+    """In float32 on this CPU's threads, NumPy's time, PyTorch's, and NumPy's over PyTorch's: `detect`, and training steps with the
+    resident memory that they add to a process of their own."""
+    rows = [("detect", "torchvision_r50_fpn", 1, 800, 1333), ("training_step", "tiny", 4, 128, 128)]
+    for operator, name, *shape in [*rows, ("training_step", "torchvision_r50_fpn", 1, 320, 480)]:
+        if only not in operator:
+            continue
+        facts = {"operator": operator, "shape": f"{name} {'x'.join(map(str, shape))}", "dtype": "float32", "layout": "nchw"}
+        measured = {backend: in_a_process(_time_alone, operator, name, shape, backend, seconds) for backend in ("torch", "numpy")}
+        yield {**facts, "backend": "torch", **measured["torch"]}
+        ratio = measured["numpy"]["p50_ms"] / measured["torch"]["p50_ms"]
+        yield {**facts, "backend": "numpy", **measured["numpy"], "times_torch": round(ratio, 2)}
+
+
+def _time_alone(operator, name, shape, backend, seconds):
+    """What one of these calls takes; in a process of its own."""
+    from accelerated import verify, verify_train
 
     torch.manual_seed(0)
-    model = MaskRCNN(preset("torchvision_r50_fpn")).eval()
-    image = np.random.default_rng(0).integers(0, 256, (800, 1333, 3), dtype=np.uint8)
-    facts = {"operator": "detect", "shape": "R50-FPN 1 x 800x1333", "dtype": "float32", "layout": "nchw"}
-    times = quantiles(lambda: model.detect([image]), torch.device("cpu"), seconds)
-    yield {**facts, "backend": "torch", **times}
-    oracle = reference_model(model, "float32")
-    slow = quantiles(lambda: oracle.detect([image]), torch.device("cpu"), seconds)
-    yield {**facts, "backend": "numpy", **slow, "times_torch": round(slow["p50_ms"] / times["p50_ms"], 2)}
+    config, (count, height, width) = preset(name), shape
+    still = replace(config.optimizer, learning_rate=0.0)  # every step is the first one
+    config = replace(config, transform=replace(config.transform, min_size=()), optimizer=still)
+    images = list(np.random.default_rng(0).integers(0, 256, (count, height, width, 3), dtype=np.uint8))
+    batch = random_batch(config, count, height, width)
+    masks = np.unpackbits(batch.masks.numpy(), axis=-1, count=width).astype(bool)
+    targets = [
+        Target(*(x.numpy() for x in (boxes, labels)), mask) for boxes, labels, mask in zip(batch.boxes, batch.labels, masks, strict=True)
+    ]
+    model = MaskRCNN(config).train(operator != "detect")
+    if operator == "detect":
+        call = partial((model if backend == "torch" else verify.reference_model(model, "float32")).detect, images)
+    elif backend == "torch":
+        call = partial(_training_step, model, optimizer.build(model, config.optimizer), images, targets)
+    else:
+        call = partial(verify_train.reference_step(model, "float32"), images, targets)
+    before, _ = memory_mb()
+    times = quantiles(call, torch.device("cpu"), seconds)
+    return times | {"memory_mb": round(memory_mb()[1] - before)}
+
+
+def _training_step(model, updates, images, targets):
+    losses = model.losses(images, targets)
+    updates.zero_grad()
+    sum(losses.values()).backward()
+    optimizer.step(updates, model.config.optimizer.learning_rate, model.config.optimizer.clip_gradient_norm)
 
 
 def environment(device) -> dict:
@@ -358,7 +353,10 @@ def report(output, device="auto", seconds=0.5, only="", model=False) -> int:
         for row in run(device, seconds=seconds, only=only, model=model):
             failed += "failed" in row
             times = row.get("failed") or " ".join(f"{row[f'p{q}_ms']:10.3f}" for q in (20, 50, 80)) + f" {row.get('peer_ratio') or '':>7}"
-            print(f"{row['operator']:27} {row['backend']:11} {row['dtype']:9} {row['layout']:14} {times}  {row['shape']}", flush=True)
+            memory = f", {row['memory_mb']} MB" if "memory_mb" in row else ""
+            print(
+                f"{row['operator']:27} {row['backend']:11} {row['dtype']:9} {row['layout']:14} {times}  {row['shape']}{memory}", flush=True
+            )
             file.write(json.dumps(row) + "\n")
             file.flush()
     print(f"appended to {path}" + (f"; {failed} results were wrong and not timed" if failed else ""))
@@ -372,7 +370,7 @@ def main(arguments=None) -> int:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
     parser.add_argument("--seconds", type=float, default=0.5, help="spent on each timing")
     parser.add_argument("--only", default="", help="only operators whose name holds this")
-    parser.add_argument("--model", action="store_true", help="also ResNet-50-FPN at 800x1333, NumPy beside PyTorch")
+    parser.add_argument("--model", action="store_true", help="also whole models and training steps, NumPy beside PyTorch")
     options = parser.parse_args(arguments)
     return report(**vars(options))
 

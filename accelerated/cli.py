@@ -6,13 +6,27 @@ Exit codes: 0 done; 1 a comparison failed, or `inspect` found problems; 2 bad in
 import os
 import sys
 import time
-from itertools import chain, count
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-INTERPRETED = 32  # proposals that `verify` follows on a CPU: there Triton's kernels are interpreted, half a second for each
+from accelerated import arguments
+from accelerated.arguments import (
+    Backend,
+    BatchSize,
+    Changes,
+    Data,
+    Device,
+    Images,
+    Output,
+    Preset,
+    Seed,
+    SkipInvalid,
+    Threshold,
+    Weights,
+    Workers,
+)
 
 app = typer.Typer(
     name="maskrcnn",
@@ -22,26 +36,11 @@ app = typer.Typer(
     add_completion=False,
 )
 
-Weights = Annotated[str, typer.Argument(help="A run's folder, one of its checkpoints, or a torchvision state dict.", metavar="CHECKPOINT")]
-Data = Annotated[Path, typer.Option(help="Annotations, COCO json.")]
-Images = Annotated[Path, typer.Option(help="Folder that the file names in the json are relative to.")]
-Preset = Annotated[
-    str, typer.Option(help="Configuration to start from: tiny, torchvision_r50_fpn, torchvision_r50_fpn_v2, detectron2_r50_fpn.")
-]
-Changes = Annotated[list[str], typer.Option("--set", help="Change one field of the configuration, FIELD=VALUE; repeatable.")]
-Output = Annotated[Path, typer.Option(help="Folder of the results.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
-Backend = Annotated[str, typer.Option(help="How the operators run: auto, torch or triton.")]
-BatchSize = Annotated[int | None, typer.Option(help="Images per step; default: the configuration's.", min=1)]
-Workers = Annotated[int, typer.Option(help="Loader processes.", min=0)]
-Seed = Annotated[int, typer.Option(min=0)]
-Threshold = Annotated[float, typer.Option(help="Objects that score less are left out.", min=0, max=1)]
-SkipInvalid = Annotated[bool, typer.Option("--skip-invalid", help="Leave out what `inspect` calls broken, instead of refusing.")]
-
 
 def main():
     """Entry point: expected errors become one line on stderr and exit code 2."""
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # threads that spin for work longer slow training tenfold where cores are shared
+    os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")  # NumPy's likewise
     try:
         app()
     except (ValueError, OSError, RuntimeError) as error:
@@ -59,7 +58,8 @@ def demo(
     output: Annotated[Path, typer.Option(help="Folder of the results; with a number behind it where it holds a run already.")] = Path(
         "runs/demo"
     ),
-    iterations: Annotated[int, typer.Option(help="Training steps.", min=1)] = 1200,
+    numpy: Annotated[bool, typer.Option("--numpy", help="Train in NumPy alone, and again in PyTorch: the two loss curves.")] = False,
+    iterations: Annotated[int | None, typer.Option(help="Training steps; default: 1200, with --numpy 100.", min=1)] = None,
     batch_size: BatchSize = None,
     workers: Workers = 0,
     device: Device = "auto",
@@ -67,43 +67,16 @@ def demo(
     seed: Seed = 0,
 ):
     """Train a tiny model on synthetic shapes, evaluate it, draw what it finds, and verify it against NumPy."""
-    start = time.perf_counter()
-    device = _prepare(device, backend, interpret=True)
-    from accelerated import report, visualize
-    from accelerated import verify as verification
-    from accelerated.data.synthetic import ShapesDataset
-    from accelerated.engine import train as training
-    from reference import config as configuration
+    if numpy:
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # matrices so small gain nothing from a second, which slows all on shared cores
+    device = arguments.prepare(device, backend, interpret=not numpy)
+    from accelerated import demo as demonstration
 
-    folders = chain([output], (output.with_name(f"{output.name}-{n}") for n in count(2)))
-    output = next(folder for folder in folders if not (folder / "last").exists())
-    console = report.console()
-    config = configuration.preset("tiny")
-    train_data, val_data = ShapesDataset(2000, seed=2 * seed), ShapesDataset(100, seed=2 * seed + 1)
-    console.print(f"Training the tiny preset on {len(train_data)} images of shapes for {iterations} steps on {device}.")
-    result = training.train(
-        *(config, train_data, output),
-        iterations=iterations,
-        batch_size=batch_size,
-        workers=workers,
-        device=device,
-        seed=seed,
-        evaluation=val_data,
-    )
-    if result.interrupted:
-        raise typer.Exit(130)
-    console.print(report.metrics(result.metrics))
-    visualize.loss_curve(output / "log.jsonl", output / "loss.png")
-    model, shown = result.model.eval(), [val_data[index].image for index in range(min(12, len(val_data)))]
-    pictures = [visualize.draw(image, model.detect([image])[0], val_data.class_names, scale=2) for image in shown]
-    visualize.save(visualize.sheet(pictures, 4), output / "predictions.png")
-    checked = verification.compare(model, shown[0], proposals=INTERPRETED if device.type == "cpu" else None)
-    _print_verification(console, checked)
-    console.print(
-        f"Mask AP {result.metrics['segm']['AP']:.3f}, box AP {result.metrics['bbox']['AP']:.3f} on {len(val_data)} images not trained on."
-    )
-    console.print(f"{time.perf_counter() - start:.0f} s in all. In {output}: predictions.png, loss.png, log.jsonl, last, evaluations")
-    raise typer.Exit(0 if checked.passed else 1)
+    if numpy:
+        passed = demonstration.train_in_numpy(output, iterations or 100, batch_size, device, seed)
+    else:
+        passed = demonstration.train(output, iterations or 1200, batch_size, workers, device, seed)
+    raise typer.Exit(130 if passed is None else 0 if passed else 1)
 
 
 @app.command()
@@ -138,12 +111,12 @@ def train(
     config = configuration.preset(preset)
     for change in changes:
         config = configuration.override(config, change)
-    device = _prepare(device, backend)
+    device = arguments.prepare(device, backend)
     from accelerated import report, visualize
     from accelerated.engine import train as training
 
-    dataset = _dataset(data, images, skip_invalid)
-    evaluation = _dataset(val, val_images or images, skip_invalid) if val else None
+    dataset = arguments.dataset(data, images, skip_invalid)
+    evaluation = arguments.dataset(val, val_images or images, skip_invalid) if val else None
     result = training.train(
         *(replace(config, num_classes=len(dataset.class_names)), dataset, output),
         iterations=iterations,
@@ -181,16 +154,13 @@ def evaluate(
     skip_invalid: SkipInvalid = False,
 ):
     """COCO's average precision of boxes and masks."""
-    device = _prepare(device, backend)
+    device = arguments.prepare(device, backend)
     from accelerated import report
     from accelerated.engine import evaluate as evaluation
 
-    model, categories = _load(checkpoint, device)
-    dataset = _dataset(data, images, skip_invalid)
-    if len(dataset.class_names) != model.config.num_classes:
-        raise ValueError(f"{checkpoint} knows {model.config.num_classes} classes, {data} has {len(dataset.class_names)} categories")
-    if categories and categories != evaluation.categories(dataset):
-        raise ValueError(f"{checkpoint} was trained on other categories than those of {data}")
+    model, known = arguments.load(checkpoint, device)
+    dataset = arguments.dataset(data, images, skip_invalid)
+    arguments.check_classes(checkpoint, model, known, data, dataset)
     metrics = evaluation.evaluate(model, dataset, batch_size=batch_size, workers=workers, output=output, bar=sys.stderr.isatty())
     console = report.console()
     console.print(report.metrics(metrics), report.class_metrics(metrics))
@@ -207,12 +177,12 @@ def predict(
     backend: Backend = "auto",
 ):
     """Draw the objects in pictures, and write them in COCO's format. A picture that cannot be read is named, and the others are done."""
-    device = _prepare(device, backend)
+    device = arguments.prepare(device, backend)
     from accelerated.engine import predict as prediction
 
-    model, categories = _load(checkpoint, device)
+    model, categories = arguments.load(checkpoint, device)
     result = prediction.predict(
-        model, pictures, output, categories=categories or _unnamed(model), threshold=threshold, bar=sys.stderr.isatty()
+        model, pictures, output, categories=categories or arguments.unnamed(model), threshold=threshold, bar=sys.stderr.isatty()
     )
     for path, reason in result.failed:
         print(f"maskrcnn: {reason if path in reason else f'{path}: {reason}'}", file=sys.stderr)
@@ -227,26 +197,52 @@ def predict(
 @app.command()
 def verify(
     checkpoint: Weights,
-    image: Annotated[Path, typer.Argument(help="A picture.")],
+    pictures: Annotated[list[Path], typer.Argument(help="Pictures; with --train they are one batch.", metavar="IMAGE")],
+    train: Annotated[bool, typer.Option("--train", help="Compare a training step: losses, gradients and new weights.")] = False,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="With --train: the pictures' annotations, COCO json. Default: what the model itself finds is taken for true."),
+    ] = None,
+    threshold: Annotated[float, typer.Option(help="... with at least this score.", min=0, max=1)] = 0.5,
     dtype: Annotated[str, typer.Option(help="float64 or float32.")] = "float64",
     proposals: Annotated[
         int | None,
-        typer.Option(help=f"Follow only so many proposals; default: all on a GPU, {INTERPRETED} where Triton is interpreted.", min=1),
+        typer.Option(
+            help="Follow only so many proposals, and train on so many of an image's RoIs; default: all on a GPU, "
+            f"{arguments.INTERPRETED} and {arguments.INTERPRETED_TRAINING} where Triton is interpreted.",
+            min=1,
+        ),
     ] = None,
     device: Device = "auto",
+    seed: Annotated[int, typer.Option(help="Of the choice of samples in training.", min=0)] = 0,
 ):
-    """NumPy, PyTorch and Triton on the same weights and picture, stage by stage."""
-    device = _prepare(device, "auto", interpret=True)
-    from accelerated import report
+    """NumPy, PyTorch and Triton on the same weights and pictures, stage by stage; with --train one training step, number by number."""
+    if data and not train:
+        raise ValueError("--data: annotations play a part in training only; add --train")
+    device = arguments.prepare(device, "auto", interpret=True)
+    from accelerated import report, verify_train
     from accelerated import verify as verification
     from accelerated.data import images
 
-    model, _ = _load(checkpoint, device)
+    console = report.console()
+    model, known = arguments.load(checkpoint, device)
+    arrays = [images.read(picture) for picture in pictures]
     if proposals is None and device.type == "cpu":
-        proposals = INTERPRETED
-    checked = verification.compare(model, images.read(image), dtype=dtype, proposals=proposals)
-    _print_verification(report.console(), checked)
-    raise typer.Exit(0 if checked.passed else 1)
+        proposals = arguments.INTERPRETED_TRAINING if train else arguments.INTERPRETED
+        console.print(f"On a CPU Triton's kernels are interpreted: at most {proposals} {'RoIs' if train else 'proposals'} of each image.")
+    if not train:
+        results = (verification.compare(model, image, dtype=dtype, proposals=proposals) for image in arrays)
+    else:
+        if data:
+            opened = arguments.dataset(data, ".", open_images=False)
+            arguments.check_classes(checkpoint, model, known, data, opened)
+            targets = arguments.annotated(opened, pictures)
+        else:
+            targets = verify_train.own_targets(model, arrays, threshold)
+            console.print(f"No --data: what the model itself finds, scoring {threshold:g} or more, is taken for the ground truth.")
+        results = [verify_train.compare(model, arrays, targets, dtype=dtype, rois=proposals, seed=seed)]
+    passed = [report.print_verification(console, result) for result in results]
+    raise typer.Exit(0 if all(passed) else 1)
 
 
 @app.command()
@@ -267,7 +263,7 @@ def inspect(
     if found.problems:
         console.print(report.problems(found.problems))
     if not found.fatal:
-        dataset = _dataset(data, images, skip_invalid=True)
+        dataset = arguments.dataset(data, images, skip_invalid=True)
         for table in report.dataset(summary(dataset)):
             console.print(table)
         if output is not None and len(dataset):
@@ -301,7 +297,7 @@ def convert(
         interop.save(model, target, names)
     else:
         fresh = optimizer.build(model, model.config.optimizer)
-        checkpoints.save(target, model, model.config, _categories(checkpoint) or _unnamed(model), fresh, 0)
+        checkpoints.save(target, model, model.config, arguments.categories(checkpoint) or arguments.unnamed(model), fresh, 0)
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {model.config.num_classes} classes, written to {target}")
 
 
@@ -311,10 +307,10 @@ def benchmark(
     device: Device = "auto",
     seconds: Annotated[float, typer.Option(help="Spent on each timing.", min=0)] = 0.5,
     only: Annotated[str, typer.Option(help="Only operators whose name holds this.")] = "",
-    model: Annotated[bool, typer.Option("--model", help="Also ResNet-50-FPN at 800x1333, NumPy beside PyTorch.")] = False,
+    model: Annotated[bool, typer.Option("--model", help="Also whole models and training steps, NumPy beside PyTorch.")] = False,
 ):
     """Times of the operators, of a training step and of inference; JSON lines are appended in OUTPUT."""
-    device = _prepare(device, "auto")
+    device = arguments.prepare(device, "auto")
     from accelerated import benchmark as bench
 
     raise typer.Exit(bench.report(output=output, device=device, seconds=seconds, only=only, model=model))
@@ -359,7 +355,7 @@ def ablate(
 ):
     """Train the paper's comparisons, a few seeds of each, and set them beside its numbers. Run again, it goes on where it stopped."""
     start = time.perf_counter()
-    device = _prepare(device, backend)
+    device = arguments.prepare(device, backend)
     from accelerated import ablate as ablation
     from accelerated import report
 
@@ -370,7 +366,7 @@ def ablate(
     elif images is None or val is None:
         raise ValueError("--data needs --images, and --val to evaluate on")
     else:
-        train_data, val_data = _dataset(data, images, skip_invalid), _dataset(val, val_images or images, skip_invalid)
+        train_data, val_data = arguments.dataset(data, images, skip_invalid), arguments.dataset(val, val_images or images, skip_invalid)
     compared, todo = ablation.plan(
         *(scale, train_data, val_data),
         changes=changes,
@@ -396,66 +392,3 @@ def ablate(
         ablation.write(table, output, todo[0].iterations)
         console.print(*report.ablation(table, todo[0].iterations), ablation.PAPER)
         console.print(f"{time.perf_counter() - start:.0f} s. In {output}: ablation.csv, ablation.png, results")
-
-
-def _prepare(device, backend, interpret=False):
-    """The torch device; sets what must be set before anything imports Triton. `interpret`: without a GPU, let kernels be interpreted."""
-    import torch
-
-    if backend not in ("auto", "torch", "triton"):
-        raise ValueError(f"--backend {backend}: expected auto, torch or triton")
-    if backend != "auto":
-        os.environ["MASKRCNN_BACKEND"] = backend
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        chosen = torch.device(device)
-    except RuntimeError:
-        raise ValueError(f"--device {device}: expected auto, cpu, cuda or cuda:NUMBER") from None
-    if chosen.type == "cuda" and not (torch.cuda.is_available() and (chosen.index or 0) < torch.cuda.device_count()):
-        raise ValueError(f"--device {device}: PyTorch {torch.__version__} sees {torch.cuda.device_count()} GPUs")
-    if interpret and chosen.type == "cpu":
-        os.environ.setdefault("TRITON_INTERPRET", "1")
-    return chosen
-
-
-def _load(checkpoint, device):
-    """(model in evaluation mode on the device, its categories or None for a foreign file)."""
-    from accelerated import interop
-
-    return interop.load(checkpoint).to(device).eval(), _categories(checkpoint)
-
-
-def _categories(checkpoint):
-    from accelerated.engine import checkpoint as checkpoints
-
-    return checkpoints.read(checkpoint).categories if Path(checkpoint).is_dir() else None
-
-
-def _unnamed(model):
-    return [{"id": k, "name": f"class {k}"} for k in range(1, model.config.num_classes + 1)]
-
-
-def _dataset(data, images, skip_invalid):
-    """The data set; its list of problems, or what --skip-invalid leaves out, goes to stderr line by line."""
-    from accelerated.data.coco import CocoDataset
-
-    try:
-        dataset = CocoDataset(data, images, skip_invalid=skip_invalid)
-        for problem in dataset.report.blocking:
-            print(f"maskrcnn: {data}: left out: {problem}", file=sys.stderr)
-        return dataset
-    except ValueError as error:
-        if str(error).count("\n") < 2 or os.environ.get("MASKRCNN_DEBUG"):
-            raise
-        print(f"maskrcnn: {data}: {error}", file=sys.stderr)
-        raise typer.Exit(2) from None
-
-
-def _print_verification(console, checked):
-    from accelerated import report
-
-    console.print(report.verification(checked))
-    for backend, reason in checked.skipped.items():
-        console.print(f"{backend} did not run: {reason}")
-    console.print(checked.summary)

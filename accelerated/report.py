@@ -36,10 +36,41 @@ def class_metrics(values) -> Table:
     return table("By class", ["", "bbox AP", "segm AP"], rows)
 
 
-def verification(result, backends=("torch", "triton")) -> Table:
-    """Of `verify.compare`: differences relative to the largest entry of a stage, and the largest of all in absolute numbers."""
-    rows = [(row.stage, row.shape, *(row.text(name) for name in backends), row.largest, row.verdict) for row in result.rows]
-    return table(result.title, ["stage", "shape", *(f"NumPy - {name}" for name in backends), "largest difference", "verdict"], rows)
+def verification(result, backends=("torch", "triton")) -> list[Table]:
+    """Of `verify.compare` and `verify_train.compare`, a table for each section: differences relative to the largest entry, and of
+    stages the largest of all in absolute numbers; of losses, gradients and weights the number that stands for each side."""
+    tables = []
+    for name, rows in result.sections.items():
+        sides = [side for side in ("NumPy", *backends) if any(side in row.values for row in rows)]
+        columns = [name, "shape", *sides, *(f"NumPy - {backend}" for backend in backends), *([] if sides else ["largest difference"])]
+        tables.append(table(None if tables else result.title, [*columns, "verdict"], [_compared(row, sides, backends) for row in rows]))
+    return tables
+
+
+def _compared(row, sides, backends):
+    values = [f"{row.values[side]:.5g}" if side in row.values else "-" for side in sides]
+    return row.name, row.shape, *values, *map(row.text, backends), *([] if sides else [row.largest]), row.verdict
+
+
+def print_verification(console, result) -> bool:
+    """Show all of a comparison, and say how it ended; whether it passed."""
+    console.print(*verification(result))
+    for backend, reason in result.skipped.items():
+        console.print(f"{backend} did not run: {reason}")
+    console.print(result.summary)
+    return result.passed
+
+
+def training(pairs, lines=12) -> Table:
+    """Of `verify_train.train`: the sum of the losses on both sides every few steps, the largest difference of any loss in between."""
+    every, rows = -(-len(pairs) // lines), []
+    ends = sorted({1, *range(every, len(pairs), every), len(pairs)})
+    for start, end in zip([0, *ends], ends, strict=False):
+        window = pairs[start:end]
+        losses = (f"{sum(side.values()):.12f}" for side in (window[-1].numpy, window[-1].torch))
+        seconds = (f"{sum(values) / len(window):.2f}" for values in zip(*((p.numpy_seconds, p.torch_seconds) for p in window), strict=True))
+        rows.append((end, *losses, f"{max(pair.difference for pair in window):.1e}", *seconds))
+    return table("Loss", ["step", "NumPy", "PyTorch", "largest difference", "NumPy s/step", "PyTorch s/step"], rows)
 
 
 def problems(found) -> Table:

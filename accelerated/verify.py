@@ -4,7 +4,7 @@ In float64 every choice between candidates falls the same way, so that the stage
 """
 
 import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -29,10 +29,11 @@ class Difference:
 
 @dataclass(frozen=True)
 class Row:
-    stage: str
+    name: str  # of the stage, loss or parameter
     shape: str
     differences: dict[str, Difference]  # by backend
     tolerance: float
+    values: dict[str, float] = field(default_factory=dict)  # by implementation: one number to look at
 
     @property
     def passed(self):
@@ -48,7 +49,7 @@ class Row:
 
     def text(self, backend):
         difference = self.differences.get(backend)
-        return "-" if difference is None else "shape" if difference.note else f"{difference.relative:.1e}"
+        return "-" if difference is None or difference.note else f"{difference.relative:.1e}"
 
     @property
     def largest(self):
@@ -59,8 +60,12 @@ class Row:
 @dataclass(frozen=True)
 class Report:
     title: str
-    rows: list[Row]
+    sections: dict[str, list[Row]]  # by what the rows are: "stages", "gradients", ...
     skipped: dict[str, str]  # backend: why it did not run
+
+    @property
+    def rows(self):
+        return [row for rows in self.sections.values() for row in rows]
 
     @property
     def passed(self):
@@ -68,11 +73,16 @@ class Report:
 
     @property
     def summary(self):
-        ran = " and ".join(name for name in BACKENDS if name not in self.skipped)
+        who = f"NumPy and {' and '.join(name for name in BACKENDS if name not in self.skipped)}"
         if self.passed:
-            return f"NumPy and {ran} agree in all {len(self.rows)} stages."
+            return f"{who} agree in all {self._counted(lambda row: True)}."
         first = next(row for row in self.rows if not row.passed)
-        return f"NumPy and {ran} differ in {sum(not row.passed for row in self.rows)} stages, first in {first.stage}: {first.verdict}"
+        return f"{who} differ in {self._counted(lambda row: not row.passed)}, first in {first.name}: {first.verdict}"
+
+    def _counted(self, wanted):
+        counts = {name: sum(map(wanted, rows)) for name, rows in self.sections.items()}
+        *most, last = (f"{count} {name}" for name, count in counts.items() if count)
+        return f"{', '.join(most)} and {last}" if most else last
 
 
 def compare(model, image, *, dtype="float64", proposals=None) -> Report:
@@ -85,19 +95,12 @@ def compare(model, image, *, dtype="float64", proposals=None) -> Report:
     proposals  at most so many proposals and detections, all three alike (interpreted kernels take half a second for each); None: all
     A backend that cannot run here is left out, with its reason in the report. ValueError for another dtype.
     """
-    if dtype not in TOLERANCE:
-        raise ValueError(f"dtype {dtype}: expected {' or '.join(TOLERANCE)}")
-    model, record = copy.deepcopy(model).to(getattr(torch, dtype)).eval(), {}
+    model, record = converted(model, dtype).eval(), {}
     if proposals is not None:
         model.config = _limited(model.config, proposals)
     expected = _reference_stages(record, reference_model(model, dtype).detect([image], record=record)[0])
-    found, skipped = {}, {}
-    for name in BACKENDS:
-        try:
-            backends.resolve(name, next(model.parameters()))
-        except RuntimeError as error:
-            skipped[name] = str(error)
-            continue
+    found, skipped = {}, unavailable(model)
+    for name in (name for name in BACKENDS if name not in skipped):
         model.backend, record = name, {}
         with torch.backends.cudnn.flags(allow_tf32=False):
             detections = model.detect([image], record=record)[0]
@@ -111,8 +114,30 @@ def compare(model, image, *, dtype="float64", proposals=None) -> Report:
         )
         for stage, value in expected.items()
     ]
-    where = " and ".join(f"{name} on {next(model.parameters()).device}" for name in found)
-    return Report(f"NumPy beside {where}, {dtype}, image {image.shape[1]}x{image.shape[0]}", rows, skipped)
+    return Report(f"{beside(model, found)}, {dtype}, image {image.shape[1]}x{image.shape[0]}", {"stages": rows}, skipped)
+
+
+def converted(model, dtype):
+    """A copy of the accelerated `model` that computes in `dtype`; ValueError for one that there is no tolerance for."""
+    if dtype not in TOLERANCE:
+        raise ValueError(f"dtype {dtype}: expected {' or '.join(TOLERANCE)}")
+    return copy.deepcopy(model).to(getattr(torch, dtype))
+
+
+def unavailable(model):
+    """{backend: why it cannot run} where the model's weights are."""
+    reasons = {}
+    for name in BACKENDS:
+        try:
+            backends.resolve(name, next(model.parameters()))
+        except RuntimeError as error:
+            reasons[name] = str(error)
+    return reasons
+
+
+def beside(model, names):
+    """Who is compared and where, for a title."""
+    return "NumPy beside " + " and ".join(f"{name} on {next(model.parameters()).device}" for name in names)
 
 
 def reference_model(model, dtype="float64"):

@@ -172,6 +172,28 @@ def comparisons(groups, path, *, unit):
     plt.close(figure)
 
 
+def loss_comparison(pairs, path):
+    """Both loss curves of `verify_train.train` into a PNG, one upon the other, and under them how far apart they are."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    steps = [pair.iteration for pair in pairs]
+    figure, (above, below) = plt.subplots(2, figsize=(7, 5.5), sharex=True, height_ratios=(3, 1), layout="constrained")
+    above.plot(steps, [sum(pair.numpy.values()) for pair in pairs], color="tab:orange", alpha=0.6, linewidth=6, label="NumPy")
+    above.plot(steps, [sum(pair.torch.values()) for pair in pairs], color="black", linewidth=1, label="PyTorch")
+    above.set(ylabel="loss")
+    above.legend()
+    below.plot(steps, [max(pair.difference, 1e-17) for pair in pairs], color="tab:red")  # 0 has no logarithm
+    below.set(xlabel="step", ylabel="largest difference\nof a loss, relative", yscale="log", ylim=(1e-17, None))
+    for axes in (above, below):
+        axes.grid(alpha=0.3)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
 def _numpy(x):
     return x.detach().cpu().numpy() if hasattr(x, "detach") else np.asarray(x)
 

@@ -74,6 +74,22 @@ def test_the_whole_model_agrees_with_float64(operator):
     assert benchmark.relative_error(case.ours("torch")(), case.oracle()) <= case.tolerance
 
 
+@pytest.mark.parametrize("backend", ["torch", "numpy"])
+@pytest.mark.parametrize("operator", ["training_step", "detect"])
+def test_numpy_and_torch_are_timed_on_the_same_work(operator, backend):
+    row = benchmark._time_alone(operator, "tiny", [2, 64, 64], backend, 0.0)
+    assert 0 < row["p20_ms"] <= row["p50_ms"] <= row["p80_ms"] and row["memory_mb"] >= 0
+
+
+def test_rows_of_numpy_beside_torch(monkeypatch):
+    times = {"torch": {"p50_ms": 2.0}, "numpy": {"p50_ms": 5.0}}
+    monkeypatch.setattr(benchmark, "in_a_process", lambda function, operator, name, shape, backend, seconds: times[backend])
+    rows = list(benchmark.numpy_beside_torch(0.0, only="training"))
+    assert [(row["operator"], row["backend"]) for row in rows] == [("training_step", "torch"), ("training_step", "numpy")] * 2
+    assert rows[1]["times_torch"] == 2.5 and rows[3]["shape"] == "torchvision_r50_fpn 1x320x480"
+    assert {row["operator"] for row in benchmark.numpy_beside_torch(0.0)} == {"detect", "training_step"}
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize(
     "operator", [f"{name}_{way}" for name in ("roi_align", "roi_pool", "pyramid_roi_align") for way in ("forward", "backward")]

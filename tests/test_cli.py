@@ -23,7 +23,7 @@ SMALL = (
 @pytest.fixture
 def run(monkeypatch, capsys):
     """run("doctor") -> (exit code, standard output, standard error)."""
-    for name in ("MASKRCNN_BACKEND", "MASKRCNN_DEBUG", "GOMP_SPINCOUNT"):
+    for name in ("MASKRCNN_BACKEND", "MASKRCNN_DEBUG", "GOMP_SPINCOUNT", "OPENBLAS_THREAD_TIMEOUT", "OPENBLAS_NUM_THREADS"):
         monkeypatch.delenv(name, raising=False)
 
     def call(*arguments):
@@ -100,6 +100,21 @@ def test_verify(run, shapes, trained):
     assert all(stage in out for stage in ("images", "rpn_logits", "class_logits", "mask_logits", "masks"))
 
 
+def test_verify_a_training_step(run, shapes, trained, monkeypatch):
+    """Several pictures are one batch, annotated in the json."""
+    from accelerated import verify_train
+
+    monkeypatch.setattr(verify_train, "BACKENDS", ("torch",))
+    pictures = (shapes[1] / "000002.png", shapes[1] / "000001.png")
+    objects = [a["image_id"] for a in json.loads(shapes[0].read_text())["annotations"]]
+    code, out, error = run("verify", "--train", trained, *pictures, "--data", shapes[0], "--proposals", 2, "--device", "cpu")
+    assert code == 0 and "agree in all 5 losses" in out, out + error
+    assert f"2 images with {sum(n in (1, 2) for n in objects)} objects" in out
+    for section in ("losses", "gradients", "new weights"):
+        assert section in out
+    assert out.count("mask_head.logits.bias") == 2 and "differs" not in out
+
+
 def test_verify_fails_on_a_difference(run, shapes, trained, monkeypatch):
     from accelerated import verify
 
@@ -112,6 +127,20 @@ def test_verify_fails_on_a_difference(run, shapes, trained, monkeypatch):
     monkeypatch.setattr(verify, "BACKENDS", ("torch",))
     code, out, _ = run("verify", trained, shapes[1] / "000001.png", "--device", "cpu")
     assert code == 1 and "first in rpn_logits" in out
+
+
+def test_verify_a_training_step_without_annotations(run, shapes, trained, monkeypatch):
+    from accelerated import verify_train
+    from reference import optimizer
+
+    monkeypatch.setattr(verify_train, "BACKENDS", ("torch",))
+    command = ("verify", "--train", trained, shapes[1] / "000001.png", "--threshold", 0, "--device", "cpu")
+    code, out, _ = run(*command)
+    assert code == 0 and "model itself finds" in out and "with 0 objects" not in out
+    exact = optimizer.step
+    monkeypatch.setattr(optimizer, "step", lambda p, g, state, rate, config: exact(p, g, state, rate * (1 + 1e-3), config))
+    code, out, _ = run(*command)
+    assert code == 1 and "new weights, first in" in out
 
 
 def test_inspect_shows_counts_and_draws_a_sample(run, shapes, tmp_path):
@@ -154,16 +183,6 @@ def _weights(folder):
     return interop.load(folder).state_dict()
 
 
-def test_demo_writes_its_pictures(run, tmp_path, monkeypatch):
-    whole = synthetic.ShapesDataset
-    monkeypatch.setattr(synthetic, "ShapesDataset", lambda count, seed=0: whole(min(count, 4), seed=seed, size=64))
-    monkeypatch.setattr(cli, "INTERPRETED", 1)
-    for folder in ("demo", "demo-2"):  # the second run leaves the first one alone
-        code, out, error = run("demo", "--output", tmp_path / "demo", "--iterations", 1, "--batch-size", 2, "--device", "cpu")
-        assert code == 0 and "Mask AP" in out and "agree in all" in out, out + error
-        assert all(Image.open(tmp_path / folder / f"{name}.png").size[0] > 500 for name in ("predictions", "loss"))
-
-
 def test_doctor(run):
     code, out, _ = run("doctor")
     assert code == 0 and torch.__version__ in out and "cpu" in out
@@ -185,6 +204,7 @@ DATA = ("--data", "missing.json", "--images", "nowhere", "--output", "out")
         (("evaluate", "missing", "--data", "d.json", "--images", "i"), "missing"),
         (("predict", "missing", "picture.png"), "missing"),
         (("verify", "missing", "picture.png"), "missing"),
+        (("verify", "missing", "picture.png", "--data", "missing.json"), "--train"),
         (("convert", "missing", "target"), "missing"),
     ],
 )
@@ -204,12 +224,17 @@ def test_wrong_checkpoints_and_pictures(run, shapes, trained, tmp_path):
     one_class["categories"] = one_class["categories"][:1]
     one_class["annotations"] = [a for a in one_class["annotations"] if a["category_id"] == 1]
     (tmp_path / "one.json").write_text(json.dumps(one_class))
-    picture = shapes[1] / "000001.png"
+    picture, other = shapes[1] / "000001.png", tmp_path / "other.png"
+    other.write_bytes(picture.read_bytes())
     for arguments in (
         ("verify", text, picture),
         ("verify", tmp_path / "other.pth", picture),
         ("verify", trained, text),
         ("verify", trained, picture, "--dtype", "float16"),
+        ("verify", trained, picture, "--train", "--dtype", "float16"),
+        ("verify", trained, text, "--train"),
+        ("verify", trained, picture, "--train", "--data", tmp_path / "one.json"),
+        ("verify", trained, other, "--train", "--data", shapes[0]),
         ("predict", trained, tmp_path / "nothing_*.png"),
         ("evaluate", trained, "--data", tmp_path / "one.json", "--images", shapes[1]),
     ):

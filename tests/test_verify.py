@@ -53,7 +53,7 @@ def image():
 def test_three_implementations_agree_in_every_stage(model, image):
     report = verify.compare(model, image, proposals=3)
     assert report.passed and not report.skipped, report.summary
-    rows = {row.stage: row for row in report.rows}
+    rows = {row.name: row for row in report.rows}
     assert set(STAGES) <= rows.keys()
     assert rows["proposals"].shape == "3 4"
     assert all(row.differences.keys() == {"torch", "triton"} for row in report.rows)
@@ -75,13 +75,13 @@ def test_the_first_wrong_stage_is_named(model, image, weight, first, monkeypatch
     monkeypatch.setattr(verify, "BACKENDS", ("torch",))
     report = verify.compare(model, image)
     assert not report.passed
-    assert next(row.stage for row in report.rows if not row.passed) == first
+    assert next(row.name for row in report.rows if not row.passed) == first
     assert f"first in {first}" in report.summary
 
 
 def test_float32(model, image, monkeypatch):
     monkeypatch.setattr(verify, "BACKENDS", ("torch",))
-    rows = {row.stage: row for row in verify.compare(model, image, dtype="float32").rows}
+    rows = {row.name: row for row in verify.compare(model, image, dtype="float32").rows}
     assert rows["C5"].passed and rows["C5"].differences["torch"].relative > 0
     with pytest.raises(ValueError, match="float64 or float32"):
         verify.compare(model, image, dtype="float16")
@@ -105,3 +105,11 @@ def test_differences():
     assert verify.difference(np.zeros(0), np.zeros(0)).relative == 0
     assert "expected [3]" in verify.difference(np.zeros(2), np.zeros(3)).note
     assert verify.Row("labels", "3", {"torch": verify.difference(np.array([1, 2]), np.array([1, 3]))}, 0.0).verdict == "1 entries differ"
+
+
+def test_a_report_counts_by_section():
+    ok, bad = ({"torch": verify.difference(np.array([value]), np.array([1.0]))} for value in (1.0, 2.0))
+    rows = [verify.Row(name, "1", differences, 1e-9) for name, differences in (("a", ok), ("b", bad), ("c", bad))]
+    report = verify.Report("title", {"losses": rows[:1], "gradients": rows[:2], "new weights": rows}, {"triton": "no reason"})
+    assert not report.passed and report.summary.endswith("differ in 1 gradients and 2 new weights, first in b: differs > 1e-09")
+    assert verify.Report("", {"losses": rows[:1]}, {"triton": ""}).summary == "NumPy and torch agree in all 1 losses."

@@ -10,6 +10,7 @@ from PIL import Image
 
 from accelerated import visualize
 from accelerated.data.synthetic import ShapesDataset
+from accelerated.verify_train import Pair
 
 
 def objects(boxes, height, width, scores=None):
@@ -95,3 +96,13 @@ def test_loss_curve_from_a_log(tmp_path):
     log.write_text("")
     with pytest.raises(ValueError, match="no training step"):
         visualize.loss_curve(log, tmp_path / "loss.png")
+
+
+def test_loss_comparison(tmp_path):
+    pytest.importorskip("matplotlib")
+    pairs = [Pair(i, {"mask": 1 / i}, {"mask": 1 / i + (i == 3) * 1e-12}, 0.1, 0.1) for i in (1, 2, 3)]  # 0 apart, but for the last
+    visualize.loss_comparison(pairs, tmp_path / "deeper" / "loss.png")
+    picture = np.asarray(Image.open(tmp_path / "deeper" / "loss.png").convert("RGB")).astype(int)
+    assert picture.shape[1] > 500
+    assert (picture.max(-1) < 40).any(), "PyTorch's black line"
+    assert ((picture[..., 0] > 200) & (picture[..., 2] < 150) & (picture[..., 1] > 120)).any(), "NumPy's orange one under it"

@@ -49,9 +49,11 @@ class CocoDataset:
         image = images.read(images.locate(self.image_root, record.file_name))
         if image.shape[:2] != (record.height, record.width):
             raise ValueError(f"the file is {image.shape[1]}x{image.shape[0]}, the json says {record.width}x{record.height}")
-        return Item(image, self._target(record), record.id)
+        return Item(image, self.target(index), record.id)
 
-    def _target(self, record):
+    def target(self, index):
+        """What is annotated in an image, whose file is not opened."""
+        record = self.records[index]
         objects = [instance for instance in record.instances if not instance.crowd]
         masks = np.zeros((len(objects), record.height, record.width), dtype=bool)
         for instance, mask in zip(objects, masks, strict=True):

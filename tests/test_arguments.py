@@ -1,0 +1,55 @@
+"""What commands make of what they are given: devices, data sets, the annotations of pictures named one by one."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+import typer
+
+from accelerated import arguments
+from accelerated.data.synthetic import ShapesDataset
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory):
+    """(data set, its json, its image folder) of three small images."""
+    made = ShapesDataset(3, size=64)
+    return made, *made.write_coco(tmp_path_factory.mktemp("shapes"))
+
+
+def test_a_device_is_checked(monkeypatch):
+    monkeypatch.setenv("MASKRCNN_BACKEND", "auto")
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
+    assert arguments.prepare("cpu", "torch") == torch.device("cpu") and os.environ["MASKRCNN_BACKEND"] == "torch"
+    arguments.prepare("cpu", "auto", interpret=True)
+    assert os.environ["TRITON_INTERPRET"] == "0", "what the user says stays"
+    for device, backend, said in (("quantum", "auto", "expected auto, cpu"), ("cuda:99", "auto", "GPUs"), ("cpu", "magic", "--backend")):
+        with pytest.raises(ValueError, match=said):
+            arguments.prepare(device, backend)
+
+
+def test_annotations_are_found_by_file_name(shapes, monkeypatch):
+    made, json_path, folder = shapes
+    opened = arguments.dataset(json_path, "nowhere", open_images=False)
+    monkeypatch.chdir(folder)
+    third, first = arguments.annotated(opened, [folder / "000003.png", Path("000001.png")])
+    for target, item in ((third, made[2]), (first, made[0])):
+        assert torch.equal(target.boxes, item.target.boxes) and torch.equal(target.masks, item.target.masks)
+    for name in ("000009.png", "x000001.png"):
+        with pytest.raises(ValueError, match="no images of that name"):
+            arguments.annotated(opened, [folder / name])
+
+
+def test_folders_in_file_names_tell_pictures_apart(shapes):
+    opened = arguments.dataset(shapes[1], "nowhere", open_images=False)
+    opened.file_names = ["a/1.png", "b/1.png", "1.png"]
+    assert len(arguments.annotated(opened, [Path("c/1.png")])) == 1
+    with pytest.raises(ValueError, match="2 images of that name"):
+        arguments.annotated(opened, [Path("photos/a/1.png")])
+
+
+def test_a_broken_data_set_is_listed(tmp_path, capsys):
+    (tmp_path / "broken.json").write_text('{"images": [{"id": 1}], "annotations": [], "categories": []}')
+    with pytest.raises((typer.Exit, ValueError)):
+        arguments.dataset(tmp_path / "broken.json", tmp_path)
