@@ -50,6 +50,7 @@ def config(name, **fields):
 
 def model(config, seed=0, dtype=torch.float64, backend="torch"):
     """A model in evaluation mode whose weights are random, deltas and scores included, and tame through the depth of the backbone."""
+    share = 0.5 if config.backbone.depth > 50 else 1.0  # of what a block adds to its shortcut
     generator = torch.Generator().manual_seed(seed)
 
     def uniform(tensor, low, high):
@@ -65,7 +66,7 @@ def model(config, seed=0, dtype=torch.float64, backend="torch"):
             elif name.endswith("running_mean") or (tensor.ndim == 1 and name.endswith("bias")):
                 uniform(tensor, -0.1, 0.1)
             elif tensor.ndim == 1:
-                uniform(tensor, 0.2, 0.5) if last else uniform(tensor, 0.7, 1.3)
+                uniform(tensor, 0.2 * share, 0.5 * share) if last else uniform(tensor, 0.7, 1.3)
         for name, gain in (
             ("rpn.logits", 30),
             ("rpn.deltas", 3),

@@ -31,23 +31,26 @@ def test_detect_twins(rng, name):
     record, expected_record = {}, {}
     detections, expected = model.detect(images, record=record), oracle.detect(images, record=expected_record)
     assert model.training and all(m.training for m in model.modules()), "the mode is restored"
-    for key in ("images", "C2", "C5", "P2", "P6"):
+    maps = [key for key in expected_record if key[0] in "CP" and key[1:].isdigit()]
+    assert maps == [key for key in record if key[0] in "CP" and key[1:].isdigit()]
+    for key in ("images", *maps):
         assert_close(record[key], expected_record[key], MODEL["float64"], key)
     for key in ("rpn_logits", "rpn_deltas", "anchors"):
-        for level in range(5):
-            assert_close(record[key][level], expected_record[key][level], MODEL["float64"], key)
+        for ours, theirs in zip(record[key], expected_record[key], strict=True):
+            assert_close(ours, theirs, MODEL["float64"], key)
     for i in range(2):
         assert_close(valid_rows(record, "proposals")[i], expected_record["proposals"][i], MODEL["float64"], "proposals")
     for actual, e in zip(detections, expected, strict=True):
-        assert len(e.labels) > 3, "a test that finds nothing tests nothing"
+        assert len(e.labels) > 2, "a test that finds nothing tests nothing"
         assert_equal(actual.labels, e.labels, "labels")
         assert_close(actual.boxes, e.boxes, MODEL["float64"], "boxes")
         assert_close(actual.scores, e.scores, MODEL["float64"], "scores")
         assert_equal(actual.masks, e.masks, "masks")
 
 
-@pytest.mark.parametrize("objects", [OBJECTS, (0, 2), (0, 0)])
-@pytest.mark.parametrize("name", narrow.PRESETS)
+@pytest.mark.parametrize(
+    ("name", "objects"), [*((name, OBJECTS) for name in narrow.PRESETS), *((name, n) for name in narrow.LAYOUTS for n in ((0, 2), (0, 0)))]
+)
 def test_losses_twins(rng, name, objects):
     config = narrow.config(name)
     model, oracle = narrow.twins(config)
@@ -76,7 +79,7 @@ def test_losses_twins(rng, name, objects):
 
 
 @pytest.mark.parametrize("objects", [OBJECTS, (0, 2), (0, 0)])
-@pytest.mark.parametrize("name", narrow.PRESETS)
+@pytest.mark.parametrize("name", narrow.LAYOUTS)
 def test_every_parameter_has_a_finite_gradient(rng, name, objects):
     """With objects, in one image only, and without any: what trains has a gradient, and it is a number."""
     config = narrow.config(name)
@@ -152,7 +155,7 @@ def test_no_images(rng):
         model.losses(narrow.scene(rng)[0], [])
 
 
-@pytest.mark.parametrize("name", narrow.PRESETS)
+@pytest.mark.parametrize("name", narrow.LAYOUTS)
 def test_float32_is_near_float64(rng, name):
     """The same samples, by handing in the priorities: losses within the table's tolerance, as no discrete choice is close."""
     config = narrow.config(name)
@@ -165,7 +168,7 @@ def test_float32_is_near_float64(rng, name):
         assert_close(single[loss], double[loss].detach(), MODEL["float32"], loss)
 
 
-@pytest.mark.parametrize("name", narrow.PRESETS)
+@pytest.mark.parametrize("name", narrow.LAYOUTS)
 def test_autocast(rng, name):
     """bfloat16 convolutions; boxes, scores and losses stay float32."""
     config = narrow.config(name)
@@ -175,7 +178,7 @@ def test_autocast(rng, name):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         losses = model.losses(images, [Target(**t) for t in targets], narrow.priorities(rng, config, SHAPES, OBJECTS), record=record)
         found = model.detect(images)
-    assert record["P2"].dtype == torch.bfloat16
+    assert {record[key].dtype for key in record if key[0] == "P"} == {torch.bfloat16}
     for x in (*losses.values(), record["proposals"], record["proposal_scores"], record["sampled_rois"], found[0].boxes, found[0].scores):
         assert x.dtype == torch.float32 and x.isfinite().all()
     sum(losses.values()).backward()
