@@ -99,6 +99,19 @@ def test_twins(rng, name, scene):
         assert all(gradient.any() for gradient in gradients.values())
 
 
+@pytest.mark.parametrize("norm", ["batch", "group", "frozen"])
+def test_frozen_stages(rng, norm):
+    """Their weights get no gradient; their running statistics, under "batch", move all the same."""
+    config = narrow.config("tiny")
+    config = replace(config, backbone=replace(config.backbone, norm=norm, frozen_stages=2))
+    model, oracle = narrow.twins(config)
+    before = oracle.parameters
+    gradients = compare(model, oracle, draw(rng, config), MODEL["float64"])
+    assert not [name for name in gradients if name.startswith(("backbone.conv1", "backbone.bn1", "backbone.layer1."))]
+    moved = not np.array_equal(oracle.parameters.get("backbone.bn1.running_mean"), before.get("backbone.bn1.running_mean"))
+    assert moved == (norm == "batch")
+
+
 def small(name, **fields):
     """The narrow preset with few RoIs and coarse pooling."""
     config = narrow.config(name)
