@@ -198,32 +198,22 @@ def test_compiles_to_one_graph(rng):
         assert_close(compiled[loss].detach(), eager[loss].detach(), MODEL["float64"], loss)
 
 
-def test_triton_twin(rng):
+def test_triton_detects(rng):
     """The whole model on Triton's kernels (interpreted without a GPU) finds what it finds in plain PyTorch."""
     config = narrow.config("tiny")
     config = replace(
         config,
-        rpn=replace(config.rpn, post_nms_top_n_train=6, post_nms_top_n_test=4, pre_nms_top_n_train=12, pre_nms_top_n_test=8),
-        box_head=replace(config.box_head, batch_size=4, max_detections=2, pooler=replace(config.box_head.pooler, output_size=3)),
+        rpn=replace(config.rpn, post_nms_top_n_test=4, pre_nms_top_n_test=8),
+        box_head=replace(config.box_head, max_detections=2, pooler=replace(config.box_head.pooler, output_size=3)),
         mask_head=replace(config.mask_head, pooler=replace(config.mask_head.pooler, output_size=4)),
         fpn=replace(config.fpn, channels=4),
     )
-    images, targets = narrow.scene(rng, ((48, 64),), (2,))
-    targets = [Target(**t) for t in targets]
-    priorities = narrow.priorities(rng, config, ((48, 64),), (2,))
-    models = [narrow.model(config, backend=backend) for backend in ("torch", "triton")]
-    first, second = (model.losses(images, targets, priorities) for model in models)
-    for loss in LOSSES:
-        assert_close(second[loss].detach(), first[loss].detach(), MODEL["float64"], loss)
-    for losses in (first, second):
-        sum(losses.values()).backward()
-    for (name, p), (_, q) in zip(*(model.named_parameters() for model in models), strict=True):
-        if p.grad is not None:
-            assert_close(q.grad, p.grad, MODEL["float64"], name)
-    a, b = (model.detect(images)[0] for model in models)
-    assert_equal(b.labels, a.labels)
-    assert_close(b.boxes, a.boxes, MODEL["float64"])
-    assert_equal(b.masks, a.masks)
+    images, _ = narrow.scene(rng, ((48, 64),), (2,))
+    expected, found = (narrow.model(config, backend=backend).detect(images)[0] for backend in ("torch", "triton"))
+    assert len(expected.labels)
+    assert_equal(found.labels, expected.labels)
+    assert_close(found.boxes, expected.boxes, MODEL["float64"])
+    assert_equal(found.masks, expected.masks)
 
 
 def golden_model(run):
