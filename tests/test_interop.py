@@ -11,7 +11,7 @@ import torch
 from checkpoint_cases import filled, same
 from tolerances import MODEL, assert_close, assert_equal
 
-from accelerated import interop
+from accelerated import cli, interop
 from accelerated.mask_rcnn import MaskRCNN
 from reference import config as configuration
 from reference import mask_rcnn
@@ -160,6 +160,30 @@ def test_faster_rcnn(name, dtype, tmp_path):
     same(interop.torchvision.state_dict(loaded), torch.load(tmp_path / "theirs.pth"))
 
 
+@pytest.mark.parametrize("peer, name", [("torchvision", "torchvision_r50_fpn_v2"), ("detectron2", "detectron2_r50_c4")])
+def test_convert_there_and_back(peer, name, tmp_path, monkeypatch, capsys):
+    """By the command line: their file, a folder of ours, their file again; every tensor identical. Then under the other's names."""
+    config = narrow.config(name)
+    theirs = getattr(interop, peer).state_dict(filled(config))
+    torch.save({"model": theirs}, tmp_path / "theirs.pth")
+
+    def convert(*arguments):
+        monkeypatch.setattr("sys.argv", ["maskrcnn", "convert", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        return stop.value.code, capsys.readouterr().err
+
+    assert convert(tmp_path / "theirs.pth", tmp_path / "ours") == (0, "")
+    assert convert(tmp_path / "ours", tmp_path / "again.safetensors") == (0, "")
+    assert convert(tmp_path / "ours", tmp_path / "again.pth", "--format", peer) == (0, "")
+    same(safetensors.torch.load_file(tmp_path / "again.safetensors"), theirs)
+    again = torch.load(tmp_path / "again.pth")
+    same(again["model"] if peer == "detectron2" else again, theirs)
+    other = {"torchvision": "detectron2", "detectron2": "torchvision"}[peer]
+    code, error = convert(tmp_path / "ours", tmp_path / "other.pth", "--format", other)
+    assert code == 2 and f"{other}'s models have" in error and not (tmp_path / "other.pth").exists()
+
+
 @pytest.mark.parametrize("change", ["mask_head.kind=mlp", "mask_head.class_agnostic=true", "mask_head.loss=softmax", "mask_head.kind=none"])
 @pytest.mark.parametrize("name", narrow.LAYOUTS)
 def test_variants_of_our_own(name, change):
@@ -294,7 +318,9 @@ def test_saving(small, tmp_path):
         interop.save(small, tmp_path / "weights.pth", "keras")
 
 
-@pytest.mark.parametrize("name", ["maskrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn_v2"])
+@pytest.mark.parametrize(
+    "name", ["maskrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn_v2", "fasterrcnn_resnet50_fpn", "fasterrcnn_resnet50_fpn_v2"]
+)
 def test_torchvision_itself(name, rng, tmp_path):
     """Where torchvision runs: its model, saved and loaded here, gives its own numbers back."""
     try:
@@ -321,4 +347,6 @@ def test_torchvision_itself(name, rng, tmp_path):
     assert_equal(found.labels, expected["labels"], "labels")
     assert_close(found.boxes, expected["boxes"], MODEL["float64"], "boxes")
     assert_close(found.scores, expected["scores"], MODEL["float64"], "scores")
-    assert_equal(found.masks, expected["masks"][:, 0] >= 0.5, "masks")
+    if "masks" in expected:
+        assert_equal(found.masks, expected["masks"][:, 0] >= 0.5, "masks")
+    same(interop.torchvision.state_dict(interop.load(tmp_path / "theirs.pth")), torch.load(tmp_path / "theirs.pth"))

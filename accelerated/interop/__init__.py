@@ -103,7 +103,9 @@ def parameters(model, dtype=np.float64):
 
 def _no_detector(tensors):
     if backbones.of(tensors):
-        return BareBackboneError("this is a bare backbone, without neck and heads: interop.load_backbone puts it into a model")
+        return BareBackboneError(
+            "a bare backbone, without neck and heads: train --weights starts from it, interop.load_backbone puts it into a model"
+        )
     return ValueError(f"not a Mask R-CNN checkpoint: its tensors begin with {', '.join(list(tensors)[:3])}")
 
 
