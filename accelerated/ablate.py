@@ -60,11 +60,12 @@ class Scale:
     stages: tuple[int, int]  # of the models without a pyramid: the paper's C4, and its C5 with twice the stride
     heads: tuple[str, ...]  # changes for the first of these
     deep: int  # the other depth, beside the base's
-    image_size: int  # of the shapes, as the numbers below
+    image_size: int  # of the shapes; the transform may enlarge it
     train_images: int
     val_images: int
     iterations: int
     seeds: int
+    workers: int  # loader processes of each run
 
 
 REDUCED = Scale(
@@ -79,37 +80,39 @@ REDUCED = Scale(
         "box_head.kind=two_fc",
         "mask_head.mlp_channels=256",
     ),
-    stages=(3, 4),  # strides 8 and 16: the objects measure 12 to 40 pixels, an eighth of COCO's
-    heads=(),  # the base's own: a stage of the backbone on every RoI costs as much time as all the rest
+    stages=(3, 4),  # strides 8 and 16: objects of 15 to 40 pixels take as many cells as COCO's on 16 and 32
+    heads=(),  # the base's own: a stage of the backbone on every RoI takes as long as all the rest
     deep=34,
     image_size=96,
     train_images=2000,
-    val_images=150,
-    iterations=500,
+    val_images=120,
+    iterations=550,
     seeds=2,
+    workers=0,
 )
 FULL = Scale(
     base=(
-        "transform.min_size=[128]",
-        "transform.max_size=128",
-        "anchors.sizes=[[10], [18], [30], [46], [70]]",
+        "transform.min_size=[256]",
+        "transform.max_size=256",
+        "anchors.sizes=[[20], [36], [60], [90], [140]]",
         "backbone.depth=50",
+        "backbone.width=32",
         "fpn.channels=64",
         "box_head.kind=two_fc",
         "box_head.channels=256",
         "mask_head.channels=64",
         "mask_head.convs=4",
-        "optimizer.batch_size=8",
-        "optimizer.learning_rate=0.001",
+        "optimizer.batch_size=16",
     ),
     stages=(4, 5),
     heads=("shared_head=res5_unstrided", "box_head.kind=mean", "mask_head.convs=0", "mask_head.pooler.output_size=7"),
     deep=101,
     image_size=128,
     train_images=5000,
-    val_images=300,
-    iterations=600,
+    val_images=200,
+    iterations=400,
     seeds=3,
+    workers=3,
 )
 
 
@@ -189,7 +192,7 @@ class Run:
 
 def shapes(scale) -> tuple[ShapesDataset, ShapesDataset]:
     """The built-in data to train and to evaluate on: hard shapes."""
-    options = {"size": scale.image_size, "max_objects": 8, "style": drawn.HARD}
+    options = {"size": scale.image_size, "style": drawn.HARD}
     return ShapesDataset(scale.train_images, seed=10, **options), ShapesDataset(scale.val_images, seed=11, **options)
 
 
@@ -213,32 +216,31 @@ def plan(scale, train_data, val_data, *, data, changes=(), seeds=None, iteration
     return compared, [Run(name, row, configs[row], seed, steps, data) for seed in numbers for row, name in names.items()]
 
 
-def ablate(todo, output, train_data, val_data, *, device="cpu", jobs=1, workers=0, announce=print):
-    """Train and evaluate what is not yet in OUTPUT/results, `jobs` at a time.
-
-    todo      list of Run
-    announce  called with a line of text as each is done
-    ValueError where OUTPUT/results holds a result of the same name under other settings.
-    """
-    output = Path(output)
+def unfinished(todo, output) -> list[Run]:
+    """Those without a result in OUTPUT/results. ValueError where one of the same name was made with other settings."""
     found = {run: _read(output, run) for run in todo}
     for run, result in found.items():
         if result is not None and result["settings"] != run.settings():
             raise ValueError(f"{_result(output, run)} was made with other settings: choose another folder")
-    left = [(run, output, train_data, val_data, device, workers) for run in todo if found[run] is None]
-    finished = (_measure(*arguments) for arguments in left) if jobs == 1 else _side_by_side(left, jobs)
-    for number, (run, result) in enumerate(finished, start=len(todo) - len(left) + 1):
+    return [run for run in todo if found[run] is None]
+
+
+def ablate(left, output, train_data, val_data, *, device="cpu", jobs=1, workers=0, announce=print):
+    """Train, evaluate and write the result of each Run in `left`, `jobs` at a time; `announce` gets a line of text as each is done."""
+    arguments = [(run, Path(output), train_data, val_data, device, workers) for run in left]
+    finished = (_measure(*each) for each in arguments) if jobs == 1 else _side_by_side(arguments, jobs)
+    for number, (run, result) in enumerate(finished, start=1):
         score = 100 * (result["mask AP"] or 0)
-        announce(f"{number}/{len(todo)}  {run.name}, seed {run.seed}: mask AP {score:.1f} after {result['seconds']:.0f} s")
+        announce(f"{number}/{len(left)}  {run.name}, seed {run.seed}: mask AP {score:.1f} after {result['seconds']:.0f} s")
 
 
-def _side_by_side(left, jobs):
+def _side_by_side(todo, jobs):
     """(Run, result) of each as it is done, in `jobs` processes with their share of the cores."""
     context = multiprocessing.get_context("spawn")
     threads = max(1, torch.get_num_threads() // jobs)
     with ProcessPoolExecutor(jobs, context, _start, (threads,)) as pool:
         try:
-            for future in as_completed([pool.submit(_measure, *arguments) for arguments in left]):
+            for future in as_completed([pool.submit(_measure, *arguments) for arguments in todo]):
                 yield future.result()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)

@@ -348,7 +348,7 @@ def ablate(
     iterations: Annotated[int | None, typer.Option(help="Training steps of each.", min=1)] = None,
     changes: Changes = [],  # noqa: B006
     jobs: Annotated[int | None, typer.Option(help="Runs at a time, each a process; default: as many as cores, at most 4.", min=1)] = None,
-    workers: Workers = 0,
+    workers: Annotated[int | None, typer.Option(help="Loader processes of each run; default: 0 reduced, 3 in full.", min=0)] = None,
     device: Device = "auto",
     backend: Backend = "auto",
     skip_invalid: SkipInvalid = False,
@@ -374,21 +374,15 @@ def ablate(
         iterations=iterations,
         data=ablation.SHAPES if data is None else f"{data}, {val}",
     )
+    left = ablation.unfinished(todo, output)
     console = report.console()
-    console.print(f"{len(todo)} runs of {todo[0].iterations} steps on {len(train_data)} images, {len(val_data)} to evaluate; on {device}.")
+    console.print(f"{len(todo)} runs of {todo[0].iterations} steps, {len(left)} of them to do, on {len(train_data)} images and {device}.")
+    options = {"device": device, "jobs": jobs or min(4, os.cpu_count() or 1), "workers": scale.workers if workers is None else workers}
     try:
-        ablation.ablate(
-            todo,
-            output,
-            train_data,
-            val_data,
-            device=device,
-            jobs=jobs or min(4, os.cpu_count() or 1),
-            workers=workers,
-            announce=console.print,
-        )
+        ablation.ablate(left, output, train_data, val_data, **options, announce=console.print)
     finally:
         table = ablation.lines(compared, todo, output)
-        ablation.write(table, output, todo[0].iterations)
-        console.print(*report.ablation(table, todo[0].iterations), ablation.PAPER)
-        console.print(f"{time.perf_counter() - start:.0f} s. In {output}: ablation.csv, ablation.png, results")
+        if any(line.seeds for line in table):
+            ablation.write(table, output, todo[0].iterations)
+            console.print(*report.ablation(table, todo[0].iterations), ablation.PAPER)
+            console.print(f"{time.perf_counter() - start:.0f} s. In {output}: ablation.csv, ablation.png, results")

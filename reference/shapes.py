@@ -17,19 +17,20 @@ class Style:
 
     radius: tuple[float, float] = (0.07, 0.23)  # of the smallest and the largest
     min_visible: float = 0.5  # no object is painted that would leave less than this fraction of an earlier one
+    crowded: float = 0.0  # probability that an object is placed beside the last one
     hollow: float = 0.0  # probability that only the outline of an object is painted, and is its mask
     stroke: float = 0.0  # thickness of such an outline, never less than 1.5 pixels
 
 
 EASY = Style()
-# Small objects, thin outlines with other objects inside them, overlaps: where alignment and the competition of classes can matter.
-HARD = Style(radius=(0.08, 0.2), min_visible=0.35, hollow=0.4, stroke=0.05)
+# Thin outlines with other objects inside them, overlaps, nothing large: where alignment and the competition of classes can matter.
+HARD = Style(radius=(0.08, 0.2), min_visible=0.35, crowded=0.5, hollow=0.4, stroke=0.05)
 
 
 def sample(seed, index, *, height=128, width=128, max_objects=6, style=EASY):
     """Image number `index` of the endless data set `seed`.
 
-    Sizes scale with the shorter side: at 128 pixels easy objects measure from 14 to 60 pixels, hard ones from 12 to 44.
+    Sizes scale with the shorter side: at 128 pixels easy objects measure from 14 to 60 pixels, hard ones from 16 to 52.
     Later objects hide earlier ones; masks are what remains visible, never less than `style.min_visible`.
 
     Returns image [H, W, 3] uint8 RGB, boxes [G, 4] float64 xyxy pixels, labels [G] int64 (1..3), masks [G, H, W] bool,
@@ -40,16 +41,16 @@ def sample(seed, index, *, height=128, width=128, max_objects=6, style=EASY):
     rng = np.random.default_rng([seed, index])
     image = _background(rng, height, width)
     owner = np.full((height, width), -1)  # which object a pixel shows
-    labels, areas = [], []
+    labels, areas, last = [], [], None
     for _ in range(rng.integers(1, max_objects, endpoint=True)):
         label = int(rng.integers(1, 4))
-        mask = _shape(rng, label, height, width, style)
+        mask, centre = _shape(rng, label, height, width, style, last)
         colour = _contrasting(rng, image[mask].mean(axis=0)) if mask.any() else None
         painted = np.where(mask, len(labels), owner)
         visible = np.bincount(painted[painted >= 0], minlength=len(labels) + 1)
         if colour is None or (visible[:-1] < style.min_visible * np.array(areas)).any():
             continue
-        owner = painted
+        owner, last = painted, centre
         labels.append(label)
         areas.append(mask.sum())
         image[mask] = colour
@@ -66,11 +67,16 @@ def _background(rng, height, width):
     return (blend_y @ (blend_x @ coarse).reshape(5, -1)).reshape(height, width, 3)
 
 
-def _shape(rng, label, height, width, style):
-    """Pixels whose centre lies in a random disc, rectangle or triangle, or on its outline. [H, W] bool."""
+def _shape(rng, label, height, width, style, last):
+    """Pixels whose centre lies in a random disc, rectangle or triangle, or on its outline, [H, W] bool; and its own centre (x, y).
+
+    last  centre of the object before, or None
+    """
     side = min(height, width)
     radius = side * rng.uniform(*style.radius)
     cx, cy = rng.uniform(0.6 * radius, width - 0.6 * radius), rng.uniform(0.6 * radius, height - 0.6 * radius)
+    if style.crowded and last is not None and rng.random() < style.crowded:
+        cx, cy = np.clip(last + rng.uniform(-1.3, 1.3, 2) * radius, 0.6 * radius, (width - 0.6 * radius, height - 0.6 * radius))
     angle = rng.uniform(0, 2 * np.pi)
     x, y = np.arange(width) + 0.5 - cx, np.arange(height)[:, None] + 0.5 - cy
     if label == 2:
@@ -86,8 +92,8 @@ def _shape(rng, label, height, width, style):
         return np.logical_and.reduce([np.cos(n) * x + np.sin(n) * y <= d - margin for n, d in zip(normals, distances, strict=True)])
 
     if style.hollow and rng.random() < style.hollow:
-        return inside(0) & ~inside(max(style.stroke * side, 1.5))
-    return inside(0)
+        return inside(0) & ~inside(max(style.stroke * side, 1.5)), (cx, cy)
+    return inside(0), (cx, cy)
 
 
 def _contrasting(rng, behind):

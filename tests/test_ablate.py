@@ -3,6 +3,7 @@
 import csv
 import json
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
@@ -16,15 +17,15 @@ from reference import shapes
 SCALES = {"reduced": ablate.REDUCED, "full": ablate.FULL}
 # As little as trains: what is tested here is not how well.
 SMALL = (
-    "transform.min_size=[32]",
-    "transform.max_size=32",
+    "transform.min_size=[64]",
+    "transform.max_size=64",
     "backbone.width=8",
     "fpn.channels=8",
     "box_head.channels=16",
     "box_head.batch_size=8",
     "mask_head.channels=8",
     "mask_head.mlp_channels=8",
-    "optimizer.batch_size=1",
+    "optimizer.batch_size=2",
     "rpn.pre_nms_top_n_test=8",
     "rpn.post_nms_top_n_test=4",
 )
@@ -43,7 +44,7 @@ def planned(scale=ablate.REDUCED, seeds=1, iterations=1, rows=None, **options):
 
 def run(todo, output, **options):
     said = []
-    ablate.ablate(todo, output, *data(), announce=said.append, **options)
+    ablate.ablate(ablate.unfinished(todo, output), output, *data(), announce=said.append, **options)
     return said
 
 
@@ -73,10 +74,115 @@ def test_rows_differ_in_the_fields_they_name(scale):
             for change in row.changes:
                 config = configuration.override(config, change)
             configuration.check(config)
-            made.append(configuration.to_dict(config))
-        for (row, values), (other, others) in zip(zip(comparison.rows, made, strict=True), list(zip(comparison.rows, made, strict=True))[1:]):
+            made.append((row, configuration.to_dict(config)))
+        for (row, values), (other, others) in pairwise(made):
             assert set(differences(values, others)) <= fields(row, other) and values != others
     narrow = {comparison.title[:3]: fields(*comparison.rows[-2:]) for comparison in compared[1:]}
     operators = {f"{head}.pooler.{name}" for head in ("box_head", "mask_head") for name in ("operator", "aggregate")}
     assert narrow["(b)"] == {"mask_head.loss"} and narrow["(e)"] == {"mask_head.kind"} and narrow["(f)"] == {"mask_head.class_agnostic"}
     assert narrow["(c)"] == narrow["(d)"] == operators
+
+
+@pytest.mark.parametrize("scale", SCALES.values(), ids=SCALES)
+def test_equal_rows_are_one_run_and_seeds_come_in_turn(scale):
+    compared, todo = planned(scale, seeds=2)
+    assert len({(run.changes, run.seed) for run in todo}) == len(todo) == 2 * 12
+    assert [run.seed for run in todo] == [0] * 12 + [1] * 12
+    assert {row.changes for comparison in compared for row in comparison.rows} == {run.changes for run in todo}
+    assert len({run.key for run in todo}) == len(todo)
+
+
+def test_every_row_trains(tmp_path):
+    _, todo = planned()
+    said = run(todo, tmp_path)
+    assert [line.split()[0] for line in said] == [f"{n}/12" for n in range(1, 13)]
+    assert len(list((tmp_path / "results").iterdir())) == 12 and not list((tmp_path / "unfinished").iterdir())
+
+
+def test_a_full_row_trains(tmp_path):
+    _, todo = planned(ablate.FULL, rows=1)  # the C4 model with stage 5 on the RoIs
+    assert todo[0].config.shared_head == "res5_unstrided" and len(run(todo, tmp_path)) == 1
+
+
+def test_finished_runs_are_kept_and_unfinished_ones_go_on(tmp_path, monkeypatch):
+    _, todo = planned(rows=2, iterations=2)
+    train = ablate.training.train
+
+    def interrupted_in_the_second(config, dataset, output, **options):
+        result = train(config, dataset, output, **options | ({"iterations": 1} if config != todo[0].config else {}))
+        return replace(result, interrupted=config != todo[0].config)
+
+    monkeypatch.setattr(ablate.training, "train", interrupted_in_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        run(todo, tmp_path)
+    (kept,) = (tmp_path / "results").iterdir()
+    written = kept.stat().st_mtime_ns
+    (half,) = (tmp_path / "unfinished").iterdir()
+    assert (half / "last").exists()
+
+    resumed = []
+    monkeypatch.setattr(ablate.training, "train", lambda *a, **options: resumed.append(options["resume"]) or train(*a, **options))
+    assert [line.split()[0] for line in run(todo, tmp_path)] == ["1/1"] and resumed == [True]
+    assert kept.stat().st_mtime_ns == written and run(todo, tmp_path) == []
+    with pytest.raises(ValueError, match="other settings"):
+        run(planned(rows=2, iterations=3)[1], tmp_path)
+
+
+def test_two_at_a_time_give_what_one_at_a_time_gives(tmp_path):
+    _, todo = planned(rows=2)
+    run(todo, tmp_path / "one")
+    run(todo, tmp_path / "two", jobs=2)
+    for each in todo:
+        one, two = (json.loads((tmp_path / name / "results" / f"{each.key}.json").read_text()) for name in ("one", "two"))
+        assert one | {"seconds": 0} == two | {"seconds": 0}
+
+
+def put(todo, output, values):
+    """Results as if measured: {name: mask AP of each seed, in points}."""
+    (output / "results").mkdir(parents=True)
+    for each in todo:
+        if each.seed < len(values.get(each.name, ())):
+            numbers = dict.fromkeys(ablate.METRICS, 0.5) | {"mask AP": values[each.name][each.seed] / 100}
+            (output / "results" / f"{each.key}.json").write_text(json.dumps(numbers))
+
+
+def test_table_and_verdicts(tmp_path):
+    compared, todo = planned(seeds=3)
+    values = {
+        "ResNet-18-C3": (20, 21, 22),
+        "softmax": (10, 11, 12),
+        "RoIPool": (25, 26, 27),
+        "RoIWarp": (20, 21, 22),
+        "class-agnostic": (21,),
+    }
+    put(todo, tmp_path, values)
+    table = ablate.lines(compared, todo, tmp_path)
+    by_name = {line.row.name: line for line in table}
+    assert by_name["sigmoid"].values == by_name["RoIAlign, mean"].values == by_name["ResNet-18-C3"].values
+    assert by_name["softmax"].text("mask AP") == "11.0 ± 1.0" and by_name["softmax"].seeds == 3
+    assert by_name["class-agnostic"].text("mask AP") == "21.0" and by_name["MLP"].text("mask AP") == "-"
+    assert ablate.spread(table) == pytest.approx(1)  # the base counts once, wherever it stands
+    found = {(o.better, o.worse): o for o in ablate.orderings(table)}
+    assert found["sigmoid", "softmax"].verdict == "reproduced" and found["sigmoid", "softmax"].error == pytest.approx(2 * (2 / 3) ** 0.5)
+    assert found["RoIAlign, mean", "RoIPool"].verdict == "reversed" and found["RoIWarp", "RoIPool"].verdict == "here they differ"
+    assert found["RoIAlign, mean", "RoIWarp"].verdict == found["class-specific", "class-agnostic"].verdict == "not decided"
+    assert len(found) == 5
+
+    ablate.write(table, tmp_path, 7)
+    rows = list(csv.DictReader((tmp_path / "ablation.csv").open()))
+    assert len(rows) == 16 and (tmp_path / "ablation.png").stat().st_size > 10_000
+    softmax = next(row for row in rows if row["row"] == "softmax")
+    assert (softmax["mask AP mean"], softmax["mask AP standard deviation"], softmax["seeds"], softmax["iterations"]) == (
+        "11.000",
+        "1.000",
+        "3",
+        "7",
+    )
+    assert softmax["mask AP of each seed"] == "10.000 11.000 12.000" and "mask_head.loss=softmax" in softmax["changes of the base"]
+
+
+def test_one_seed_decides_nothing(tmp_path):
+    compared, todo = planned()
+    put(todo, tmp_path, {"ResNet-18-C3": (20,), "softmax": (10,)})
+    table = ablate.lines(compared, todo, tmp_path)
+    assert ablate.spread(table) is None and ablate.orderings(table) == []

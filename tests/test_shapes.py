@@ -1,5 +1,7 @@
 """The synthetic data set: deterministic, tight boxes, nothing mostly hidden, any size."""
 
+import zlib
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,10 +9,12 @@ from hypothesis import strategies as st
 
 from reference import shapes
 
+STYLES = st.sampled_from([shapes.EASY, shapes.HARD])
 
-@given(st.integers(0, 1000), st.integers(0, 10_000), st.integers(24, 160), st.integers(24, 160))
-def test_contract(seed, index, height, width):
-    image, boxes, labels, masks = shapes.sample(seed, index, height=height, width=width)
+
+@given(st.integers(0, 1000), st.integers(0, 10_000), st.integers(24, 160), st.integers(24, 160), STYLES)
+def test_contract(seed, index, height, width, style):
+    image, boxes, labels, masks = shapes.sample(seed, index, height=height, width=width, style=style)
     count = len(labels)
     assert 1 <= count <= 6
     assert image.shape == (height, width, 3) and image.dtype == np.uint8
@@ -51,3 +55,24 @@ def test_objects_stand_out():
             around &= ~masks.any(axis=0)
             if around.sum() > 20:
                 assert np.abs(image[mask].mean(axis=0) - image[around].mean(axis=0)).max() > 25
+
+
+def test_easy_images_are_the_ones_they_always_were():
+    """Numbers reported on them stay comparable."""
+    drawn = [shapes.sample(9, index, height=96, width=112) for index in range(3)]
+    kept = [zlib.crc32(np.packbits(masks).tobytes() + labels.tobytes()) for _, _, labels, masks in drawn]
+    assert kept == [3702249369, 4073024327, 3413393090]
+    np.testing.assert_allclose([image.mean() for image, *_ in drawn], [141.029638, 164.195716, 138.272135], atol=1e-4)
+
+
+def test_hard_shapes_are_outlines_and_overlap_more():
+    def statistics(style):
+        drawn = [shapes.sample(0, index, height=96, width=96, style=style) for index in range(200)]
+        boxes, masks = (np.concatenate([d[i] for d in drawn]) for i in (1, 3))
+        width, height = (boxes[:, 2:] - boxes[:, :2]).T
+        hidden = [(a[0] < b[2]) & (b[0] < a[2]) & (a[1] < b[3]) & (b[1] < a[3]) for d in drawn for a in d[1] for b in d[1] if a is not b]
+        return masks.sum((1, 2)) / (width * height), np.maximum(width, height), len(hidden) and sum(hidden) / len(masks)
+
+    (filled, sides, overlaps), (hard_filled, hard_sides, hard_overlaps) = statistics(shapes.EASY), statistics(shapes.HARD)
+    assert np.percentile(hard_filled, 10) < 0.4 < np.percentile(filled, 10)  # of its box, what an object covers
+    assert hard_overlaps > 1.15 * overlaps and np.percentile(hard_sides, 90) < np.percentile(sides, 90)
