@@ -25,9 +25,16 @@ TORCHVISION = {
     **{f"roi_heads.mask_head.{i}.0.": f"mask_head.conv{i + 1}." for i in range(4)},
 }
 DETECTRON2 = {
-    "backbone.bottom_up.stem.conv1.norm.": "backbone.bn1.",
-    "backbone.bottom_up.stem.": "backbone.",
-    **{f"backbone.bottom_up.res{stage + 1}.": f"backbone.layer{stage}." for stage in (1, 2, 3, 4)},
+    **{  # with a pyramid the ResNet is below it; without, it is all there is
+        f"{resnet}{theirs}": ours
+        for resnet in ("backbone.bottom_up.", "backbone.")
+        for theirs, ours in {
+            "stem.conv1.norm.": "backbone.bn1.",
+            "stem.": "backbone.",
+            **{f"res{stage + 1}.": f"backbone.layer{stage}." for stage in (1, 2, 3, 4)},
+        }.items()
+    },
+    "roi_heads.res5.": "backbone.layer4.",
     "backbone.fpn_": "fpn.",
     "proposal_generator.rpn_head.conv.": "rpn.conv1.",
     "proposal_generator.rpn_head.objectness_logits.": "rpn.logits.",
@@ -76,12 +83,17 @@ def unpacked(z, key):
     return np.unpackbits(z[key])[: np.prod(shape)].reshape(shape).astype(bool)
 
 
+def check(actual, z, key, first=None):
+    """Compare (the first rows) with z[key], unless the archive is a subset that says it left this out."""
+    if key not in z.get("left_out", ()):
+        assert_close(actual[:first], z[key], GOLDEN_MODEL, key)
+
+
 class Golden:
     """A recorded run `z` {key: array}, and our configuration, float64 parameters, images and targets of it; nothing is resized."""
 
-    def __init__(self, archives, preset, prefixes, losses, frozen_stages):
+    def __init__(self, archives, config, prefixes, losses, frozen_stages):
         self.z = z = {key: archive[key] for archive in archives for key in archive.files}
-        config = configuration.preset(preset)
         self.config = replace(
             config,
             num_classes=5,
@@ -94,7 +106,7 @@ class Golden:
         self.name, self.losses = lambda theirs: rename(theirs, prefixes), losses
         self.parameters = {self.name(key[2:]): z[key].astype(float) for key in z if key.startswith("w.")}
         bgr = config.transform.channel_order == "bgr"
-        self.images = [np.moveaxis(z[f"in.image255.{i}"][::-1] if bgr else z[f"in.image.{i}"] * 255, 0, -1).copy() for i in IMAGES]
+        self.images = [np.moveaxis(z[f"in.image255.{i}"][::-1] if bgr else z[f"in.image.{i}"] * 255, 0, -1).astype(float) for i in IMAGES]
         labels = [z[f"in.gt_classes0.{i}"] + 1 if bgr else z[f"in.gt_labels.{i}"] for i in IMAGES]
         self.targets = [Target(z[f"in.gt_boxes.{i}"], labels[i], z[f"in.gt_masks.{i}"] > 0) for i in IMAGES]
 
@@ -130,9 +142,20 @@ def torchvision(request, extent):
     load = request.getfixturevalue("golden" if extent == "subset" else "shared_golden")
     archives = [load("tv_fpn"), load("tv_fpn_gradients")] if extent == "subset" else [load("tv_fpn_f64")]
     losses = {"class": "classifier", "box": "box_reg", "mask": "mask", "rpn_box": "rpn_box_reg", "rpn_objectness": "objectness"}
-    return Golden(archives, "torchvision_r50_fpn", TORCHVISION, losses, frozen_stages=0)
+    return Golden(archives, configuration.preset("torchvision_r50_fpn"), TORCHVISION, losses, frozen_stages=0)
 
 
-def detectron2(shared_golden):
+def detectron2(request, neck, extent):
+    """neck: "fpn", or "c4", whose "subset" a clone has."""
+    archive = (
+        request.getfixturevalue("golden")("d2_c4") if extent == "subset" else request.getfixturevalue("shared_golden")(f"d2_{neck}_f64")
+    )
+    config = configuration.preset(f"detectron2_r50_{neck}")
+    if neck == "c4":
+        tops = {"pre_nms_top_n_train": 1500, "pre_nms_top_n_test": 1000, "post_nms_top_n_train": 400, "post_nms_top_n_test": 200}
+        config = replace(config, rpn=replace(config.rpn, **tops), box_head=replace(config.box_head, batch_size=128))
     losses = {"class": "cls", "box": "box_reg", "mask": "mask", "rpn_box": "rpn_loc", "rpn_objectness": "rpn_cls"}
-    return Golden([shared_golden("d2_fpn_f64")], "detectron2_r50_fpn", DETECTRON2, losses, frozen_stages=2)
+    return Golden([archive], config, DETECTRON2, losses, frozen_stages=2)
+
+
+DETECTRON2_RUNS = (("fpn", "complete"), ("c4", "complete"), ("c4", "subset"))

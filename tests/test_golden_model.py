@@ -3,16 +3,11 @@
 import golden_runs
 import numpy as np
 import pytest
-from golden_runs import IMAGES, unpacked
+from golden_runs import IMAGES, check, unpacked
 from tolerances import GOLDEN_MODEL, assert_close, assert_equal
 
-from reference.mask_rcnn import MaskRCNN
-
-
-def check(actual, z, key, first=None):
-    """Compare (the first rows) with z[key], unless the archive is a subset that says it left this out."""
-    if key not in z.get("left_out", ()):
-        assert_close(actual[:first], z[key], GOLDEN_MODEL, key)
+from reference import levels
+from reference.mask_rcnn import MaskRCNN, join
 
 
 def check_maps(record, z, backbone, pyramid):
@@ -91,9 +86,9 @@ def test_torchvision_losses(torchvision):
     run.check_losses(losses)
 
 
-@pytest.fixture(scope="module")
-def detectron2(shared_golden):
-    run = golden_runs.detectron2(shared_golden)
+@pytest.fixture(scope="module", params=golden_runs.DETECTRON2_RUNS, ids="-".join)
+def detectron2(request):
+    run = golden_runs.detectron2(request, *request.param)
     return run, MaskRCNN(run.config, run.parameters)
 
 
@@ -101,16 +96,24 @@ def test_detectron2_detect(detectron2):
     run, reference = detectron2
     z, record = run.z, {}
     reference.detect(run.images, record)
-    check_maps(record, z, "eval.res{}", "eval.p{}")
-    for level in range(5):
-        check(record["anchors"][level], z, f"eval.rpn.anchors_lvl.{level}")
+    if run.config.neck == "fpn":
+        check_maps(record, z, "eval.res{}", "eval.p{}")
+        check(record["box_features"], z, "eval.roi.box_pooler", 6)
+        check(record["mask_features"], z, "eval.roi.mask_pooler", 6)
+    else:
+        check(record["C4"], z, "eval.res4")
+        check(record["rpn_logits"][0], z, "eval.rpn.objectness.0")
+        check(record["rpn_deltas"][0], z, "eval.rpn.deltas.0")
+        check(levels.pool({4: record["P4"]}, *join(record["proposals"]), run.config.box_head.pooler), z, "eval.roi.pooler", 6)
+        check(record["box_features"], z, "eval.roi.res5", 6)
+        check(record["mask_features"], z, "eval.roi.res5_2", 6)
+    for level, anchors in enumerate(record["anchors"]):
+        check(anchors, z, f"eval.rpn.anchors_lvl.{level}")
     for i in IMAGES:
         check(record["proposals"][i], z, f"eval.rpn.proposals.{i}")
         check(record["proposal_scores"][i], z, f"eval.rpn.proposal_logits.{i}")
-    check(record["box_features"], z, "eval.roi.box_pooler", 6)
     check(record["class_logits"], z, "eval.roi.class_logits")
     check(record["box_deltas"], z, "eval.roi.box_deltas")
-    check(record["mask_features"], z, "eval.roi.mask_pooler", 6)
     check(record["mask_logits"], z, "eval.roi.mask_logits", 6)
     first = 0
     for i, (boxes, scores, labels) in enumerate(record["detections"]):
@@ -138,10 +141,13 @@ def test_detectron2_losses(detectron2):
         check(sample.rois, z, f"train.roi.proposals.{i}")
         assert_equal((sample.labels - 1) % 6, z[f"train.roi.gt_classes.{i}"], "labels of RoIs")
         check(run.targets[i].boxes[sample.matched], z, f"train.roi.gt_boxes.{i}")
-    check(record["box_features"], z, "train.roi.box_pooler", 6)
+    if run.config.neck == "fpn":
+        check(record["box_features"], z, "train.roi.box_pooler", 6)
+        check(record["mask_features"], z, "train.roi.mask_pooler", 6)
+    else:
+        check(record["box_features"], z, "train.roi.res5", 6)
     check(record["class_logits"], z, "train.roi.class_logits")
     check(record["box_deltas"], z, "train.roi.box_deltas")
-    check(record["mask_features"], z, "train.roi.mask_pooler", 6)
     check(record["mask_logits"], z, "train.roi.mask_logits", 6)
     assert_equal(record["mask_targets"], np.concatenate([z[f"train.roi.mask_targets.{i}"] for i in IMAGES]), "mask targets")
     run.check_losses(losses)

@@ -254,9 +254,9 @@ def test_torchvision_losses_and_gradients(torchvision):
     assert_equal(record["rpn_labels"], np.stack([run.z[f"train.rpn.labels.{i}"] for i in (0, 1)]), "labels of anchors")
 
 
-@pytest.fixture
-def detectron2(shared_golden):
-    run = golden_runs.detectron2(shared_golden)
+@pytest.fixture(params=golden_runs.DETECTRON2_RUNS, ids="-".join)
+def detectron2(request):
+    run = golden_runs.detectron2(request, *request.param)
     return run, golden_model(run)
 
 
@@ -265,13 +265,18 @@ def test_detectron2_detections(detectron2):
     run, model = detectron2
     z, record = run.z, {}
     found = model.detect(run.images, record=record)
+    stages = {"C4": "res4", "P4": "p4"} if run.config.neck == "fpn" else {"C4": "res4"}
+    for name, theirs in stages.items():
+        golden_runs.check(record[name], z, f"eval.{theirs}")
+    for name in ("class_logits", "box_deltas"):
+        golden_runs.check(record[name][record["proposal_valid"].flatten()], z, f"eval.roi.{name}")
     boxes, scores, labels, valid = record["detections"]
     for i in (0, 1):
         assert_equal(labels[i][valid[i]] - 1, z[f"eval.det.classes.{i}"], "labels")
         assert_close(boxes[i][valid[i]], z[f"eval.det.boxes.{i}"], GOLDEN_MODEL, "boxes")
         assert_close(scores[i][valid[i]], z[f"eval.det.scores.{i}"], GOLDEN_MODEL, "scores")
         probabilities = record["mask_probabilities"][i][valid[i]]
-        assert_close(probabilities[:20, None], z[f"eval.det.mask_probs.{i}"], GOLDEN_MODEL, "mask probabilities")
+        golden_runs.check(probabilities[:, None], z, f"eval.det.mask_probs.{i}", 20)
     assert_equal(found[0].masks, golden_runs.unpacked(z, "eval.out.masks.0"), "masks")
 
 
@@ -282,3 +287,6 @@ def test_detectron2_losses_and_gradients(detectron2):
     for i in (0, 1):
         assert_equal(record["rpn_sampled"][i], run.z[f"train.rpn.sampled_labels.{i}"], "sampled anchors")
         assert_close(record["sampled_rois"][i], run.z[f"train.roi.proposals.{i}"], GOLDEN_MODEL, "RoIs")
+        assert_equal((record["roi_labels"][i] - 1) % 6, run.z[f"train.roi.gt_classes.{i}"], "labels of RoIs")
+    objects = (record["roi_labels"][:, : record["mask_targets"].shape[0] // 2] > 0).flatten()
+    assert_equal(record["mask_targets"][objects], np.concatenate([run.z[f"train.roi.mask_targets.{i}"] for i in (0, 1)]), "mask targets")
