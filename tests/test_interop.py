@@ -184,19 +184,18 @@ def test_convert_there_and_back(peer, name, tmp_path, monkeypatch, capsys):
     assert code == 2 and f"{other}'s models have" in error and not (tmp_path / "other.pth").exists()
 
 
-@pytest.mark.parametrize("change", ["mask_head.kind=mlp", "mask_head.class_agnostic=true", "mask_head.loss=softmax", "mask_head.kind=none"])
+@pytest.mark.parametrize("changes", ["kind=mlp", "class_agnostic=true", "loss=softmax", "class_agnostic=true loss=softmax", "kind=none"])
 @pytest.mark.parametrize("name", narrow.LAYOUTS)
-def test_variants_of_our_own(name, change):
+def test_variants_of_our_own(name, changes):
     """Widths of any layout and mask branch from the tensors alone; the given preset has others."""
-    config = configuration.override(narrow.config(name), change)
-    if change == "mask_head.kind=mlp":
-        config = replace(config, mask_head=replace(config.mask_head, mlp_channels=24))
+    config, full = narrow.config(name), replace(configuration.preset(name), norm_groups=4)
+    for change in changes.split():
+        config, full = (configuration.override(c, f"mask_head.{change}") for c in (config, full))
+    config = replace(config, mask_head=replace(config.mask_head, mlp_channels=24))
     model = filled(config)
-    full = configuration.override(configuration.preset(name), change)
-    full = replace(full, norm_groups=4, mask_head=replace(full.mask_head, class_agnostic=False))
-    loaded = interop.load(model.state_dict(), full)
+    loaded = interop.load(model.state_dict(), replace(full, mask_head=replace(full.mask_head, class_agnostic=False)))
     same(loaded.state_dict(), model.state_dict())
-    assert loaded.config.mask_head.class_agnostic == (change == "mask_head.class_agnostic=true")
+    assert loaded.config.mask_head.class_agnostic == ("agnostic" in changes)
 
 
 @pytest.mark.parametrize("name", narrow.LAYOUTS)

@@ -1,8 +1,8 @@
 """Bare backbones, trained to classify: torchvision's ResNet, ResNeXt and VGG-16, detectron2's ResNet, Caffe2's ResNet and ResNeXt.
 
-How the image was normalised and where a bottleneck strides cannot be seen in the tensors. They belong to these presets:
-torchvision's to torchvision_* (RGB in 0..1, strides in 3x3); Caffe2's and detectron2's R-50 and R-101 to detectron2_r* and paper_*
-(BGR in 0..255, strides in 1x1); X-101-32x8d to detectron2_x101_fpn.
+How the image was normalised and where a bottleneck strides cannot be seen in the tensors. torchvision's belong to the presets
+torchvision_* (RGB in 0..1, strides in 3x3), and so do files in detectron2's names, which its converter makes of torchvision's; Caffe2's
+R-50 and R-101 belong to detectron2_r* and paper_r* (BGR in 0..255, strides in 1x1), X-101-32x8d to detectron2_x101_fpn.
 """
 
 from dataclasses import dataclass
