@@ -24,16 +24,17 @@ def table(title, columns, rows) -> Table:
 
 
 def metrics(values) -> Table:
-    """Of `engine.evaluate.evaluate`."""
-    rows = [(kind, *("-" if values[kind][key] is None else f"{values[kind][key]:.3f}" for key in METRICS)) for kind in ("bbox", "segm")]
+    """Of `engine.evaluate.evaluate`; without a mask branch there is no row of masks."""
+    rows = [(kind, *("-" if found[key] is None else f"{found[key]:.3f}" for key in METRICS)) for kind, found in values.items()]
     return table("Average precision", ["", *METRICS], rows)
 
 
 def class_metrics(values) -> Table:
     """The average precision of each class that has objects."""
-    boxes, masks = (values[kind]["classes"] for kind in ("bbox", "segm"))
-    rows = [(name, f"{boxes[name]:.3f}", f"{masks[name]:.3f}") for name in boxes if boxes[name] is not None and masks[name] is not None]
-    return table("By class", ["", "bbox AP", "segm AP"], rows)
+    classes = [found["classes"] for found in values.values()]
+    rows = [[name, *(of[name] for of in classes)] for name in classes[0]]
+    rows = [(name, *(f"{value:.3f}" for value in row)) for name, *row in rows if None not in row]
+    return table("By class", ["", *(f"{kind} AP" for kind in values)], rows)
 
 
 def verification(result, backends=("torch", "triton")) -> list[Table]:

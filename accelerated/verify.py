@@ -17,6 +17,7 @@ from reference import rpn as oracle_rpn
 BACKENDS = ("torch", "triton")
 TOLERANCE = {"float64": 1e-9, "float32": 1e-4}  # of max|a - r| / max|r|, with r from NumPy
 EXACT = ("labels", "masks")  # discrete results: not one entry may differ
+MASKS = ("mask_features", "mask_logits")  # recorded where there is a mask branch
 
 
 @dataclass(frozen=True)
@@ -169,7 +170,7 @@ def _reference_stages(record, detections):
     stages["rpn_logits"], stages["rpn_deltas"] = oracle_rpn.flatten(record["rpn_logits"], record["rpn_deltas"])
     stages["anchors"] = np.concatenate(record["anchors"])
     stages |= {"proposals": record["proposals"][0], "proposal_scores": record["proposal_scores"][0]}
-    stages |= {name: record[name] for name in ("box_features", "class_logits", "box_deltas", "mask_features", "mask_logits")}
+    stages |= {name: record[name] for name in ("box_features", "class_logits", "box_deltas", *MASKS) if name in record}
     return stages | _final(detections)
 
 
@@ -181,7 +182,7 @@ def _accelerated_stages(record, detections):
     valid, found = record["proposal_valid"][0], record["detections"][3][0]
     stages |= {name: record[name][0][valid] for name in ("proposals", "proposal_scores")}
     stages |= {name: record[name][valid] for name in ("box_features", "class_logits", "box_deltas")}
-    stages |= {name: record[name][found] for name in ("mask_features", "mask_logits")}
+    stages |= {name: record[name][found] for name in MASKS if name in record}
     return {name: value.detach().cpu().numpy() for name, value in (stages | _final(detections)).items()}
 
 
@@ -190,4 +191,5 @@ def _feature_names(record):
 
 
 def _final(detections):
-    return {name: getattr(detections, name) for name in ("boxes", "scores", "labels", "masks")}
+    values = {name: getattr(detections, name) for name in ("boxes", "scores", "labels", "masks")}
+    return {name: value for name, value in values.items() if value is not None}

@@ -92,11 +92,15 @@ def reference_step(model, dtype="float64"):
 
 
 def own_targets(model, images, threshold=0.5):
-    """What the model itself finds in the images, from the score `threshold` on, in the place of ground truths."""
+    """What the model itself finds in the images, from the score `threshold` on, in the place of ground truths.
+
+    Without a mask branch nobody reads their masks, which are empty.
+    """
     targets = []
-    for found in model.detect(images):
+    for image, found in zip(images, model.detect(images), strict=True):
         keep = (found.scores >= threshold) & (found.boxes[:, 2:] > found.boxes[:, :2]).all(1)
-        targets.append(Target(found.boxes[keep], found.labels[keep], found.masks[keep]))
+        masks = keep.new_zeros(len(keep), *image.shape[:2]) if found.masks is None else found.masks
+        targets.append(Target(found.boxes[keep], found.labels[keep], masks[keep]))
     return targets
 
 

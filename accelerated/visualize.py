@@ -21,7 +21,8 @@ def draw(image, detections, names, *, threshold=0.5, scale=1):
     """The image with translucent masks, outlines, boxes, and a name and score for each object.
 
     image       [H, W, 3]  RGB, 0..255
-    detections  Detections or Target (boxes [D, 4], labels [D], masks [D, H, W], scores [D] if it has any), arrays or tensors on any device
+    detections  Detections or Target (boxes [D, 4], labels [D]; masks [D, H, W] or None, scores [D] if it has any), arrays or tensors on
+                any device
     names       [K]        of the classes 1..K
     threshold              objects that score less are left out (0..1)
     scale                  whole number; the picture is enlarged by this, so that small images get legible text
@@ -30,7 +31,8 @@ def draw(image, detections, names, *, threshold=0.5, scale=1):
     Large objects are drawn first, so that they hide no small one. Crowds stay visible: over a narrow box stands the bare score or nothing,
     of two texts that would overlap the better score's is written, and where there is one class its name is not.
     """
-    boxes, labels, masks = (_numpy(getattr(detections, key)) for key in ("boxes", "labels", "masks"))
+    boxes, labels = (_numpy(getattr(detections, key)) for key in ("boxes", "labels"))
+    masks = () if detections.masks is None else _numpy(detections.masks)
     scores = getattr(detections, "scores", None)
     scores = np.ones(len(boxes)) if scores is None else _numpy(scores)
     has_scores = getattr(detections, "scores", None) is not None
@@ -40,7 +42,7 @@ def draw(image, detections, names, *, threshold=0.5, scale=1):
     area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     shown = np.flatnonzero(scores >= threshold)
     by_area = shown[np.argsort(-area[shown], kind="stable")]
-    for index in by_area:
+    for index in by_area if len(masks) else ():
         _blend(canvas, masks[index].astype(bool), color(index), scale)
 
     picture = Image.fromarray(canvas)

@@ -74,7 +74,8 @@ def model(config, seed=0, dtype=torch.float64, backend="torch"):
             ("box_head.box_deltas", 300),
             ("mask_head.logits", 500),
         ):
-            out.get_parameter(f"{name}.weight").mul_(gain)
+            if f"{name}.weight" in out.state_dict():
+                out.get_parameter(f"{name}.weight").mul_(gain)
     return out.eval()
 
 

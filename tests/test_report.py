@@ -28,6 +28,12 @@ def test_metrics():
     assert shown.count("0.250") == 10 and "disc" in shown and "star" not in shown
 
 
+def test_metrics_without_masks():
+    values = {"bbox": dict.fromkeys(report.METRICS, 0.25) | {"classes": {"disc": 0.5, "star": None}}}
+    shown = text(report.metrics(values), report.class_metrics(values))
+    assert shown.count("0.250") == 6 and "bbox AP" in shown and "0.500" in shown and "segm" not in shown and "star" not in shown
+
+
 def test_every_problem_is_listed():
     found = [SimpleNamespace(severity="reject", code="c", image_id=i, annotation_id=None, message=f"m{i} [red]") for i in range(300)]
     shown = text(report.problems(found))

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import narrow
 import numpy as np
 import pytest
 import torch
@@ -113,3 +114,21 @@ def test_a_report_counts_by_section():
     report = verify.Report("title", {"losses": rows[:1], "gradients": rows[:2], "new weights": rows}, {"triton": "no reason"})
     assert not report.passed and report.summary.endswith("differ in 1 gradients and 2 new weights, first in b: differs > 1e-09")
     assert verify.Report("", {"losses": rows[:1]}, {"triton": ""}).summary == "NumPy and torch agree in all 1 losses."
+
+
+@pytest.mark.parametrize(
+    ("name", "without_masks", "maps"),
+    [("detectron2_r50_c4", False, ["C2", "C3", "C4", "P4"]), ("paper_vgg16", True, ["C1", "C2", "C3", "C4", "C5", "P4"])],
+)
+def test_a_single_map_and_no_mask_branch(name, without_masks, maps, image, monkeypatch):
+    monkeypatch.setattr(verify, "BACKENDS", ("torch",))
+    config = narrow.config(name)
+    if without_masks:
+        config = replace(config, mask_head=replace(config.mask_head, kind="none"))
+    report = verify.compare(narrow.model(config, dtype=torch.float32), image, proposals=5)
+    assert report.passed, report.summary
+    stages = [row.name for row in report.rows]
+    assert [stage for stage in stages if stage[0] in "CP"] == maps
+    assert {"mask_features", "mask_logits", "masks"} & set(stages) == (
+        set() if without_masks else {"mask_features", "mask_logits", "masks"}
+    )

@@ -144,3 +144,17 @@ def test_runs_that_part_are_noticed(monkeypatch):
 def test_difference_is_relative_to_each_loss():
     pair = verify_train.Pair(1, {"a": 100.0, "b": 0.001, "c": 0.0}, {"a": 100.0, "b": 0.00101, "c": 0.0}, 1.0, 1.0)
     assert np.isclose(pair.difference, 0.01)
+
+
+def test_without_a_mask_branch(batch, in_torch):
+    """Four losses; the model's own detections can still be learnt from."""
+    config = small.config()
+    torch.manual_seed(0)
+    subject = mask_rcnn.MaskRCNN(replace(config, mask_head=replace(config.mask_head, kind="none")))
+    images, _ = batch
+    targets = verify_train.own_targets(subject, images, 0.0)
+    assert all(target.masks.shape == (len(target.labels), 64, 64) and not target.masks.any() for target in targets)
+    report = verify_train.compare(subject, images, targets)
+    assert report.passed and [row.name for row in report.sections["losses"]] == ["rpn_objectness", "rpn_box", "class", "box"], (
+        report.summary
+    )

@@ -46,6 +46,14 @@ def test_no_objects_and_degenerate_boxes(boxes):
         assert np.array_equal(out, image)
 
 
+def test_without_masks_boxes_and_names_alone_are_drawn():
+    image = np.full((60, 80, 3), 100, np.uint8)
+    found = objects([[20, 30, 50, 55]], 60, 80, np.array([0.9]))
+    found.masks = None
+    out = visualize.draw(image, found, ["thing"])
+    assert (out[32:54, 22:49] == 100).all() and tuple(out[40, 20]) == tuple(out[55, 35]) == visualize.color(0)
+
+
 def test_tensors_scale_and_unknown_labels():
     found = objects([[4, 4, 12, 12]], 20, 30, np.array([0.9]))
     expected = visualize.draw(np.zeros((20, 30, 3)), found, [], scale=3)
