@@ -83,7 +83,7 @@ def fully_connected(parameters, name, x):
 
 
 def entries(config):
-    """How many classes have deltas and mask channels of their own: K, or K + 1 where the (unused) background comes first."""
+    """How many classes have deltas of their own: K, or K + 1 where the (unused) background comes first."""
     return config.num_classes + (config.background == "first")
 
 

@@ -54,9 +54,8 @@ class Backbone:
 @dataclass(frozen=True)
 class FPN:
     channels: int = 256
-    norm: Literal["none", "batch", "sync_batch", "group"] = (
-        "none"  # "none": convolutions with bias; "batch" or "group": without bias, normalised
-    )
+    # "none": convolutions with bias; the others: without bias, normalised
+    norm: Literal["none", "batch", "sync_batch", "group"] = "none"
 
 
 @dataclass(frozen=True)
@@ -164,7 +163,7 @@ class Optimizer:
 @dataclass(frozen=True)
 class Config:
     num_classes: int = 80  # K, without background
-    # Where the class logits put it. "first": K + 1 logits, box deltas and masks; "last": K + 1 logits, K box deltas and masks.
+    # Where the K + 1 class logits put it. "first": with box deltas and masks of its own, which nobody reads; "last": without.
     background: Literal["first", "last"] = "first"
     norm_groups: int = 32  # of every "group" norm
     neck: Literal["fpn", "single"] = "fpn"  # the feature pyramid; "single": the last stage's map alone

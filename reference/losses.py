@@ -133,7 +133,7 @@ def sigmoid_mask_loss(mask_logits, labels, targets, config):
 
 
 def softmax_mask_loss(mask_logits, labels, targets, config):
-    """Every pixel is of the own class (by its share, the target) or background: classes compete. [R S S]"""
+    """Every pixel is of the own class (by its share, the target) or background: classes compete. Of all pixels in a row, [R S S]."""
     rows, wanted = np.arange(len(labels)), np.zeros(mask_logits.shape, targets.dtype)
     wanted[rows, mask_columns(labels, config)] = targets
     wanted[rows, mask_columns(np.zeros_like(labels), config)] = 1 - targets
