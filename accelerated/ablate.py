@@ -86,7 +86,7 @@ REDUCED = Scale(
     image_size=96,
     train_images=2000,
     val_images=120,
-    iterations=550,
+    iterations=600,
     seeds=2,
     workers=0,
 )

@@ -24,13 +24,13 @@ class Style:
 
 EASY = Style()
 # Thin outlines with other objects inside them, overlaps, nothing large: where alignment and the competition of classes can matter.
-HARD = Style(radius=(0.08, 0.2), min_visible=0.35, crowded=0.5, hollow=0.4, stroke=0.05)
+HARD = Style(radius=(0.09, 0.2), min_visible=0.5, crowded=0.25, hollow=0.35, stroke=0.055)
 
 
 def sample(seed, index, *, height=128, width=128, max_objects=6, style=EASY):
     """Image number `index` of the endless data set `seed`.
 
-    Sizes scale with the shorter side: at 128 pixels easy objects measure from 14 to 60 pixels, hard ones from 16 to 52.
+    Sizes scale with the shorter side: at 128 pixels objects measure from 14 to 60 pixels.
     Later objects hide earlier ones; masks are what remains visible, never less than `style.min_visible`.
 
     Returns image [H, W, 3] uint8 RGB, boxes [G, 4] float64 xyxy pixels, labels [G] int64 (1..3), masks [G, H, W] bool,

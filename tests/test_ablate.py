@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("pycocotools")
 
-from accelerated import ablate
+from accelerated import ablate, cli
 from accelerated.data.synthetic import ShapesDataset
 from reference import config as configuration
 from reference import shapes
@@ -92,11 +92,31 @@ def test_equal_rows_are_one_run_and_seeds_come_in_turn(scale):
     assert len({run.key for run in todo}) == len(todo)
 
 
-def test_every_row_trains(tmp_path):
-    _, todo = planned()
-    said = run(todo, tmp_path)
-    assert [line.split()[0] for line in said] == [f"{n}/12" for n in range(1, 13)]
-    assert len(list((tmp_path / "results").iterdir())) == 12 and not list((tmp_path / "unfinished").iterdir())
+def test_every_row_trains_on_coco_files_by_one_command_and_only_once(tmp_path, monkeypatch, capsys):
+    (data_json, images), (val_json, val_images) = (
+        each.write_coco(tmp_path / name) for name, each in zip(("train", "val"), data(), strict=True)
+    )
+
+    def call(*more):
+        where = ("--data", data_json, "--images", images, "--val", val_json, "--val-images", val_images, "--output", tmp_path / "out")
+        sizes = ("--seeds", 1, "--iterations", 1, "--jobs", 1, "--device", "cpu", *(word for change in SMALL for word in ("--set", change)))
+        monkeypatch.setattr("sys.argv", ["maskrcnn", "ablate", *map(str, (*where, *sizes, *more))])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        return stop.value.code or 0, *capsys.readouterr()
+
+    code, said, error = call()
+    assert code == 0, error
+    assert "12/12" in said and "not checked" in said and all(row in said for row in ("ResNet-34-FPN", "RoIWarp", "class-agnostic"))
+    results = list((tmp_path / "out" / "results").iterdir())
+    assert len(results) == 12 and not list((tmp_path / "out" / "unfinished").iterdir())
+    assert (tmp_path / "out" / "ablation.csv").exists() and (tmp_path / "out" / "ablation.png").exists()
+
+    code, said, _ = call()
+    assert code == 0 and "0 of them to do" in said and "1/" not in said
+    table = (tmp_path / "out" / "ablation.csv").read_bytes()
+    code, _, error = call("--set", "optimizer.learning_rate=0.1")
+    assert code == 2 and "other settings" in error and (tmp_path / "out" / "ablation.csv").read_bytes() == table
 
 
 def test_a_full_row_trains(tmp_path):
