@@ -46,7 +46,7 @@ def on(device, batch, priorities):
 
 
 @pytest.mark.parametrize("backend", ["torch", "triton"])
-@pytest.mark.parametrize("name", narrow.PRESETS)
+@pytest.mark.parametrize("name", narrow.LAYOUTS)
 def test_losses_and_gradients_equal_those_of_the_cpu(rng, name, backend):
     config = narrow.config(name)
     model = narrow.model(config).train()
@@ -57,21 +57,21 @@ def test_losses_and_gradients_equal_those_of_the_cpu(rng, name, backend):
         assert_close(value, expected[key], MODEL["float64"], key)
 
 
-@pytest.mark.parametrize("name", narrow.PRESETS)
+@pytest.mark.parametrize("name", narrow.LAYOUTS)
 def test_detections_equal_those_of_the_cpu(rng, name):
     model = narrow.model(narrow.config(name))
     images, _ = narrow.scene(rng, SHAPES, OBJECTS)
     expected = model.detect(images)
     model.to("cuda").backend = "triton"
+    assert sum(len(e.labels) for e in expected) > 4, "a test that finds nothing tests nothing"
     for actual, e in zip(model.detect(images), expected, strict=True):
-        assert len(e.labels) > 3
         assert_equal(actual.labels, e.labels, "labels")
         assert_close(actual.boxes, e.boxes, MODEL["float64"], "boxes")
         assert_equal(actual.masks, e.masks, "masks")
 
 
 @pytest.mark.parametrize("amp", [False, True])
-@pytest.mark.parametrize("name", narrow.PRESETS)
+@pytest.mark.parametrize("name", narrow.LAYOUTS)
 def test_a_training_step_never_waits_for_the_gpu(rng, name, amp):
     config = narrow.config(name)
     model = narrow.model(config, dtype=torch.float32, backend="triton").train().to("cuda")

@@ -12,7 +12,7 @@ from tolerances import GOLDEN_MODEL, GOLDEN_OPERATOR, MODEL, REDUCTION, assert_c
 
 from accelerated import anchors as fast_anchors
 from accelerated import rpn as fast
-from reference import anchors, boxes, rpn
+from reference import anchors, boxes, neck, rpn
 from reference import config as configuration
 
 SHAPES, IMAGE = [(8, 11), (4, 6), (2, 3), (1, 2), (1, 1)], (32, 44)
@@ -20,20 +20,23 @@ STRIDES = (4, 8, 16, 32, 64)
 
 
 def grids(config):
-    slow = anchors.grid(SHAPES, IMAGE, config.anchors, strides=STRIDES)
-    return slow, fast_anchors.grid(SHAPES, IMAGE, config.anchors, strides=STRIDES, dtype=torch.float64)
+    """Of as many maps as the configuration has, from the finest on."""
+    shapes, strides = SHAPES[: len(config.anchors.sizes)], STRIDES[: len(config.anchors.sizes)]
+    slow = anchors.grid(shapes, IMAGE, config.anchors, strides=strides)
+    return slow, fast_anchors.grid(shapes, IMAGE, config.anchors, strides=strides, dtype=torch.float64)
 
 
-@pytest.mark.parametrize("name", narrow.PRESETS)
+@pytest.mark.parametrize("name", narrow.LAYOUTS)
 def test_head_twins(rng, name):
     config = narrow.config(name)
     model = narrow.model(config)
-    features = {level: rng.standard_normal((2, config.fpn.channels, *shape)) for level, shape in enumerate(SHAPES, start=2)}
+    channels, shapes = neck.of(config).channels(config), SHAPES[: len(config.anchors.sizes)]
+    features = {level: rng.standard_normal((2, channels, *shape)) for level, shape in enumerate(shapes, start=2)}
     expected = rpn.head(narrow.parameters(model), features, config)
     actual = model.rpn({level: torch.from_numpy(x) for level, x in features.items()})
     for what, a, e in zip(("logits", "deltas"), actual, expected, strict=True):
-        for level in range(5):
-            assert_close(a[level], e[level], MODEL["float64"], what)
+        for ours, theirs in zip(a, e, strict=True):
+            assert_close(ours, theirs, MODEL["float64"], what)
     for what, a, e in zip(("logits", "deltas"), fast.flatten(*actual), rpn.flatten(*expected), strict=True):
         assert_close(a, e, MODEL["float64"], what)
 
@@ -49,13 +52,13 @@ def test_flattened_order():
     assert_equal(flat_deltas[1, row], deltas[1][1, 4 * a : 4 * a + 4, y, x])
 
 
-@pytest.mark.parametrize("name", narrow.PRESETS)
+@pytest.mark.parametrize("name", narrow.LAYOUTS)
 def test_same_parameters(name):
     config = narrow.config(name)
     assert {f"rpn.{n}": tuple(t.shape) for n, t in fast.RPN(config).state_dict().items()} == rpn.parameter_shapes(config)
 
 
-@given(st.sampled_from(narrow.PRESETS), st.booleans(), st.integers(0, 10**6), st.floats(0.5, 40))
+@given(st.sampled_from(narrow.LAYOUTS), st.booleans(), st.integers(0, 10**6), st.floats(0.5, 40))
 def test_proposals_twins(name, training, seed, spread):
     """Equal boxes in equal order, also for scores that saturate (large `spread`) and boxes that leave the image or vanish."""
     rng, config = np.random.default_rng(seed), narrow.config(name)
@@ -123,7 +126,7 @@ def test_no_suppression_between_levels():
     assert found[0, 2].tolist() != found[0, 0].tolist()
 
 
-@given(st.sampled_from(narrow.PRESETS), st.integers(0, 10**6), st.integers(0, 4), st.integers(0, 3))
+@given(st.sampled_from(narrow.LAYOUTS), st.integers(0, 10**6), st.integers(0, 4), st.integers(0, 3))
 def test_targets_twins(name, seed, objects, padding):
     rng, config = np.random.default_rng(seed), narrow.config(name)
     slow_anchors, torch_anchors = grids(config)
