@@ -104,7 +104,7 @@ def test_golden_pooler_of_detectron2(shared_golden, implementation):
 
 
 @pytest.mark.parametrize("backend", ["torch", "triton"])
-@pytest.mark.parametrize("operator", ["roi_align", "roi_pool"])
+@pytest.mark.parametrize("operator", ["roi_align", "roi_pool", "roi_warp"])
 def test_twins(backend, operator, rng):
     pooler = replace(SMALL, operator=operator)
     features = {level: rng.standard_normal((2, 2, 48 >> level, 40 >> level)) for level in (2, 3, 4)}
@@ -154,7 +154,7 @@ def check_backward_on_the_tape(rng, rois, image_index, pooler):
         check_backward(function, twin, x, linear=[0] if pooler.operator == "roi_align" else [])
 
 
-@pytest.mark.parametrize("operator", ["roi_align", "roi_pool"])
+@pytest.mark.parametrize("operator", ["roi_align", "roi_pool", "roi_warp"])
 def test_levels_that_nobody_reads_have_no_gradient(operator, rng):
     """Of the levels the pooler knows, those without a RoI get zeros; a level above them, as P6, gets none."""
     pooler, tape = replace(SMALL, operator=operator), Tape()
@@ -165,7 +165,7 @@ def test_levels_that_nobody_reads_have_no_gradient(operator, rng):
     assert features[5].grad is None
 
 
-@pytest.mark.parametrize("operator", ["roi_align", "roi_pool"])
+@pytest.mark.parametrize("operator", ["roi_align", "roi_pool", "roi_warp"])
 def test_no_rois_give_zeros(operator):
     tape = Tape()
     features = {level: tape.variable(np.ones((1, 2, 48 >> level, 40 >> level), np.float32)) for level in (2, 3, 4)}
