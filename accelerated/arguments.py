@@ -7,15 +7,20 @@ from typing import Annotated
 
 import typer
 
+from reference.config import PRESETS
+
 INTERPRETED = 32  # proposals that `verify` follows on a CPU: there Triton's kernels are interpreted, half a second for each
 INTERPRETED_TRAINING = 16  # and RoIs of an image with `--train`: forward and backward, a second and a half for each
 
-Weights = Annotated[str, typer.Argument(help="A run's folder, one of its checkpoints, or a torchvision state dict.", metavar="CHECKPOINT")]
+Weights = Annotated[
+    str,
+    typer.Argument(
+        help="A run's folder, one of its checkpoints, or a file of torchvision, detectron2 or maskrcnn-benchmark.", metavar="CHECKPOINT"
+    ),
+]
 Data = Annotated[Path, typer.Option(help="Annotations, COCO json.")]
 Images = Annotated[Path, typer.Option(help="Folder that the file names in the json are relative to.")]
-Preset = Annotated[
-    str, typer.Option(help="Configuration to start from: tiny, torchvision_r50_fpn, torchvision_r50_fpn_v2, detectron2_r50_fpn.")
-]
+Preset = Annotated[str, typer.Option(help=f"Configuration to start from: {', '.join(PRESETS)}.")]
 Changes = Annotated[list[str], typer.Option("--set", help="Change one field of the configuration, FIELD=VALUE; repeatable.")]
 Output = Annotated[Path, typer.Option(help="Folder of the results.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]

@@ -216,6 +216,9 @@ def test_starting_from_weights(tmp_path):
     wider = small.config()
     with pytest.raises(ValueError, match=r"mask_head.*the model's"):
         initialize(MaskRCNN(replace(wider, mask_head=replace(wider.mask_head, channels=12))), tmp_path / "first")
+    bgr = replace(wider, transform=replace(wider.transform, channel_order="bgr"))
+    with pytest.raises(ValueError, match=r'first was made for transform.channel_order = "rgb", not "bgr": --set'):
+        initialize(MaskRCNN(bgr), tmp_path / "first")
 
 
 @pytest.mark.parametrize("norm", ["group", "batch"])

@@ -7,6 +7,7 @@ weights, its optimizer and the number of steps taken, and a resumed run on a CPU
 Nothing waits for the device between two lines of the log.
 """
 
+import json
 import signal
 import threading
 import time
@@ -137,18 +138,27 @@ def train(
     return Result(model, iteration, iteration < iterations, metrics)
 
 
+# What weights take for granted without its showing in their shapes.
+UNSEEN = (*(f"transform.{name}" for name in ("channel_order", "pixel_scale", "mean", "std")), "backbone.stride_in_1x1", "backbone.dilation")
+
+
 @torch.no_grad()
 def initialize(model, weights) -> list[str]:
     """Copy into `model` what a file or folder holds: a whole detector, or a bare backbone (see `interop`).
 
     The class predictors of a detector with other classes are left as they are. Returns the names of the tensors that were not copied.
-    ValueError where names or shapes do not fit.
+    ValueError where names or shapes do not fit, or where the detector was made for other pixels or strides, which no shape shows.
     """
     try:
         source = interop.load(weights)
     except interop.BareBackboneError:
         copied = set(interop.load_backbone(weights, model))
         return [name for name in model.state_dict() if name not in copied]
+    for path, theirs, ours in _differences(to_dict(source.config), to_dict(model.config)):
+        if path in UNSEEN:
+            raise ValueError(
+                f"{weights} was made for {path} = {json.dumps(theirs)}, not {json.dumps(ours)}: --set {path}={json.dumps(theirs)}"
+            )
     same = (source.config.num_classes, source.config.background) == (model.config.num_classes, model.config.background)
     tensors, state = source.state_dict(), model.state_dict()
     left = [name for name in state if name not in tensors or (not same and name.startswith(PREDICTORS))]
