@@ -139,7 +139,7 @@ def train(
 
 
 # What weights take for granted without its showing in their shapes.
-UNSEEN = (*(f"transform.{name}" for name in ("channel_order", "pixel_scale", "mean", "std")), "backbone.stride_in_1x1", "backbone.dilation")
+UNSEEN = (*(f"transform.{name}" for name in ("channel_order", "pixel_scale", "mean", "std")), "backbone.stride_in_1x1")
 
 
 @torch.no_grad()
