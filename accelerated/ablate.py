@@ -72,7 +72,6 @@ REDUCED = Scale(
     base=(
         "transform.min_size=[96]",
         "transform.max_size=96",
-        "anchors.sizes=[[8], [14], [22], [34], [52]]",
         "rpn.pre_nms_top_n_train=128",
         "rpn.post_nms_top_n_train=128",
         "rpn.pre_nms_top_n_test=128",
@@ -94,7 +93,7 @@ FULL = Scale(
     base=(
         "transform.min_size=[256]",
         "transform.max_size=256",
-        "anchors.sizes=[[20], [36], [60], [90], [140]]",
+        "anchors.sizes=[[24], [48], [96], [192], [320]]",
         "backbone.depth=50",
         "backbone.width=32",
         "fpn.channels=64",
@@ -110,7 +109,7 @@ FULL = Scale(
     image_size=128,
     train_images=5000,
     val_images=200,
-    iterations=400,
+    iterations=300,
     seeds=3,
     workers=3,
 )
@@ -329,7 +328,7 @@ def lines(compared, todo, output) -> list[Line]:
 
 
 def spread(table) -> float | None:
-    """Standard deviation of mask AP over seeds, pooled over the rows; None where no row has two seeds."""
+    """Standard deviation of mask AP over seeds, rows taken together; None where no row has two seeds."""
     rows = {line.row.changes: line.values["mask AP"] for line in table}.values()
     several = [values for values in rows if len(values) > 1]
     squares = sum(statistics.variance(values) * (len(values) - 1) for values in several)
@@ -351,10 +350,10 @@ class Ordering:
 def orderings(table) -> list[Ordering]:
     """Of every pair within a comparison that has results; none where no row has two seeds.
 
-    A difference is decided where it exceeds twice its standard error, the spread of all rows taken together.
+    A difference is decided where it exceeds twice its standard error, by the spread of these two rows or of all, whichever is larger.
     """
-    deviation, out = spread(table), []
-    if deviation is None:
+    overall, out = spread(table), []
+    if overall is None:
         return out
     for a, b in combinations(table, 2):
         if a.comparison != b.comparison or not (a.seeds and b.seeds):
@@ -362,6 +361,7 @@ def orderings(table) -> list[Ordering]:
         if a.row.paper > b.row.paper:
             a, b = b, a
         paper, ours = b.row.paper - a.row.paper, b.mean() - a.mean()
+        deviation = max(overall, spread((a, b)) or 0.0)
         error = 2 * deviation * (1 / a.seeds + 1 / b.seeds) ** 0.5
         if abs(ours) <= error:
             verdict = "not decided" if paper >= TIE else "no difference seen, as in the paper"

@@ -113,10 +113,7 @@ def ablation(lines, iterations) -> list[Table]:
     ]
     out = [table(f"Average precision in points after {iterations} steps: mean ± standard deviation over {seeds} seeds", columns, results)]
     if pairs:
-        title = (
-            f"Differences in mask AP ± twice their standard error (over seeds, standard deviation of all rows: {ablate.spread(lines):.1f})"
-        )
-        out.append(table(title, ["", "paper", "here", "verdict"], pairs))
+        out.append(table("Differences in mask AP ± twice their standard error", ["", "paper", "here", "verdict"], pairs))
     return out
 
 

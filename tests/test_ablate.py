@@ -181,7 +181,7 @@ def test_table_and_verdicts(tmp_path):
     assert by_name["sigmoid"].values == by_name["RoIAlign, mean"].values == by_name["ResNet-18-C3"].values
     assert by_name["softmax"].text("mask AP") == "11.0 ± 1.0" and by_name["softmax"].seeds == 3
     assert by_name["class-agnostic"].text("mask AP") == "21.0" and by_name["MLP"].text("mask AP") == "-"
-    assert ablate.spread(table) == pytest.approx(1)  # the base counts once, wherever it stands
+    assert ablate.spread(table) == pytest.approx(1)
     found = {(o.better, o.worse): o for o in ablate.orderings(table)}
     assert found["sigmoid", "softmax"].verdict == "reproduced" and found["sigmoid", "softmax"].error == pytest.approx(2 * (2 / 3) ** 0.5)
     assert found["RoIAlign, mean", "RoIPool"].verdict == "reversed" and found["RoIWarp", "RoIPool"].verdict == "here they differ"
@@ -199,6 +199,15 @@ def test_table_and_verdicts(tmp_path):
         "7",
     )
     assert softmax["mask AP of each seed"] == "10.000 11.000 12.000" and "mask_head.loss=softmax" in softmax["changes of the base"]
+
+
+def test_spread_counts_a_run_once_and_a_pair_is_judged_by_the_larger(tmp_path):
+    compared, todo = planned(seeds=2)
+    put(todo, tmp_path, {"ResNet-18-C3": (20, 24), "softmax": (17, 17), "RoIPool": (17, 17), "ResNet-34-FPN": (30, 30)})
+    table = ablate.lines(compared, todo, tmp_path)
+    assert ablate.spread(table) == pytest.approx((8 / 4) ** 0.5)  # the first stands in four comparisons
+    found = {(o.better, o.worse): o.error for o in ablate.orderings(table)}
+    assert found["sigmoid", "softmax"] == pytest.approx(2 * (8 / 2) ** 0.5)  # 4, of these two; 2.8, of all
 
 
 def test_one_seed_decides_nothing(tmp_path):
