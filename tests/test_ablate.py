@@ -1,6 +1,7 @@
 """The ablation: rows that differ where they say so, results that are kept, tables that say what was measured and what was not."""
 
 import csv
+import io
 import json
 from dataclasses import replace
 from itertools import pairwise
@@ -8,8 +9,11 @@ from itertools import pairwise
 import pytest
 
 pytest.importorskip("pycocotools")
+pytest.importorskip("rich")
 
-from accelerated import ablate, cli
+from rich.console import Console
+
+from accelerated import ablate, cli, report
 from accelerated.data.synthetic import ShapesDataset
 from reference import config as configuration
 from reference import shapes
@@ -187,6 +191,11 @@ def test_table_and_verdicts(tmp_path):
     assert found["RoIAlign, mean", "RoIPool"].verdict == "reversed" and found["RoIWarp", "RoIPool"].verdict == "here they differ"
     assert found["RoIAlign, mean", "RoIWarp"].verdict == found["class-specific", "class-agnostic"].verdict == "not decided"
     assert len(found) == 5
+
+    console = Console(width=140, record=True, file=io.StringIO())
+    console.print(*report.ablation(table, 7))
+    shown = console.export_text()
+    assert "after 7 steps" in shown and "over 3 seeds" in shown and "11.0 ± 1.0" in shown and "+10.0 ± 1.6" in shown and "reversed" in shown
 
     ablate.write(table, tmp_path, 7)
     rows = list(csv.DictReader((tmp_path / "ablation.csv").open()))
