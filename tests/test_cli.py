@@ -13,7 +13,7 @@ from accelerated import cli
 from accelerated.data import synthetic
 from accelerated.engine import checkpoint
 
-COMMANDS = ("demo", "train", "evaluate", "predict", "verify", "inspect", "convert", "benchmark", "doctor")
+COMMANDS = ("demo", "train", "evaluate", "predict", "verify", "inspect", "convert", "ablate", "benchmark", "doctor")
 SMALL = (
     *("transform.min_size=[64]", "transform.max_size=64", "norm_groups=4", "backbone.width=8", "fpn.channels=8"),
     *("rpn.pre_nms_top_n_test=16", "box_head.channels=16", "mask_head.convs=1", "mask_head.channels=8"),
