@@ -271,7 +271,8 @@ def numpy_beside_torch(seconds, only="") -> Iterator[dict]:
 
 def _time_alone(operator, name, shape, backend, seconds):
     """What one of these calls takes; in a process of its own."""
-    from accelerated import verify, verify_train
+    from accelerated import verify
+    from accelerated.verify import training
 
     torch.manual_seed(0)
     config, (count, height, width) = preset(name), shape
@@ -289,7 +290,7 @@ def _time_alone(operator, name, shape, backend, seconds):
     elif backend == "torch":
         call = partial(_training_step, model, optimizer.build(model, config.optimizer), images, targets)
     else:
-        call = partial(verify_train.reference_step(model, "float32"), images, targets)
+        call = partial(training.reference_step(model, "float32"), images, targets)
     before, _ = memory_mb()
     times = quantiles(call, torch.device("cpu"), seconds)
     return times | {"memory_mb": round(memory_mb()[1] - before)}

@@ -220,9 +220,10 @@ def verify(
     if data and not train:
         raise ValueError("--data: annotations play a part in training only; add --train")
     device = arguments.prepare(device, "auto", interpret=True)
-    from accelerated import report, verify_train
+    from accelerated import report
     from accelerated import verify as verification
     from accelerated.data import images
+    from accelerated.verify import training
 
     console = report.console()
     model, known = arguments.load(checkpoint, device)
@@ -238,9 +239,9 @@ def verify(
             arguments.check_classes(checkpoint, model, known, data, opened)
             targets = arguments.annotated(opened, pictures)
         else:
-            targets = verify_train.own_targets(model, arrays, threshold)
+            targets = training.own_targets(model, arrays, threshold)
             console.print(f"No --data: what the model itself finds, scoring {threshold:g} or more, is taken for the ground truth.")
-        results = [verify_train.compare(model, arrays, targets, dtype=dtype, rois=proposals, seed=seed)]
+        results = [training.compare(model, arrays, targets, dtype=dtype, rois=proposals, seed=seed)]
     passed = [report.print_verification(console, result) for result in results]
     raise typer.Exit(0 if all(passed) else 1)
 

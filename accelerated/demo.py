@@ -7,10 +7,11 @@ from itertools import chain, count
 
 from rich.progress import track
 
-from accelerated import report, verify, verify_train, visualize
+from accelerated import report, verify, visualize
 from accelerated.arguments import INTERPRETED
 from accelerated.data import synthetic
 from accelerated.engine import train as training
+from accelerated.verify import training as verify_training
 from reference import config as configuration
 
 
@@ -53,7 +54,7 @@ def train_in_numpy(output, iterations, batch_size, device, seed) -> bool:
         f"Training the tiny preset on shapes for {iterations} steps of {batch_size or config.optimizer.batch_size} images, twice, in "
         f"float64: in NumPy alone, and in PyTorch on {device}, from the same weights, on the same images and samples."
     )
-    steps = verify_train.train(config, iterations, batch_size=batch_size, seed=seed, device=device)
+    steps = verify_training.train(config, iterations, batch_size=batch_size, seed=seed, device=device)
     pairs = list(track(steps, total=iterations, transient=True, disable=not sys.stdout.isatty()))
     output.mkdir(parents=True)
     (output / "log.jsonl").write_text("".join(json.dumps(vars(pair)) + "\n" for pair in pairs))

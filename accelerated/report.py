@@ -38,7 +38,7 @@ def class_metrics(values) -> Table:
 
 
 def verification(result, backends=("torch", "triton")) -> list[Table]:
-    """Of `verify.compare` and `verify_train.compare`, a table for each section: differences relative to the largest entry, and of
+    """Of `verify.compare` and `verify.training.compare`, a table for each section: differences relative to the largest entry, and of
     stages the largest of all in absolute numbers; of losses, gradients and weights the number that stands for each side."""
     tables = []
     for name, rows in result.sections.items():
@@ -63,7 +63,7 @@ def print_verification(console, result) -> bool:
 
 
 def training(pairs, lines=12) -> Table:
-    """Of `verify_train.train`: the sum of the losses on both sides every few steps, the largest difference of any loss in between."""
+    """Of `verify.training.train`: the sum of the losses on both sides every few steps, the largest difference of any loss in between."""
     every, rows = -(-len(pairs) // lines), []
     ends = sorted({1, *range(every, len(pairs), every), len(pairs)})
     for start, end in zip([0, *ends], ends, strict=False):

@@ -175,11 +175,12 @@ def comparisons(groups, path, *, unit):
 
 
 def loss_comparison(pairs, path):
-    """Both loss curves of `verify_train.train` into a PNG, one upon the other, and under them how far apart they are."""
+    """Both loss curves of `verify.training.train` into a PNG, one upon the other, and under them how far apart they are."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import MaxNLocator
 
     steps = [pair.iteration for pair in pairs]
     figure, (above, below) = plt.subplots(2, figsize=(7, 5.5), sharex=True, height_ratios=(3, 1), layout="constrained")
@@ -189,6 +190,7 @@ def loss_comparison(pairs, path):
     above.legend()
     below.plot(steps, [max(pair.difference, 1e-17) for pair in pairs], color="tab:red")  # 0 has no logarithm
     below.set(xlabel="step", ylabel="largest difference\nof a loss, relative", yscale="log", ylim=(1e-17, None))
+    below.xaxis.set_major_locator(MaxNLocator(integer=True))
     for axes in (above, below):
         axes.grid(alpha=0.3)
     Path(path).parent.mkdir(parents=True, exist_ok=True)

@@ -7,10 +7,6 @@ from dataclasses import replace
 from itertools import pairwise
 
 import pytest
-
-pytest.importorskip("pycocotools")
-pytest.importorskip("rich")
-
 from rich.console import Console
 
 from accelerated import ablate, cli, report

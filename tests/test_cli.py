@@ -102,9 +102,9 @@ def test_verify(run, shapes, trained):
 
 def test_verify_a_training_step(run, shapes, trained, monkeypatch):
     """Several pictures are one batch, annotated in the json."""
-    from accelerated import verify_train
+    from accelerated.verify import training
 
-    monkeypatch.setattr(verify_train, "BACKENDS", ("torch",))
+    monkeypatch.setattr(training, "BACKENDS", ("torch",))
     pictures = (shapes[1] / "000002.png", shapes[1] / "000001.png")
     objects = [a["image_id"] for a in json.loads(shapes[0].read_text())["annotations"]]
     code, out, error = run("verify", "--train", trained, *pictures, "--data", shapes[0], "--proposals", 2, "--device", "cpu")
@@ -130,10 +130,10 @@ def test_verify_fails_on_a_difference(run, shapes, trained, monkeypatch):
 
 
 def test_verify_a_training_step_without_annotations(run, shapes, trained, monkeypatch):
-    from accelerated import verify_train
+    from accelerated.verify import training
     from reference import optimizer
 
-    monkeypatch.setattr(verify_train, "BACKENDS", ("torch",))
+    monkeypatch.setattr(training, "BACKENDS", ("torch",))
     command = ("verify", "--train", trained, shapes[1] / "000001.png", "--threshold", 0, "--device", "cpu")
     code, out, _ = run(*command)
     assert code == 0 and "model itself finds" in out and "with 0 objects" not in out

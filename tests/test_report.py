@@ -3,15 +3,12 @@
 import io
 from types import SimpleNamespace
 
-import pytest
-
-pytest.importorskip("rich")
-
 import numpy as np
+import pytest
 from rich.console import Console
 
 from accelerated import report, verify
-from accelerated.verify_train import Pair
+from accelerated.verify.training import Pair
 
 
 def text(*tables):

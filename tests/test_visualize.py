@@ -10,7 +10,7 @@ from PIL import Image
 
 from accelerated import visualize
 from accelerated.data.synthetic import ShapesDataset
-from accelerated.verify_train import Pair
+from accelerated.verify.training import Pair
 
 
 def objects(boxes, height, width, scores=None):
@@ -95,7 +95,6 @@ def test_sample_of_a_data_set():
 
 
 def test_loss_curve_from_a_log(tmp_path):
-    pytest.importorskip("matplotlib")
     log = tmp_path / "log.jsonl"
     rows = [{"iteration": i, "loss": 4 / (i + 1), "mask": 1 / (i + 1), "class": 1.0} for i in range(100)]
     log.write_text("\n".join(map(json.dumps, [{"start": "header"}, *rows, {"iteration": 100, "segm": {"AP": 0.5}}])))
@@ -107,7 +106,6 @@ def test_loss_curve_from_a_log(tmp_path):
 
 
 def test_loss_comparison(tmp_path):
-    pytest.importorskip("matplotlib")
     pairs = [Pair(i, {"mask": 1 / i}, {"mask": 1 / i + (i == 3) * 1e-12}, 0.1, 0.1) for i in (1, 2, 3)]  # 0 apart, but for the last
     visualize.loss_comparison(pairs, tmp_path / "deeper" / "loss.png")
     picture = np.asarray(Image.open(tmp_path / "deeper" / "loss.png").convert("RGB")).astype(int)

@@ -7,7 +7,8 @@ import pytest
 import small
 import torch
 
-from accelerated import interop, mask_rcnn, verify_train
+from accelerated import interop, mask_rcnn
+from accelerated.verify import training
 from reference import mask_rcnn as oracle
 from reference import optimizer, shapes
 from reference.transform import Target
@@ -27,7 +28,7 @@ def batch():
 @pytest.fixture
 def in_torch(monkeypatch):
     """Without Triton: interpreted, it is slow."""
-    monkeypatch.setattr(verify_train, "BACKENDS", ("torch",))
+    monkeypatch.setattr(training, "BACKENDS", ("torch",))
 
 
 def test_three_implementations_agree_in_a_training_step(batch):
@@ -38,7 +39,7 @@ def test_three_implementations_agree_in_a_training_step(batch):
     )
     torch.manual_seed(0)
     subject = mask_rcnn.MaskRCNN(replace(config, box_head=box, mask_head=mask))
-    report = verify_train.compare(subject, images[:1], targets[:1], rois=2)
+    report = training.compare(subject, images[:1], targets[:1], rois=2)
     assert report.passed and not report.skipped, report.summary
     assert {name: len(rows) for name, rows in report.sections.items()} == {"losses": 5, "gradients": 115, "new weights": 115}
     assert all(row.differences.keys() == {"torch", "triton"} and row.values.keys() == {"NumPy", "torch", "triton"} for row in report.rows)
@@ -50,7 +51,7 @@ def test_three_implementations_agree_in_a_training_step(batch):
 @pytest.mark.parametrize("kind", ["sgd", "adamw"])
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_both_optimizers_in_both_precisions(batch, in_torch, kind, dtype):
-    report = verify_train.compare(model(kind=kind, learning_rate=0.01, weight_decay=0.1), *batch, dtype=dtype)
+    report = training.compare(model(kind=kind, learning_rate=0.01, weight_decay=0.1), *batch, dtype=dtype)
     assert report.passed, report.summary
     assert ("NumPy's gradients" in report.title) == (kind == "adamw" and dtype == "float32")
     changes = {row.name: row.values["NumPy"] for row in report.sections["new weights"]}
@@ -60,7 +61,7 @@ def test_both_optimizers_in_both_precisions(batch, in_torch, kind, dtype):
 def test_statistics_of_batch_norms_are_new_too(batch, in_torch):
     config = small.config()
     config = replace(config, backbone=replace(config.backbone, norm="batch"))
-    report = verify_train.compare(mask_rcnn.MaskRCNN(config), *batch)
+    report = training.compare(mask_rcnn.MaskRCNN(config), *batch)
     names = [row.name for row in report.sections["new weights"]]
     assert report.passed and "backbone.bn1.running_mean" in names and "backbone.bn1.running_var" in names, report.summary
 
@@ -73,7 +74,7 @@ def test_a_wrong_gradient_is_named(batch, in_torch, monkeypatch):
         return losses, gradients | {"rpn.conv1.weight": gradients["rpn.conv1.weight"] * (1 + 1e-6)}
 
     monkeypatch.setattr(oracle.MaskRCNN, "gradients", spoilt)
-    report = verify_train.compare(model(kind="sgd", learning_rate=0.1), *batch)
+    report = training.compare(model(kind="sgd", learning_rate=0.1), *batch)
     assert [row.name for row in report.sections["gradients"] if not row.passed] == ["rpn.conv1.weight"]
     assert "first in rpn.conv1.weight: differs > 1e-09" in report.summary
 
@@ -82,7 +83,7 @@ def test_a_wrong_gradient_is_named(batch, in_torch, monkeypatch):
 def test_a_wrong_update_is_named(batch, in_torch, monkeypatch, dtype):
     exact = optimizer.step
     monkeypatch.setattr(optimizer, "step", lambda p, g, state, rate, config: exact(p, g, state, rate * 1.05, config))
-    report = verify_train.compare(model(kind="adamw", learning_rate=0.01), *batch, dtype=dtype)
+    report = training.compare(model(kind="adamw", learning_rate=0.01), *batch, dtype=dtype)
     failed = {name: [row.name for row in rows if not row.passed] for name, rows in report.sections.items()}
     assert not failed["losses"] and not failed["gradients"] and len(failed["new weights"]) > 50
 
@@ -95,7 +96,7 @@ def test_other_weights_show_in_the_losses(batch, in_torch, monkeypatch):
         return parameters | {"mask_head.logits.bias": parameters["mask_head.logits.bias"] + 1e-3}
 
     monkeypatch.setattr(interop, "parameters", spoilt)
-    report = verify_train.compare(model(), *batch)
+    report = training.compare(model(), *batch)
     assert [row.name for row in report.sections["losses"] if not row.passed] == ["mask"]
 
 
@@ -103,23 +104,23 @@ def test_a_parameter_that_one_side_does_not_train(batch, in_torch):
     subject = model()
     subject.rpn.conv1.bias.requires_grad_(False)
     with pytest.raises(RuntimeError, match=r"do not train the same parameters: rpn\.conv1\.bias"):
-        verify_train.compare(subject, *batch)
+        training.compare(subject, *batch)
 
 
 def test_own_targets_are_what_the_model_finds(batch):
     images, _ = batch
     subject = model()
-    everything, nothing = (verify_train.own_targets(subject, images, threshold) for threshold in (0.0, 1.0))
+    everything, nothing = (training.own_targets(subject, images, threshold) for threshold in (0.0, 1.0))
     for image, found, all_of, none in zip(images, subject.detect(images), everything, nothing, strict=True):
         assert 0 < len(all_of.labels) <= len(found.labels) and all_of.masks.shape[1:] == image.shape[:2]
         assert len(none.labels) == 0
     with pytest.raises(ValueError, match="float64 or float32"):
-        verify_train.compare(subject, images, everything, dtype="float16")
+        training.compare(subject, images, everything, dtype="float16")
 
 
 def test_nothing_to_find(batch, in_torch):
     images, _ = batch
-    report = verify_train.compare(model(), images, verify_train.own_targets(model(), images, 1.0))
+    report = training.compare(model(), images, training.own_targets(model(), images, 1.0))
     losses = {row.name: row.values["NumPy"] for row in report.sections["losses"]}
     assert report.passed and losses["mask"] == losses["box"] == losses["rpn_box"] == 0 < losses["class"]
 
@@ -127,7 +128,7 @@ def test_nothing_to_find(batch, in_torch):
 def test_two_runs_stay_together():
     """Warm-up, momentum, clipping and new batches: the losses of every step agree, and they are those of different steps."""
     config = small.config(kind="adamw", learning_rate=0.01)
-    pairs = list(verify_train.train(config, 4, batch_size=2, seed=3))
+    pairs = list(training.train(config, 4, batch_size=2, seed=3))
     assert [pair.iteration for pair in pairs] == [1, 2, 3, 4]
     assert max(pair.difference for pair in pairs) < 1e-9
     assert len({pair.numpy["class"] for pair in pairs}) == 4
@@ -137,12 +138,12 @@ def test_two_runs_stay_together():
 def test_runs_that_part_are_noticed(monkeypatch):
     exact = optimizer.step
     monkeypatch.setattr(optimizer, "step", lambda p, g, state, rate, config: exact(p, g, replace(state, mean={}), rate, config))
-    pairs = list(verify_train.train(small.config(kind="sgd", learning_rate=0.05), 4, batch_size=1))
+    pairs = list(training.train(small.config(kind="sgd", learning_rate=0.05), 4, batch_size=1))
     assert pairs[1].difference < 1e-9 < pairs[3].difference, "momentum plays a part from the second step on"
 
 
 def test_difference_is_relative_to_each_loss():
-    pair = verify_train.Pair(1, {"a": 100.0, "b": 0.001, "c": 0.0}, {"a": 100.0, "b": 0.00101, "c": 0.0}, 1.0, 1.0)
+    pair = training.Pair(1, {"a": 100.0, "b": 0.001, "c": 0.0}, {"a": 100.0, "b": 0.00101, "c": 0.0}, 1.0, 1.0)
     assert np.isclose(pair.difference, 0.01)
 
 
@@ -152,9 +153,9 @@ def test_without_a_mask_branch(batch, in_torch):
     torch.manual_seed(0)
     subject = mask_rcnn.MaskRCNN(replace(config, mask_head=replace(config.mask_head, kind="none")))
     images, _ = batch
-    targets = verify_train.own_targets(subject, images, 0.0)
+    targets = training.own_targets(subject, images, 0.0)
     assert all(target.masks.shape == (len(target.labels), 64, 64) and not target.masks.any() for target in targets)
-    report = verify_train.compare(subject, images, targets)
+    report = training.compare(subject, images, targets)
     assert report.passed and [row.name for row in report.sections["losses"]] == ["rpn_objectness", "rpn_box", "class", "box"], (
         report.summary
     )
