@@ -4,7 +4,7 @@ Shapes are fixed: every image has the same number of proposal, sample and detect
 nothing on the way to the losses asks the device for a count.
 
 N images, T anchors, G ground-truth slots, P proposal slots, B sampled RoIs and M mask slots of an image, D detection slots,
-K classes, E entries of deltas and masks, S side of a mask.
+K classes, E entries of deltas, S side of a mask.
 """
 
 from contextlib import contextmanager
@@ -123,10 +123,10 @@ class MaskRCNN(nn.Module):
         note(record, proposals=proposals, proposal_scores=scores, proposal_valid=valid)
         note(record, sampled_rois=samples.rois, roi_labels=samples.labels, samples=samples)
         classification, box, features = self.box_losses(pyramid, samples, record)
-        losses = {"rpn_objectness": objectness, "rpn_box": rpn_box, "class": classification, "box": box}
+        computed = {"rpn_objectness": objectness, "rpn_box": rpn_box, "class": classification, "box": box}
         if self.mask_head is None:
-            return losses
-        return losses | {"mask": self.mask_loss(pyramid, samples, batch, features, record)}
+            return computed
+        return computed | {"mask": self.mask_loss(pyramid, samples, batch, features, record)}
 
     @torch.no_grad()
     def batch_detections(self, batch, record=None):

@@ -1,6 +1,6 @@
 """Mask R-CNN [He et al. 2017, arXiv 1703.06870]: the wiring of backbone, pyramid, proposals and heads into detections and losses.
 
-Legend: N images, T anchors of all levels, P proposals, R rois, G ground truths, D detections, K classes, E entries of deltas and masks,
+Legend: N images, T anchors of all levels, P proposals, R rois, G ground truths, D detections, K classes, E entries of deltas,
 S side of a mask. Lists have one item per image.
 """
 
@@ -83,10 +83,10 @@ class MaskRCNN:
         record |= {"proposals": [boxes for boxes, _ in proposals], "proposal_scores": [scores for _, scores in proposals]}
         record |= {"sampled_rois": [s.rois for s in samples], "roi_labels": [s.labels for s in samples], "samples": samples}
         classification, box = self.box_losses(pyramid, samples, record)
-        losses = {"rpn_objectness": objectness, "rpn_box": rpn_box, "class": classification, "box": box}
+        computed = {"rpn_objectness": objectness, "rpn_box": rpn_box, "class": classification, "box": box}
         if self.config.mask_head.kind == "none":
-            return losses
-        return losses | {"mask": self.mask_loss(pyramid, samples, targets, record)}
+            return computed
+        return computed | {"mask": self.mask_loss(pyramid, samples, targets, record)}
 
     def gradients(self, images, targets, priorities=None, record=None, generator=None):
         """The losses, and the gradient of their sum with respect to every parameter that is trained: ({name: scalar}, {name: array}).
