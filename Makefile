@@ -21,7 +21,7 @@ lint: .venv/ready
 
 gpu:  ## every GPU test, then the benchmark; in the Python at hand, which needs torch, triton, pytest, hypothesis, pillow, pycocotools
 	REQUIRE_GPU=1 $(PYTHON) -m pytest -m gpu $(shell grep -lE "pytest.mark.gpu|def test_.*\bdevice\b" tests/test_*.py)
-	$(PYTHON) -m accelerated.benchmark --output benchmarks/results
+	$(PYTHON) -m accelerated.experiments.benchmark --output benchmarks/results
 
 clean:
 	rm -rf .venv build dist *.egg-info runs

@@ -1,6 +1,7 @@
 """Anchors: boxes of a few sizes and shapes around every cell of every pyramid level [Faster R-CNN §3.1.1, FPN §4.1]."""
 
 import functools
+import math
 
 import torch
 
@@ -10,13 +11,13 @@ def cell_anchors(sizes, ratios, config):
 
     sizes: square roots of areas, pixels; ratios: height / width; `config`: a config.Anchors, for its rounding and order.
     """
-    sizes, ratios = torch.tensor(sizes, dtype=torch.float64), torch.tensor(ratios, dtype=torch.float64)
     if config.order == "ratio_major":
-        ratio, size = (grid.flatten() for grid in torch.meshgrid(ratios, sizes, indexing="ij"))
+        shapes = [(size, ratio) for ratio in ratios for size in sizes]
     else:
-        size, ratio = (grid.flatten() for grid in torch.meshgrid(sizes, ratios, indexing="ij"))
-    width, height = size / ratio.sqrt(), size * ratio.sqrt()
-    anchors = torch.stack([-width, -height, width, height], dim=1) / 2
+        shapes = [(size, ratio) for size in sizes for ratio in ratios]
+    # math.sqrt rounds correctly on every machine; the square root of a tensor may be one unit off.
+    sides = [(size / math.sqrt(ratio), size * math.sqrt(ratio)) for size, ratio in shapes]
+    anchors = torch.tensor([(-w, -h, w, h) for w, h in sides], dtype=torch.float64) / 2
     return anchors.round() if config.rounding else anchors
 
 
@@ -28,8 +29,19 @@ def grid(feature_shapes, image_shape, config, *, strides, dtype=torch.float32, d
     Computed in float64, rounded to `dtype`, and remembered: do not write into them.
     """
     shapes = tuple((int(h), int(w)) for h, w in feature_shapes)
-    build = _grid.__wrapped__ if torch.compiler.is_compiling() else _grid  # a compiled graph holds them anyway
-    return list(build(shapes, (int(image_shape[0]), int(image_shape[1])), config, tuple(strides), dtype, torch.device(device)))
+    build = (
+        _grid.__wrapped__ if torch.compiler.is_compiling() else _grid
+    )  # a compiled graph holds them anyway
+    return list(
+        build(
+            shapes,
+            (int(image_shape[0]), int(image_shape[1])),
+            config,
+            tuple(strides),
+            dtype,
+            torch.device(device),
+        )
+    )
 
 
 @functools.lru_cache(maxsize=32)
@@ -37,7 +49,11 @@ def grid(feature_shapes, image_shape, config, *, strides, dtype=torch.float32, d
 def _grid(feature_shapes, image_shape, config, strides, dtype, device):
     levels = []
     for (h, w), sizes, stride in zip(feature_shapes, config.sizes, strides, strict=True):
-        stride_y, stride_x = (stride, stride) if config.stride == "constant" else (image_shape[0] // h, image_shape[1] // w)
+        stride_y, stride_x = (
+            (stride, stride)
+            if config.stride == "constant"
+            else (image_shape[0] // h, image_shape[1] // w)
+        )
         y = (torch.arange(h, dtype=torch.float64, device=device) + config.offset) * stride_y
         x = (torch.arange(w, dtype=torch.float64, device=device) + config.offset) * stride_x
         y, x = torch.meshgrid(y, x, indexing="ij")

@@ -23,5 +23,7 @@ def resolve(backend, tensor):
         if not HAS_TRITON:
             raise RuntimeError("backend 'triton': the package triton is not installed; use 'torch'")
         if not tensor.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
-            raise RuntimeError(f"backend 'triton' on {tensor.device}: set TRITON_INTERPRET=1 to interpret the kernels, or use 'torch'")
+            raise RuntimeError(
+                f"backend 'triton' on {tensor.device}: set TRITON_INTERPRET=1 to interpret the kernels, or use 'torch'"
+            )
     return backend

@@ -4,7 +4,9 @@ import math
 
 import torch
 
-MAX_LOG_SCALE = math.log(1000 / 16)  # dw and dh are clamped to this before exp: a box grows at most 62.5-fold
+MAX_LOG_SCALE = math.log(
+    1000 / 16
+)  # dw and dh are clamped to this before exp: a box grows at most 62.5-fold
 
 
 def _centres(boxes):
@@ -25,7 +27,12 @@ def encode(boxes, reference_boxes, weights):
     wx, wy, ww, wh = map(float, weights)
     x, y, w, h = _centres(boxes)
     x_ref, y_ref, w_ref, h_ref = _centres(reference_boxes)
-    deltas = wx * (x - x_ref) / w_ref, wy * (y - y_ref) / h_ref, ww * (w / w_ref).log(), wh * (h / h_ref).log()
+    deltas = (
+        wx * (x - x_ref) / w_ref,
+        wy * (y - y_ref) / h_ref,
+        ww * (w / w_ref).log(),
+        wh * (h / h_ref).log(),
+    )
     return torch.cat(deltas, dim=-1)
 
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from accelerated import box_coder, matcher, norm, roi_features, sampler
+from accelerated import box_coder, matcher, norm, sampler, shared_head
 
 
 class BoxHead(nn.Module):
@@ -22,7 +22,7 @@ class BoxHead(nn.Module):
 
     def __init__(self, config):
         super().__init__()
-        width = self.layers(*roi_features.shape(config, config.box_head.pooler), config)
+        width = self.layers(*shared_head.shape(config, config.box_head.pooler), config)
         self.class_logits = nn.Linear(width, config.num_classes + 1)
         self.box_deltas = nn.Linear(width, 4 * entries(config))
         for module in self.modules():
@@ -53,7 +53,10 @@ class FourConvFC(BoxHead):
     def layers(self, channels, side, config):
         head = config.box_head
         for i in range(1, 5):
-            self.add_module(f"conv{i}", nn.Conv2d(channels, head.conv_channels, 3, padding=1, bias=head.norm == "none"))
+            self.add_module(
+                f"conv{i}",
+                nn.Conv2d(channels, head.conv_channels, 3, padding=1, bias=head.norm == "none"),
+            )
             if head.norm != "none":
                 self.add_module(f"conv{i}_norm", norm.make(head.norm, head.conv_channels, config))
             channels = head.conv_channels
@@ -62,7 +65,11 @@ class FourConvFC(BoxHead):
 
     def describe(self, x, valid):
         for i in range(1, 5):
-            x = F.relu_(norm.conv_norm(getattr(self, f"conv{i}"), getattr(self, f"conv{i}_norm", None), x, valid))
+            x = F.relu_(
+                norm.conv_norm(
+                    getattr(self, f"conv{i}"), getattr(self, f"conv{i}_norm", None), x, valid
+                )
+            )
         return F.relu_(self.fc6(x.flatten(1)))
 
 
@@ -117,12 +124,23 @@ def targets(proposals, valid, gt_boxes, gt_labels, gt_valid, priorities, config)
     """
     if config.append_ground_truth:
         proposals, valid = torch.cat([proposals, gt_boxes], 1), torch.cat([valid, gt_valid], 1)
-    kind, matched = matcher.match_boxes(gt_boxes, gt_valid, proposals, config.foreground_iou, config.background_iou, low_quality=False)
+    kind, matched = matcher.match_boxes(
+        gt_boxes,
+        gt_valid,
+        proposals,
+        config.foreground_iou,
+        config.background_iou,
+        low_quality=False,
+    )
     kind = kind.masked_fill(~valid, -1)
-    index, positive, filled = sampler.sample(kind, priorities[:, : kind.shape[1]], config.batch_size, config.positive_fraction)
+    index, positive, filled = sampler.sample(
+        kind, priorities[:, : kind.shape[1]], config.batch_size, config.positive_fraction
+    )
     matched = matched.gather(1, index)
     labels = torch.where(positive, gt_labels.gather(1, matched), 0).masked_fill(~filled, -1)
     rois = proposals.gather(1, index[..., None].expand(-1, -1, 4))
     wanted = gt_boxes.gather(1, matched[..., None].expand(-1, -1, 4))
-    deltas = box_coder.encode(wanted, rois, config.box_weights)  # meaningless, even NaN, but for objects
+    deltas = box_coder.encode(
+        wanted, rois, config.box_weights
+    )  # meaningless, even NaN, but for objects
     return Samples(rois, labels, matched, torch.where(positive[..., None], deltas, 0))

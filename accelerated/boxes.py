@@ -18,7 +18,9 @@ def iou(a, b):
     Boxes that do not intersect have IoU 0, also where the union is empty (0/0).
     """
     a_x1, a_y1, a_x2, a_y2 = a[..., None].unbind(-2)  # [..., A, 1]
-    b_x1, b_y1, b_x2, b_y2 = b.mT.contiguous()[..., None, :].unbind(-3)  # [..., 1, B]; contiguous, which is several times faster on a CPU
+    b_x1, b_y1, b_x2, b_y2 = b.mT.contiguous()[..., None, :].unbind(
+        -3
+    )  # [..., 1, B]; contiguous, which is several times faster on a CPU
     width = (torch.minimum(a_x2, b_x2) - torch.maximum(a_x1, b_x1)).clamp(min=0)
     height = (torch.minimum(a_y2, b_y2) - torch.maximum(a_y1, b_y1)).clamp(min=0)
     intersection = width * height

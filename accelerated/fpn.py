@@ -17,7 +17,9 @@ class Neck(nn.Module):
         kind, width = config.fpn.norm, config.fpn.channels
         for level, before in backbone.of(config).channels(config).items():
             self.add_module(f"lateral{level}", nn.Conv2d(before, width, 1, bias=kind == "none"))
-            self.add_module(f"output{level}", nn.Conv2d(width, width, 3, padding=1, bias=kind == "none"))
+            self.add_module(
+                f"output{level}", nn.Conv2d(width, width, 3, padding=1, bias=kind == "none")
+            )
             if kind != "none":
                 self.add_module(f"lateral{level}_norm", norm.make(kind, width, config))
                 self.add_module(f"output{level}_norm", norm.make(kind, width, config))
@@ -31,7 +33,9 @@ class Neck(nn.Module):
         outputs, above = {}, None
         for level in (5, 4, 3, 2):
             x = self._layer(f"lateral{level}", stages[level])
-            above = x if above is None else x + F.interpolate(above, size=x.shape[-2:], mode="nearest")
+            above = (
+                x if above is None else x + F.interpolate(above, size=x.shape[-2:], mode="nearest")
+            )
             outputs[level] = self._layer(f"output{level}", above)
         outputs[6] = outputs[5][:, :, ::2, ::2]
         return {level: outputs[level] for level in (2, 3, 4, 5, 6)}

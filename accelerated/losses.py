@@ -49,8 +49,15 @@ def rpn_losses(logits, deltas, labels, target_deltas, config):
     `target_deltas` may hold anything where the label is not 1.
     """
     positive, sampled = labels == 1, labels >= 0
-    normalizer = sampled.sum().clamp(min=1) if config.loss_normalizer == "sampled" else config.batch_size * len(labels)
-    objectness = torch.where(sampled, binary_cross_entropy(logits, positive.to(logits.dtype)), 0).sum() / normalizer
+    normalizer = (
+        sampled.sum().clamp(min=1)
+        if config.loss_normalizer == "sampled"
+        else config.batch_size * len(labels)
+    )
+    objectness = (
+        torch.where(sampled, binary_cross_entropy(logits, positive.to(logits.dtype)), 0).sum()
+        / normalizer
+    )
     difference = torch.where(positive[..., None], deltas - target_deltas, 0)
     return objectness, smooth_l1(difference, config.smooth_l1_beta).sum() / normalizer
 
@@ -66,7 +73,9 @@ def box_losses(class_logits, box_deltas, labels, target_deltas, config):
     normalizer = filled.sum().clamp(min=1)
     per_roi = cross_entropy(class_logits, class_columns(labels.clamp(min=0), config))
     classification = torch.where(filled, per_roi, 0).sum() / normalizer
-    own = box_deltas.unflatten(1, (-1, 4)).take_along_dim(entries(labels, config)[:, None, None], 1)[:, 0]
+    own = box_deltas.unflatten(1, (-1, 4)).take_along_dim(
+        entries(labels, config)[:, None, None], 1
+    )[:, 0]
     difference = torch.where(positive[:, None], own - target_deltas, 0)
     return classification, smooth_l1(difference, config.box_head.smooth_l1_beta).sum() / normalizer
 
@@ -74,7 +83,9 @@ def box_losses(class_logits, box_deltas, labels, target_deltas, config):
 def mask_channels(config):
     """How many masks the head puts out for a RoI: one per class, or one for all; beside a softmax one more, for the background."""
     classes = 1 if config.mask_head.class_agnostic else config.num_classes
-    unused = config.background == "first" and not config.mask_head.class_agnostic  # torchvision keeps a channel that nobody trains
+    unused = (
+        config.background == "first" and not config.mask_head.class_agnostic
+    )  # torchvision keeps a channel that nobody trains
     return classes + (config.mask_head.loss == "softmax" or unused)
 
 
@@ -82,7 +93,11 @@ def mask_columns(labels, config):
     """Labels 1..K -> their channels in the mask logits; label 0: the background's channel of a softmax, or some valid one."""
     labels = labels.clamp(0, 1) if config.mask_head.class_agnostic else labels.clamp(min=0)
     only = mask_channels(config) == 1
-    return labels if config.background == "first" and not only else (labels - 1) % mask_channels(config)
+    return (
+        labels
+        if config.background == "first" and not only
+        else (labels - 1) % mask_channels(config)
+    )
 
 
 def mask_loss(mask_logits, labels, targets, config):
@@ -91,14 +106,18 @@ def mask_loss(mask_logits, labels, targets, config):
     mask_logits [R, mask_channels, S, S]; labels [R] in 1..K, 0 or less in empty slots; targets [R, S, S] in [0, 1]; config: config.Config
     """
     objects = labels > 0
-    pixels = MASK_LOSSES[config.mask_head.loss](mask_logits, labels, targets.to(mask_logits.dtype), config)
+    pixels = MASK_LOSSES[config.mask_head.loss](
+        mask_logits, labels, targets.to(mask_logits.dtype), config
+    )
     total = torch.where(objects[:, None, None], pixels, 0).sum()
     return total / (objects.sum().clamp(min=1) * targets[0].numel() if len(targets) else 1)
 
 
 def sigmoid_mask_loss(mask_logits, labels, targets, config):
     """Binary cross-entropy of the own class's channel alone, [R, S, S]: classes do not compete."""
-    return binary_cross_entropy(mask_logits.take_along_dim(_channel(labels, config), 1)[:, 0], targets)
+    return binary_cross_entropy(
+        mask_logits.take_along_dim(_channel(labels, config), 1)[:, 0], targets
+    )
 
 
 def softmax_mask_loss(mask_logits, labels, targets, config):
@@ -117,7 +136,9 @@ def mask_probabilities(mask_logits, labels, config):
 
     mask_logits [R, mask_channels, S, S], labels [R] in 1..K, any other gets some channel -> [R, S, S].
     """
-    probabilities = mask_logits.softmax(1) if config.mask_head.loss == "softmax" else mask_logits.sigmoid()
+    probabilities = (
+        mask_logits.softmax(1) if config.mask_head.loss == "softmax" else mask_logits.sigmoid()
+    )
     return probabilities.take_along_dim(_channel(labels, config), 1)[:, 0]
 
 

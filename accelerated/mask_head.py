@@ -8,7 +8,7 @@ import math
 import torch.nn.functional as F
 from torch import nn
 
-from accelerated import losses, norm, roi_features
+from accelerated import losses, norm, shared_head
 from accelerated.box_head import initialise
 
 
@@ -21,10 +21,13 @@ class FCN(nn.Module):
     def __init__(self, config):
         super().__init__()
         head = config.mask_head
-        channels, _ = roi_features.shape(config, head.pooler)
+        channels, _ = shared_head.shape(config, head.pooler)
         self.convs = head.convs
         for i in range(1, self.convs + 1):
-            self.add_module(f"conv{i}", nn.Conv2d(channels, head.channels, 3, padding=1, bias=head.norm == "none"))
+            self.add_module(
+                f"conv{i}",
+                nn.Conv2d(channels, head.channels, 3, padding=1, bias=head.norm == "none"),
+            )
             if head.norm != "none":
                 self.add_module(f"conv{i}_norm", norm.make(head.norm, head.channels, config))
             channels = head.channels
@@ -37,7 +40,11 @@ class FCN(nn.Module):
     def forward(self, features, valid=None):
         x = features
         for i in range(1, self.convs + 1):
-            x = F.relu_(norm.conv_norm(getattr(self, f"conv{i}"), getattr(self, f"conv{i}_norm", None), x, valid))
+            x = F.relu_(
+                norm.conv_norm(
+                    getattr(self, f"conv{i}"), getattr(self, f"conv{i}_norm", None), x, valid
+                )
+            )
         return self.logits(F.relu_(self.deconv(x)))
 
 
@@ -46,8 +53,11 @@ class MLP(nn.Module):
 
     def __init__(self, config):
         super().__init__()
-        channels, side = roi_features.shape(config, config.mask_head.pooler)
-        width, self.out = config.mask_head.mlp_channels, (losses.mask_channels(config), 2 * side, 2 * side)
+        channels, side = shared_head.shape(config, config.mask_head.pooler)
+        width, self.out = (
+            config.mask_head.mlp_channels,
+            (losses.mask_channels(config), 2 * side, 2 * side),
+        )
         self.fc1, self.fc2 = nn.Linear(channels * side**2, width), nn.Linear(width, width)
         self.logits = nn.Linear(width, math.prod(self.out))
         for module in self.modules():

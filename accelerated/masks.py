@@ -26,7 +26,18 @@ def targets(masks, image_index, matched, rois, valid, config, size, *, sizes, ba
     Returns      [R, size, size] in [0, 1], float32 or as `rois`; exactly 0 or 1 for "binary" targets; 0 where not valid.
     """
     rois = rois.detach().to(torch.promote_types(rois.dtype, torch.float32))
-    return _targets(masks, image_index, matched, rois, valid, sizes, size, config.target_aligned, config.target == "binary", backend)
+    return _targets(
+        masks,
+        image_index,
+        matched,
+        rois,
+        valid,
+        sizes,
+        size,
+        config.target_aligned,
+        config.target == "binary",
+        backend,
+    )
 
 
 @torch.library.custom_op("maskrcnn::mask_targets", mutates_args=())
@@ -43,9 +54,11 @@ def _targets(
     backend: str,
 ) -> torch.Tensor:
     if backends.resolve(backend, rois) == "triton":
-        from accelerated.kernels import masks as kernels  # Triton may be absent
+        from accelerated.kernels.triton import masks as kernels  # Triton may be absent
 
-        return kernels.targets(masks, image_index, matched, rois, valid, sizes, size, aligned, binary)
+        return kernels.targets(
+            masks, image_index, matched, rois, valid, sizes, size, aligned, binary
+        )
     image_index, matched = image_index.clamp(min=0), matched.clamp(min=0)
     limit = sizes[image_index].to(rois.dtype)
     height, width = masks.shape[2], masks.shape[3] * 8
@@ -84,7 +97,10 @@ def sampling_matrix(low, high, bins, length, limit, aligned):
     bin_size, limit = (extent / bins)[:, None, None], limit[:, None, None]
     count = (extent / bins).ceil().clamp(min=0)[:, None, None]
     samples = count.clamp(min=1)
-    start = low[:, None, None] + torch.arange(bins, dtype=low.dtype, device=low.device)[:, None] * bin_size
+    start = (
+        low[:, None, None]
+        + torch.arange(bins, dtype=low.dtype, device=low.device)[:, None] * bin_size
+    )
     pixel = torch.arange(length, dtype=low.dtype, device=low.device)
     first = ((pixel - 1 - start) / (bin_size / samples) - 0.5).floor().clamp(min=0)
     out = torch.zeros_like(first)
@@ -136,9 +152,11 @@ def paste(mask_probabilities, boxes, height, width, *, convention, threshold=0.5
     """
     mask_probabilities, boxes = _checked(mask_probabilities.detach(), boxes.detach(), convention)
     if backends.resolve(backend, boxes) == "triton":
-        from accelerated.kernels import masks as kernels  # Triton may be absent
+        from accelerated.kernels.triton import masks as kernels  # Triton may be absent
 
-        return kernels.paste(mask_probabilities, boxes, height, width, convention == "torchvision", float(threshold))
+        return kernels.paste(
+            mask_probabilities, boxes, height, width, convention == "torchvision", float(threshold)
+        )
     out = torch.empty(len(boxes), height, width, dtype=torch.bool, device=boxes.device)
     matrices = _paste_matrices(boxes, mask_probabilities.shape[-1], height, width, convention)
     for row, mask, a_y, a_x in zip(out, mask_probabilities, *matrices, strict=True):
@@ -156,4 +174,6 @@ def _checked(mask_probabilities, boxes, convention):
 
 def _paste_matrices(boxes, size, height, width, convention):
     x1, y1, x2, y2 = boxes.unbind(1)
-    return paste_matrix(y1, y2, size, height, convention), paste_matrix(x1, x2, size, width, convention)
+    return paste_matrix(y1, y2, size, height, convention), paste_matrix(
+        x1, x2, size, width, convention
+    )

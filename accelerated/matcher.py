@@ -29,7 +29,9 @@ def match_boxes(gt_boxes, gt_valid, candidates, high, low, low_quality, zero_iou
     parts = []
     for start in range(0, gt_boxes.shape[1], CHUNK):
         rows = slice(start, start + CHUNK)
-        best, matched, is_best = _best(box_ops.iou(gt_boxes[:, rows], candidates), gt_valid[:, rows], zero_iou)
+        best, matched, is_best = _best(
+            box_ops.iou(gt_boxes[:, rows], candidates), gt_valid[:, rows], zero_iou
+        )
         parts.append((best, matched + start, is_best))
         if len(parts) == 2:
             parts = [_better(*parts)]
@@ -48,7 +50,11 @@ def _best(iou, gt_valid, zero_iou):
 def _better(first, second):
     """Two results of `_best` for consecutive ground truths -> one."""
     later = second[0] > first[0]
-    return torch.where(later, second[0], first[0]), torch.where(later, second[1], first[1]), first[2] | second[2]
+    return (
+        torch.where(later, second[0], first[0]),
+        torch.where(later, second[1], first[1]),
+        first[2] | second[2],
+    )
 
 
 def _labels(best, matched, is_best, high, low, low_quality):

@@ -14,7 +14,9 @@ BLOCK = 64  # boxes whose overlap with all better ones the torch backend holds a
 
 def top_k(scores, k):
     """Indices of the `k` highest scores [..., T] of each row -> [..., min(k, T)], by falling score, equal scores by rising index."""
-    return scores.argsort(dim=-1, descending=True, stable=True)[..., :k]  # torch.topk promises no order of ties
+    return scores.argsort(dim=-1, descending=True, stable=True)[
+        ..., :k
+    ]  # torch.topk promises no order of ties
 
 
 def nms(boxes, scores, iou_threshold, backend="auto"):
@@ -34,7 +36,13 @@ def batched_nms(boxes, scores, group, iou_threshold, backend="auto"):
         raise ValueError(f"scores must not be NaN; row {int(scores.isnan().int().argmax())} is")
     order = top_k(scores, len(scores))
     valid = torch.ones(1, len(order), dtype=torch.bool, device=boxes.device)
-    keep = keep_mask(boxes[order][None], valid, iou_threshold, None if group is None else group[order][None], backend)
+    keep = keep_mask(
+        boxes[order][None],
+        valid,
+        iou_threshold,
+        None if group is None else group[order][None],
+        backend,
+    )
     return order[keep[0]]
 
 
@@ -49,16 +57,30 @@ def keep_mask(boxes, valid, iou_threshold, group=None, backend="auto"):
 
 
 @torch.library.custom_op("maskrcnn::nms_keep_mask", mutates_args=())
-def _keep_mask(boxes: torch.Tensor, valid: torch.Tensor, iou_threshold: float, group: torch.Tensor | None, backend: str) -> torch.Tensor:
+def _keep_mask(
+    boxes: torch.Tensor,
+    valid: torch.Tensor,
+    iou_threshold: float,
+    group: torch.Tensor | None,
+    backend: str,
+) -> torch.Tensor:
     boxes = boxes.to(torch.promote_types(boxes.dtype, torch.float32)).contiguous()
     threshold = _rounded_down(iou_threshold, boxes.dtype)
     if backends.resolve(backend, boxes) == "triton":
-        from accelerated.kernels import nms as kernels  # Triton may be absent
+        from accelerated.kernels.triton import nms as kernels  # Triton may be absent
 
         return kernels.keep_mask(boxes, valid, threshold, None if group is None else group.long())
-    rows, columns = valid.any(1).nonzero(), valid.any(0).nonzero()[:, 0]  # detections fill few of their slots
+    rows, columns = (
+        valid.any(1).nonzero(),
+        valid.any(0).nonzero()[:, 0],
+    )  # detections fill few of their slots
     keep = torch.zeros_like(valid)
-    keep[rows, columns] = _blockwise(boxes[rows, columns], valid[rows, columns], threshold, None if group is None else group[rows, columns])
+    keep[rows, columns] = _blockwise(
+        boxes[rows, columns],
+        valid[rows, columns],
+        threshold,
+        None if group is None else group[rows, columns],
+    )
     return keep
 
 

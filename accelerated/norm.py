@@ -37,7 +37,9 @@ class BatchNorm2d(nn.BatchNorm2d):
             return super().forward(x)
         high = x.to(torch.promote_types(x.dtype, torch.float32))
         weight = high.new_ones(len(x)) if valid is None else valid.to(high.dtype)
-        count = self.over_all(weight.sum() * (x.shape[2] * x.shape[3]))  # in pixels: maps of other processes have other sides
+        count = self.over_all(
+            weight.sum() * (x.shape[2] * x.shape[3])
+        )  # in pixels: maps of other processes have other sides
         weight = weight[:, None, None, None]
         mean = self.over_all((high * weight).sum((0, 2, 3))) / count.clamp(min=1)
         centred = high - mean[:, None, None]
@@ -87,14 +89,24 @@ def make(kind, channels, config):
     eps = config.backbone.norm_eps
     if kind == "group":
         return nn.GroupNorm(config.norm_groups, channels, eps=eps)
-    return {"frozen": FrozenBatchNorm2d, "batch": BatchNorm2d, "sync_batch": SyncBatchNorm2d}[kind](channels, eps=eps)
+    return {"frozen": FrozenBatchNorm2d, "batch": BatchNorm2d, "sync_batch": SyncBatchNorm2d}[kind](
+        channels, eps=eps
+    )
 
 
 def conv_norm(conv, norm, x, valid=None):
     """norm(conv(x)); a frozen norm is folded into the convolution's weight and bias, so that it costs no pass over the activations."""
     if isinstance(norm, FrozenBatchNorm2d):
         scale, shift = norm.affine()
-        return F.conv2d(x, conv.weight * scale[:, None, None, None], shift, conv.stride, conv.padding, conv.dilation, conv.groups)
+        return F.conv2d(
+            x,
+            conv.weight * scale[:, None, None, None],
+            shift,
+            conv.stride,
+            conv.padding,
+            conv.dilation,
+            conv.groups,
+        )
     x = conv(x)
     if norm is None:
         return x

@@ -32,23 +32,41 @@ def learning_rate(optimizer: Optimizer, iteration: int, iterations: int, batch_s
         rate *= optimizer.warmup_factor * (1 - done) + done
     if optimizer.schedule == "cosine":
         return rate * (1 + math.cos(math.pi * iteration / iterations)) / 2
-    return rate * optimizer.gamma ** sum(iteration >= round(step * iterations) for step in optimizer.steps)
+    return rate * optimizer.gamma ** sum(
+        iteration >= round(step * iterations) for step in optimizer.steps
+    )
 
 
 def build(model: nn.Module, optimizer: Optimizer) -> torch.optim.Optimizer:
     """The torch optimizer of every parameter that takes a gradient; its groups carry the parameters' names."""
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     groups = [
-        {"params": [(name, p) for name, p in trained if not is_norm(name)], "weight_decay": optimizer.weight_decay},
-        {"params": [(name, p) for name, p in trained if is_norm(name)], "weight_decay": optimizer.norm_weight_decay},
+        {
+            "params": [(name, p) for name, p in trained if not is_norm(name)],
+            "weight_decay": optimizer.weight_decay,
+        },
+        {
+            "params": [(name, p) for name, p in trained if is_norm(name)],
+            "weight_decay": optimizer.norm_weight_decay,
+        },
     ]
     groups = [group for group in groups if group["params"]]
     if optimizer.kind == "adamw":
-        return torch.optim.AdamW(groups, lr=optimizer.learning_rate, betas=(optimizer.momentum, 0.999), eps=1e-8, fused=True)
-    return torch.optim.SGD(groups, lr=optimizer.learning_rate, momentum=optimizer.momentum, fused=True)
+        return torch.optim.AdamW(
+            groups,
+            lr=optimizer.learning_rate,
+            betas=(optimizer.momentum, 0.999),
+            eps=1e-8,
+            fused=True,
+        )
+    return torch.optim.SGD(
+        groups, lr=optimizer.learning_rate, momentum=optimizer.momentum, fused=True
+    )
 
 
-def step(optimizer: torch.optim.Optimizer, rate: float, max_norm: float, failed: Tensor | None = None) -> Tensor:
+def step(
+    optimizer: torch.optim.Optimizer, rate: float, max_norm: float, failed: Tensor | None = None
+) -> Tensor:
     """Clip the gradients to the joint norm `max_norm` (0: leave them) and update; returns their norm before, on the device.
 
     failed  [] float, 1 once a loss was not finite; a gradient norm that is not finite sets it too. While it is set nothing

@@ -3,8 +3,6 @@
 N images, P proposal slots, K classes, E = K + 1 or K deltas per proposal, D detection slots.
 """
 
-from dataclasses import dataclass
-
 import torch
 from torch.nn import functional as F
 
@@ -12,19 +10,6 @@ from accelerated import box_coder, nms
 from accelerated.boxes import clip, is_valid
 from accelerated.losses import foreground
 from accelerated.transform import scale_boxes
-
-
-@dataclass
-class Detections:
-    """Objects found in one image, by falling score: boxes [D, 4] xyxy pixels, scores [D], labels [D] in 1..K, masks [D, H, W] bool.
-
-    Without a mask branch there are no masks: None.
-    """
-
-    boxes: torch.Tensor
-    scores: torch.Tensor
-    labels: torch.Tensor
-    masks: torch.Tensor | None
 
 
 def detections(class_logits, box_deltas, proposals, valid, sizes, config, backend="auto"):
@@ -35,7 +20,9 @@ def detections(class_logits, box_deltas, proposals, valid, sizes, config, backen
     Returns boxes [N, D, 4], scores [N, D], labels [N, D], valid [N, D], by falling score (ties: lower proposal, then lower label);
     zeros in empty slots, which come last.
     """
-    boxes = box_coder.decode(box_deltas, proposals, config.box_head.box_weights).unflatten(-1, (-1, 4))[:, :, foreground(config)]
+    boxes = box_coder.decode(box_deltas, proposals, config.box_head.box_weights).unflatten(
+        -1, (-1, 4)
+    )[:, :, foreground(config)]
     scores = class_logits.to(boxes.dtype).softmax(-1)[..., foreground(config)]
     return select(boxes, scores, valid, sizes, config.box_head, backend)
 
@@ -55,13 +42,21 @@ def select(boxes, scores, valid, sizes, config, backend="auto"):
 
     order = nms.top_k(scores.mT, count)  # one row per image and class
     if scores.device.type == "cpu" and not torch.compiler.is_compiling():
-        order = order[..., : int(wanted.sum(1).max())]  # most scores are below the threshold; counting them is free here
+        order = order[
+            ..., : int(wanted.sum(1).max())
+        ]  # most scores are below the threshold; counting them is free here
     ranked = scores.mT.take_along_dim(order, 2)
     rows = boxes.transpose(1, 2).take_along_dim(order[..., None], 2).flatten(0, 1)
-    keep = nms.keep_mask(rows, (ranked > -torch.inf).flatten(0, 1), config.nms_iou, backend=backend).unflatten(0, (-1, classes))
-    kept = torch.full_like(scores.mT, -torch.inf).scatter(2, order, torch.where(keep, ranked, -torch.inf))
+    keep = nms.keep_mask(
+        rows, (ranked > -torch.inf).flatten(0, 1), config.nms_iou, backend=backend
+    ).unflatten(0, (-1, classes))
+    kept = torch.full_like(scores.mT, -torch.inf).scatter(
+        2, order, torch.where(keep, ranked, -torch.inf)
+    )
 
-    kept = F.pad(kept.mT.flatten(1), (0, max(limit - count * classes, 0)), value=-torch.inf)  # proposal after proposal, classes within
+    kept = F.pad(
+        kept.mT.flatten(1), (0, max(limit - count * classes, 0)), value=-torch.inf
+    )  # proposal after proposal, classes within
     best = nms.top_k(kept, limit)
     scores = kept.take_along_dim(best, 1)
     found = scores > -torch.inf

@@ -20,7 +20,9 @@ class Basic(nn.Module):
     def __init__(self, before, number, stride, config):
         super().__init__()
         after, dilation = channels(config)[number], dilation_of(number, config)
-        self.conv1 = nn.Conv2d(before, after, 3, stride, padding=dilation, dilation=dilation, bias=False)
+        self.conv1 = nn.Conv2d(
+            before, after, 3, stride, padding=dilation, dilation=dilation, bias=False
+        )
         self.bn1 = norm.make(config.backbone.norm, after, config)
         self.conv2 = nn.Conv2d(after, after, 3, padding=dilation, dilation=dilation, bias=False)
         self.bn2 = norm.make(config.backbone.norm, after, config)
@@ -39,12 +41,20 @@ class Bottleneck(nn.Module):
 
     def __init__(self, before, number, stride, config):
         super().__init__()
-        after, dilation, groups = channels(config)[number], dilation_of(number, config), config.backbone.groups
-        inner = (config.backbone.width if groups == 1 else groups * config.backbone.group_width) * 2 ** (number - 2)
+        after, dilation, groups = (
+            channels(config)[number],
+            dilation_of(number, config),
+            config.backbone.groups,
+        )
+        inner = (
+            config.backbone.width if groups == 1 else groups * config.backbone.group_width
+        ) * 2 ** (number - 2)
         first, second = (stride, 1) if config.backbone.stride_in_1x1 else (1, stride)
         self.conv1 = nn.Conv2d(before, inner, 1, first, bias=False)
         self.bn1 = norm.make(config.backbone.norm, inner, config)
-        self.conv2 = nn.Conv2d(inner, inner, 3, second, padding=dilation, dilation=dilation, groups=groups, bias=False)
+        self.conv2 = nn.Conv2d(
+            inner, inner, 3, second, padding=dilation, dilation=dilation, groups=groups, bias=False
+        )
         self.bn2 = norm.make(config.backbone.norm, inner, config)
         self.conv3 = nn.Conv2d(inner, after, 1, bias=False)
         self.bn3 = norm.make(config.backbone.norm, after, config)
@@ -74,13 +84,18 @@ class Backbone(nn.Module):
         for number in range(2, last + 1):
             blocks = []
             for i in range(BLOCKS[config.backbone.depth][number - 2]):
-                blocks.append(block(before, number, stride_of(number, config) if i == 0 else 1, config))
+                blocks.append(
+                    block(before, number, stride_of(number, config) if i == 0 else 1, config)
+                )
                 before = channels(config)[number]
             self.add_module(f"layer{number - 1}", nn.Sequential(*blocks))
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        stages = [[self.conv1, self.bn1], *([getattr(self, f"layer{number - 1}")] for number in range(2, last + 1))]
+        stages = [
+            [self.conv1, self.bn1],
+            *([getattr(self, f"layer{number - 1}")] for number in range(2, last + 1)),
+        ]
         for stage in stages[: config.backbone.frozen_stages]:
             for module in stage:
                 module.requires_grad_(False)
@@ -107,7 +122,9 @@ def is_bottleneck(config):
 def channels(config):
     """{stage: channels of C2..C5}."""
     expansion = Bottleneck.expansion if is_bottleneck(config) else Basic.expansion
-    return {number: config.backbone.width * 2 ** (number - 2) * expansion for number in (2, 3, 4, 5)}
+    return {
+        number: config.backbone.width * 2 ** (number - 2) * expansion for number in (2, 3, 4, 5)
+    }
 
 
 def strides(config):

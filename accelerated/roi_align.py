@@ -18,7 +18,18 @@ from accelerated import backend as backends
 CHANNELS_AT_ONCE = 16  # of the channels-last copy: small enough to stay in a cache
 
 
-def roi_align(features, rois, image_index, *, output_size, spatial_scale, sampling_ratio, aligned, aggregate="mean", backend="auto"):
+def roi_align(
+    features,
+    rois,
+    image_index,
+    *,
+    output_size,
+    spatial_scale,
+    sampling_ratio,
+    aligned,
+    aggregate="mean",
+    backend="auto",
+):
     """Average (or largest) bilinear sample in each bin of each RoI, rounding nothing [Mask R-CNN §3].
 
     features        [N, C, H, W]  float64, float32, float16 or bfloat16; contiguous, channels-last or strided
@@ -49,7 +60,19 @@ def roi_align(features, rois, image_index, *, output_size, spatial_scale, sampli
     )
 
 
-def multilevel(features, rois, image_index, level_index, *, scales, output_size, sampling_ratio, aligned, aggregate="mean", backend="auto"):
+def multilevel(
+    features,
+    rois,
+    image_index,
+    level_index,
+    *,
+    scales,
+    output_size,
+    sampling_ratio,
+    aligned,
+    aggregate="mean",
+    backend="auto",
+):
     """`roi_align` where RoI r reads features[level_index[r]]: one launch, fixed shapes, no synchronisation on a GPU.
 
     features     L tensors [N, C, H_l, W_l] of one dtype
@@ -67,7 +90,16 @@ def multilevel(features, rois, image_index, level_index, *, scales, output_size,
     if rois.dtype not in (torch.float32, torch.float64):
         rois = rois.float()
     return _forward(
-        features, rois.detach(), image_index, level_index, list(scales), pair(output_size), sampling_ratio, aligned, aggregate, backend
+        features,
+        rois.detach(),
+        image_index,
+        level_index,
+        list(scales),
+        pair(output_size),
+        sampling_ratio,
+        aligned,
+        aggregate,
+        backend,
     )[0]
 
 
@@ -78,7 +110,12 @@ def pair(output_size):
 
 def check(features, rois, image_index, level_index):
     """On a CPU, where it is free: a ValueError that names the first RoI that is not finite or whose image or level does not exist."""
-    if rois.ndim != 2 or rois.shape[1] != 4 or image_index.shape != rois.shape[:1] or level_index.shape != rois.shape[:1]:
+    if (
+        rois.ndim != 2
+        or rois.shape[1] != 4
+        or image_index.shape != rois.shape[:1]
+        or level_index.shape != rois.shape[:1]
+    ):
         shapes = [tuple(x.shape) for x in (rois, image_index, level_index)]
         raise ValueError(f"expected rois [R, 4], image_index [R] and level_index [R], got {shapes}")
     if rois.is_cuda or len(rois) == 0:
@@ -90,7 +127,9 @@ def check(features, rois, image_index, level_index):
     ):
         if bad.any():
             row = int(bad.int().argmax())
-            raise ValueError(f"{what}[{row}] is {values[row].tolist()}: not finite, or there is no such row")
+            raise ValueError(
+                f"{what}[{row}] is {values[row].tolist()}: not finite, or there is no such row"
+            )
 
 
 def memory_format(features):
@@ -115,10 +154,21 @@ def _forward(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The output, and for "max" the number of the sample taken [R, C, P_h, P_w] int32 (otherwise nothing)."""
     check(features, rois, image_index, level_index)
-    out, number = _empty(features, rois, image_index, level_index, scales, output_size, sampling_ratio, aligned, aggregate, backend)
+    out, number = _empty(
+        features,
+        rois,
+        image_index,
+        level_index,
+        scales,
+        output_size,
+        sampling_ratio,
+        aligned,
+        aggregate,
+        backend,
+    )
     sampling = (rois, image_index, level_index, scales, output_size, sampling_ratio, aligned)
     if backends.resolve(backend, rois) == "triton":
-        from accelerated.kernels import roi_align as kernels
+        from accelerated.kernels.triton import roi_align as kernels
 
         kernels.forward(features, *sampling, out, number if aggregate == "max" else None)
         return out, number
@@ -135,10 +185,25 @@ def _forward(
 
 
 @_forward.register_fake
-def _empty(features, rois, image_index, level_index, scales, output_size, sampling_ratio, aligned, aggregate, backend):
+def _empty(
+    features,
+    rois,
+    image_index,
+    level_index,
+    scales,
+    output_size,
+    sampling_ratio,
+    aligned,
+    aggregate,
+    backend,
+):
     shape = (rois.shape[0], features[0].shape[1], *output_size)
-    out = torch.empty(shape, dtype=features[0].dtype, device=rois.device, memory_format=memory_format(features))
-    return out, torch.empty(shape if aggregate == "max" else (0,), dtype=torch.int32, device=rois.device)
+    out = torch.empty(
+        shape, dtype=features[0].dtype, device=rois.device, memory_format=memory_format(features)
+    )
+    return out, torch.empty(
+        shape if aggregate == "max" else (0,), dtype=torch.int32, device=rois.device
+    )
 
 
 @torch.library.custom_op("maskrcnn::roi_align_backward", mutates_args=())
@@ -160,7 +225,7 @@ def _backward(
     grads = [torch.empty_like(x) for x in features]
     sampling = (rois, image_index, level_index, scales, output_size, sampling_ratio, aligned)
     if backends.resolve(backend, rois) == "triton":
-        from accelerated.kernels import roi_align as kernels
+        from accelerated.kernels.triton import roi_align as kernels
 
         kernels.backward(grad_out, number if aggregate == "max" else None, *sampling, grads)
         return grads
@@ -213,13 +278,17 @@ def tables(features):
     """Some channels at a time: (slice of channels, the features of all levels as rows [sum of N*H*W, + a row of zeros])."""
     rows = [len(x) * x[0, 0].numel() for x in features]
     channels = features[0].shape[1]
-    buffer = features[0].new_zeros(sum(rows) + 1, min(channels, CHANNELS_AT_ONCE), dtype=accumulator(features[0]))
+    buffer = features[0].new_zeros(
+        sum(rows) + 1, min(channels, CHANNELS_AT_ONCE), dtype=accumulator(features[0])
+    )
     for start in range(0, channels, CHANNELS_AT_ONCE):
         count = min(channels - start, CHANNELS_AT_ONCE)
         table = buffer[:, :count].contiguous()
         for x, part in zip(features, table[:-1].split(rows), strict=True):
             images, _, height, width = x.shape
-            part.view(images, height, width, count).copy_(x[:, start : start + count].permute(0, 2, 3, 1))
+            part.view(images, height, width, count).copy_(
+                x[:, start : start + count].permute(0, 2, 3, 1)
+            )
         yield slice(start, start + count), table
 
 
@@ -232,7 +301,17 @@ class _Entries(NamedTuple):
     exists: torch.Tensor | None = None  # [rows] bool, of "max": the bin has this sample
 
 
-def _lists(features, rois, image_index, level_index, scales, output_size, sampling_ratio, aligned, aggregate):
+def _lists(
+    features,
+    rois,
+    image_index,
+    level_index,
+    scales,
+    output_size,
+    sampling_ratio,
+    aligned,
+    aggregate,
+):
     """The matrix from features to bins of "mean"; of "max", one for each sample of a bin.
 
     On a CPU entries without weight are left out; on a GPU, where their number must not be asked for, they read the row of zeros.
@@ -245,7 +324,9 @@ def _lists(features, rois, image_index, level_index, scales, output_size, sampli
     valid = (image_index >= 0) & rois.isfinite().all(1)
     rois = torch.where(valid[:, None], rois, 0)
     first_row = base + image_index.clamp(min=0).long() * height * width
-    ys = _axis(rois[:, 1], rois[:, 3], valid, scale, height, output_size[0], sampling_ratio, aligned)
+    ys = _axis(
+        rois[:, 1], rois[:, 3], valid, scale, height, output_size[0], sampling_ratio, aligned
+    )
     xs = _axis(rois[:, 0], rois[:, 2], valid, scale, width, output_size[1], sampling_ratio, aligned)
     ys = (ys[0] * width[:, None, None, None], *ys[1:])
     count = _may_count(rois, sampling_ratio)
@@ -258,7 +339,9 @@ def _lists(features, rois, image_index, level_index, scales, output_size, sampli
     lists = []
     for i in range(ys[0].shape[2]):
         for j in range(xs[0].shape[2]):
-            exists = ((i < ys[2]) & (j < xs[2]))[:, None].expand(-1, math.prod(output_size)).flatten()
+            exists = (
+                ((i < ys[2]) & (j < xs[2]))[:, None].expand(-1, math.prod(output_size)).flatten()
+            )
             entries = product((ys[0][:, :, i], ys[1][:, :, i]), (xs[0][:, :, j], xs[1][:, :, j]))
             lists.append(entries._replace(exists=exists))
     return lists
@@ -292,12 +375,16 @@ def _axis(low, high, valid, scale, size, bins, sampling_ratio, aligned):
     grid = torch.full_like(start, sampling_ratio) if sampling_ratio > 0 else bin_side.ceil()
     grid = torch.where(valid & (high >= low) if aligned else valid, grid, 0)
     most = sampling_ratio if sampling_ratio > 0 else max(1, int(grid.max())) if len(grid) else 1
-    first = start[:, None] + torch.arange(bins, device=low.device, dtype=low.dtype) * bin_side[:, None]
+    first = (
+        start[:, None] + torch.arange(bins, device=low.device, dtype=low.dtype) * bin_side[:, None]
+    )
     sample = torch.arange(most, device=low.device, dtype=low.dtype)
     inside = (sample + 0.5) * bin_side[:, None] / grid.clamp(min=1)[:, None]
     position = first[:, :, None] + inside[:, None, :]
     end = size[:, None, None]
-    inside_map = (position >= -1) & (position <= end) & (sample < grid[:, None])[:, None, :]  # exactly -1 and exactly `size` are valid
+    inside_map = (
+        (position >= -1) & (position <= end) & (sample < grid[:, None])[:, None, :]
+    )  # exactly -1 and exactly `size` are valid
     position = torch.minimum(position.clamp(min=0), (end - 1).to(position.dtype))
     lower = position.long()
     fraction = position - lower
@@ -333,8 +420,12 @@ def _product(index_y, weight_y, index_x, weight_x, first_row, zero_row, dtype, c
         y, x = first_y[bin_y] + inside // taps, first_x[bin_x] + inside % taps
         return _Entries((index_y[y] + index_x[x]).int(), weight_y[y] * weight_x[x], offsets.int())
     weight = weight_y[:, :, None, :, None].to(dtype) * weight_x[:, None, :, None, :].to(dtype)
-    index = torch.where(weight != 0, index_y[:, :, None, :, None] + index_x[:, None, :, None, :], zero_row)
-    ends = torch.arange(rois * bins_y * bins_x + 1, device=index.device, dtype=torch.int32) * (taps_y * taps_x)
+    index = torch.where(
+        weight != 0, index_y[:, :, None, :, None] + index_x[:, None, :, None, :], zero_row
+    )
+    ends = torch.arange(rois * bins_y * bins_x + 1, device=index.device, dtype=torch.int32) * (
+        taps_y * taps_x
+    )
     return _Entries(index.flatten().int(), weight.flatten(), ends)
 
 
@@ -351,7 +442,9 @@ def _transposed(entries, rows):
     bins = torch.arange(len(entries.offsets) - 1, device=entries.index.device, dtype=torch.int32)
     bins = bins.repeat_interleave(entries.offsets.diff(), output_size=len(entries.index))
     index, order = entries.index.sort(stable=True)
-    offsets = torch.searchsorted(index, torch.arange(rows + 2, device=index.device, dtype=index.dtype), out_int32=True)
+    offsets = torch.searchsorted(
+        index, torch.arange(rows + 2, device=index.device, dtype=index.dtype), out_int32=True
+    )
     return entries._replace(index=bins[order], weight=entries.weight[order], offsets=offsets)
 
 
@@ -359,7 +452,14 @@ def _times(entries, table):
     """The sparse matrix times the dense `table`; adds in the order of the entries."""
     if len(entries.index) == 0:
         return table.new_zeros(len(entries.offsets) - 1, table.shape[1])
-    return embedding_bag(entries.index, table, entries.offsets, mode="sum", per_sample_weights=entries.weight, include_last_offset=True)
+    return embedding_bag(
+        entries.index,
+        table,
+        entries.offsets,
+        mode="sum",
+        per_sample_weights=entries.weight,
+        include_last_offset=True,
+    )
 
 
 def _largest(lists, table):

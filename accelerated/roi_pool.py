@@ -27,7 +27,15 @@ def roi_pool(features, rois, image_index, *, output_size, spatial_scale, backend
     on a GPU its output is 0.
     """
     level_index = torch.zeros_like(image_index)
-    return multilevel([features], rois, image_index, level_index, scales=[spatial_scale], output_size=output_size, backend=backend)
+    return multilevel(
+        [features],
+        rois,
+        image_index,
+        level_index,
+        scales=[spatial_scale],
+        output_size=output_size,
+        backend=backend,
+    )
 
 
 def multilevel(features, rois, image_index, level_index, *, scales, output_size, backend="auto"):
@@ -40,17 +48,29 @@ def multilevel(features, rois, image_index, level_index, *, scales, output_size,
 
     Backend "torch" on a GPU asks the device for the sizes of the bins.
     """
-    return multilevel_argmax(features, rois, image_index, level_index, scales=scales, output_size=output_size, backend=backend)[0]
+    return multilevel_argmax(
+        features,
+        rois,
+        image_index,
+        level_index,
+        scales=scales,
+        output_size=output_size,
+        backend=backend,
+    )[0]
 
 
-def multilevel_argmax(features, rois, image_index, level_index, *, scales, output_size, backend="auto"):
+def multilevel_argmax(
+    features, rois, image_index, level_index, *, scales, output_size, backend="auto"
+):
     """`multilevel` and where its values come from: argmax [R, C, P_h, P_w] int32, y * W_l + x; -1 in an empty bin."""
     features = list(features)
     if not len(features) == len(scales) > 0:
         raise ValueError(f"{len(features)} levels of features, {len(scales)} scales")
     if rois.dtype not in (torch.float32, torch.float64):
         rois = rois.float()
-    return _forward(features, rois.detach(), image_index, level_index, list(scales), pair(output_size), backend)
+    return _forward(
+        features, rois.detach(), image_index, level_index, list(scales), pair(output_size), backend
+    )
 
 
 @torch.library.custom_op("maskrcnn::roi_pool", mutates_args=())
@@ -66,12 +86,14 @@ def _forward(
     check(features, rois, image_index, level_index)
     out, argmax = _empty(features, rois, image_index, level_index, scales, output_size, backend)
     if backends.resolve(backend, rois) == "triton":
-        from accelerated.kernels import roi_pool as kernels
+        from accelerated.kernels.triton import roi_pool as kernels
 
         bins = _bins(features, rois, image_index, level_index, scales, output_size)
         kernels.forward(features, image_index, level_index, [x.int() for x in bins], out, argmax)
         return out, argmax
-    index, offsets, first_row = _lists(features, rois, image_index, level_index, scales, output_size)
+    index, offsets, first_row = _lists(
+        features, rois, image_index, level_index, scales, output_size
+    )
     first_row = first_row[:, None, None, None]
     for channels, table in tables(features):
         bins = (len(rois), *output_size, table.shape[1])
@@ -85,7 +107,9 @@ def _forward(
 @_forward.register_fake
 def _empty(features, rois, image_index, level_index, scales, output_size, backend):
     shape = (rois.shape[0], features[0].shape[1], *output_size)
-    out = torch.empty(shape, dtype=features[0].dtype, device=rois.device, memory_format=memory_format(features))
+    out = torch.empty(
+        shape, dtype=features[0].dtype, device=rois.device, memory_format=memory_format(features)
+    )
     return out, torch.empty_like(out, dtype=torch.int32)
 
 
@@ -104,7 +128,7 @@ def _backward(
     """Gradients of the features, of which only shapes, dtype and strides are read."""
     grads = [torch.empty_like(x) for x in features]
     if backends.resolve(backend, rois) == "triton":
-        from accelerated.kernels import roi_pool as kernels
+        from accelerated.kernels.triton import roi_pool as kernels
 
         bins = _bins(features, rois, image_index, level_index, scales, output_size)
         kernels.backward(grad_out, argmax, image_index, level_index, [x.int() for x in bins], grads)
@@ -113,7 +137,9 @@ def _backward(
     for level, grad in enumerate(grads):
         _, channels, height, width = grad.shape
         kept = (argmax >= 0) & (level_index == level)[:, None, None, None]
-        plane = image_index.long().clamp(min=0)[:, None] * channels + torch.arange(channels, device=rois.device)
+        plane = image_index.long().clamp(min=0)[:, None] * channels + torch.arange(
+            channels, device=rois.device
+        )
         index = torch.where(kept, plane[:, :, None, None] * (height * width) + argmax, 0).flatten()
         values = torch.where(kept, grad_out, 0).to(dtype).flatten()
         total = torch.zeros(grad.numel(), dtype=dtype, device=rois.device)
@@ -185,12 +211,17 @@ def _round(x):
 
 def _lists(features, rois, image_index, level_index, scales, output_size):
     """Rows of the table in every bin: (index [E] int64, offsets [bins + 1]), and the first row of each RoI's image [R]."""
-    tops, heights, lefts, widths = _bins(features, rois, image_index, level_index, scales, output_size)
+    tops, heights, lefts, widths = _bins(
+        features, rois, image_index, level_index, scales, output_size
+    )
     at = level_index.long()
     rows = [len(x) * x[0, 0].numel() for x in features]
     width = choose(at, [x.shape[3] for x in features], torch.int64)
     plane = choose(at, [x[0, 0].numel() for x in features], torch.int64)
-    first_row = choose(at, [sum(rows[:level]) for level in range(len(rows))], torch.int64) + image_index.clamp(min=0).long() * plane
+    first_row = (
+        choose(at, [sum(rows[:level]) for level in range(len(rows))], torch.int64)
+        + image_index.clamp(min=0).long() * plane
+    )
     counts = heights[:, :, None] * widths[:, None, :]
     corner = (first_row[:, None] + tops * width[:, None])[:, :, None] + lefts[:, None, :]
     offsets = torch.nn.functional.pad(counts.flatten().cumsum(0), (1, 0))
@@ -198,7 +229,9 @@ def _lists(features, rois, image_index, level_index, scales, output_size):
     def of_entry(values):
         return values.expand_as(counts).flatten().repeat_interleave(counts.flatten())
 
-    inside = torch.arange(int(offsets[-1]), device=rois.device) - of_entry(offsets[:-1].view_as(counts))
+    inside = torch.arange(int(offsets[-1]), device=rois.device) - of_entry(
+        offsets[:-1].view_as(counts)
+    )
     columns = of_entry(widths[:, None, :])
     index = of_entry(corner) + inside // columns * of_entry(width[:, None, None]) + inside % columns
     return index, offsets, first_row
@@ -214,6 +247,8 @@ def _largest(index, offsets, table):
     values, _, _, row = torch.embedding_bag(ordered, index, offsets, False, 2, False, None, True)
     row = torch.where(offsets.diff()[:, None] > 0, row, -1)
     if isnan.any():
-        found = torch.nn.functional.embedding_bag(index, isnan.to(table.dtype), offsets, mode="sum", include_last_offset=True)
+        found = torch.nn.functional.embedding_bag(
+            index, isnan.to(table.dtype), offsets, mode="sum", include_last_offset=True
+        )
         values = torch.where(found > 0, torch.nan, values)
     return values, row

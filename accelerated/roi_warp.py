@@ -9,7 +9,17 @@ from accelerated import roi_align
 from accelerated.roi_pool import whole_pixels
 
 
-def roi_warp(features, rois, image_index, *, output_size, spatial_scale, sampling_ratio, aggregate="mean", backend="auto"):
+def roi_warp(
+    features,
+    rois,
+    image_index,
+    *,
+    output_size,
+    spatial_scale,
+    sampling_ratio,
+    aggregate="mean",
+    backend="auto",
+):
     """Average (or largest) bilinear sample in each bin of each rounded RoI [Mask R-CNN §4.2; SPEC §15].
 
     features       [N, C, H, W]  float64, float32, float16 or bfloat16; contiguous, channels-last or strided
@@ -35,11 +45,24 @@ def roi_warp(features, rois, image_index, *, output_size, spatial_scale, samplin
     )
 
 
-def multilevel(features, rois, image_index, level_index, *, scales, output_size, sampling_ratio, aggregate="mean", backend="auto"):
+def multilevel(
+    features,
+    rois,
+    image_index,
+    level_index,
+    *,
+    scales,
+    output_size,
+    sampling_ratio,
+    aggregate="mean",
+    backend="auto",
+):
     """`roi_warp` where RoI r reads features[level_index[r]]; arguments as in `roi_align.multilevel`. Returns [R, C, P_h, P_w]."""
     if rois.dtype not in (torch.float32, torch.float64):
         rois = rois.float()
-    whole = whole_pixels(rois.detach(), roi_align.choose(level_index.long(), list(scales), rois.dtype))
+    whole = whole_pixels(
+        rois.detach(), roi_align.choose(level_index.long(), list(scales), rois.dtype)
+    )
     return roi_align.multilevel(
         features,
         whole,

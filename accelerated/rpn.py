@@ -16,7 +16,10 @@ class RPN(nn.Module):
 
     def __init__(self, config):
         super().__init__()
-        channels, anchors = neck.of(config).channels(config), len(config.anchors.sizes[0]) * len(config.anchors.ratios)
+        channels, anchors = (
+            neck.of(config).channels(config),
+            len(config.anchors.sizes[0]) * len(config.anchors.ratios),
+        )
         self.conv_depth = config.rpn.conv_depth
         for i in range(1, self.conv_depth + 1):
             self.add_module(f"conv{i}", nn.Conv2d(channels, channels, 3, padding=1))
@@ -59,23 +62,42 @@ def proposals(logits, deltas, anchors, sizes, config, *, training, backend="auto
     counts = [len(a) for a in anchors]
     width = min(pre, max(counts))
     chosen_boxes, chosen_scores, chosen_valid = [], [], []
-    for level_logits, level_deltas, level_anchors in zip(logits.split(counts, 1), deltas.split(counts, 1), anchors, strict=True):
+    for level_logits, level_deltas, level_anchors in zip(
+        logits.split(counts, 1), deltas.split(counts, 1), anchors, strict=True
+    ):
         k = min(pre, len(level_anchors))
         index = nms.top_k(level_logits, k)
         score = level_logits.gather(1, index)
-        decoded = box_coder.decode(level_deltas.gather(1, index[..., None].expand(-1, -1, 4)), level_anchors[index], rpn.box_weights)
+        decoded = box_coder.decode(
+            level_deltas.gather(1, index[..., None].expand(-1, -1, 4)),
+            level_anchors[index],
+            rpn.box_weights,
+        )
         chosen_boxes.append(F.pad(decoded, (0, 0, 0, width - k)))
         chosen_scores.append(F.pad(score, (0, width - k)))
         chosen_valid.append(F.pad(torch.ones_like(score, dtype=torch.bool), (0, width - k)))
-    box, score, valid = torch.cat(chosen_boxes, 1), torch.cat(chosen_scores, 1), torch.cat(chosen_valid, 1)
+    box, score, valid = (
+        torch.cat(chosen_boxes, 1),
+        torch.cat(chosen_scores, 1),
+        torch.cat(chosen_valid, 1),
+    )
     if rpn.nms_score == "probability":
         score = score.sigmoid()
     box = boxes.clip(box, sizes[:, None, 0], sizes[:, None, 1])
     valid = valid & boxes.is_valid(box, rpn.min_size, rpn.min_size_inclusive)
-    by_level = (len(logits) * len(anchors), width)  # rows of one suppression each, already in order of score
-    keep = nms.keep_mask(box.reshape(*by_level, 4), valid.reshape(by_level), rpn.nms_iou, backend=backend).reshape(valid.shape)
+    by_level = (
+        len(logits) * len(anchors),
+        width,
+    )  # rows of one suppression each, already in order of score
+    keep = nms.keep_mask(
+        box.reshape(*by_level, 4), valid.reshape(by_level), rpn.nms_iou, backend=backend
+    ).reshape(valid.shape)
     missing = max(0, post - keep.shape[1])
-    box, score, keep = F.pad(box, (0, 0, 0, missing)), F.pad(score, (0, missing)), F.pad(keep, (0, missing))
+    box, score, keep = (
+        F.pad(box, (0, 0, 0, missing)),
+        F.pad(score, (0, missing)),
+        F.pad(keep, (0, missing)),
+    )
     order = nms.top_k(score.masked_fill(~keep, -torch.inf), post)
     keep = keep.gather(1, order)
     box = box.gather(1, order[..., None].expand(-1, -1, 4)).masked_fill(~keep[..., None], 0)
@@ -89,8 +111,16 @@ def targets(anchors, gt_boxes, gt_valid, config):
     anchors [T, 4]; gt_boxes [N, G, 4]; gt_valid [N, G]; config: config.RPN
     """
     labels, matched = matcher.match_boxes(
-        gt_boxes, gt_valid, anchors, config.foreground_iou, config.background_iou, config.low_quality_matches, config.zero_iou_matches
+        gt_boxes,
+        gt_valid,
+        anchors,
+        config.foreground_iou,
+        config.background_iou,
+        config.low_quality_matches,
+        config.zero_iou_matches,
     )
     wanted = gt_boxes.gather(1, matched[..., None].expand(-1, -1, 4))
-    deltas = box_coder.encode(wanted, anchors, config.box_weights)  # of padded ground truths infinite or NaN
+    deltas = box_coder.encode(
+        wanted, anchors, config.box_weights
+    )  # of padded ground truths infinite or NaN
     return labels, torch.where((labels == 1)[..., None], deltas, 0)

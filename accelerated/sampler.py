@@ -26,7 +26,9 @@ def sample(labels, priorities, batch_size, positive_fraction):
 def sampled_mask(labels, priorities, batch_size, positive_fraction):
     """The same choice as two masks over the candidates: (positive [N, T], negative [N, T]) bool."""
     order, positive, negative = _choose(labels, priorities, batch_size, positive_fraction)
-    return torch.zeros_like(positive).scatter(1, order, positive), torch.zeros_like(negative).scatter(1, order, negative)
+    return torch.zeros_like(positive).scatter(1, order, positive), torch.zeros_like(
+        negative
+    ).scatter(1, order, negative)
 
 
 def _choose(labels, priorities, batch_size, positive_fraction):

@@ -4,50 +4,12 @@ N images, G ground-truth slots; H, W sides of the batch; h, w sides of one image
 row in one byte, the first in the highest bit (numpy.packbits).
 """
 
-from dataclasses import dataclass, fields
-
 import numpy as np
 import torch
 from PIL import Image
 from torch.nn import functional as F
 
-
-@dataclass
-class Target:
-    """What is to be found in one image: boxes [G, 4] xyxy pixels, labels [G] in 1..K, masks [G, H, W] bool.
-
-    As `prepare` returns it: tensors, and masks [G, h, ceil(w / 8)] uint8, bit-packed.
-    """
-
-    boxes: torch.Tensor
-    labels: torch.Tensor
-    masks: torch.Tensor
-
-
-@dataclass
-class Batch:
-    """Images and targets of a training or inference step. Everything is a tensor but the last two fields."""
-
-    images: torch.Tensor  # [N, 3, H, W], normalised, zeros to the right and below
-    sizes: torch.Tensor  # [N, 2] int64, (h, w) without padding
-    boxes: torch.Tensor  # [N, G, 4], pixels of `images`
-    labels: torch.Tensor  # [N, G] int64 in 1..K, 0 in empty slots
-    valid: torch.Tensor  # [N, G] bool
-    masks: torch.Tensor  # [N, G, H, ceil(W / 8)] uint8, bit-packed
-    original_sizes: list  # [(H, W)] of the images that came in
-    image_ids: list
-
-    def to(self, device, non_blocking=False):
-        """The same batch on `device`."""
-        return self._map(lambda x: x.to(device, non_blocking=non_blocking))
-
-    def pin_memory(self):
-        """The same batch in page-locked memory, for asynchronous copies to a GPU (DataLoader calls this)."""
-        return self._map(torch.Tensor.pin_memory)
-
-    def _map(self, function):
-        values = (getattr(self, f.name) for f in fields(self))
-        return Batch(*(function(x) if isinstance(x, torch.Tensor) else x for x in values))
+from accelerated.structures import Batch, PackedTarget, Target
 
 
 def check_image(image):
@@ -55,17 +17,26 @@ def check_image(image):
     image = torch.as_tensor(np.ascontiguousarray(image) if isinstance(image, np.ndarray) else image)
     if image.ndim != 3 or image.shape[2] != 3 or image.numel() == 0:
         shape = tuple(image.shape)
-        raise ValueError(f"image: expected [H, W, 3] RGB, got shape {shape}; move the channels last, repeat a grey image three times")
+        raise ValueError(
+            f"image: expected [H, W, 3] RGB, got shape {shape}; move the channels last, repeat a grey image three times"
+        )
     if image.dtype != torch.uint8 and not image.is_floating_point():
-        raise ValueError(f"image: expected uint8, or floats in 0..255, got {image.dtype}; convert it first")
+        raise ValueError(
+            f"image: expected uint8, or floats in 0..255, got {image.dtype}; convert it first"
+        )
     if image.dtype != torch.uint8 and not image.isfinite().all():
-        raise ValueError("image: some pixels are NaN or infinite; replace them before detection or training")
+        raise ValueError(
+            "image: some pixels are NaN or infinite; replace them before detection or training"
+        )
     return image.permute(2, 0, 1)
 
 
 def check_target(target, height, width, dtype):
     """Target of tensors; ValueError unless boxes, labels and masks agree with each other and with the image."""
-    boxes, labels = torch.as_tensor(target.boxes, dtype=dtype), torch.as_tensor(target.labels, dtype=torch.int64)
+    boxes, labels = (
+        torch.as_tensor(target.boxes, dtype=dtype),
+        torch.as_tensor(target.labels, dtype=torch.int64),
+    )
     masks, count = torch.as_tensor(target.masks), len(target.labels)
     if boxes.shape != (count, 4) or masks.shape != (count, height, width):
         raise ValueError(
@@ -75,9 +46,13 @@ def check_target(target, height, width, dtype):
     bad = ~(boxes.isfinite().all(1) & (boxes[:, 2:] > boxes[:, :2]).all(1))
     if bad.any():
         row = int(bad.int().argmax())
-        raise ValueError(f"target: box {row} is {boxes[row].tolist()}; boxes are finite with x1 < x2 and y1 < y2: drop this object")
+        raise ValueError(
+            f"target: box {row} is {boxes[row].tolist()}; boxes are finite with x1 < x2 and y1 < y2: drop this object"
+        )
     if (labels < 1).any():
-        raise ValueError(f"target: label {int(labels.min())}; labels count from 1, 0 is the background")
+        raise ValueError(
+            f"target: label {int(labels.min())}; labels count from 1, 0 is the background"
+        )
     return Target(boxes, labels, masks)
 
 
@@ -100,9 +75,14 @@ def resize(image, size, config):
     if config.interpolation == "bilinear":
         return F.interpolate(image[None], size=size, mode="bilinear", align_corners=False)[0]
     if image.dtype != torch.uint8:
-        return F.interpolate(image[None], size=size, mode="bilinear", align_corners=False, antialias=True)[0]
+        return F.interpolate(
+            image[None], size=size, mode="bilinear", align_corners=False, antialias=True
+        )[0]
     image = Image.fromarray(image.permute(1, 2, 0).contiguous().cpu().numpy())
-    for sides in ((size[1], image.height), (size[1], size[0])):  # columns first: Pillow 13 chooses by the shape, earlier ones did not
+    for sides in (
+        (size[1], image.height),
+        (size[1], size[0]),
+    ):  # columns first: Pillow 13 chooses by the shape, earlier ones did not
         image = image.resize(sides, Image.Resampling.BILINEAR)
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
@@ -116,7 +96,9 @@ def resize_and_pack(masks, size, config):
         elif config.interpolation == "bilinear":
             resized = F.interpolate(mask[None, None], size=size, mode="nearest")[0, 0].numpy()
         else:
-            resized = np.asarray(Image.fromarray(mask.numpy()).resize(size[::-1], Image.Resampling.NEAREST))
+            resized = np.asarray(
+                Image.fromarray(mask.numpy()).resize(size[::-1], Image.Resampling.NEAREST)
+            )
         row[:] = np.packbits(resized, axis=1)
     return torch.from_numpy(out)
 
@@ -125,7 +107,9 @@ def scale_boxes(boxes, old, new, config):
     """Boxes [., 4] of an image of sides `old` (h, w) -> boxes of the same image at sides `new`."""
     dtype = np.dtype(config.ratio_dtype).type
     ratio_y, ratio_x = (float(dtype(n) / dtype(o)) for n, o in zip(new, old, strict=True))
-    return boxes * torch.tensor([ratio_x, ratio_y, ratio_x, ratio_y], dtype=boxes.dtype, device=boxes.device)
+    return boxes * torch.tensor(
+        [ratio_x, ratio_y, ratio_x, ratio_y], dtype=boxes.dtype, device=boxes.device
+    )
 
 
 def prepare(image, target, config, min_size=None, dtype=torch.float32):
@@ -136,7 +120,7 @@ def prepare(image, target, config, min_size=None, dtype=torch.float32):
     config    config.Transform
     min_size  wanted short side; None: the last of `config.min_size`. Where that is empty, nothing is resized
     dtype     of image and boxes: float32, or float64 to compare with the reference
-    Returns   ([3, h, w], Target with bit-packed masks or None, in the resized image's pixels).
+    Returns   ([3, h, w], PackedTarget or None, in the resized image's pixels).
 
     Raises ValueError for an image or target of the wrong shape or with non-finite numbers, saying what to do.
     """
@@ -148,7 +132,10 @@ def prepare(image, target, config, min_size=None, dtype=torch.float32):
     new = old if min_size is None else resized_shape(*old, min_size, config)
 
     def normalized(x):
-        mean, std = (torch.tensor(value, dtype=dtype, device=x.device)[:, None, None] for value in (config.mean, config.std))
+        mean, std = (
+            torch.tensor(value, dtype=dtype, device=x.device)[:, None, None]
+            for value in (config.mean, config.std)
+        )
         return (x.to(dtype) * config.pixel_scale).sub_(mean).div_(std)
 
     if image.dtype != torch.uint8 or config.interpolation == "bilinear":
@@ -159,14 +146,18 @@ def prepare(image, target, config, min_size=None, dtype=torch.float32):
     image = image if config.normalize_first else normalized(image)
     if target is not None:
         masks = resize_and_pack(target.masks.cpu(), new, config)
-        target = Target(scale_boxes(target.boxes, old, new, config) if new != old else target.boxes, target.labels, masks)
+        target = PackedTarget(
+            scale_boxes(target.boxes, old, new, config) if new != old else target.boxes,
+            target.labels,
+            masks,
+        )
     return image.contiguous(), target
 
 
 def collate(prepared, config, original_sizes, image_ids=None, max_objects=None, pad_to=None):
     """A Batch from what `prepare` returned for each image.
 
-    prepared        list of ([3, h, w], Target or None)
+    prepared        list of ([3, h, w], PackedTarget or None)
     config          config.Transform
     original_sizes  list of (H, W) of the images that came in
     max_objects     ground-truth slots per image; None: the most of this batch, at least 1
@@ -178,10 +169,14 @@ def collate(prepared, config, original_sizes, image_ids=None, max_objects=None, 
     counts = [0 if target is None else len(target.labels) for target in targets]
     height, width = (int(side) for side in sizes.amax(0)) if pad_to is None else pad_to
     if pad_to is None and config.size_divisor:
-        height, width = (-(-side // config.size_divisor) * config.size_divisor for side in (height, width))
+        height, width = (
+            -(-side // config.size_divisor) * config.size_divisor for side in (height, width)
+        )
     slots = max(1, *counts) if max_objects is None else max_objects
     if max(counts) > slots:
-        raise ValueError(f"{max(counts)} objects in an image of the batch, but max_objects is {slots}; raise it or drop objects")
+        raise ValueError(
+            f"{max(counts)} objects in an image of the batch, but max_objects is {slots}; raise it or drop objects"
+        )
     if (sizes > torch.tensor([height, width])).any():
         raise ValueError(
             f"images of up to {sizes.amax(0).tolist()} do not fit into pad_to {[height, width]}; lower max_size or raise pad_to"

@@ -40,7 +40,10 @@ class Backbone(nn.Module):
 
 def channels(config):
     """{stage: channels}: 1, 2, 4, 8, 8 times the width."""
-    return {block: config.backbone.width * min(2 ** (block - 1), 8) for block in range(1, config.backbone.out_stage + 1)}
+    return {
+        block: config.backbone.width * min(2 ** (block - 1), 8)
+        for block in range(1, config.backbone.out_stage + 1)
+    }
 
 
 def strides(config):

@@ -26,8 +26,16 @@ def grid(feature_shapes, image_shape, config, *, strides):
     """
     levels = []
     for (h, w), sizes, stride in zip(feature_shapes, config.sizes, strides, strict=True):
-        stride_y, stride_x = (stride, stride) if config.stride == "constant" else (image_shape[0] // h, image_shape[1] // w)
-        y, x = np.meshgrid((np.arange(h) + config.offset) * stride_y, (np.arange(w) + config.offset) * stride_x, indexing="ij")
+        stride_y, stride_x = (
+            (stride, stride)
+            if config.stride == "constant"
+            else (image_shape[0] // h, image_shape[1] // w)
+        )
+        y, x = np.meshgrid(
+            (np.arange(h) + config.offset) * stride_y,
+            (np.arange(w) + config.offset) * stride_x,
+            indexing="ij",
+        )
         centres = np.stack([x, y, x, y], axis=-1).reshape(-1, 1, 4)
         levels.append((centres + cell_anchors(sizes, config.ratios, config)).reshape(-1, 4))
     return levels

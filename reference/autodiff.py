@@ -88,7 +88,9 @@ def _accumulate(x, gradient):
     """Give the Variables in `x` what stands in their place in `gradient`."""
     if isinstance(x, Variable):
         if np.shape(gradient) != x.shape:
-            raise ValueError(f"a gradient of shape {np.shape(gradient)} for a Variable of shape {x.shape}")
+            raise ValueError(
+                f"a gradient of shape {np.shape(gradient)} for a Variable of shape {x.shape}"
+            )
         x.grad = gradient if x.grad is None else x.grad + gradient
     for key, item in _items(gradient):
         if item is not None:
@@ -136,10 +138,16 @@ class Variable:
     dtype = property(lambda self: self.value.dtype)
     __add__ = __radd__ = primitive(lambda a, b: a + b, lambda grad, a, b: (grad, grad))
     __sub__ = primitive(lambda a, b: a - b, lambda grad, a, b: (grad, -grad))
-    __truediv__ = primitive(lambda x, constant: x / constant, lambda grad, x, constant: grad / constant)
+    __truediv__ = primitive(
+        lambda x, constant: x / constant, lambda grad, x, constant: grad / constant
+    )
     __getitem__ = getitem
-    reshape = primitive(lambda x, *shape: x.reshape(*shape), lambda grad, x, *shape: grad.reshape(x.shape))
-    transpose = primitive(lambda x, *axes: x.transpose(*axes), lambda grad, x, *axes: grad.transpose(np.argsort(axes)))
+    reshape = primitive(
+        lambda x, *shape: x.reshape(*shape), lambda grad, x, *shape: grad.reshape(x.shape)
+    )
+    transpose = primitive(
+        lambda x, *axes: x.transpose(*axes), lambda grad, x, *axes: grad.transpose(np.argsort(axes))
+    )
     sum = primitive(lambda x: x.sum(), lambda grad, x: np.full_like(x, grad))
 
     def __len__(self):

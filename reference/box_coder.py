@@ -4,7 +4,9 @@ import math
 
 import numpy as np
 
-MAX_LOG_SCALE = math.log(1000 / 16)  # dw and dh are clamped to this before exp: a box grows at most 62.5-fold
+MAX_LOG_SCALE = math.log(
+    1000 / 16
+)  # dw and dh are clamped to this before exp: a box grows at most 62.5-fold
 
 
 def _centres(boxes):
@@ -25,7 +27,12 @@ def encode(boxes, reference_boxes, weights):
     x, y, w, h = _centres(np.asarray(boxes))
     x_ref, y_ref, w_ref, h_ref = _centres(np.asarray(reference_boxes))
     with np.errstate(divide="ignore", invalid="ignore"):
-        deltas = wx * (x - x_ref) / w_ref, wy * (y - y_ref) / h_ref, ww * np.log(w / w_ref), wh * np.log(h / h_ref)
+        deltas = (
+            wx * (x - x_ref) / w_ref,
+            wy * (y - y_ref) / h_ref,
+            ww * np.log(w / w_ref),
+            wh * np.log(h / h_ref),
+        )
     return np.concatenate(deltas, axis=-1)
 
 

@@ -23,7 +23,12 @@ def iou(a, b):
     sides = np.maximum(bottom_right - top_left, 0)
     intersection = sides[..., 0] * sides[..., 1]
     union = area(a)[..., :, None] + area(b)[..., None, :] - intersection
-    return np.divide(intersection, union, out=np.zeros_like(union, dtype=np.result_type(union, np.float32)), where=intersection > 0)
+    return np.divide(
+        intersection,
+        union,
+        out=np.zeros_like(union, dtype=np.result_type(union, np.float32)),
+        where=intersection > 0,
+    )
 
 
 def clip(boxes, height, width):

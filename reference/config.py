@@ -20,7 +20,9 @@ from reference.presets import PRESETS, merged
 class Transform:
     """From the image that comes in ([H, W, 3] RGB, 0..255) to the array the network sees."""
 
-    min_size: tuple[int, ...] = (800,)  # wanted short side in pixels: training draws one, inference takes the last; () keeps the size
+    min_size: tuple[int, ...] = (
+        800,
+    )  # wanted short side in pixels: training draws one, inference takes the last; () keeps the size
     max_size: int = 1333  # the long side never exceeds this
     # "truncate": int(side * scale), in one step; "nearest": short side first, then long side, then int(x + 0.5)
     size_rounding: Literal["truncate", "nearest"] = "truncate"
@@ -28,25 +30,39 @@ class Transform:
     interpolation: Literal["bilinear", "pillow"] = "bilinear"
     channel_order: Literal["rgb", "bgr"] = "rgb"  # what the first convolution was trained with
     pixel_scale: float = 1 / 255  # multiplies the pixels before mean and std
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)  # in `channel_order`, after `pixel_scale`
+    mean: tuple[float, float, float] = (
+        0.485,
+        0.456,
+        0.406,
+    )  # in `channel_order`, after `pixel_scale`
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     normalize_first: bool = True  # normalise before resizing (after, if False)
-    ratio_dtype: Literal["float32", "float64"] = "float32"  # of new side / old side, by which boxes are scaled
+    ratio_dtype: Literal["float32", "float64"] = (
+        "float32"  # of new side / old side, by which boxes are scaled
+    )
     size_divisor: int = 32  # pad right and bottom with zeros to a multiple of this; 0: only to the largest of the batch
 
 
 @dataclass(frozen=True)
 class Backbone:
-    kind: Literal["resnet", "vgg"] = "resnet"  # "vgg": VGG-16, of which only width, frozen_stages and out_stage are asked
+    kind: Literal["resnet", "vgg"] = (
+        "resnet"  # "vgg": VGG-16, of which only width, frozen_stages and out_stage are asked
+    )
     depth: int = 50  # 18, 34 (basic blocks), 50, 101 (bottlenecks)
     width: int = 64  # channels of the stem; the stages have 1, 2, 4, 8 times as many (bottlenecks put out 4 times that)
     groups: int = 1  # of a bottleneck's 3x3 convolution; more than 1: ResNeXt
-    group_width: int = 64  # channels of such a group in the first stage, doubled from stage to stage
+    group_width: int = (
+        64  # channels of such a group in the first stage, doubled from stage to stage
+    )
     # "frozen": affine from stored statistics; "batch"; "sync_batch": over the batches of all processes; "group"
     norm: Literal["frozen", "batch", "sync_batch", "group"] = "frozen"
     norm_eps: float = 1e-5
-    stride_in_1x1: bool = False  # where a bottleneck strides: its first 1x1 convolution, or (False) its 3x3
-    frozen_stages: int = 2  # this many of (stem, layer1, .., layer4), or of VGG's blocks, receive no gradient
+    stride_in_1x1: bool = (
+        False  # where a bottleneck strides: its first 1x1 convolution, or (False) its 3x3
+    )
+    frozen_stages: int = (
+        2  # this many of (stem, layer1, .., layer4), or of VGG's blocks, receive no gradient
+    )
     out_stage: int = 5  # the last stage that runs on the whole image: 5, or 4 in a C4 model
     dilation: int = 1  # of stage 5; 2: its convolutions are dilated instead of strided (DC5)
 
@@ -60,7 +76,13 @@ class FPN:
 
 @dataclass(frozen=True)
 class Anchors:
-    sizes: tuple[tuple[float, ...], ...] = ((32,), (64,), (128,), (256,), (512,))  # per level, P2..P6 or a single one; sqrt(area) in pixels
+    sizes: tuple[tuple[float, ...], ...] = (
+        (32,),
+        (64,),
+        (128,),
+        (256,),
+        (512,),
+    )  # per level, P2..P6 or a single one; sqrt(area) in pixels
     ratios: tuple[float, ...] = (0.5, 1.0, 2.0)  # height / width
     rounding: bool = True  # cell anchors rounded to whole pixels, half to even
     order: Literal["ratio_major", "size_major"] = "ratio_major"  # inside a cell
@@ -74,19 +96,25 @@ class RPN:
     conv_depth: int = 1  # 3x3 convolutions before logits and deltas
     foreground_iou: float = 0.7
     background_iou: float = 0.3
-    low_quality_matches: bool = True  # the best anchors of each ground truth become positive whatever their IoU
+    low_quality_matches: bool = (
+        True  # the best anchors of each ground truth become positive whatever their IoU
+    )
     zero_iou_matches: bool = True  # ... even where that best IoU is 0, so that every anchor overlapping nothing turns positive
     batch_size: int = 256  # anchors sampled per image
     positive_fraction: float = 0.5
     box_weights: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)
     smooth_l1_beta: float = 1 / 9  # 0: plain L1
-    loss_normalizer: Literal["sampled", "batch_size"] = "sampled"  # divide by the anchors sampled, or by batch_size * images
+    loss_normalizer: Literal["sampled", "batch_size"] = (
+        "sampled"  # divide by the anchors sampled, or by batch_size * images
+    )
     pre_nms_top_n_train: int = 2000  # per level
     pre_nms_top_n_test: int = 1000
     post_nms_top_n_train: int = 2000  # per image
     post_nms_top_n_test: int = 1000
     nms_iou: float = 0.7
-    nms_score: Literal["probability", "logit"] = "probability"  # rank by "probability" or "logit" in NMS and after it
+    nms_score: Literal["probability", "logit"] = (
+        "probability"  # rank by "probability" or "logit" in NMS and after it
+    )
     min_size: float = 1e-3  # proposals with a shorter side are dropped
     min_size_inclusive: bool = True  # a side of exactly min_size stays
 
@@ -102,7 +130,9 @@ class Pooler:
     canonical_level: int = 4
     min_level: int = 2
     max_level: int = 5
-    level_epsilon: Literal["outside", "inside"] = "outside"  # log2(s / size) + 1e-6, or log2(s / size + 1e-8)
+    level_epsilon: Literal["outside", "inside"] = (
+        "outside"  # log2(s / size) + 1e-6, or log2(s / size + 1e-8)
+    )
 
 
 @dataclass(frozen=True)
@@ -122,14 +152,18 @@ class BoxHead:
     smooth_l1_beta: float = 1 / 9
     score_threshold: float = 0.05  # detections score strictly more
     nms_iou: float = 0.5
-    min_size: float | None = 1e-2  # detections with a shorter side are dropped; None: no such filter
+    min_size: float | None = (
+        1e-2  # detections with a shorter side are dropped; None: no such filter
+    )
     max_detections: int = 100  # per image
     drop_empty: bool = False  # drop detections that are empty after scaling to the original image
 
 
 @dataclass(frozen=True)
 class MaskHead:
-    kind: Literal["fcn", "mlp", "none"] = "fcn"  # convolutions; fully connected layers; no mask branch: Faster R-CNN
+    kind: Literal["fcn", "mlp", "none"] = (
+        "fcn"  # convolutions; fully connected layers; no mask branch: Faster R-CNN
+    )
     # "sigmoid": each class for itself; "softmax": classes and background compete for each pixel
     loss: Literal["sigmoid", "softmax"] = "sigmoid"
     class_agnostic: bool = False  # one mask for all classes
@@ -138,9 +172,13 @@ class MaskHead:
     channels: int = 256
     norm: Literal["none", "batch", "sync_batch", "group"] = "none"
     pooler: Pooler = field(default_factory=lambda: Pooler(output_size=14))
-    target: Literal["soft", "binary"] = "soft"  # "soft": mean of mask samples, in [0, 1]; "binary": that, >= 0.5
+    target: Literal["soft", "binary"] = (
+        "soft"  # "soft": mean of mask samples, in [0, 1]; "binary": that, >= 0.5
+    )
     target_aligned: bool = False  # RoIAlign convention used to sample the target
-    paste: Literal["torchvision", "detectron2"] = "torchvision"  # convention of `masks.paste`: "torchvision" or "detectron2"
+    paste: Literal["torchvision", "detectron2"] = (
+        "torchvision"  # convention of `masks.paste`: "torchvision" or "detectron2"
+    )
     threshold: float = 0.5  # a pixel belongs to the object from this probability on
 
 
@@ -154,7 +192,9 @@ class Optimizer:
     norm_weight_decay: float = 1e-4  # for the weights and biases of normalisations
     warmup_iterations: int = 1000
     warmup_factor: float = 0.001  # of the learning rate, at iteration 0
-    schedule: Literal["step", "cosine"] = "step"  # "step": times `gamma` at each of `steps`; "cosine": down to 0
+    schedule: Literal["step", "cosine"] = (
+        "step"  # "step": times `gamma` at each of `steps`; "cosine": down to 0
+    )
     steps: tuple[float, ...] = (2 / 3, 8 / 9)  # as fractions of all iterations
     gamma: float = 0.1
     clip_gradient_norm: float = 0.0  # 0: no clipping
@@ -166,7 +206,9 @@ class Config:
     # Where the K + 1 class logits put it. "first": with box deltas and masks of its own, which nobody reads; "last": without.
     background: Literal["first", "last"] = "first"
     norm_groups: int = 32  # of every "group" norm
-    neck: Literal["fpn", "single"] = "fpn"  # the feature pyramid; "single": the last stage's map alone
+    neck: Literal["fpn", "single"] = (
+        "fpn"  # the feature pyramid; "single": the last stage's map alone
+    )
     # "res5": both heads read stage 5 of the ResNet, run on each RoI (C4); "res5_unstrided": with stride 1, on RoIs of half the side
     shared_head: Literal["none", "res5", "res5_unstrided"] = "none"
     transform: Transform = field(default_factory=Transform)
@@ -213,14 +255,19 @@ def _wiring_problems(config):
         config.neck == "fpn",
         config.shared_head != "none",
     )
-    heads = {"box_head": config.box_head, **({} if config.mask_head.kind == "none" else {"mask_head": config.mask_head})}
+    heads = {
+        "box_head": config.box_head,
+        **({} if config.mask_head.kind == "none" else {"mask_head": config.mask_head}),
+    }
     if pyramid and (backbone.out_stage, backbone.dilation, resnet) != (5, 1, True):
         yield "neck = fpn takes all four stages of a ResNet: backbone.kind = resnet, out_stage = 5, dilation = 1"
     if shared and (backbone.out_stage, config.neck, resnet) != (4, "single", True):
         yield f"shared_head = {config.shared_head} takes a ResNet up to stage 4: backbone.kind = resnet, out_stage = 4, neck = single"
     if shared and any(head.pooler != config.box_head.pooler for head in heads.values()):
         yield f"shared_head = {config.shared_head}: box_head.pooler and mask_head.pooler must be the same"
-    last = backbone.out_stage - (backbone.dilation == 2 or not resnet)  # the only map without a pyramid: its stride is 2^last
+    last = backbone.out_stage - (
+        backbone.dilation == 2 or not resnet
+    )  # the only map without a pyramid: its stride is 2^last
     low, high, maps = (2, 5, 5) if pyramid else (last, last, 1)
     for name, head in heads.items():
         if not low <= head.pooler.min_level <= head.pooler.max_level <= high:
@@ -237,7 +284,12 @@ def _group_problems(config):
     resnet, inner = backbone.kind == "resnet", backbone.groups * backbone.group_width
     for name, norm, channels, used in (
         ("backbone.width", backbone.norm, backbone.width, resnet),
-        ("backbone.groups * backbone.group_width", backbone.norm, inner, resnet and backbone.groups > 1),
+        (
+            "backbone.groups * backbone.group_width",
+            backbone.norm,
+            inner,
+            resnet and backbone.groups > 1,
+        ),
         ("fpn.channels", config.fpn.norm, config.fpn.channels, config.neck == "fpn"),
         ("box_head.conv_channels", box.norm, box.conv_channels, box.kind == "four_conv_fc"),
         ("mask_head.channels", mask.norm, mask.channels, mask.kind == "fcn" and mask.convs > 0),
@@ -258,7 +310,12 @@ def from_dict(values: dict, cls=Config, path="config"):
         raise ValueError(f"{path}: expected an object, got {values!r}")
     for name in values.keys() ^ fields.keys():
         raise ValueError(f"{path}.{name}: {'no such field' if name in values else 'missing'}")
-    return cls(**{name: _typed(value, fields[name].type, f"{path}.{name}") for name, value in values.items()})
+    return cls(
+        **{
+            name: _typed(value, fields[name].type, f"{path}.{name}")
+            for name, value in values.items()
+        }
+    )
 
 
 def override(config: Config, assignment: str) -> Config:
@@ -291,8 +348,12 @@ def _typed(value, kind, path):
     if origin is types.UnionType:
         return None if value is None else _typed(value, arguments[0], path)
     if origin is tuple:
-        if not isinstance(value, list | tuple) or (arguments[-1] is not Ellipsis and len(value) != len(arguments)):
-            raise ValueError(f"{path}: expected a list {'' if arguments[-1] is Ellipsis else f'of {len(arguments)} '}but got {value!r}")
+        if not isinstance(value, list | tuple) or (
+            arguments[-1] is not Ellipsis and len(value) != len(arguments)
+        ):
+            raise ValueError(
+                f"{path}: expected a list {'' if arguments[-1] is Ellipsis else f'of {len(arguments)} '}but got {value!r}"
+            )
         return tuple(_typed(item, arguments[0], path) for item in value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)

@@ -16,13 +16,17 @@ def forward(parameters, stages, config, training=False):
     for level in (5, 4, 3, 2):
         x = conv_norm(parameters, f"fpn.lateral{level}", stages[level], config, training)
         above = x if above is None else x + upsample.nearest(above, *x.shape[2:])
-        pyramid[level] = conv_norm(parameters, f"fpn.output{level}", above, config, training, padding=1)
+        pyramid[level] = conv_norm(
+            parameters, f"fpn.output{level}", above, config, training, padding=1
+        )
     pyramid[6] = max_pool2d(pyramid[5], kernel=1, stride=2)
     return dict(sorted(pyramid.items()))
 
 
 def conv_norm(parameters, name, x, config, training, **keywords):
-    return norm.conv_norm(parameters, name, f"{name}_norm", x, config.fpn.norm, config, training, **keywords)
+    return norm.conv_norm(
+        parameters, name, f"{name}_norm", x, config.fpn.norm, config, training, **keywords
+    )
 
 
 def channels(config):
@@ -35,6 +39,9 @@ def parameter_shapes(config):
     width, kind = config.fpn.channels, config.fpn.norm
     shapes = {}
     for level, before in backbone.of(config).channels(config).items():
-        for name, shape in ((f"fpn.lateral{level}", (width, before, 1, 1)), (f"fpn.output{level}", (width, width, 3, 3))):
+        for name, shape in (
+            (f"fpn.lateral{level}", (width, before, 1, 1)),
+            (f"fpn.output{level}", (width, width, 3, 3)),
+        ):
             shapes |= norm.parameter_shapes(name, f"{name}_norm", shape, kind)
     return shapes

@@ -16,7 +16,9 @@ def directional_error(function, *arrays, generator, step=1e-5):
     step       h. Rounding costs about 1e-16 / h, curvature h²; no kink may lie within h of a point
     """
     moves = [generator.standard_normal(array.shape) for array in arrays]
-    ahead, behind = (function(*(x + h * d for x, d in zip(arrays, moves, strict=True))) for h in (step, -step))
+    ahead, behind = (
+        function(*(x + h * d for x, d in zip(arrays, moves, strict=True))) for h in (step, -step)
+    )
     change = (ahead - behind) / (2 * step)
     weight, gradients = _pulled_back(function, arrays, generator)
     expected = sum(np.vdot(gradient, d) for gradient, d in zip(gradients, moves, strict=True))

@@ -84,9 +84,16 @@ def rpn_losses(logits, deltas, labels, target_deltas, config):
     Returns two scalars; both are divided by the number of sampled anchors (at least 1), or by batch_size * N.
     """
     positive, sampled = labels == 1, labels >= 0
-    normalizer = max(int(sampled.sum()), 1) if config.loss_normalizer == "sampled" else config.batch_size * len(labels)
+    normalizer = (
+        max(int(sampled.sum()), 1)
+        if config.loss_normalizer == "sampled"
+        else config.batch_size * len(labels)
+    )
     objectness = binary_cross_entropy(logits[sampled], positive[sampled]).sum() / normalizer
-    box = smooth_l1(deltas[positive] - target_deltas[positive], config.smooth_l1_beta).sum() / normalizer
+    box = (
+        smooth_l1(deltas[positive] - target_deltas[positive], config.smooth_l1_beta).sum()
+        / normalizer
+    )
     return objectness, box
 
 
@@ -99,15 +106,22 @@ def box_losses(class_logits, box_deltas, labels, target_deltas, config):
     normalizer = max(len(labels), 1)
     classification = cross_entropy(class_logits, class_columns(labels, config)).sum() / normalizer
     positive = np.flatnonzero(labels > 0)
-    deltas = box_deltas.reshape(len(labels), box_deltas.shape[1] // 4, 4)[positive, entries(labels[positive], config)]
-    box = smooth_l1(deltas - target_deltas[positive], config.box_head.smooth_l1_beta).sum() / normalizer
+    deltas = box_deltas.reshape(len(labels), box_deltas.shape[1] // 4, 4)[
+        positive, entries(labels[positive], config)
+    ]
+    box = (
+        smooth_l1(deltas - target_deltas[positive], config.box_head.smooth_l1_beta).sum()
+        / normalizer
+    )
     return classification, box
 
 
 def mask_channels(config):
     """How many masks the head puts out for a RoI: one per class, or one for all; beside a softmax one more, for the background."""
     classes = 1 if config.mask_head.class_agnostic else config.num_classes
-    unused = config.background == "first" and not config.mask_head.class_agnostic  # torchvision keeps a channel that nobody trains
+    unused = (
+        config.background == "first" and not config.mask_head.class_agnostic
+    )  # torchvision keeps a channel that nobody trains
     return classes + (config.mask_head.loss == "softmax" or unused)
 
 
@@ -116,7 +130,11 @@ def mask_columns(labels, config):
     if config.mask_head.class_agnostic:
         labels = np.minimum(labels, 1)
     only = mask_channels(config) == 1
-    return labels if config.background == "first" and not only else (labels - 1) % mask_channels(config)
+    return (
+        labels
+        if config.background == "first" and not only
+        else (labels - 1) % mask_channels(config)
+    )
 
 
 def mask_loss(mask_logits, labels, targets, config):
@@ -124,12 +142,16 @@ def mask_loss(mask_logits, labels, targets, config):
 
     mask_logits [R, mask_channels, S, S]; labels [R] in 1..K; targets [R, S, S] in [0, 1]; config: config.Config
     """
-    return MASK_LOSSES[config.mask_head.loss](mask_logits, labels, targets, config).sum() / max(targets.size, 1)
+    return MASK_LOSSES[config.mask_head.loss](mask_logits, labels, targets, config).sum() / max(
+        targets.size, 1
+    )
 
 
 def sigmoid_mask_loss(mask_logits, labels, targets, config):
     """Binary cross-entropy of the own class's channel alone, [R, S, S]: classes do not compete."""
-    return binary_cross_entropy(mask_logits[np.arange(len(labels)), mask_columns(labels, config)], targets)
+    return binary_cross_entropy(
+        mask_logits[np.arange(len(labels)), mask_columns(labels, config)], targets
+    )
 
 
 def softmax_mask_loss(mask_logits, labels, targets, config):
@@ -138,7 +160,9 @@ def softmax_mask_loss(mask_logits, labels, targets, config):
     wanted[rows, mask_columns(labels, config)] = targets
     wanted[rows, mask_columns(np.zeros_like(labels), config)] = 1 - targets
     channels = mask_logits.shape[1]
-    pixels = [x.transpose(0, 2, 3, 1).reshape(targets.size, channels) for x in (mask_logits, wanted)]
+    pixels = [
+        x.transpose(0, 2, 3, 1).reshape(targets.size, channels) for x in (mask_logits, wanted)
+    ]
     return soft_cross_entropy(*pixels)
 
 

@@ -3,7 +3,7 @@
 Legend: R rois, C channels, P side of the RoI features, S = 2 P mask size, E channels of masks (see losses.mask_channels).
 """
 
-from reference import losses, norm, roi_features
+from reference import losses, norm, shared_head
 from reference.activations import relu
 from reference.box_head import flatten, fully_connected
 from reference.conv import conv2d, conv_transpose2d
@@ -19,15 +19,32 @@ def fcn(parameters, x, config, training):
     """3x3 convolutions, a transposed convolution that doubles the side, and a 1x1 convolution: every pixel keeps its place."""
     for i in range(1, config.mask_head.convs + 1):
         name = f"mask_head.conv{i}"
-        x = relu(norm.conv_norm(parameters, name, f"{name}_norm", x, config.mask_head.norm, config, training, padding=1))
-    x = relu(conv_transpose2d(x, parameters["mask_head.deconv.weight"], parameters["mask_head.deconv.bias"], stride=2))
+        x = relu(
+            norm.conv_norm(
+                parameters,
+                name,
+                f"{name}_norm",
+                x,
+                config.mask_head.norm,
+                config,
+                training,
+                padding=1,
+            )
+        )
+    x = relu(
+        conv_transpose2d(
+            x, parameters["mask_head.deconv.weight"], parameters["mask_head.deconv.bias"], stride=2
+        )
+    )
     return conv2d(x, parameters["mask_head.logits.weight"], parameters["mask_head.logits.bias"])
 
 
 def mlp(parameters, x, config, training):
     """Two fully connected layers, then one that puts out all pixels at once [Mask R-CNN, table 2e]."""
     side = 2 * x.shape[2]
-    x = fully_connected(parameters, "mask_head.fc2", fully_connected(parameters, "mask_head.fc1", flatten(x)))
+    x = fully_connected(
+        parameters, "mask_head.fc2", fully_connected(parameters, "mask_head.fc1", flatten(x))
+    )
     x = linear(x, parameters["mask_head.logits.weight"], parameters["mask_head.logits.bias"])
     return x.reshape(len(x), losses.mask_channels(config), side, side)
 
@@ -38,7 +55,7 @@ KINDS = {"fcn": fcn, "mlp": mlp}
 def parameter_shapes(config):
     """{parameter: shape}; the transposed convolution's weight is [in, out, 2, 2]. Without a mask branch there is none."""
     head, masks, shapes = config.mask_head, losses.mask_channels(config), {}
-    channels, side = roi_features.shape(config, head.pooler)
+    channels, side = shared_head.shape(config, head.pooler)
     if head.kind == "none":
         return {}
     if head.kind == "mlp":
@@ -48,10 +65,23 @@ def parameter_shapes(config):
             "logits": (masks * (2 * side) ** 2, head.mlp_channels),
         }
         return {
-            f"mask_head.{name}.{part}": size for name, shape in layers.items() for part, size in (("weight", shape), ("bias", shape[:1]))
+            f"mask_head.{name}.{part}": size
+            for name, shape in layers.items()
+            for part, size in (("weight", shape), ("bias", shape[:1]))
         }
     for i in range(1, head.convs + 1):
-        shapes |= norm.parameter_shapes(f"mask_head.conv{i}", f"mask_head.conv{i}_norm", (head.channels, channels, 3, 3), head.norm)
+        shapes |= norm.parameter_shapes(
+            f"mask_head.conv{i}",
+            f"mask_head.conv{i}_norm",
+            (head.channels, channels, 3, 3),
+            head.norm,
+        )
         channels = head.channels
-    shapes |= {"mask_head.deconv.weight": (channels, head.channels, 2, 2), "mask_head.deconv.bias": (head.channels,)}
-    return shapes | {"mask_head.logits.weight": (masks, head.channels, 1, 1), "mask_head.logits.bias": (masks,)}
+    shapes |= {
+        "mask_head.deconv.weight": (channels, head.channels, 2, 2),
+        "mask_head.deconv.bias": (head.channels,),
+    }
+    return shapes | {
+        "mask_head.logits.weight": (masks, head.channels, 1, 1),
+        "mask_head.logits.bias": (masks,),
+    }

@@ -13,20 +13,21 @@ from reference import (
     anchors,
     backbone,
     box_head,
-    levels,
     losses,
     mask_head,
     masks,
     neck,
     optimizer,
     postprocess,
-    roi_features,
     rpn,
     sampler,
+    shared_head,
     transform,
 )
 from reference import config as configuration
+from reference import pooler as pooling
 from reference.autodiff import Tape, detached
+from reference.structures import Detections
 
 
 class MaskRCNN:
@@ -50,9 +51,15 @@ class MaskRCNN:
         if len(images) == 0:
             return []
         prepared = [transform.prepare(image, None, self.config.transform)[0] for image in images]
-        sizes, originals = [image.shape[1:] for image in prepared], [np.shape(image)[:2] for image in images]
+        sizes, originals = (
+            [image.shape[1:] for image in prepared],
+            [np.shape(image)[:2] for image in images],
+        )
         found = self.batch_detections(self.batch(prepared), sizes, record)
-        return [self.finish(*one, size, original) for one, size, original in zip(found, sizes, originals, strict=True)]
+        return [
+            self.finish(*one, size, original)
+            for one, size, original in zip(found, sizes, originals, strict=True)
+        ]
 
     def losses(self, images, targets, priorities=None, record=None, generator=None):
         """The five losses of one training step; training makes their sum small.
@@ -64,9 +71,14 @@ class MaskRCNN:
         Returns {"rpn_objectness", "rpn_box", "class", "box", "mask"}: scalars; without a mask branch there is no "mask".
         """
         if len(images) == 0 or len(images) != len(targets):
-            raise ValueError(f"losses: expected images, and a target for each; got {len(images)} images and {len(targets)} targets")
+            raise ValueError(
+                f"losses: expected images, and a target for each; got {len(images)} images and {len(targets)} targets"
+            )
         record = {} if record is None else record
-        pairs = [transform.prepare(image, target, self.config.transform) for image, target in zip(images, targets, strict=True)]
+        pairs = [
+            transform.prepare(image, target, self.config.transform)
+            for image, target in zip(images, targets, strict=True)
+        ]
         prepared, targets = zip(*pairs, strict=True)
         batch, sizes = self.batch(prepared), [image.shape[1:] for image in prepared]
         gt_boxes = [target.boxes.astype(self.dtype) for target in targets]
@@ -74,16 +86,37 @@ class MaskRCNN:
         pyramid = self.features(batch, record, training=True)
         logits, deltas, level_anchors = self.objectness(pyramid, batch.shape[2:], record)
         if priorities is None:
-            priorities = self.draw_priorities(logits.shape[1], gt_boxes, generator or np.random.default_rng())
+            priorities = self.draw_priorities(
+                logits.shape[1], gt_boxes, generator or np.random.default_rng()
+            )
         record["priorities"] = priorities
-        objectness, rpn_box = self.rpn_losses(logits, deltas, np.concatenate(level_anchors), gt_boxes, priorities["rpn"], record)
+        objectness, rpn_box = self.rpn_losses(
+            logits, deltas, np.concatenate(level_anchors), gt_boxes, priorities["rpn"], record
+        )
 
-        proposals = rpn.proposals(detached(logits), detached(deltas), level_anchors, sizes, self.config, training=True)
-        samples = [self.sample(*one) for one in zip(proposals, gt_boxes, targets, priorities["roi"], strict=True)]
-        record |= {"proposals": [boxes for boxes, _ in proposals], "proposal_scores": [scores for _, scores in proposals]}
-        record |= {"sampled_rois": [s.rois for s in samples], "roi_labels": [s.labels for s in samples], "samples": samples}
+        proposals = rpn.proposals(
+            detached(logits), detached(deltas), level_anchors, sizes, self.config, training=True
+        )
+        samples = [
+            self.sample(*one)
+            for one in zip(proposals, gt_boxes, targets, priorities["roi"], strict=True)
+        ]
+        record |= {
+            "proposals": [boxes for boxes, _ in proposals],
+            "proposal_scores": [scores for _, scores in proposals],
+        }
+        record |= {
+            "sampled_rois": [s.rois for s in samples],
+            "roi_labels": [s.labels for s in samples],
+            "samples": samples,
+        }
         classification, box = self.box_losses(pyramid, samples, record)
-        computed = {"rpn_objectness": objectness, "rpn_box": rpn_box, "class": classification, "box": box}
+        computed = {
+            "rpn_objectness": objectness,
+            "rpn_box": rpn_box,
+            "class": classification,
+            "box": box,
+        }
         if self.config.mask_head.kind == "none":
             return computed
         return computed | {"mask": self.mask_loss(pyramid, samples, targets, record)}
@@ -109,7 +142,11 @@ class MaskRCNN:
         """[N, 3, H, W] -> the maps that RPN and heads read, {2: P2, ..., 6: P6}, or a single one."""
         stages = backbone.of(self.config).forward(self.parameters, images, self.config, training)
         pyramid = neck.of(self.config).forward(self.parameters, stages, self.config, training)
-        record |= {"images": images, **{f"C{level}": x for level, x in stages.items()}, **{f"P{level}": x for level, x in pyramid.items()}}
+        record |= {
+            "images": images,
+            **{f"C{level}": x for level, x in stages.items()},
+            **{f"P{level}": x for level, x in pyramid.items()},
+        }
         return pyramid
 
     def objectness(self, pyramid, image_shape, record):
@@ -131,7 +168,10 @@ class MaskRCNN:
         pyramid = self.features(images, record)
         logits, deltas, level_anchors = self.objectness(pyramid, images.shape[2:], record)
         proposals = rpn.proposals(logits, deltas, level_anchors, sizes, config, training=False)
-        record |= {"proposals": [boxes for boxes, _ in proposals], "proposal_scores": [scores for _, scores in proposals]}
+        record |= {
+            "proposals": [boxes for boxes, _ in proposals],
+            "proposal_scores": [scores for _, scores in proposals],
+        }
 
         rois, image_index = join([boxes for boxes, _ in proposals])
         features = self.roi_features(pyramid, rois, image_index, config.box_head.pooler)
@@ -140,7 +180,11 @@ class MaskRCNN:
         found = []
         for n, size in enumerate(sizes):
             rows = image_index == n
-            found.append(postprocess.detections(class_logits[rows], box_deltas[rows], rois[rows], size, config))
+            found.append(
+                postprocess.detections(
+                    class_logits[rows], box_deltas[rows], rois[rows], size, config
+                )
+            )
 
         record["detections"] = found
         if config.mask_head.kind == "none":
@@ -148,8 +192,14 @@ class MaskRCNN:
         rois, image_index = join([boxes for boxes, _, _ in found])
         features = self.roi_features(pyramid, rois, image_index, config.mask_head.pooler)
         logits = mask_head.forward(self.parameters, features, config)
-        probabilities = losses.mask_probabilities(logits, np.concatenate([labels for _, _, labels in found]), config)
-        record |= {"mask_features": features, "mask_logits": logits, "mask_probabilities": probabilities}
+        probabilities = losses.mask_probabilities(
+            logits, np.concatenate([labels for _, _, labels in found]), config
+        )
+        record |= {
+            "mask_features": features,
+            "mask_logits": logits,
+            "mask_probabilities": probabilities,
+        }
         return [(*one, probabilities[image_index == n]) for n, one in enumerate(found)]
 
     def finish(self, boxes, scores, labels, probabilities, network, original):
@@ -157,22 +207,33 @@ class MaskRCNN:
         boxes, keep = postprocess.rescale(boxes, network, original, self.config)
         boxes, head = boxes[keep], self.config.mask_head
         if probabilities is None:
-            return postprocess.Detections(boxes, scores[keep], labels[keep], None)
-        pasted = masks.paste(probabilities[keep], boxes, *original, convention=head.paste, threshold=head.threshold)
-        return postprocess.Detections(boxes, scores[keep], labels[keep], pasted)
+            return Detections(boxes, scores[keep], labels[keep], None)
+        pasted = masks.paste(
+            probabilities[keep], boxes, *original, convention=head.paste, threshold=head.threshold
+        )
+        return Detections(boxes, scores[keep], labels[keep], pasted)
 
     def draw_priorities(self, count, gt_boxes, generator):
         """Random priorities for `count` anchors and for the proposals and ground truths of each image."""
         slots = self.config.rpn.post_nms_top_n_train
-        return {"rpn": generator.random((len(gt_boxes), count)), "roi": [generator.random(slots + len(boxes)) for boxes in gt_boxes]}
+        return {
+            "rpn": generator.random((len(gt_boxes), count)),
+            "roi": [generator.random(slots + len(boxes)) for boxes in gt_boxes],
+        }
 
     def rpn_losses(self, logits, deltas, all_anchors, gt_boxes, priorities, record):
         """Objectness and box loss of a sample of each image's anchors."""
         config = self.config.rpn
-        labels, target_deltas = zip(*(rpn.targets(all_anchors, boxes, config) for boxes in gt_boxes), strict=True)
+        labels, target_deltas = zip(
+            *(rpn.targets(all_anchors, boxes, config) for boxes in gt_boxes), strict=True
+        )
         sampled = np.full(logits.shape, -1)
         for row, own, priority in zip(sampled, labels, priorities, strict=True):
-            for value, chosen in zip((1, 0), sampler.sample(own, priority, config.batch_size, config.positive_fraction), strict=True):
+            for value, chosen in zip(
+                (1, 0),
+                sampler.sample(own, priority, config.batch_size, config.positive_fraction),
+                strict=True,
+            ):
                 row[chosen] = value
         record |= {"rpn_labels": np.stack(labels), "rpn_sampled": sampled}
         return losses.rpn_losses(logits, deltas, sampled, np.stack(target_deltas), config)
@@ -180,20 +241,29 @@ class MaskRCNN:
     def sample(self, proposals, gt_boxes, target, priorities):
         """The RoIs of one image that the heads learn from."""
         boxes, slots = proposals[0], self.config.rpn.post_nms_top_n_train
-        priorities = np.concatenate([priorities[: len(boxes)], priorities[slots : slots + len(gt_boxes)]])
+        priorities = np.concatenate(
+            [priorities[: len(boxes)], priorities[slots : slots + len(gt_boxes)]]
+        )
         return box_head.targets(boxes, gt_boxes, target.labels, priorities, self.config.box_head)
 
     def roi_features(self, pyramid, rois, image_index, pooler, training=False):
         """What the heads read of rois [R, 4] in the images image_index [R]: [R, C, P, P]."""
-        pooled = levels.pool(pyramid, rois, image_index, pooler)
-        return roi_features.forward(self.parameters, pooled, self.config, training)
+        pooled = pooling.pool(pyramid, rois, image_index, pooler)
+        return shared_head.forward(self.parameters, pooled, self.config, training)
 
     def box_losses(self, pyramid, samples, record):
         """Classification and box loss of all sampled RoIs."""
         rois, image_index = join([s.rois for s in samples])
-        labels, target_deltas = np.concatenate([s.labels for s in samples]), np.concatenate([s.deltas for s in samples])
-        features = self.roi_features(pyramid, rois, image_index, self.config.box_head.pooler, training=True)
-        class_logits, box_deltas = box_head.forward(self.parameters, features, self.config, training=True)
+        labels, target_deltas = (
+            np.concatenate([s.labels for s in samples]),
+            np.concatenate([s.deltas for s in samples]),
+        )
+        features = self.roi_features(
+            pyramid, rois, image_index, self.config.box_head.pooler, training=True
+        )
+        class_logits, box_deltas = box_head.forward(
+            self.parameters, features, self.config, training=True
+        )
         record |= {"box_features": features, "class_logits": class_logits, "box_deltas": box_deltas}
         return losses.box_losses(class_logits, box_deltas, labels, target_deltas, self.config)
 
@@ -204,7 +274,9 @@ class MaskRCNN:
         rois, image_index = join([s.rois[f] for s, f in zip(samples, foreground, strict=True)])
         labels = np.concatenate([s.labels[f] for s, f in zip(samples, foreground, strict=True)])
         if config.shared_head == "none":
-            features = self.roi_features(pyramid, rois, image_index, config.mask_head.pooler, training=True)
+            features = self.roi_features(
+                pyramid, rois, image_index, config.mask_head.pooler, training=True
+            )
         else:  # the box branch has been there already (SPEC §14)
             features = record["box_features"][np.concatenate(foreground)]
         logits = mask_head.forward(self.parameters, features, config, training=True)
@@ -231,13 +303,29 @@ def parameter_shapes(config):
 def trained(config):
     """Names of the parameters that training changes: all but stored statistics, frozen norms and the frozen stages of the backbone."""
     frozen = backbone.of(config).frozen(config)
-    names = [name for name in parameter_shapes(config) if not name.startswith(frozen) and ".running_" not in name]
-    return [name for name in names if not (config.backbone.norm == "frozen" and name.startswith("backbone.") and optimizer.is_norm(name))]
+    names = [
+        name
+        for name in parameter_shapes(config)
+        if not name.startswith(frozen) and ".running_" not in name
+    ]
+    return [
+        name
+        for name in names
+        if not (
+            config.backbone.norm == "frozen"
+            and name.startswith("backbone.")
+            and optimizer.is_norm(name)
+        )
+    ]
 
 
 def check_parameters(parameters, config):
     """The parameters as arrays; ValueError naming those that are missing, unexpected or of the wrong shape (batch counters are ignored)."""
-    parameters = {name: np.asarray(value) for name, value in parameters.items() if not name.endswith(".num_batches_tracked")}
+    parameters = {
+        name: np.asarray(value)
+        for name, value in parameters.items()
+        if not name.endswith(".num_batches_tracked")
+    }
     shapes = parameter_shapes(config)
     problems = [f"{name} is missing" for name in shapes if name not in parameters]
     problems += [f"{name} is unexpected" for name in parameters if name not in shapes]
@@ -245,7 +333,9 @@ def check_parameters(parameters, config):
         if name in shapes and value.shape != shapes[name]:
             problems.append(f"{name} has shape {list(value.shape)}, expected {list(shapes[name])}")
     if problems:
-        shown = "; ".join(problems[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
+        shown = "; ".join(problems[:8]) + (
+            f"; and {len(problems) - 8} more" if len(problems) > 8 else ""
+        )
         raise ValueError(f"the parameters do not fit the configuration: {shown}")
     return parameters
 
@@ -256,10 +346,18 @@ def initial_parameters(config, generator, dtype=np.float64):
     Convolutions of the backbone and of the heads: He et al. 2015, by fan out. Pyramid and fully connected layers: uniform, variance
     1 / fan in. RPN and class logits: N(0, 0.01²); box deltas and mask logits: N(0, 0.001²). Biases 0, normalisations the identity.
     """
-    small = {"rpn.": 0.01, "box_head.class_logits": 0.01, "box_head.box_deltas": 0.001, "mask_head.logits": 0.001}
+    small = {
+        "rpn.": 0.01,
+        "box_head.class_logits": 0.01,
+        "box_head.box_deltas": 0.001,
+        "mask_head.logits": 0.001,
+    }
     parameters = {}
     for name, shape in parameter_shapes(config).items():
-        std = next((value for prefix, value in small.items() if name.startswith(prefix)), math.sqrt(2 / (shape[0] * math.prod(shape[2:]))))
+        std = next(
+            (value for prefix, value in small.items() if name.startswith(prefix)),
+            math.sqrt(2 / (shape[0] * math.prod(shape[2:]))),
+        )
         if len(shape) == 1:
             value = np.full(shape, float(name.endswith((".running_var", ".weight"))))
         elif name.startswith(("fpn.", "box_head.fc", "mask_head.fc")):

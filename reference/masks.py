@@ -42,13 +42,22 @@ def rasterize_polygon(points, height, width):
     crossing flips. The rounding is COCO's, so half of a pixel may end up on the wrong side.
     """
     corners = np.trunc(COCO_SCALE * np.asarray(points, dtype=np.float64) + 0.5)
-    walk = np.concatenate([_line(start, end) for start, end in zip(corners, np.roll(corners, -1, axis=0), strict=True)])
+    walk = np.concatenate(
+        [
+            _line(start, end)
+            for start, end in zip(corners, np.roll(corners, -1, axis=0), strict=True)
+        ]
+    )
     (u, v), (u_next, v_next) = walk[:-1].T, walk[1:].T
     x = (np.where(u_next < u, u_next, u_next - 1) + 0.5) / COCO_SCALE - 0.5
     y = np.ceil(np.clip((np.minimum(v, v_next) + 0.5) / COCO_SCALE - 0.5, 0, height))
     crossing = (u != u_next) & (x == np.floor(x)) & (x >= 0) & (x <= width - 1)
-    flips = np.bincount((x[crossing] * height + y[crossing]).astype(np.int64), minlength=height * width + 1)[:-1]
-    return (np.cumsum(flips) % 2 == 1).reshape(width, height).T  # COCO counts down the columns, from one into the next
+    flips = np.bincount(
+        (x[crossing] * height + y[crossing]).astype(np.int64), minlength=height * width + 1
+    )[:-1]
+    return (
+        (np.cumsum(flips) % 2 == 1).reshape(width, height).T
+    )  # COCO counts down the columns, from one into the next
 
 
 def _line(start, end):
@@ -58,7 +67,10 @@ def _line(start, end):
     steps = np.arange(high[axis] - low[axis] + 1)
     slope = (high[1 - axis] - low[1 - axis]) / max(high[axis] - low[axis], 1)
     line = np.empty((len(steps), 2))
-    line[:, axis], line[:, 1 - axis] = low[axis] + steps, np.trunc(low[1 - axis] + slope * steps + 0.5)
+    line[:, axis], line[:, 1 - axis] = (
+        low[axis] + steps,
+        np.trunc(low[1 - axis] + slope * steps + 0.5),
+    )
     return line if low is start else line[::-1]
 
 
@@ -84,7 +96,10 @@ def paste_matrix(low, high, size, length, convention):
     "torchvision": the mask grows by a border of one zero cell, its box accordingly and then truncated to whole pixels, ends included.
     """
     pixel = np.arange(length)
-    low, high = np.asarray(low, dtype=np.float64)[:, None], np.asarray(high, dtype=np.float64)[:, None]
+    low, high = (
+        np.asarray(low, dtype=np.float64)[:, None],
+        np.asarray(high, dtype=np.float64)[:, None],
+    )
     if convention == "detectron2":
         inside = high > low
         position = (pixel + 0.5 - low) / np.where(inside, high - low, 1.0) * size - 0.5
@@ -100,7 +115,9 @@ def paste_matrix(low, high, size, length, convention):
 def paste_probabilities(mask_probabilities, boxes, height, width, *, convention):
     """Each mask stretched over its box in an otherwise zero image: [D, S, S], [D, 4] -> [D, height, width] floats."""
     out = np.zeros((len(boxes), height, width))
-    for row, pasted in zip(out, _pasted(mask_probabilities, boxes, height, width, convention), strict=True):
+    for row, pasted in zip(
+        out, _pasted(mask_probabilities, boxes, height, width, convention), strict=True
+    ):
         row[:] = pasted
     return out
 
@@ -116,7 +133,9 @@ def paste(mask_probabilities, boxes, height, width, *, convention, threshold=0.5
     Memory does not depend on the boxes. Raises ValueError for a non-finite box, naming its row.
     """
     out = np.zeros((len(boxes), height, width), dtype=bool)
-    for row, pasted in zip(out, _pasted(mask_probabilities, boxes, height, width, convention), strict=True):
+    for row, pasted in zip(
+        out, _pasted(mask_probabilities, boxes, height, width, convention), strict=True
+    ):
         np.greater_equal(pasted, threshold, out=row)
     return out
 

@@ -14,7 +14,9 @@ def max_pool2d(x, kernel, stride, padding=0):
     x = pad(x, padding, -np.inf)
     height, width = ((side - kernel) // stride + 1 for side in x.shape[2:])
     if min(height, width) < 1:
-        raise ValueError(f"max_pool2d: a window of {kernel} pixels is larger than the padded image, {x.shape[2]} x {x.shape[3]}")
+        raise ValueError(
+            f"max_pool2d: a window of {kernel} pixels is larger than the padded image, {x.shape[2]} x {x.shape[3]}"
+        )
     rows = [x[:, :, i : i + stride * (height - 1) + 1 : stride] for i in range(kernel)]
     x = functools.reduce(np.maximum, rows)  # down the columns first: the maximum is separable
     columns = [x[:, :, :, j : j + stride * (width - 1) + 1 : stride] for j in range(kernel)]
@@ -28,7 +30,9 @@ def max_pool2d_backward(grad_out, x, kernel, stride, padding=0):
     """
     height, width = x.shape[2:]
     grad = np.zeros((*x.shape[:2], height + 2 * padding, width + 2 * padding), x.dtype)
-    pixels, grads = (patches(array, (kernel, kernel), stride) for array in (pad(x, padding, -np.inf), grad))
+    pixels, grads = (
+        patches(array, (kernel, kernel), stride) for array in (pad(x, padding, -np.inf), grad)
+    )
     largest = max_pool2d(x, kernel, stride, padding)
     for i, j in np.ndindex(kernel, kernel):
         first = pixels[:, :, i, j] == largest

@@ -41,5 +41,7 @@ def _greedy(boxes, iou_threshold):
         first, rest = rest[0], rest[1:]
         keep.append(first)
         overlap = box_ops.iou(boxes[first, None], boxes[rest])[0]
-        rest = rest[~(overlap > np.float64(iou_threshold))]  # a float64 threshold also for float32 boxes
+        rest = rest[
+            ~(overlap > np.float64(iou_threshold))
+        ]  # a float64 threshold also for float32 boxes
     return np.array(keep, int)

@@ -33,7 +33,11 @@ def frozen_batch_norm_backward(grad_out, x, weight, bias, mean, var, eps):
     """Gradients with respect to x, weight and bias."""
     std = np.sqrt(var + eps)
     z = _affine(x, 1 / std, -mean / std)
-    return grad_out * (weight / std)[:, None, None], _channel_sum(grad_out * z), _channel_sum(grad_out)
+    return (
+        grad_out * (weight / std)[:, None, None],
+        _channel_sum(grad_out * z),
+        _channel_sum(grad_out),
+    )
 
 
 @primitive
@@ -51,7 +55,9 @@ def batch_norm_backward(grad_out, x, weight, bias, eps):
     z = _affine(x, 1 / std, -mean / std)
     grad_weight, grad_bias = _channel_sum(grad_out * z), _channel_sum(grad_out)
     count = _count(x)
-    grad_z = grad_out - (grad_bias / count)[:, None, None] - z * (grad_weight / count)[:, None, None]  # D / weight, both means taken off
+    grad_z = (
+        grad_out - (grad_bias / count)[:, None, None] - z * (grad_weight / count)[:, None, None]
+    )  # D / weight, both means taken off
     return grad_z * (weight / std)[:, None, None], grad_weight, grad_bias
 
 
@@ -71,8 +77,14 @@ def group_norm_backward(grad_out, x, weight, bias, groups, eps):
     """Gradients with respect to x, weight and bias; the set is a group of channels of one image."""
     z, std = _by_group(x, groups, eps)
     grad_z = (grad_out * weight[:, None, None]).reshape(z.shape)
-    grad_x = (grad_z - grad_z.mean(axis=2, keepdims=True) - z * (grad_z * z).mean(axis=2, keepdims=True)) / std
-    return grad_x.reshape(x.shape), _channel_sum(grad_out * z.reshape(x.shape)), _channel_sum(grad_out)
+    grad_x = (
+        grad_z - grad_z.mean(axis=2, keepdims=True) - z * (grad_z * z).mean(axis=2, keepdims=True)
+    ) / std
+    return (
+        grad_x.reshape(x.shape),
+        _channel_sum(grad_out * z.reshape(x.shape)),
+        _channel_sum(grad_out),
+    )
 
 
 def conv_norm(parameters, conv, norm, x, kind, config, training, **keywords):
@@ -85,13 +97,19 @@ def conv_norm(parameters, conv, norm, x, kind, config, training, **keywords):
     x = conv2d(x, parameters[f"{conv}.weight"], parameters.get(f"{conv}.bias"), **keywords)
     if kind == "none":
         return x
-    weight, bias, eps = parameters[f"{norm}.weight"], parameters[f"{norm}.bias"], config.backbone.norm_eps
+    weight, bias, eps = (
+        parameters[f"{norm}.weight"],
+        parameters[f"{norm}.bias"],
+        config.backbone.norm_eps,
+    )
     if kind == "group":
         return group_norm(x, weight, bias, config.norm_groups, eps)
     if kind in ("batch", "sync_batch") and training:
         update_running_statistics(parameters, norm, detached(x))
         return batch_norm(x, weight, bias, eps)
-    return frozen_batch_norm(x, weight, bias, parameters[f"{norm}.running_mean"], parameters[f"{norm}.running_var"], eps)
+    return frozen_batch_norm(
+        x, weight, bias, parameters[f"{norm}.running_mean"], parameters[f"{norm}.running_var"], eps
+    )
 
 
 def update_running_statistics(parameters, norm, x):

@@ -32,7 +32,9 @@ def learning_rate(optimizer: Optimizer, iteration: int, iterations: int, batch_s
         rate *= optimizer.warmup_factor * (1 - done) + done
     if optimizer.schedule == "cosine":
         return rate * (1 + math.cos(math.pi * iteration / iterations)) / 2
-    return rate * optimizer.gamma ** sum(iteration >= round(step * iterations) for step in optimizer.steps)
+    return rate * optimizer.gamma ** sum(
+        iteration >= round(step * iterations) for step in optimizer.steps
+    )
 
 
 def clip(gradients: dict, max_norm: float) -> tuple[dict, float]:
@@ -56,7 +58,9 @@ class State:
     square: dict = field(default_factory=dict)
 
 
-def step(parameters: dict, gradients: dict, state: State, rate: float, optimizer: Optimizer) -> tuple[dict, State]:
+def step(
+    parameters: dict, gradients: dict, state: State, rate: float, optimizer: Optimizer
+) -> tuple[dict, State]:
     """One update of every parameter that has a gradient; returns (parameters, state)."""
     update = {"sgd": _sgd, "adamw": _adamw}[optimizer.kind]
     parameters, mean, square = dict(parameters), dict(state.mean), dict(state.square)
@@ -64,7 +68,14 @@ def step(parameters: dict, gradients: dict, state: State, rate: float, optimizer
         decay = optimizer.norm_weight_decay if is_norm(name) else optimizer.weight_decay
         zero = np.zeros_like(gradient)
         parameters[name], mean[name], square[name] = update(
-            parameters[name], gradient, mean.get(name, zero), square.get(name, zero), state.steps + 1, rate, decay, optimizer.momentum
+            parameters[name],
+            gradient,
+            mean.get(name, zero),
+            square.get(name, zero),
+            state.steps + 1,
+            rate,
+            decay,
+            optimizer.momentum,
         )
     return parameters, State(state.steps + 1, mean, square)
 
@@ -75,7 +86,9 @@ def _sgd(parameter, gradient, velocity, unused, steps, rate, decay, momentum):
     return parameter - rate * velocity, velocity, unused
 
 
-def _adamw(parameter, gradient, mean, square, steps, rate, decay, momentum, beta=0.999, epsilon=1e-8):
+def _adamw(
+    parameter, gradient, mean, square, steps, rate, decay, momentum, beta=0.999, epsilon=1e-8
+):
     """Decoupled decay, then the bias-corrected step [Loshchilov & Hutter 2019, algorithm 2]; `momentum` is beta 1."""
     mean = momentum * mean + (1 - momentum) * gradient
     square = beta * square + (1 - beta) * gradient**2

@@ -3,8 +3,6 @@
 P proposals, K classes, E = K + 1 or K deltas per proposal, D detections.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from reference import box_coder, nms, transform
@@ -13,27 +11,21 @@ from reference.boxes import clip, is_valid
 from reference.losses import foreground
 
 
-@dataclass
-class Detections:
-    """Objects found in one image, by falling score: boxes [D, 4] xyxy pixels, scores [D], labels [D] in 1..K, masks [D, H, W] bool.
-
-    Without a mask branch there are no masks: None.
-    """
-
-    boxes: np.ndarray
-    scores: np.ndarray
-    labels: np.ndarray
-    masks: np.ndarray | None
-
-
 def detections(class_logits, box_deltas, proposals, size, config):
     """Decode, score, clip, filter, suppress per class, keep the best.
 
     class_logits [P, K + 1]; box_deltas [P, 4E]; proposals [P, 4]; size: (h, w) of the unpadded network input; config: config.Config
     Returns boxes [D, 4], scores [D], labels [D], by falling score (ties: lower proposal, then lower label).
     """
-    boxes = box_coder.decode(box_deltas, proposals, config.box_head.box_weights).reshape(len(proposals), box_deltas.shape[1] // 4, 4)
-    return select(boxes[:, foreground(config)], softmax(class_logits)[:, foreground(config)], size, config.box_head)
+    boxes = box_coder.decode(box_deltas, proposals, config.box_head.box_weights).reshape(
+        len(proposals), box_deltas.shape[1] // 4, 4
+    )
+    return select(
+        boxes[:, foreground(config)],
+        softmax(class_logits)[:, foreground(config)],
+        size,
+        config.box_head,
+    )
 
 
 def select(boxes, scores, size, config):

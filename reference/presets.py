@@ -20,7 +20,11 @@ def poolers(**fields):
     return {"box_head": {"pooler": fields}, "mask_head": {"pooler": fields}}
 
 
-ANCHORS = {"rounding": False, "order": "size_major", "stride": "constant"}  # everybody's but torchvision's
+ANCHORS = {
+    "rounding": False,
+    "order": "size_major",
+    "stride": "constant",
+}  # everybody's but torchvision's
 
 TORCHVISION_V2 = {
     "backbone": {"norm": "batch", "frozen_stages": 0},
@@ -69,7 +73,12 @@ X101 = {
 # The schedule is that of 160k iterations of 16 images.
 PAPER = {
     "background": "last",
-    "transform": {"channel_order": "bgr", "pixel_scale": 1.0, "mean": (102.9801, 115.9465, 122.7717), "std": (1.0, 1.0, 1.0)},
+    "transform": {
+        "channel_order": "bgr",
+        "pixel_scale": 1.0,
+        "mean": (102.9801, 115.9465, 122.7717),
+        "std": (1.0, 1.0, 1.0),
+    },
     "backbone": {"stride_in_1x1": True},
     "anchors": ANCHORS,
     "rpn": {"zero_iou_matches": False},
@@ -78,7 +87,10 @@ PAPER = {
     "optimizer": {"warmup_iterations": 500, "warmup_factor": 1 / 3, "steps": (0.75,)},
 }
 
-PAPER_SINGLE_SCALE = {"rpn": {"post_nms_top_n_test": 300}, "box_head": {"batch_size": 64}}  # Mask R-CNN §3.1
+PAPER_SINGLE_SCALE = {
+    "rpn": {"post_nms_top_n_test": 300},
+    "box_head": {"batch_size": 64},
+}  # Mask R-CNN §3.1
 
 
 def single_scale(level, **fields):
@@ -89,7 +101,11 @@ def single_scale(level, **fields):
             "transform": {"size_divisor": 0},
             "backbone": fields,
             "anchors": {"sizes": ((32, 64, 128, 256, 512),)},
-            "rpn": {"pre_nms_top_n_train": 12000, "pre_nms_top_n_test": 6000, "post_nms_top_n_train": 2000},
+            "rpn": {
+                "pre_nms_top_n_train": 12000,
+                "pre_nms_top_n_test": 6000,
+                "post_nms_top_n_train": 2000,
+            },
         },
         poolers(min_level=level, max_level=level),
     )
@@ -106,7 +122,12 @@ DETECTRON2_DC5 = merged(DETECTRON2, single_scale(4, dilation=2))
 PAPER_C4 = merged(PAPER, c4("res5_unstrided", output_size=7), PAPER_SINGLE_SCALE)  # figure 4, left
 PAPER_C5 = merged(PAPER, single_scale(5), PAPER_SINGLE_SCALE)  # table 2d
 # The backbone and the box head of Faster R-CNN [Ren et al. 2015], without its dropout; with RoIAlign and a mask branch.
-PAPER_VGG16 = merged(PAPER, single_scale(4, kind="vgg", stride_in_1x1=False), PAPER_SINGLE_SCALE, {"box_head": {"channels": 4096}})
+PAPER_VGG16 = merged(
+    PAPER,
+    single_scale(4, kind="vgg", stride_in_1x1=False),
+    PAPER_SINGLE_SCALE,
+    {"box_head": {"channels": 4096}},
+)
 
 # Small enough to train from scratch on two CPU cores in minutes: 128-pixel images, a narrow ResNet-18, group norm throughout.
 TINY = merged(
@@ -116,7 +137,11 @@ TINY = merged(
         "transform": {"min_size": (128,), "max_size": 128},
         "backbone": {"depth": 18, "width": 16, "norm": "group", "frozen_stages": 0},
         "fpn": {"channels": 32, "norm": "group"},
-        "anchors": {"sizes": ((12,), (24,), (48,), (96,), (160,)), "rounding": False, "stride": "constant"},
+        "anchors": {
+            "sizes": ((12,), (24,), (48,), (96,), (160,)),
+            "rounding": False,
+            "stride": "constant",
+        },
         "rpn": {
             "zero_iou_matches": False,
             "batch_size": 128,
@@ -125,8 +150,20 @@ TINY = merged(
             "post_nms_top_n_train": 256,
             "post_nms_top_n_test": 128,
         },
-        "box_head": {"kind": "four_conv_fc", "channels": 128, "conv_channels": 32, "norm": "group", "batch_size": 32},
-        "mask_head": {"convs": 2, "channels": 32, "norm": "group", "target_aligned": True, "paste": "detectron2"},
+        "box_head": {
+            "kind": "four_conv_fc",
+            "channels": 128,
+            "conv_channels": 32,
+            "norm": "group",
+            "batch_size": 32,
+        },
+        "mask_head": {
+            "convs": 2,
+            "channels": 32,
+            "norm": "group",
+            "target_aligned": True,
+            "paste": "detectron2",
+        },
         "optimizer": {
             "kind": "adamw",
             "learning_rate": 0.002,

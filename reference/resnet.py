@@ -14,7 +14,18 @@ EXPANSION = 4  # a bottleneck puts out this many times its inner channels
 
 def forward(parameters, images, config, training=False):
     """images [N, 3, H, W] -> {2: C2 [N, C, H/4, W/4], 3: C3, .., `out_stage`}."""
-    x = relu(conv_norm(parameters, "backbone.conv1", "backbone.bn1", images, config, training, stride=2, padding=3))
+    x = relu(
+        conv_norm(
+            parameters,
+            "backbone.conv1",
+            "backbone.bn1",
+            images,
+            config,
+            training,
+            stride=2,
+            padding=3,
+        )
+    )
     x = max_pool2d(x, kernel=3, stride=2, padding=1)
     stages = {}
     for number in range(2, config.backbone.out_stage + 1):
@@ -29,15 +40,30 @@ def stage(parameters, x, number, config, training=False, stride=None):
         stride = strides(config)[number] // strides(config).get(number - 1, 4)
     dilation = config.backbone.dilation if number == 5 else 1
     for i in range(BLOCKS[config.backbone.depth][number - 2]):
-        x = block(parameters, f"backbone.layer{number - 1}.{i}", x, stride if i == 0 else 1, dilation, config, training)
+        x = block(
+            parameters,
+            f"backbone.layer{number - 1}.{i}",
+            x,
+            stride if i == 0 else 1,
+            dilation,
+            config,
+            training,
+        )
     return x
 
 
 def bottleneck(parameters, name, x, stride, dilation, config, training):
     """1x1, 3x3, 1x1 convolutions, each normalised, plus the shortcut; `stride_in_1x1` says which of the first two strides (SPEC §13)."""
     first, second = (stride, 1) if config.backbone.stride_in_1x1 else (1, stride)
-    middle = {"stride": second, "padding": dilation, "dilation": dilation, "groups": config.backbone.groups}
-    y = relu(conv_norm(parameters, f"{name}.conv1", f"{name}.bn1", x, config, training, stride=first))
+    middle = {
+        "stride": second,
+        "padding": dilation,
+        "dilation": dilation,
+        "groups": config.backbone.groups,
+    }
+    y = relu(
+        conv_norm(parameters, f"{name}.conv1", f"{name}.bn1", x, config, training, stride=first)
+    )
     y = relu(conv_norm(parameters, f"{name}.conv2", f"{name}.bn2", y, config, training, **middle))
     y = conv_norm(parameters, f"{name}.conv3", f"{name}.bn3", y, config, training)
     return relu(y + shortcut(parameters, name, x, stride, config, training))
@@ -45,7 +71,10 @@ def bottleneck(parameters, name, x, stride, dilation, config, training):
 
 def basic_block(parameters, name, x, stride, dilation, config, training):
     """Two 3x3 convolutions, each normalised, plus the shortcut."""
-    first, second = {"stride": stride, "padding": dilation, "dilation": dilation}, {"padding": dilation, "dilation": dilation}
+    first, second = (
+        {"stride": stride, "padding": dilation, "dilation": dilation},
+        {"padding": dilation, "dilation": dilation},
+    )
     y = relu(conv_norm(parameters, f"{name}.conv1", f"{name}.bn1", x, config, training, **first))
     y = conv_norm(parameters, f"{name}.conv2", f"{name}.bn2", y, config, training, **second)
     return relu(y + shortcut(parameters, name, x, stride, config, training))
@@ -55,17 +84,29 @@ def shortcut(parameters, name, x, stride, config, training):
     """x itself, or its strided 1x1 projection where the block changes the shape."""
     if f"{name}.downsample.0.weight" not in parameters:
         return x
-    return conv_norm(parameters, f"{name}.downsample.0", f"{name}.downsample.1", x, config, training, stride=stride)
+    return conv_norm(
+        parameters,
+        f"{name}.downsample.0",
+        f"{name}.downsample.1",
+        x,
+        config,
+        training,
+        stride=stride,
+    )
 
 
 def conv_norm(parameters, conv, bn, x, config, training, **keywords):
-    return norm.conv_norm(parameters, conv, bn, x, config.backbone.norm, config, training, **keywords)
+    return norm.conv_norm(
+        parameters, conv, bn, x, config.backbone.norm, config, training, **keywords
+    )
 
 
 def channels(config):
     """{stage: channels of C2..C5}."""
     expansion = 1 if config.backbone.depth in BASIC else EXPANSION
-    return {number: config.backbone.width * 2 ** (number - 2) * expansion for number in (2, 3, 4, 5)}
+    return {
+        number: config.backbone.width * 2 ** (number - 2) * expansion for number in (2, 3, 4, 5)
+    }
 
 
 def strides(config):
@@ -75,7 +116,10 @@ def strides(config):
 
 def frozen(config):
     """Prefixes of the parameters that receive no gradient: the first `frozen_stages` of stem, layer1, .., layer4."""
-    stages = [("backbone.conv1.", "backbone.bn1."), *((f"backbone.layer{i}.",) for i in (1, 2, 3, 4))]
+    stages = [
+        ("backbone.conv1.", "backbone.bn1."),
+        *((f"backbone.layer{i}.",) for i in (1, 2, 3, 4)),
+    ]
     return tuple(prefix for stage in stages[: config.backbone.frozen_stages] for prefix in stage)
 
 
@@ -93,10 +137,16 @@ def parameter_shapes(config):
             if config.backbone.depth in BASIC:
                 convs = [(after, before, 3, 3), (after, after, 3, 3)]
             else:
-                convs = [(inner, before, 1, 1), (inner, inner // groups, 3, 3), (after, inner, 1, 1)]
+                convs = [
+                    (inner, before, 1, 1),
+                    (inner, inner // groups, 3, 3),
+                    (after, inner, 1, 1),
+                ]
             for j, shape in enumerate(convs, start=1):
                 shapes |= norm.parameter_shapes(f"{name}.conv{j}", f"{name}.bn{j}", shape, kind)
             if i == 0 and (layer > 1 or before != after):
-                shapes |= norm.parameter_shapes(f"{name}.downsample.0", f"{name}.downsample.1", (after, before, 1, 1), kind)
+                shapes |= norm.parameter_shapes(
+                    f"{name}.downsample.0", f"{name}.downsample.1", (after, before, 1, 1), kind
+                )
             before = after
     return shapes

@@ -17,7 +17,17 @@ from reference.autodiff import primitive
 
 
 @primitive
-def roi_align(features, rois, image_index, *, output_size, spatial_scale, sampling_ratio, aligned, aggregate="mean"):
+def roi_align(
+    features,
+    rois,
+    image_index,
+    *,
+    output_size,
+    spatial_scale,
+    sampling_ratio,
+    aligned,
+    aggregate="mean",
+):
     """Average (or largest) bilinear sample in each bin of each RoI, rounding nothing [Mask R-CNN §3].
 
     features        [N, C, H, W]
@@ -35,7 +45,9 @@ def roi_align(features, rois, image_index, *, output_size, spatial_scale, sampli
     Raises ValueError for a non-finite RoI or an image index out of range, naming its row.
     """
     rois, image_index = check(features, rois, image_index)
-    samplings = _samplings(rois, features.shape, output_size, spatial_scale, sampling_ratio, aligned)
+    samplings = _samplings(
+        rois, features.shape, output_size, spatial_scale, sampling_ratio, aligned
+    )
     images = np.ascontiguousarray(np.moveaxis(features, 1, -1))
     out = np.zeros((len(rois), *pair(output_size), features.shape[1]), dtype=features.dtype)
     for r in np.flatnonzero(image_index >= 0):
@@ -48,14 +60,27 @@ def roi_align(features, rois, image_index, *, output_size, spatial_scale, sampli
     return np.ascontiguousarray(np.moveaxis(out, -1, 1))
 
 
-def roi_align_backward(grad_out, features, rois, image_index, *, output_size, spatial_scale, sampling_ratio, aligned, aggregate="mean"):
+def roi_align_backward(
+    grad_out,
+    features,
+    rois,
+    image_index,
+    *,
+    output_size,
+    spatial_scale,
+    sampling_ratio,
+    aligned,
+    aggregate="mean",
+):
     """Gradient of `roi_align` with respect to `features`: [N, C, H, W] from grad_out [R, C, P_h, P_w].
 
     Only the shape of `features` matters to the mean. A maximum hands its gradient to the first largest sample, which
     spreads it over its four neighbours by their bilinear weights.
     """
     rois, image_index = check(features, rois, image_index)
-    samplings = _samplings(rois, features.shape, output_size, spatial_scale, sampling_ratio, aligned)
+    samplings = _samplings(
+        rois, features.shape, output_size, spatial_scale, sampling_ratio, aligned
+    )
     channels_last = np.moveaxis(features, 1, -1)
     grad = np.zeros(channels_last.shape, dtype=features.dtype)
     grad_out = np.ascontiguousarray(np.moveaxis(grad_out, 1, -1), dtype=features.dtype)
@@ -67,8 +92,12 @@ def roi_align_backward(grad_out, features, rois, image_index, *, output_size, sp
         grad_values = grad_out[r]
         if aggregate == "max":
             values = _interpolate(rows.matrix, channels_last[index], columns.matrix)
-            grad_values = _to_largest(grad_values, _largest(values, rows, columns)[1], rows, columns)
-        grad[index] += _interpolate(rows.matrix.T, grad_values, columns.matrix.T)  # the indices of one RoI are distinct
+            grad_values = _to_largest(
+                grad_values, _largest(values, rows, columns)[1], rows, columns
+            )
+        grad[index] += _interpolate(
+            rows.matrix.T, grad_values, columns.matrix.T
+        )  # the indices of one RoI are distinct
     return np.ascontiguousarray(np.moveaxis(grad, -1, 1))
 
 
@@ -78,7 +107,9 @@ def check(features, rois, image_index):
     if rois.dtype.kind != "f":
         rois = rois.astype(np.float64)
     if rois.ndim != 2 or rois.shape[1] != 4 or image_index.shape != rois.shape[:1]:
-        raise ValueError(f"expected rois [R, 4] and image_index [R], got {rois.shape} and {image_index.shape}")
+        raise ValueError(
+            f"expected rois [R, 4] and image_index [R], got {rois.shape} and {image_index.shape}"
+        )
     bad = ~np.isfinite(rois).all(axis=1) & (image_index >= 0)
     if bad.any():
         row = int(np.argmax(bad))
@@ -106,7 +137,11 @@ class _Sampling:
         if not aligned:
             length = np.maximum(length, 1)
         self.bin = length / low.dtype.type(bins)
-        self.grid = np.full(len(low), sampling_ratio) if sampling_ratio > 0 else np.ceil(self.bin).astype(np.int64)
+        self.grid = (
+            np.full(len(low), sampling_ratio)
+            if sampling_ratio > 0
+            else np.ceil(self.bin).astype(np.int64)
+        )
         if aligned:
             self.grid[high < low] = 0
         self.bins, self.size = bins, size
@@ -114,9 +149,17 @@ class _Sampling:
     def taps(self, r):
         """Of each sample of RoI `r`, in order: its two neighbours on the axis and their weights, each [bins * g]."""
         dtype, grid = self.bin.dtype, self.grid[r]
-        inside = (np.arange(grid, dtype=dtype) + dtype.type(0.5)) * self.bin[r] / dtype.type(max(grid, 1))
-        position = ((self.start[r] + np.arange(self.bins, dtype=dtype) * self.bin[r])[:, None] + inside).ravel()
-        valid = (position >= -1) & (position <= self.size)  # exactly -1 and exactly `size` are still valid
+        inside = (
+            (np.arange(grid, dtype=dtype) + dtype.type(0.5))
+            * self.bin[r]
+            / dtype.type(max(grid, 1))
+        )
+        position = (
+            (self.start[r] + np.arange(self.bins, dtype=dtype) * self.bin[r])[:, None] + inside
+        ).ravel()
+        valid = (position >= -1) & (
+            position <= self.size
+        )  # exactly -1 and exactly `size` are still valid
         position = np.clip(position, 0, self.size - 1)
         lower = position.astype(np.int64)
         fraction = position - lower
@@ -132,7 +175,9 @@ class _Window:
 
 def _samplings(rois, shape, output_size, spatial_scale, sampling_ratio, aligned):
     return [
-        _Sampling(rois[:, axis], rois[:, axis + 2], bins, size, spatial_scale, sampling_ratio, aligned)
+        _Sampling(
+            rois[:, axis], rois[:, axis + 2], bins, size, spatial_scale, sampling_ratio, aligned
+        )
         for axis, bins, size in zip((1, 0), pair(output_size), shape[2:], strict=True)
     ]
 
@@ -141,9 +186,13 @@ def _window(sampling, r, dtype, aggregate):
     lower, upper, weight_lower, weight_upper = sampling.taps(r)
     grid = sampling.grid[r]
     touched = np.unique(np.concatenate([lower[weight_lower > 0], upper[weight_upper > 0]]))
-    samples = (touched == lower[:, None]) * weight_lower[:, None] + (touched == upper[:, None]) * weight_upper[:, None]
+    samples = (touched == lower[:, None]) * weight_lower[:, None] + (
+        touched == upper[:, None]
+    ) * weight_upper[:, None]
     if aggregate == "mean":
-        samples = samples.reshape(sampling.bins, grid, len(touched)).sum(axis=1) / samples.dtype.type(max(grid, 1))
+        samples = samples.reshape(sampling.bins, grid, len(touched)).sum(
+            axis=1
+        ) / samples.dtype.type(max(grid, 1))
     elif aggregate != "max":
         raise ValueError(f"aggregate: expected 'mean' or 'max', got {aggregate!r}")
     return _Window(touched, samples.astype(dtype, copy=False), sampling.bins, grid)

@@ -20,7 +20,9 @@ def roi_pool(features, rois, image_index, *, output_size, spatial_scale):
     Coordinates round half away from zero, the end is inclusive, bins may overlap by a pixel. NaN reaches the bins it lies in.
     Raises ValueError for a non-finite RoI or an image index out of range, naming its row.
     """
-    return roi_pool_argmax(features, rois, image_index, output_size=output_size, spatial_scale=spatial_scale)[0]
+    return roi_pool_argmax(
+        features, rois, image_index, output_size=output_size, spatial_scale=spatial_scale
+    )[0]
 
 
 def roi_pool_argmax(features, rois, image_index, *, output_size, spatial_scale):
@@ -44,7 +46,9 @@ def roi_pool_argmax(features, rois, image_index, *, output_size, spatial_scale):
 
 def roi_pool_backward(grad_out, features, rois, image_index, *, output_size, spatial_scale):
     """Gradient of `roi_pool` with respect to `features` [N, C, H, W]: all of it to the first maximum of each bin."""
-    argmax = roi_pool_argmax(features, rois, image_index, output_size=output_size, spatial_scale=spatial_scale)[1]
+    argmax = roi_pool_argmax(
+        features, rois, image_index, output_size=output_size, spatial_scale=spatial_scale
+    )[1]
     _, channels, height, width = features.shape
     grad = np.zeros(features.shape, dtype=features.dtype)
     plane = np.asarray(image_index)[:, None] * channels + np.arange(channels)  # [R, C]
@@ -57,7 +61,9 @@ def roi_pool_backward(grad_out, features, rois, image_index, *, output_size, spa
 def whole_pixels(rois, spatial_scale):
     """The RoIs [R, 4] in whole feature pixels, xyxy: ends rounded and inclusive, hence one more, and at least one pixel wide."""
     rounded = _round(rois * rois.dtype.type(spatial_scale))
-    return np.concatenate([rounded[:, :2], np.maximum(rounded[:, 2:] + 1, rounded[:, :2] + 1)], axis=1)
+    return np.concatenate(
+        [rounded[:, :2], np.maximum(rounded[:, 2:] + 1, rounded[:, :2] + 1)], axis=1
+    )
 
 
 def _edges(rois, shape, output_size, spatial_scale):

@@ -11,7 +11,9 @@ from reference.roi_pool import whole_pixels
 
 
 @primitive
-def roi_warp(features, rois, image_index, *, output_size, spatial_scale, sampling_ratio, aggregate="mean"):
+def roi_warp(
+    features, rois, image_index, *, output_size, spatial_scale, sampling_ratio, aggregate="mean"
+):
     """Average (or largest) bilinear sample in each bin of each rounded RoI [Mask R-CNN §4.2; SPEC §15].
 
     features       [N, C, H, W]
@@ -24,19 +26,39 @@ def roi_warp(features, rois, image_index, *, output_size, spatial_scale, samplin
     Coordinates round half away from zero and the end is inclusive, so that a RoI is at least one pixel wide; bins are not rounded.
     Raises ValueError for a non-finite RoI or an image index out of range, naming its row.
     """
-    rois, keywords = _rounded(features, rois, image_index, spatial_scale, output_size, sampling_ratio, aggregate)
+    rois, keywords = _rounded(
+        features, rois, image_index, spatial_scale, output_size, sampling_ratio, aggregate
+    )
     return roi_align(features, rois, image_index, **keywords)
 
 
-def roi_warp_backward(grad_out, features, rois, image_index, *, output_size, spatial_scale, sampling_ratio, aggregate="mean"):
+def roi_warp_backward(
+    grad_out,
+    features,
+    rois,
+    image_index,
+    *,
+    output_size,
+    spatial_scale,
+    sampling_ratio,
+    aggregate="mean",
+):
     """Gradient of `roi_warp` with respect to `features` [N, C, H, W]: that of `roi_align` at the rounded RoIs."""
-    rois, keywords = _rounded(features, rois, image_index, spatial_scale, output_size, sampling_ratio, aggregate)
+    rois, keywords = _rounded(
+        features, rois, image_index, spatial_scale, output_size, sampling_ratio, aggregate
+    )
     return roi_align_backward(grad_out, features, rois, image_index, **keywords)
 
 
 def _rounded(features, rois, image_index, spatial_scale, output_size, sampling_ratio, aggregate):
     """The RoIs in whole feature pixels, and what else `roi_align` needs to know."""
     rois, image_index = check(features, rois, image_index)
-    rois = whole_pixels(np.where((image_index >= 0)[:, None], rois, 0), spatial_scale)  # a padding RoI may be anything, even NaN
-    keywords = {"output_size": output_size, "sampling_ratio": sampling_ratio, "aggregate": aggregate}
+    rois = whole_pixels(
+        np.where((image_index >= 0)[:, None], rois, 0), spatial_scale
+    )  # a padding RoI may be anything, even NaN
+    keywords = {
+        "output_size": output_size,
+        "sampling_ratio": sampling_ratio,
+        "aggregate": aggregate,
+    }
     return rois, keywords | {"spatial_scale": 1.0, "aligned": False}

@@ -20,7 +20,11 @@ def head(parameters, features, config):
     logits, deltas = [], []
     for x in features.values():
         for i in range(1, config.rpn.conv_depth + 1):
-            x = relu(conv2d(x, parameters[f"rpn.conv{i}.weight"], parameters[f"rpn.conv{i}.bias"], padding=1))
+            x = relu(
+                conv2d(
+                    x, parameters[f"rpn.conv{i}.weight"], parameters[f"rpn.conv{i}.bias"], padding=1
+                )
+            )
         logits.append(conv2d(x, parameters["rpn.logits.weight"], parameters["rpn.logits.bias"]))
         deltas.append(conv2d(x, parameters["rpn.deltas.weight"], parameters["rpn.deltas.bias"]))
     return logits, deltas
@@ -42,7 +46,10 @@ def proposals(logits, deltas, anchors, sizes, config, *, training):
     """
     level = np.repeat(np.arange(len(anchors)), [len(a) for a in anchors])
     all_boxes = box_coder.decode(deltas, np.concatenate(anchors), config.rpn.box_weights)
-    return [select(b, s, level, size, config.rpn, training=training) for b, s, size in zip(all_boxes, logits, sizes, strict=True)]
+    return [
+        select(b, s, level, size, config.rpn, training=training)
+        for b, s, size in zip(all_boxes, logits, sizes, strict=True)
+    ]
 
 
 def select(boxes_, logits, level, size, config, *, training):
@@ -73,15 +80,32 @@ def targets(anchors, gt_boxes, config):
     anchors [T, 4], gt_boxes [G, 4] (G may be 0); config: config.RPN
     """
     iou = boxes.iou(gt_boxes, anchors)
-    labels, matched = matcher.match(iou, config.foreground_iou, config.background_iou, config.low_quality_matches, config.zero_iou_matches)
+    labels, matched = matcher.match(
+        iou,
+        config.foreground_iou,
+        config.background_iou,
+        config.low_quality_matches,
+        config.zero_iou_matches,
+    )
     positive, deltas = labels == 1, np.zeros_like(anchors)
-    deltas[positive] = box_coder.encode(gt_boxes[matched[positive]], anchors[positive], config.box_weights)
+    deltas[positive] = box_coder.encode(
+        gt_boxes[matched[positive]], anchors[positive], config.box_weights
+    )
     return labels, deltas
 
 
 def parameter_shapes(config):
     """{parameter: shape}."""
-    channels, anchors = neck.of(config).channels(config), len(config.anchors.sizes[0]) * len(config.anchors.ratios)
-    shapes = {f"rpn.conv{i}": (channels, channels, 3, 3) for i in range(1, config.rpn.conv_depth + 1)}
+    channels, anchors = (
+        neck.of(config).channels(config),
+        len(config.anchors.sizes[0]) * len(config.anchors.ratios),
+    )
+    shapes = {
+        f"rpn.conv{i}": (channels, channels, 3, 3) for i in range(1, config.rpn.conv_depth + 1)
+    }
     shapes |= {"rpn.logits": (anchors, channels, 1, 1), "rpn.deltas": (4 * anchors, channels, 1, 1)}
-    return {f"{name}.{part}": size for name, shape in shapes.items() for part, size in (("weight", shape), ("bias", shape[:1]))}
+    return {
+        f"{name}.{part}": size
+        for name, shape in shapes.items()
+        for part, size in (("weight", shape), ("bias", shape[:1]))
+    }

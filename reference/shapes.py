@@ -16,9 +16,13 @@ class Style:
     """What the objects look like; lengths in units of the image's shorter side."""
 
     radius: tuple[float, float] = (0.07, 0.23)  # of the smallest and the largest
-    min_visible: float = 0.5  # no object is painted that would leave less than this fraction of an earlier one
+    min_visible: float = (
+        0.5  # no object is painted that would leave less than this fraction of an earlier one
+    )
     crowded: float = 0.0  # probability that an object is placed beside the last one
-    hollow: float = 0.0  # probability that only the outline of an object is painted, and is its mask
+    hollow: float = (
+        0.0  # probability that only the outline of an object is painted, and is its mask
+    )
     stroke: float = 0.0  # thickness of such an outline, never less than 1.5 pixels
 
 
@@ -56,7 +60,12 @@ def sample(seed, index, *, height=128, width=128, max_objects=6, style=EASY):
         image[mask] = colour
     image += rng.normal(0, 6, image.shape)
     masks = owner == np.arange(len(labels))[:, None, None]
-    return np.clip(image.round(), 0, 255).astype(np.uint8), _tight_boxes(masks), np.array(labels, dtype=np.int64), masks
+    return (
+        np.clip(image.round(), 0, 255).astype(np.uint8),
+        _tight_boxes(masks),
+        np.array(labels, dtype=np.int64),
+        masks,
+    )
 
 
 def _background(rng, height, width):
@@ -74,22 +83,39 @@ def _shape(rng, label, height, width, style, last):
     """
     side = min(height, width)
     radius = side * rng.uniform(*style.radius)
-    cx, cy = rng.uniform(0.6 * radius, width - 0.6 * radius), rng.uniform(0.6 * radius, height - 0.6 * radius)
+    cx, cy = (
+        rng.uniform(0.6 * radius, width - 0.6 * radius),
+        rng.uniform(0.6 * radius, height - 0.6 * radius),
+    )
     if style.crowded and last is not None and rng.random() < style.crowded:
-        cx, cy = np.clip(last + rng.uniform(-1.3, 1.3, 2) * radius, 0.6 * radius, (width - 0.6 * radius, height - 0.6 * radius))
+        cx, cy = np.clip(
+            last + rng.uniform(-1.3, 1.3, 2) * radius,
+            0.6 * radius,
+            (width - 0.6 * radius, height - 0.6 * radius),
+        )
     angle = rng.uniform(0, 2 * np.pi)
     x, y = np.arange(width) + 0.5 - cx, np.arange(height)[:, None] + 0.5 - cy
     if label == 2:
-        normals, distances = angle + np.arange(4) * np.pi / 2, radius * np.tile(rng.uniform(0.55, 1, 2), 2)
+        normals, distances = (
+            angle + np.arange(4) * np.pi / 2,
+            radius * np.tile(rng.uniform(0.55, 1, 2), 2),
+        )
     else:
-        radius *= 1.2 if label == 3 else 1  # circumscribed circle of a triangle: keeps its area near the other two's
+        radius *= (
+            1.2 if label == 3 else 1
+        )  # circumscribed circle of a triangle: keeps its area near the other two's
         normals, distances = angle + np.arange(3) * 2 * np.pi / 3, np.full(3, radius / 2)
 
     def inside(margin):
         """Further than `margin` from the edge."""
         if label == 1:
             return x**2 + y**2 <= max(radius - margin, 0) ** 2
-        return np.logical_and.reduce([np.cos(n) * x + np.sin(n) * y <= d - margin for n, d in zip(normals, distances, strict=True)])
+        return np.logical_and.reduce(
+            [
+                np.cos(n) * x + np.sin(n) * y <= d - margin
+                for n, d in zip(normals, distances, strict=True)
+            ]
+        )
 
     if style.hollow and rng.random() < style.hollow:
         return inside(0) & ~inside(max(style.stroke * side, 1.5)), (cx, cy)

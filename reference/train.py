@@ -10,7 +10,7 @@ import itertools
 from dataclasses import dataclass
 
 from reference import optimizer, shapes
-from reference.transform import Target
+from reference.structures import Target
 
 
 @dataclass(frozen=True)

@@ -5,37 +5,38 @@ GeneralizedRCNNTransform and of detectron2's ResizeShortestEdge and ImageList (S
 the other.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 
+from reference.structures import Target
+
 PILLOW_BITS = 22  # fractional bits of Pillow's integer filter coefficients
-
-
-@dataclass
-class Target:
-    """What is to be found in one image: boxes [G, 4] xyxy pixels, labels [G] in 1..K, masks [G, H, W] bool."""
-
-    boxes: np.ndarray
-    labels: np.ndarray
-    masks: np.ndarray
 
 
 def check_image(image):
     """ValueError unless `image` is a finite [H, W, 3] array of uint8 or floats."""
     image = np.asarray(image)
     if image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
-        raise ValueError(f"image: expected [H, W, 3] RGB, got shape {image.shape}; move the channels last, repeat a grey image three times")
+        raise ValueError(
+            f"image: expected [H, W, 3] RGB, got shape {image.shape}; move the channels last, repeat a grey image three times"
+        )
     if image.dtype != np.uint8 and not np.issubdtype(image.dtype, np.floating):
-        raise ValueError(f"image: expected uint8, or floats in 0..255, got {image.dtype}; convert it first")
+        raise ValueError(
+            f"image: expected uint8, or floats in 0..255, got {image.dtype}; convert it first"
+        )
     if image.dtype != np.uint8 and not np.isfinite(image).all():
-        raise ValueError("image: some pixels are NaN or infinite; replace them before detection or training")
+        raise ValueError(
+            "image: some pixels are NaN or infinite; replace them before detection or training"
+        )
     return image
 
 
 def check_target(target, height, width):
     """ValueError unless boxes, labels and masks agree with each other and with the image."""
-    boxes, labels, masks = np.asarray(target.boxes, dtype=np.float64), np.asarray(target.labels), np.asarray(target.masks)
+    boxes, labels, masks = (
+        np.asarray(target.boxes, dtype=np.float64),
+        np.asarray(target.labels),
+        np.asarray(target.masks),
+    )
     count = len(labels)
     if boxes.shape != (count, 4) or masks.shape != (count, height, width):
         raise ValueError(
@@ -43,7 +44,9 @@ def check_target(target, height, width):
         )
     bad = np.flatnonzero(~(np.isfinite(boxes).all(1) & (boxes[:, 2:] > boxes[:, :2]).all(1)))
     if len(bad):
-        raise ValueError(f"target: box {bad[0]} is {boxes[bad[0]].tolist()}; boxes are finite with x1 < x2 and y1 < y2: drop this object")
+        raise ValueError(
+            f"target: box {bad[0]} is {boxes[bad[0]].tolist()}; boxes are finite with x1 < x2 and y1 < y2: drop this object"
+        )
     if (labels < 1).any():
         raise ValueError(f"target: label {labels.min()}; labels count from 1, 0 is the background")
     return Target(boxes, labels.astype(np.int64), masks.astype(bool))
@@ -57,7 +60,9 @@ def resized_shape(height, width, min_size, config):
         sides = int(height * scale), int(width * scale)
     else:
         scale = min_size / short
-        sides = np.where(np.arange(2) == np.argmin((height, width)), min_size, np.array((height, width)) * scale)
+        sides = np.where(
+            np.arange(2) == np.argmin((height, width)), min_size, np.array((height, width)) * scale
+        )
         if sides.max() > config.max_size:
             sides = sides * (config.max_size / sides.max())
         sides = int(sides[0] + 0.5), int(sides[1] + 0.5)
@@ -81,8 +86,12 @@ def pillow_coefficients(old, size):
     first = np.maximum(center - support + 0.5, 0).astype(np.int64)
     last = np.minimum(center + support + 0.5, old).astype(np.int64)
     pixel = np.arange(old)
-    weight = np.maximum(1 - np.abs((pixel - center + 0.5) * (1 / support)), 0) * ((pixel >= first) & (pixel < last))
-    return weight / np.cumsum(weight, axis=1)[:, -1:]  # cumsum adds from left to right, as Pillow's loop does
+    weight = np.maximum(1 - np.abs((pixel - center + 0.5) * (1 / support)), 0) * (
+        (pixel >= first) & (pixel < last)
+    )
+    return (
+        weight / np.cumsum(weight, axis=1)[:, -1:]
+    )  # cumsum adds from left to right, as Pillow's loop does
 
 
 def pillow(x, size, axis):
@@ -91,8 +100,12 @@ def pillow(x, size, axis):
     if x.dtype != np.uint8:
         return np.moveaxis(np.tensordot(weight, x, (1, axis)), 0, axis)
     weight = np.floor(0.5 + weight * 2**PILLOW_BITS)
-    total = np.moveaxis(np.tensordot(weight, x.astype(np.float64), (1, axis)), 0, axis)  # integers below 2^31: exact in float64
-    return np.clip(np.floor((total + 2 ** (PILLOW_BITS - 1)) / 2**PILLOW_BITS), 0, 255).astype(np.uint8)
+    total = np.moveaxis(
+        np.tensordot(weight, x.astype(np.float64), (1, axis)), 0, axis
+    )  # integers below 2^31: exact in float64
+    return np.clip(np.floor((total + 2 ** (PILLOW_BITS - 1)) / 2**PILLOW_BITS), 0, 255).astype(
+        np.uint8
+    )
 
 
 def nearest_indices(old, size, config):
@@ -137,13 +150,20 @@ def prepare(image, target, config, min_size=None):
     image = image if config.channel_order == "rgb" else image[:, :, ::-1]
     image = normalized(image) if config.normalize_first else image
     resize = {"bilinear": bilinear, "pillow": pillow}[config.interpolation]
-    for axis in (1, 0):  # Pillow rounds in between; from version 13 on it takes tall images that shrink in the other order
+    for axis in (
+        1,
+        0,
+    ):  # Pillow rounds in between; from version 13 on it takes tall images that shrink in the other order
         if new[axis] != old[axis]:
             image = resize(image, new[axis], axis)
     image = image if config.normalize_first else normalized(image)
     if target is not None and new != old:
         rows, columns = (nearest_indices(o, n, config) for o, n in zip(old, new, strict=True))
-        target = Target(scale_boxes(target.boxes, old, new, config), target.labels, target.masks[:, rows[:, None], columns])
+        target = Target(
+            scale_boxes(target.boxes, old, new, config),
+            target.labels,
+            target.masks[:, rows[:, None], columns],
+        )
     return np.ascontiguousarray(image.transpose(2, 0, 1)), target
 
 

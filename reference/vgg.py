@@ -25,7 +25,10 @@ def forward(parameters, images, config, training=False):
 
 def channels(config):
     """{stage: channels}: 1, 2, 4, 8, 8 times the width."""
-    return {block: config.backbone.width * min(2 ** (block - 1), 8) for block in range(1, config.backbone.out_stage + 1)}
+    return {
+        block: config.backbone.width * min(2 ** (block - 1), 8)
+        for block in range(1, config.backbone.out_stage + 1)
+    }
 
 
 def strides(config):
@@ -43,6 +46,9 @@ def parameter_shapes(config):
     shapes, before = {}, 3
     for block, after in channels(config).items():
         for i in range(1, CONVOLUTIONS[block] + 1):
-            shapes |= {f"backbone.conv{block}_{i}.weight": (after, before, 3, 3), f"backbone.conv{block}_{i}.bias": (after,)}
+            shapes |= {
+                f"backbone.conv{block}_{i}.weight": (after, before, 3, 3),
+                f"backbone.conv{block}_{i}.bias": (after,),
+            }
             before = after
     return shapes

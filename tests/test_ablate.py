@@ -9,8 +9,9 @@ from itertools import pairwise
 import pytest
 from rich.console import Console
 
-from accelerated import ablate, cli, report
+from accelerated.command_line import cli, report
 from accelerated.data.synthetic import ShapesDataset
+from accelerated.experiments import ablate
 from reference import config as configuration
 from reference import shapes
 
@@ -32,12 +33,16 @@ SMALL = (
 
 
 def data(count=2):
-    return ShapesDataset(count, seed=1, size=32, style=shapes.HARD), ShapesDataset(1, seed=2, size=32, style=shapes.HARD)
+    return ShapesDataset(count, seed=1, size=32, style=shapes.HARD), ShapesDataset(
+        1, seed=2, size=32, style=shapes.HARD
+    )
 
 
 def planned(scale=ablate.REDUCED, seeds=1, iterations=1, rows=None, **options):
     """(comparisons, runs), the latter of the first `rows` rows."""
-    compared, todo = ablate.plan(scale, *data(), data="test", changes=SMALL, seeds=seeds, iterations=iterations, **options)
+    compared, todo = ablate.plan(
+        scale, *data(), data="test", changes=SMALL, seeds=seeds, iterations=iterations, **options
+    )
     names = list(dict.fromkeys(run.name for run in todo))[:rows]
     return compared, [run for run in todo if run.name in names]
 
@@ -78,8 +83,16 @@ def test_rows_differ_in_the_fields_they_name(scale):
         for (row, values), (other, others) in pairwise(made):
             assert set(differences(values, others)) <= fields(row, other) and values != others
     narrow = {comparison.title[:3]: fields(*comparison.rows[-2:]) for comparison in compared[1:]}
-    operators = {f"{head}.pooler.{name}" for head in ("box_head", "mask_head") for name in ("operator", "aggregate")}
-    assert narrow["(b)"] == {"mask_head.loss"} and narrow["(e)"] == {"mask_head.kind"} and narrow["(f)"] == {"mask_head.class_agnostic"}
+    operators = {
+        f"{head}.pooler.{name}"
+        for head in ("box_head", "mask_head")
+        for name in ("operator", "aggregate")
+    }
+    assert (
+        narrow["(b)"] == {"mask_head.loss"}
+        and narrow["(e)"] == {"mask_head.kind"}
+        and narrow["(f)"] == {"mask_head.class_agnostic"}
+    )
     assert narrow["(c)"] == narrow["(d)"] == operators
 
 
@@ -88,18 +101,42 @@ def test_equal_rows_are_one_run_and_seeds_come_in_turn(scale):
     compared, todo = planned(scale, seeds=2)
     assert len({(run.changes, run.seed) for run in todo}) == len(todo) == 2 * 12
     assert [run.seed for run in todo] == [0] * 12 + [1] * 12
-    assert {row.changes for comparison in compared for row in comparison.rows} == {run.changes for run in todo}
+    assert {row.changes for comparison in compared for row in comparison.rows} == {
+        run.changes for run in todo
+    }
     assert len({run.key for run in todo}) == len(todo)
 
 
 def test_every_row_trains_on_coco_files_by_one_command_and_only_once(tmp_path, monkeypatch, capsys):
     (data_json, images), (val_json, val_images) = (
-        each.write_coco(tmp_path / name) for name, each in zip(("train", "val"), data(), strict=True)
+        each.write_coco(tmp_path / name)
+        for name, each in zip(("train", "val"), data(), strict=True)
     )
 
     def call(*more):
-        where = ("--data", data_json, "--images", images, "--val", val_json, "--val-images", val_images, "--output", tmp_path / "out")
-        sizes = ("--seeds", 1, "--iterations", 1, "--jobs", 1, "--device", "cpu", *(word for change in SMALL for word in ("--set", change)))
+        where = (
+            "--data",
+            data_json,
+            "--images",
+            images,
+            "--val",
+            val_json,
+            "--val-images",
+            val_images,
+            "--output",
+            tmp_path / "out",
+        )
+        sizes = (
+            "--seeds",
+            1,
+            "--iterations",
+            1,
+            "--jobs",
+            1,
+            "--device",
+            "cpu",
+            *(word for change in SMALL for word in ("--set", change)),
+        )
         monkeypatch.setattr("sys.argv", ["maskrcnn", "ablate", *map(str, (*where, *sizes, *more))])
         with pytest.raises(SystemExit) as stop:
             cli.main()
@@ -111,13 +148,19 @@ def test_every_row_trains_on_coco_files_by_one_command_and_only_once(tmp_path, m
     assert all(row in said for row in ("ResNet-34-FPN", "RoIWarp", "class-agnostic"))
     results = list((tmp_path / "out" / "results").iterdir())
     assert len(results) == 12 and not list((tmp_path / "out" / "unfinished").iterdir())
-    assert (tmp_path / "out" / "ablation.csv").exists() and (tmp_path / "out" / "ablation.png").exists()
+    assert (tmp_path / "out" / "ablation.csv").exists() and (
+        tmp_path / "out" / "ablation.png"
+    ).exists()
 
     code, said, _ = call()
     assert code == 0 and "0 of them to do" in said and "mask AP 0.0 after" not in said
     table = (tmp_path / "out" / "ablation.csv").read_bytes()
     code, _, error = call("--set", "optimizer.learning_rate=0.1")
-    assert code == 2 and "other settings" in error and (tmp_path / "out" / "ablation.csv").read_bytes() == table
+    assert (
+        code == 2
+        and "other settings" in error
+        and (tmp_path / "out" / "ablation.csv").read_bytes() == table
+    )
 
 
 def test_a_full_row_trains(tmp_path):
@@ -130,7 +173,12 @@ def test_finished_runs_are_kept_and_unfinished_ones_go_on(tmp_path, monkeypatch)
     train = ablate.training.train
 
     def interrupted_in_the_second(config, dataset, output, **options):
-        result = train(config, dataset, output, **options | ({"iterations": 1} if config != todo[0].config else {}))
+        result = train(
+            config,
+            dataset,
+            output,
+            **options | ({"iterations": 1} if config != todo[0].config else {}),
+        )
         return replace(result, interrupted=config != todo[0].config)
 
     monkeypatch.setattr(ablate.training, "train", interrupted_in_the_second)
@@ -142,7 +190,11 @@ def test_finished_runs_are_kept_and_unfinished_ones_go_on(tmp_path, monkeypatch)
     assert (half / "last").exists()
 
     resumed = []
-    monkeypatch.setattr(ablate.training, "train", lambda *a, **options: resumed.append(options["resume"]) or train(*a, **options))
+    monkeypatch.setattr(
+        ablate.training,
+        "train",
+        lambda *a, **options: resumed.append(options["resume"]) or train(*a, **options),
+    )
     assert [line.split()[0] for line in run(todo, tmp_path)] == ["1/1"] and resumed == [True]
     assert kept.stat().st_mtime_ns == written and run(todo, tmp_path) == []
     with pytest.raises(ValueError, match="other settings"):
@@ -154,7 +206,10 @@ def test_two_at_a_time_give_what_one_at_a_time_gives(tmp_path):
     run(todo, tmp_path / "one")
     run(todo, tmp_path / "two", jobs=2)
     for each in todo:
-        one, two = (json.loads((tmp_path / name / "results" / f"{each.key}.json").read_text()) for name in ("one", "two"))
+        one, two = (
+            json.loads((tmp_path / name / "results" / f"{each.key}.json").read_text())
+            for name in ("one", "two")
+        )
         assert one | {"seconds": 0} == two | {"seconds": 0}
 
 
@@ -163,7 +218,9 @@ def put(todo, output, values):
     (output / "results").mkdir(parents=True)
     for each in todo:
         if each.seed < len(values.get(each.name, ())):
-            numbers = dict.fromkeys(ablate.METRICS, 0.5) | {"mask AP": values[each.name][each.seed] / 100}
+            numbers = dict.fromkeys(ablate.METRICS, 0.5) | {
+                "mask AP": values[each.name][each.seed] / 100
+            }
             (output / "results" / f"{each.key}.json").write_text(json.dumps(numbers))
 
 
@@ -179,41 +236,84 @@ def test_table_and_verdicts(tmp_path):
     put(todo, tmp_path, values)
     table = ablate.lines(compared, todo, tmp_path)
     by_name = {line.row.name: line for line in table}
-    assert by_name["sigmoid"].values == by_name["RoIAlign, mean"].values == by_name["ResNet-18-C3"].values
+    assert (
+        by_name["sigmoid"].values
+        == by_name["RoIAlign, mean"].values
+        == by_name["ResNet-18-C3"].values
+    )
     assert by_name["softmax"].text("mask AP") == "11.0 ± 1.0" and by_name["softmax"].seeds == 3
-    assert by_name["class-agnostic"].text("mask AP") == "21.0" and by_name["MLP"].text("mask AP") == "-"
+    assert (
+        by_name["class-agnostic"].text("mask AP") == "21.0"
+        and by_name["MLP"].text("mask AP") == "-"
+    )
     assert ablate.spread(table) == pytest.approx(1)
     found = {(o.better, o.worse): o for o in ablate.orderings(table)}
-    assert found["sigmoid", "softmax"].verdict == "reproduced" and found["sigmoid", "softmax"].error == pytest.approx(2 * (2 / 3) ** 0.5)
-    assert found["RoIAlign, mean", "RoIPool"].verdict == "reversed" and found["RoIWarp", "RoIPool"].verdict == "here they differ"
-    assert found["RoIAlign, mean", "RoIWarp"].verdict == found["class-specific", "class-agnostic"].verdict == "not decided"
+    assert found["sigmoid", "softmax"].verdict == "reproduced" and found[
+        "sigmoid", "softmax"
+    ].error == pytest.approx(2 * (2 / 3) ** 0.5)
+    assert (
+        found["RoIAlign, mean", "RoIPool"].verdict == "reversed"
+        and found["RoIWarp", "RoIPool"].verdict == "here they differ"
+    )
+    assert (
+        found["RoIAlign, mean", "RoIWarp"].verdict
+        == found["class-specific", "class-agnostic"].verdict
+        == "not decided"
+    )
     assert len(found) == 5
 
     console = Console(width=140, record=True, file=io.StringIO())
     console.print(*report.ablation(table, 7))
     shown = console.export_text()
-    assert "after 7 steps" in shown and "over 3 seeds" in shown and "11.0 ± 1.0" in shown and "+10.0 ± 1.6" in shown and "reversed" in shown
+    assert (
+        "after 7 steps" in shown
+        and "over 3 seeds" in shown
+        and "11.0 ± 1.0" in shown
+        and "+10.0 ± 1.6" in shown
+        and "reversed" in shown
+    )
 
     ablate.write(table, tmp_path, 7)
     rows = list(csv.DictReader((tmp_path / "ablation.csv").open()))
     assert len(rows) == 16 and (tmp_path / "ablation.png").stat().st_size > 10_000
     softmax = next(row for row in rows if row["row"] == "softmax")
-    assert (softmax["mask AP mean"], softmax["mask AP standard deviation"], softmax["seeds"], softmax["iterations"]) == (
+    assert (
+        softmax["mask AP mean"],
+        softmax["mask AP standard deviation"],
+        softmax["seeds"],
+        softmax["iterations"],
+    ) == (
         "11.000",
         "1.000",
         "3",
         "7",
     )
-    assert softmax["mask AP of each seed"] == "10.000 11.000 12.000" and "mask_head.loss=softmax" in softmax["changes of the base"]
+    assert (
+        softmax["mask AP of each seed"] == "10.000 11.000 12.000"
+        and "mask_head.loss=softmax" in softmax["changes of the base"]
+    )
 
 
 def test_spread_counts_a_run_once_and_a_pair_is_judged_by_the_larger(tmp_path):
     compared, todo = planned(seeds=2)
-    put(todo, tmp_path, {"ResNet-18-C3": (20, 24), "softmax": (17, 17), "RoIPool": (17, 17), "ResNet-34-FPN": (30, 30)})
+    put(
+        todo,
+        tmp_path,
+        {
+            "ResNet-18-C3": (20, 24),
+            "softmax": (17, 17),
+            "RoIPool": (17, 17),
+            "ResNet-34-FPN": (30, 30),
+        },
+    )
     table = ablate.lines(compared, todo, tmp_path)
-    assert ablate.spread(table) == pytest.approx((8 / 4) ** 0.5)  # the first stands in four comparisons
+    assert ablate.spread(table) == pytest.approx(
+        (8 / 4) ** 0.5
+    )  # the first stands in four comparisons
     found = {(o.better, o.worse): o.error for o in ablate.orderings(table)}
-    assert found["sigmoid", "softmax"] == pytest.approx(2 * (8 / 2) ** 0.5)  # 4, of these two; 2.8, of all
+    assert found["sigmoid", "softmax"] == pytest.approx(
+        2 * (8 / 2) ** 0.5
+    )  # 4, of these two; 2.8, of all
 
 
 def test_one_seed_decides_nothing(tmp_path):

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from gradients import away, check_backward, compare_with_autograd, value_and_gradients
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import arrays
-from tolerances import POINTWISE, assert_close, assert_equal
+from support.gradients import away, check_backward, compare_with_autograd, value_and_gradients
+from support.strategies import arrays
 
+from accelerated.verify.equality import POINTWISE, assert_close, assert_equal
 from reference import activations
 
 TWINS = {

@@ -3,11 +3,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from golden_cases import EXTENT, cases
-from tolerances import GOLDEN_OPERATOR, assert_close, assert_equal
+from support.golden_cases import EXTENT, cases
 
 import accelerated.anchors
 import reference.anchors
+from accelerated.verify.equality import GOLDEN_OPERATOR, assert_close, assert_equal
 from reference import config
 
 TORCHVISION = config.preset("torchvision_r50_fpn").anchors
@@ -17,23 +17,37 @@ STRIDES = (4, 8, 16, 32, 64)
 
 
 def numpy_grid(shapes, image_shape, settings, strides=STRIDES):
-    return np.concatenate(reference.anchors.grid(shapes, image_shape, settings, strides=strides[: len(shapes)]))
+    return np.concatenate(
+        reference.anchors.grid(shapes, image_shape, settings, strides=strides[: len(shapes)])
+    )
 
 
 def torch_grid(shapes, image_shape, settings, strides=STRIDES):
-    return torch.cat(accelerated.anchors.grid(shapes, image_shape, settings, strides=strides[: len(shapes)], dtype=torch.float64))
+    return torch.cat(
+        accelerated.anchors.grid(
+            shapes, image_shape, settings, strides=strides[: len(shapes)], dtype=torch.float64
+        )
+    )
 
 
 GRIDS = pytest.mark.parametrize("grid", [numpy_grid, torch_grid], ids=["numpy", "torch"])
-MODULES = pytest.mark.parametrize("anchors", [reference.anchors, accelerated.anchors], ids=["numpy", "torch"])
+MODULES = pytest.mark.parametrize(
+    "anchors", [reference.anchors, accelerated.anchors], ids=["numpy", "torch"]
+)
 
 
 @GRIDS
 @EXTENT
 def test_torchvision(grid, extent, request):
     for name, case in cases(request, extent, "tv", "anchors/float64").items():
-        settings = replace(TORCHVISION, sizes=tuple(map(tuple, case["in.sizes"].tolist())), ratios=tuple(case["in.ratios"].tolist()))
-        assert_equal(grid(case["in.feat_hw"], case["in.image_hw"], settings), case["out.anchors"], name)
+        settings = replace(
+            TORCHVISION,
+            sizes=tuple(map(tuple, case["in.sizes"].tolist())),
+            ratios=tuple(case["in.ratios"].tolist()),
+        )
+        assert_equal(
+            grid(case["in.feat_hw"], case["in.image_hw"], settings), case["out.anchors"], name
+        )
 
 
 @GRIDS
@@ -48,7 +62,12 @@ def test_detectron2(grid, extent, request):
         )
         expected = np.concatenate([case[f"out.lvl{level}"] for level in range(len(settings.sizes))])
         shape = case["in.feat_hw"][0] * 4
-        assert_close(grid(case["in.feat_hw"], shape, settings, strides=case["in.strides"].tolist()), expected, GOLDEN_OPERATOR, name)
+        assert_close(
+            grid(case["in.feat_hw"], shape, settings, strides=case["in.strides"].tolist()),
+            expected,
+            GOLDEN_OPERATOR,
+            name,
+        )
 
 
 @MODULES
@@ -57,14 +76,19 @@ def test_cell_by_hand(anchors):
     assert_equal(rounded, [[-23, -11, 23, 11], [-16, -16, 16, 16], [-11, -23, 11, 23]])
     exact = anchors.cell_anchors((32,), (0.5, 1, 2), DETECTRON2)
     assert_close(exact[0], [-22.627416998, -11.313708499, 22.627416998, 11.313708499], 1e-10)
-    assert_equal(anchors.cell_anchors((1, 5), (1.0,), TORCHVISION), [[0, 0, 0, 0], [-2, -2, 2, 2]])  # half to even
+    assert_equal(
+        anchors.cell_anchors((1, 5), (1.0,), TORCHVISION), [[0, 0, 0, 0], [-2, -2, 2, 2]]
+    )  # half to even
 
 
 @MODULES
 def test_order_inside_a_cell(anchors):
     sizes, ratios = (8, 16), (1.0, 4.0)
     sides = {
-        order: np.asarray(anchors.cell_anchors(sizes, ratios, replace(DETECTRON2, order=order)))[:, 2:] * 2
+        order: np.asarray(anchors.cell_anchors(sizes, ratios, replace(DETECTRON2, order=order)))[
+            :, 2:
+        ]
+        * 2
         for order in ("ratio_major", "size_major")
     }
     assert_equal(sides["ratio_major"], [[8, 8], [16, 16], [4, 16], [8, 32]])
@@ -102,7 +126,9 @@ def test_twins_and_float32(preset):
 
 def test_remembered_per_shape_dtype_and_device():
     first = accelerated.anchors.grid(SHAPES, (40, 56), TORCHVISION, strides=STRIDES)
-    again = accelerated.anchors.grid([torch.Size(s) for s in SHAPES], torch.Size((40, 56)), TORCHVISION, strides=STRIDES)
+    again = accelerated.anchors.grid(
+        [torch.Size(s) for s in SHAPES], torch.Size((40, 56)), TORCHVISION, strides=STRIDES
+    )
     assert all(a is b for a, b in zip(first, again, strict=True))
     other = accelerated.anchors.grid(SHAPES, (40, 70), TORCHVISION, strides=STRIDES)
     assert not torch.equal(first[0], other[0])
@@ -114,6 +140,15 @@ def test_remembered_per_shape_dtype_and_device():
 def test_compiles_without_a_break():
     @torch.compile(fullgraph=True, backend="aot_eager")
     def forward(x):
-        return torch.cat(accelerated.anchors.grid(SHAPES, (40, 56), TORCHVISION, strides=STRIDES, device=x.device)) + x
+        return (
+            torch.cat(
+                accelerated.anchors.grid(
+                    SHAPES, (40, 56), TORCHVISION, strides=STRIDES, device=x.device
+                )
+            )
+            + x
+        )
 
-    assert_equal(forward(torch.zeros(1)), numpy_grid(SHAPES, (40, 56), TORCHVISION).astype(np.float32))
+    assert_equal(
+        forward(torch.zeros(1)), numpy_grid(SHAPES, (40, 56), TORCHVISION).astype(np.float32)
+    )

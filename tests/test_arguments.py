@@ -7,7 +7,7 @@ import pytest
 import torch
 import typer
 
-from accelerated import arguments
+from accelerated.command_line import arguments
 from accelerated.data.synthetic import ShapesDataset
 
 
@@ -21,10 +21,17 @@ def shapes(tmp_path_factory):
 def test_a_device_is_checked(monkeypatch):
     monkeypatch.setenv("MASKRCNN_BACKEND", "auto")
     monkeypatch.setenv("TRITON_INTERPRET", "0")
-    assert arguments.prepare("cpu", "torch") == torch.device("cpu") and os.environ["MASKRCNN_BACKEND"] == "torch"
+    assert (
+        arguments.prepare("cpu", "torch") == torch.device("cpu")
+        and os.environ["MASKRCNN_BACKEND"] == "torch"
+    )
     arguments.prepare("cpu", "auto", interpret=True)
     assert os.environ["TRITON_INTERPRET"] == "0", "what the user says stays"
-    for device, backend, said in (("quantum", "auto", "expected auto, cpu"), ("cuda:99", "auto", "GPUs"), ("cpu", "magic", "--backend")):
+    for device, backend, said in (
+        ("quantum", "auto", "expected auto, cpu"),
+        ("cuda:99", "auto", "GPUs"),
+        ("cpu", "magic", "--backend"),
+    ):
         with pytest.raises(ValueError, match=said):
             arguments.prepare(device, backend)
 
@@ -35,7 +42,9 @@ def test_annotations_are_found_by_file_name(shapes, monkeypatch):
     monkeypatch.chdir(folder)
     third, first = arguments.annotated(opened, [folder / "000003.png", Path("000001.png")])
     for target, item in ((third, made[2]), (first, made[0])):
-        assert torch.equal(target.boxes, item.target.boxes) and torch.equal(target.masks, item.target.masks)
+        assert torch.equal(target.boxes, item.target.boxes) and torch.equal(
+            target.masks, item.target.masks
+        )
     for name in ("000009.png", "x000001.png"):
         with pytest.raises(ValueError, match="no images of that name"):
             arguments.annotated(opened, [folder / name])
@@ -50,6 +59,8 @@ def test_folders_in_file_names_tell_pictures_apart(shapes):
 
 
 def test_a_broken_data_set_is_listed(tmp_path, capsys):
-    (tmp_path / "broken.json").write_text('{"images": [{"id": 1}], "annotations": [], "categories": []}')
+    (tmp_path / "broken.json").write_text(
+        '{"images": [{"id": 1}], "annotations": [], "categories": []}'
+    )
     with pytest.raises((typer.Exit, ValueError)):
         arguments.dataset(tmp_path / "broken.json", tmp_path)

@@ -15,7 +15,9 @@ TRANSFORM = replace(config.preset("tiny").transform, min_size=(96, 128, 160))
 
 
 def same(a, b):
-    return np.array_equal(a[0], b[0]) and all(torch.equal(x, y) for x, y in zip(vars(a[1]).values(), vars(b[1]).values(), strict=True))
+    return np.array_equal(a[0], b[0]) and all(
+        torch.equal(x, y) for x, y in zip(vars(a[1]).values(), vars(b[1]).values(), strict=True)
+    )
 
 
 @given(st.integers(0, 10_000), st.integers(24, 60))
@@ -24,7 +26,9 @@ def test_flip(seed, width):
     mirrored = flip(image, target)
     assert same(flip(*mirrored), (image, target))
     np.testing.assert_array_equal(mirrored[0][:, 0], image[:, -1])
-    for box, mask in zip(mirrored[1].boxes.numpy(), mirrored[1].masks.numpy(), strict=True):  # boxes stay tight around their masks
+    for box, mask in zip(
+        mirrored[1].boxes.numpy(), mirrored[1].masks.numpy(), strict=True
+    ):  # boxes stay tight around their masks
         rows, columns = np.nonzero(mask)
         assert box.tolist() == [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
 

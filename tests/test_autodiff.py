@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from gradients import check_backward, value_and_gradients
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import arrays
-from tolerances import REDUCTION, assert_close, assert_equal
+from support.gradients import check_backward, value_and_gradients
+from support.strategies import arrays
 
+from accelerated.verify.equality import REDUCTION, assert_close, assert_equal
 from reference.activations import relu
 from reference.autodiff import Tape, Variable, backward_of, detached, primitive
 from reference.linear import linear
@@ -23,7 +23,9 @@ def weighted_sum(terms, weights, *, scale=1.0):
 
 def weighted_sum_backward(grad_out, terms, weights, *, scale=1.0):
     if isinstance(terms, dict):
-        return tuple({key: scale * grad_out * x for key, x in other.items()} for other in (weights, terms))
+        return tuple(
+            {key: scale * grad_out * x for key, x in other.items()} for other in (weights, terms)
+        )
     return tuple([scale * grad_out * x for x in other] for other in (weights, terms))
 
 
@@ -35,7 +37,11 @@ def layer(x, weight, bias):
 
 
 def test_arrays_stay_arrays_and_nothing_is_recorded(rng):
-    x, weight, bias = rng.standard_normal((5, 3)), rng.standard_normal((2, 3)), rng.standard_normal(2)
+    x, weight, bias = (
+        rng.standard_normal((5, 3)),
+        rng.standard_normal((2, 3)),
+        rng.standard_normal(2),
+    )
     tape = Tape()
     tape.variable(weight)
     out = layer(x, weight, bias)
@@ -86,7 +92,11 @@ def test_sums_of_losses_start_from_pythons_zero():
 
 
 def test_constants_and_what_the_result_does_not_depend_on_get_nothing(rng):
-    x, weight, bias = rng.standard_normal((5, 3)), rng.standard_normal((3, 3)), rng.standard_normal(3)
+    x, weight, bias = (
+        rng.standard_normal((5, 3)),
+        rng.standard_normal((3, 3)),
+        rng.standard_normal(3),
+    )
     tape = Tape()
     trained, unused = tape.variable(weight), tape.variable(bias)
     frozen = layer(x, weight, bias)  # before the first Variable: not even on the tape
@@ -101,9 +111,15 @@ def test_lists_and_dictionaries_as_arguments():
     for kind in (list, tuple, dict):
         tape = Tape()
         variables = [tape.variable(np.array([float(i)])) for i in range(3)]
-        terms, weights = [variables[0], np.array([10.0]), variables[2]], [variables[2], variables[1], np.array([5.0])]
+        terms, weights = (
+            [variables[0], np.array([10.0]), variables[2]],
+            [variables[2], variables[1], np.array([5.0])],
+        )
         if kind is dict:
-            terms, weights = dict(zip("abc", terms, strict=True)), dict(zip("abc", weights, strict=True))
+            terms, weights = (
+                dict(zip("abc", terms, strict=True)),
+                dict(zip("abc", weights, strict=True)),
+            )
         out = weighted_sum(kind(terms), kind(weights), scale=2.0)
         assert_equal(out.value, [2 * (0 * 2 + 10 * 1 + 2 * 5)])
         tape.backward(out)
@@ -137,7 +153,9 @@ def test_a_gradient_of_the_wrong_shape_raises():
     tape = Tape()
     x = tape.variable(np.zeros(3))
     out = np.zeros((2, 3)) + x  # x is the smaller one: its gradient would have to be summed
-    with pytest.raises(ValueError, match=r"gradient of shape \(2, 3\) for a Variable of shape \(3,\)"):
+    with pytest.raises(
+        ValueError, match=r"gradient of shape \(2, 3\) for a Variable of shape \(3,\)"
+    ):
         tape.backward(out)
 
 
@@ -165,7 +183,14 @@ def test_sums_and_quotients(x, y):
     def twin(x):
         return (torch.tensor(constant) + (x - torch.tensor(constant)) + torch.tensor(constant)) / 3
 
-    check_backward(lambda x: (constant.astype(x.dtype) + (x - constant.astype(x.dtype)) + constant.astype(x.dtype)) / 3, twin, x)
+    check_backward(
+        lambda x: (
+            (constant.astype(x.dtype) + (x - constant.astype(x.dtype)) + constant.astype(x.dtype))
+            / 3
+        ),
+        twin,
+        x,
+    )
     check_backward(lambda x: x / np.float32(7), lambda x: x / 7, x, linear=[0])
 
 
@@ -173,11 +198,32 @@ def test_sums_and_quotients(x, y):
 def test_reading(x):
     mask = np.arange(60).reshape(4, 3, 5) % 7 < 3
     rows, columns = np.array([0, 2, 0, 3, 0]), np.array([1, 1, 1, 0, 1])  # (0, 1) three times
-    keys = [0, slice(1, 3), (slice(None), 2), (Ellipsis, slice(None, None, -2)), mask, mask[:, :, 0], rows, (rows, columns), [], [3, 3]]
-    keys += [(rows, slice(None), columns), (rows[:, None], columns), (slice(None), columns % 2, slice(1, 4)), mask & False]
+    keys = [
+        0,
+        slice(1, 3),
+        (slice(None), 2),
+        (Ellipsis, slice(None, None, -2)),
+        mask,
+        mask[:, :, 0],
+        rows,
+        (rows, columns),
+        [],
+        [3, 3],
+    ]
+    keys += [
+        (rows, slice(None), columns),
+        (rows[:, None], columns),
+        (slice(None), columns % 2, slice(1, 4)),
+        mask & False,
+    ]
     for key in keys:
         address = torch.tensor(np.arange(60).reshape(4, 3, 5)[key].copy())
-        check_backward(lambda x, key=key: x[key], lambda x, address=address: x.flatten()[address], x, linear=[0])
+        check_backward(
+            lambda x, key=key: x[key],
+            lambda x, address=address: x.flatten()[address],
+            x,
+            linear=[0],
+        )
 
 
 @given(arrays(2, 3, 4), st.permutations(range(3)))
@@ -192,9 +238,14 @@ def test_reshaping_transposing_adding_up(x, axes):
 def test_concatenate(x, y, z):
     fixed = np.ones((2, 2))
     parts = [torch.tensor(fixed)]
-    check_backward(lambda *all: np.concatenate(all, axis=1), lambda *all: torch.cat(all, 1), x, y, z)
     check_backward(
-        lambda x, z: np.concatenate([fixed.astype(x.dtype), x, z, x], axis=-1), lambda x, z: torch.cat([*parts, x, z, x], -1), x, z
+        lambda *all: np.concatenate(all, axis=1), lambda *all: torch.cat(all, 1), x, y, z
+    )
+    check_backward(
+        lambda x, z: np.concatenate([fixed.astype(x.dtype), x, z, x], axis=-1),
+        lambda x, z: torch.cat([*parts, x, z, x], -1),
+        x,
+        z,
     )
     check_backward(lambda x: np.concatenate([x, x]), lambda x: torch.cat([x, x]), x, linear=[0])
 

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from accelerated import benchmark
+from accelerated.experiments import benchmark
 
 
 @pytest.fixture
@@ -24,7 +24,12 @@ def small(monkeypatch):
 
     def install(wrong=0.0):
         monkeypatch.setattr(
-            benchmark, "cases", lambda device: [("add", lambda name: make(name, wrong)), ("other", lambda name: make(name))]
+            benchmark,
+            "cases",
+            lambda device: [
+                ("add", lambda name: make(name, wrong)),
+                ("other", lambda name: make(name)),
+            ],
         )
 
     return install
@@ -36,7 +41,17 @@ def test_rows(small, tmp_path, capsys):
     (file,) = tmp_path.iterdir()
     rows = [json.loads(line) for line in file.read_text().splitlines()]
     assert [row["backend"] for row in rows] == ["torchvision", "torch"]
-    for key in ("date", "commit", "device", "torch", "triton", "operator", "shape", "dtype", "layout"):
+    for key in (
+        "date",
+        "commit",
+        "device",
+        "torch",
+        "triton",
+        "operator",
+        "shape",
+        "dtype",
+        "layout",
+    ):
         assert key in rows[1]
     assert 0 < rows[1]["p20_ms"] <= rows[1]["p50_ms"] <= rows[1]["p80_ms"]
     assert rows[1]["error"] == 0 and rows[1]["peer_ratio"] > 0
@@ -83,16 +98,31 @@ def test_numpy_and_torch_are_timed_on_the_same_work(operator, backend):
 
 def test_rows_of_numpy_beside_torch(monkeypatch):
     times = {"torch": {"p50_ms": 2.0}, "numpy": {"p50_ms": 5.0}}
-    monkeypatch.setattr(benchmark, "in_a_process", lambda function, operator, name, shape, backend, seconds: times[backend])
+    monkeypatch.setattr(
+        benchmark,
+        "in_a_process",
+        lambda function, operator, name, shape, backend, seconds: times[backend],
+    )
     rows = list(benchmark.numpy_beside_torch(0.0, only="training"))
-    assert [(row["operator"], row["backend"]) for row in rows] == [("training_step", "torch"), ("training_step", "numpy")] * 2
+    assert [(row["operator"], row["backend"]) for row in rows] == [
+        ("training_step", "torch"),
+        ("training_step", "numpy"),
+    ] * 2
     assert rows[1]["times_torch"] == 2.5 and rows[3]["shape"] == "torchvision_r50_fpn 1x320x480"
-    assert {row["operator"] for row in benchmark.numpy_beside_torch(0.0)} == {"detect", "training_step"}
+    assert {row["operator"] for row in benchmark.numpy_beside_torch(0.0)} == {
+        "detect",
+        "training_step",
+    }
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize(
-    "operator", [f"{name}_{way}" for name in ("roi_align", "roi_pool", "pyramid_roi_align") for way in ("forward", "backward")]
+    "operator",
+    [
+        f"{name}_{way}"
+        for name in ("roi_align", "roi_pool", "pyramid_roi_align")
+        for way in ("forward", "backward")
+    ],
 )
 def test_operators_agree_with_float64(operator, device, backend):
     case = benchmark.pooling(operator, torch.float32, "channels_last", device)

@@ -3,17 +3,19 @@ import math
 import numpy as np
 import pytest
 import torch
-from golden_cases import EXTENT, cases
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import arrays
-from tolerances import GOLDEN_OPERATOR, POINTWISE, assert_close
+from support.golden_cases import EXTENT, cases
+from support.strategies import arrays
 
 import accelerated.box_coder
 import reference.box_coder
+from accelerated.verify.equality import GOLDEN_OPERATOR, POINTWISE, assert_close
 
 BOTH = pytest.mark.parametrize(
-    "coder, array", [(reference.box_coder, np.asarray), (accelerated.box_coder, torch.as_tensor)], ids=["numpy", "torch"]
+    "coder, array",
+    [(reference.box_coder, np.asarray), (accelerated.box_coder, torch.as_tensor)],
+    ids=["numpy", "torch"],
 )
 WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 
@@ -69,7 +71,9 @@ def test_growth_is_clamped_and_shrinking_is_not(coder, array):
 @BOTH
 @given(proper_boxes(6), proper_boxes(6))
 def test_decode_inverts_encode(coder, array, boxes, anchors):
-    boxes[:, 2:] = np.minimum(boxes[:, 2:], boxes[:, :2] + 60 * (anchors[:, 2:] - anchors[:, :2]))  # below the clamp
+    boxes[:, 2:] = np.minimum(
+        boxes[:, 2:], boxes[:, :2] + 60 * (anchors[:, 2:] - anchors[:, :2])
+    )  # below the clamp
     deltas = coder.encode(array(boxes), array(anchors), WEIGHTS)
     assert_close(coder.decode(deltas, array(anchors), WEIGHTS), boxes, 1e-12)
 
@@ -79,20 +83,36 @@ def test_twins(anchors, deltas):
     for dtype, tolerance in POINTWISE.items():
         if dtype not in ("float64", "float32"):
             continue
-        a, d = torch.tensor(anchors).to(getattr(torch, dtype)), torch.tensor(deltas).to(getattr(torch, dtype))
+        a, d = (
+            torch.tensor(anchors).to(getattr(torch, dtype)),
+            torch.tensor(deltas).to(getattr(torch, dtype)),
+        )
         expected = reference.box_coder.decode(d.double().numpy(), a.double().numpy(), WEIGHTS)
         assert_close(accelerated.box_coder.decode(d, a, WEIGHTS), expected, tolerance)
-    together = accelerated.box_coder.decode(torch.tensor(deltas)[None], torch.tensor(anchors)[None], WEIGHTS)
+    together = accelerated.box_coder.decode(
+        torch.tensor(deltas)[None], torch.tensor(anchors)[None], WEIGHTS
+    )
     assert_close(together[0], reference.box_coder.decode(deltas, anchors, WEIGHTS), 1e-12)
 
 
 def test_classes_are_decoded_one_by_one(rng):
-    anchors, deltas = np.sort(rng.uniform(0, 9, (3, 2, 2)), axis=1).reshape(3, 4), rng.normal(size=(3, 8))
+    anchors, deltas = (
+        np.sort(rng.uniform(0, 9, (3, 2, 2)), axis=1).reshape(3, 4),
+        rng.normal(size=(3, 8)),
+    )
     together = reference.box_coder.decode(deltas, anchors, WEIGHTS)
     for k in range(2):
-        assert_close(together[:, 4 * k : 4 * k + 4], reference.box_coder.decode(deltas[:, 4 * k : 4 * k + 4], anchors, WEIGHTS), 1e-15)
+        assert_close(
+            together[:, 4 * k : 4 * k + 4],
+            reference.box_coder.decode(deltas[:, 4 * k : 4 * k + 4], anchors, WEIGHTS),
+            1e-15,
+        )
 
 
 def test_boxes_from_low_precision_deltas_are_float32():
-    decoded = accelerated.box_coder.decode(torch.zeros(2, 4, dtype=torch.bfloat16), torch.tensor([[0.0, 0, 1001, 8]]).expand(2, 4), WEIGHTS)
+    decoded = accelerated.box_coder.decode(
+        torch.zeros(2, 4, dtype=torch.bfloat16),
+        torch.tensor([[0.0, 0, 1001, 8]]).expand(2, 4),
+        WEIGHTS,
+    )
     assert decoded.dtype == torch.float32 and decoded[0, 2] == 1001

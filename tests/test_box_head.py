@@ -2,20 +2,26 @@
 
 from dataclasses import replace
 
-import narrow
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tolerances import MODEL, REDUCTION, assert_close, assert_equal
+from support import narrow
 from torch import nn
 
 from accelerated import box_head as fast
 from accelerated.norm import BatchNorm2d
+from accelerated.verify.equality import MODEL, REDUCTION, assert_close, assert_equal
 from reference import box_head, boxes
 
-KINDS = [("two_fc", "none"), ("mean", "none"), ("four_conv_fc", "none"), ("four_conv_fc", "batch"), ("four_conv_fc", "group")]
+KINDS = [
+    ("two_fc", "none"),
+    ("mean", "none"),
+    ("four_conv_fc", "none"),
+    ("four_conv_fc", "batch"),
+    ("four_conv_fc", "group"),
+]
 
 
 def settings(kind, norm, background="first"):
@@ -34,7 +40,10 @@ def test_twins(rng, kind, norm, background, training):
     valid = np.array([1, 1, 0, 1, 0, 1, 1, 1, 0], bool)
     expected = box_head.forward(narrow.parameters(model), pooled[valid], config, training)
     actual = model.box_head(torch.from_numpy(pooled), torch.from_numpy(valid))
-    assert actual[0].shape == (9, config.num_classes + 1) and actual[1].shape == (9, 4 * fast.entries(config))
+    assert actual[0].shape == (9, config.num_classes + 1) and actual[1].shape == (
+        9,
+        4 * fast.entries(config),
+    )
     for a, e in zip(actual, expected, strict=True):
         assert_close(a[torch.from_numpy(valid)], e, MODEL["float64"])
 
@@ -43,7 +52,11 @@ def test_twins(rng, kind, norm, background, training):
 @pytest.mark.parametrize(("kind", "norm"), KINDS)
 def test_same_parameters(kind, norm, background):
     config = settings(kind, norm, background)
-    shapes = {f"box_head.{n}": tuple(t.shape) for n, t in fast.make(config).state_dict().items() if not n.endswith("tracked")}
+    shapes = {
+        f"box_head.{n}": tuple(t.shape)
+        for n, t in fast.make(config).state_dict().items()
+        if not n.endswith("tracked")
+    }
     assert shapes == box_head.parameter_shapes(config)
 
 
@@ -56,7 +69,9 @@ def test_mean_is_one_number_per_channel(rng):
     for x in (pooled[:, :, ::-1, ::-1], constant):
         for ours, theirs in zip(model.box_head(torch.from_numpy(x.copy())), expected, strict=True):
             assert_close(ours, theirs.detach(), MODEL["float64"])
-    assert set(dict(model.box_head.named_parameters())) == {f"{n}.{p}" for n in ("class_logits", "box_deltas") for p in ("weight", "bias")}
+    assert set(dict(model.box_head.named_parameters())) == {
+        f"{n}.{p}" for n in ("class_logits", "box_deltas") for p in ("weight", "bias")
+    }
 
 
 def test_batch_norm_of_valid_rows_is_pytorchs(rng):
@@ -71,7 +86,8 @@ def test_batch_norm_of_valid_rows_is_pytorchs(rng):
     upstream = torch.from_numpy(rng.standard_normal((4, 5, 3, 4)))
     outputs = [ours(x, valid)[valid], theirs(x[valid])]
     gradients = [
-        torch.autograd.grad((y * upstream).sum(), [x, layer.weight, layer.bias]) for y, layer in zip(outputs, (ours, theirs), strict=True)
+        torch.autograd.grad((y * upstream).sum(), [x, layer.weight, layer.bias])
+        for y, layer in zip(outputs, (ours, theirs), strict=True)
     ]
     assert_close(outputs[0], outputs[1].detach(), REDUCTION["float64"])
     for a, e in zip(*gradients, strict=True):
@@ -91,12 +107,16 @@ def test_batch_norm_without_valid_rows(rng):
 @given(st.integers(0, 10**6), st.integers(0, 3), st.integers(0, 12), st.booleans())
 def test_targets_twins(seed, objects, proposals, append):
     rng, config = np.random.default_rng(seed), narrow.config("torchvision_r50_fpn")
-    config = replace(config, box_head=replace(config.box_head, append_ground_truth=append, batch_size=8))
+    config = replace(
+        config, box_head=replace(config.box_head, append_ground_truth=append, batch_size=8)
+    )
     corner, side = rng.uniform(0, 60, (objects, 2)), rng.uniform(5, 40, (objects, 2))
     gt = np.concatenate([corner, corner + side], axis=1)
     labels = rng.integers(1, 5, objects)
     found = rng.uniform(0, 100, (proposals, 4))
-    found = np.concatenate([np.minimum(found[:, :2], found[:, 2:]), np.maximum(found[:, :2], found[:, 2:]) + 1], axis=1)
+    found = np.concatenate(
+        [np.minimum(found[:, :2], found[:, 2:]), np.maximum(found[:, :2], found[:, 2:]) + 1], axis=1
+    )
     near = min(proposals, objects)
     found[:near] = gt[:near] + rng.uniform(-4, 4, (near, 4))
     overlap = boxes.iou(gt, found)
@@ -123,8 +143,14 @@ def test_targets_twins(seed, objects, proposals, append):
     )
     count = len(expected.rois)
     assert actual.rois.shape == (1, 8, 4)
-    assert_equal(actual.labels[0], np.concatenate([expected.labels, np.full(8 - count, -1)]), "labels")
+    assert_equal(
+        actual.labels[0], np.concatenate([expected.labels, np.full(8 - count, -1)]), "labels"
+    )
     assert_equal(actual.rois[0, :count], expected.rois, "rois")
     assert_close(actual.deltas[0, :count], expected.deltas, REDUCTION["float64"], "deltas")
     objects_chosen = expected.labels > 0
-    assert_equal(actual.matched[0, :count][torch.from_numpy(objects_chosen)], expected.matched[objects_chosen], "matched")
+    assert_equal(
+        actual.matched[0, :count][torch.from_numpy(objects_chosen)],
+        expected.matched[objects_chosen],
+        "matched",
+    )

@@ -1,16 +1,18 @@
 import numpy as np
 import pytest
 import torch
-from golden_cases import EXTENT, cases
 from hypothesis import given
-from strategies import boxes as some_boxes
-from tolerances import GOLDEN_OPERATOR, POINTWISE, assert_close, assert_equal
+from support.golden_cases import EXTENT, cases
+from support.strategies import boxes as some_boxes
 
 import accelerated.boxes
 import reference.boxes
+from accelerated.verify.equality import GOLDEN_OPERATOR, POINTWISE, assert_close, assert_equal
 
 BOTH = pytest.mark.parametrize(
-    "boxes, array", [(reference.boxes, np.asarray), (accelerated.boxes, torch.as_tensor)], ids=["numpy", "torch"]
+    "boxes, array",
+    [(reference.boxes, np.asarray), (accelerated.boxes, torch.as_tensor)],
+    ids=["numpy", "torch"],
 )
 
 
@@ -23,7 +25,10 @@ def test_torchvision(boxes, array, extent, request, dtype):
         assert str(overlap.dtype).endswith(dtype)
         assert_close(overlap, case["out.iou"], POINTWISE[dtype])
     for case in cases(request, extent, "tv", f"clip/{dtype}").values():
-        assert_equal(boxes.clip(array(case["in.boxes"]), int(case["in.h"]), int(case["in.w"])), case["out.boxes"])
+        assert_equal(
+            boxes.clip(array(case["in.boxes"]), int(case["in.h"]), int(case["in.w"])),
+            case["out.boxes"],
+        )
     for case in cases(request, extent, "tv", f"small/{dtype}").values():
         kept = boxes.is_valid(array(case["in.boxes"]), float(case["in.min_size"]), True)
         assert_equal(np.flatnonzero(kept), case["out.keep"])
@@ -33,7 +38,12 @@ def test_torchvision(boxes, array, extent, request, dtype):
 @EXTENT
 def test_detectron2(boxes, array, extent, request):
     for name, case in cases(request, extent, "d2", "iou").items():
-        assert_close(boxes.iou(array(case["in.a"]), array(case["in.b"])), case["out.iou"], GOLDEN_OPERATOR, name)
+        assert_close(
+            boxes.iou(array(case["in.a"]), array(case["in.b"])),
+            case["out.iou"],
+            GOLDEN_OPERATOR,
+            name,
+        )
 
 
 @BOTH
@@ -41,14 +51,30 @@ def test_by_hand(boxes, array):
     a = array(np.array([[0, 0, 4, 2.0], [1, 1, 1, 1]]))
     b = array(np.array([[2, 0, 6, 2.0], [4, 0, 5, 2], [0, 0, 4, 1], [1, 1, 1, 1]]))
     assert_equal(boxes.area(a), [8.0, 0.0])
-    assert_close(boxes.iou(a, b), [[4 / 12, 0, 0.5, 0], [0, 0, 0, 0]], 1e-15)  # a shared border is no overlap; 0/0 is 0
-    assert_equal(boxes.clip(array(np.array([[-3.0, 1, 9, 12], [10, -5, 12, -2]])), 5, 8), [[0, 1, 8, 5], [8, 0, 8, 0]])
+    assert_close(
+        boxes.iou(a, b), [[4 / 12, 0, 0.5, 0], [0, 0, 0, 0]], 1e-15
+    )  # a shared border is no overlap; 0/0 is 0
+    assert_equal(
+        boxes.clip(array(np.array([[-3.0, 1, 9, 12], [10, -5, 12, -2]])), 5, 8),
+        [[0, 1, 8, 5], [8, 0, 8, 0]],
+    )
     assert boxes.iou(a[:0], b).shape == (0, 4)
 
 
 @BOTH
 def test_validity_at_the_limit(boxes, array):
-    sides = array(np.array([[0, 0, 0.5, 3], [0, 0, 0.25, 3], [0, 0, 0, 3], [2, 0, 1, 3], [0, 0, np.inf, 3], [0, np.nan, 1, 3]]))
+    sides = array(
+        np.array(
+            [
+                [0, 0, 0.5, 3],
+                [0, 0, 0.25, 3],
+                [0, 0, 0, 3],
+                [2, 0, 1, 3],
+                [0, 0, np.inf, 3],
+                [0, np.nan, 1, 3],
+            ]
+        )
+    )
     assert_equal(boxes.is_valid(sides, 0.25, True), [1, 1, 0, 0, 0, 0])
     assert_equal(boxes.is_valid(sides, 0.25, False), [1, 0, 0, 0, 0, 0])
     assert_equal(boxes.is_valid(sides, 0, True), [1, 1, 1, 0, 0, 0])
@@ -81,7 +107,9 @@ def test_twins_agree_to_the_bit(a, b):
         a, b = (a * 0.7).astype(dtype), (b * 0.7).astype(dtype)
         ours = accelerated.boxes.iou(torch.tensor(a), torch.tensor(b))
         assert_equal(ours, reference.boxes.iou(a, b))
-        assert_equal(accelerated.boxes.clip(torch.tensor(a), 30, 40), reference.boxes.clip(a, 30, 40))
+        assert_equal(
+            accelerated.boxes.clip(torch.tensor(a), 30, 40), reference.boxes.clip(a, 30, 40)
+        )
 
 
 def test_leading_dimensions_and_sizes_per_image(rng):

@@ -62,7 +62,13 @@ def test_a_restored_run_continues_bit_for_bit(kind, tmp_path):
     path = save(tmp_path, 2, model, optimizer, settings={"seed": 3})
     again, fresh = trained(kind, steps=0, seed=1)
     found = checkpoint.restore(tmp_path, again, fresh)
-    assert (found.path, found.config, found.categories, found.iteration, found.settings) == (path, CONFIG, CATEGORIES, 2, {"seed": 3})
+    assert (found.path, found.config, found.categories, found.iteration, found.settings) == (
+        path,
+        CONFIG,
+        CATEGORIES,
+        2,
+        {"seed": 3},
+    )
     for one in ((model, optimizer), (again, fresh)):
         advance(*one, steps=3)
     for name, tensor in model.state_dict().items():
@@ -79,7 +85,10 @@ def test_nothing_is_pickled(tmp_path):
 def test_keeps_the_newest_and_points_at_the_last(tmp_path):
     for iteration in (1, 2, 3, 4, 4):
         save(tmp_path, iteration, keep=2)
-    assert [p.name for p in sorted((tmp_path / "checkpoints").iterdir())] == ["00000003", "00000004"]
+    assert [p.name for p in sorted((tmp_path / "checkpoints").iterdir())] == [
+        "00000003",
+        "00000004",
+    ]
     assert checkpoint.find(tmp_path).name == checkpoint.find(tmp_path / "last").name == "00000004"
     save(tmp_path, 2, keep=1)  # resumed from an older one
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["00000002"]
@@ -108,11 +117,15 @@ def damage_tensors(path):
 
 
 def damage_config(path):
-    (path / "config.json").write_text((path / "config.json").read_text().replace('"depth"', '"height"'))
+    (path / "config.json").write_text(
+        (path / "config.json").read_text().replace('"depth"', '"height"')
+    )
 
 
 def damage_classes(path):
-    (path / "config.json").write_text((path / "config.json").read_text().replace('"num_classes": 2', '"num_classes": 3'))
+    (path / "config.json").write_text(
+        (path / "config.json").read_text().replace('"num_classes": 2', '"num_classes": 3')
+    )
 
 
 def remove_file(path):
@@ -142,7 +155,8 @@ def test_what_does_not_fit_is_named_and_changes_nothing(tmp_path):
     other = Model(classes=5)
     before = {name: t.clone() for name, t in other.state_dict().items()}
     with pytest.raises(
-        ValueError, match=r"box_head\.class_logits\.(weight|bias) is \[3.*\], the model's \[6.*\] \(another number of classes\?\)"
+        ValueError,
+        match=r"box_head\.class_logits\.(weight|bias) is \[3.*\], the model's \[6.*\] \(another number of classes\?\)",
     ):
         checkpoint.restore(path, other)
     assert all(torch.equal(t, before[name]) for name, t in other.state_dict().items())
@@ -184,8 +198,17 @@ def test_a_killed_save_leaves_the_last_checkpoint_good(tmp_path):
     """
     for moment in (3, 6, 9, 10, 11, 12, 99):
         run = tmp_path / str(moment)
-        arguments = [sys.executable, "-c", textwrap.dedent(code), os.path.dirname(__file__), str(run), str(moment)]
-        process = subprocess.run(arguments, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=120, check=False)
+        arguments = [
+            sys.executable,
+            "-c",
+            textwrap.dedent(code),
+            os.path.dirname(__file__),
+            str(run),
+            str(moment),
+        ]
+        process = subprocess.run(
+            arguments, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=120, check=False
+        )
         assert process.returncode == (0 if moment == 99 else -signal.SIGKILL)
         found = checkpoint.restore(run, *trained(steps=0))
         assert found.iteration == (2 if moment == 99 else 1), moment

@@ -9,21 +9,49 @@ import pytest
 import torch
 from PIL import Image
 
-from accelerated import cli
+from accelerated.command_line import cli
 from accelerated.data import synthetic
 from accelerated.engine import checkpoint
 
-COMMANDS = ("demo", "train", "evaluate", "predict", "verify", "inspect", "convert", "ablate", "benchmark", "doctor")
+COMMANDS = (
+    "demo",
+    "train",
+    "evaluate",
+    "predict",
+    "verify",
+    "inspect",
+    "convert",
+    "ablate",
+    "benchmark",
+    "doctor",
+)
 SMALL = (
-    *("transform.min_size=[64]", "transform.max_size=64", "norm_groups=4", "backbone.width=8", "fpn.channels=8"),
-    *("rpn.pre_nms_top_n_test=16", "box_head.channels=16", "mask_head.convs=1", "mask_head.channels=8"),
+    *(
+        "transform.min_size=[64]",
+        "transform.max_size=64",
+        "norm_groups=4",
+        "backbone.width=8",
+        "fpn.channels=8",
+    ),
+    *(
+        "rpn.pre_nms_top_n_test=16",
+        "box_head.channels=16",
+        "mask_head.convs=1",
+        "mask_head.channels=8",
+    ),
 )
 
 
 @pytest.fixture
 def run(monkeypatch, capsys):
     """run("doctor") -> (exit code, standard output, standard error)."""
-    for name in ("MASKRCNN_BACKEND", "MASKRCNN_DEBUG", "GOMP_SPINCOUNT", "OPENBLAS_THREAD_TIMEOUT", "OPENBLAS_NUM_THREADS"):
+    for name in (
+        "MASKRCNN_BACKEND",
+        "MASKRCNN_DEBUG",
+        "GOMP_SPINCOUNT",
+        "OPENBLAS_THREAD_TIMEOUT",
+        "OPENBLAS_NUM_THREADS",
+    ):
         monkeypatch.delenv(name, raising=False)
 
     def call(*arguments):
@@ -44,7 +72,17 @@ def shapes(tmp_path_factory):
 def training(shapes, output, iterations=2):
     changes = [word for change in SMALL for word in ("--set", change)]
     where = ("--data", shapes[0], "--images", shapes[1], "--output", output)
-    return ("train", *where, *changes, "--iterations", iterations, "--batch-size", 2, "--device", "cpu")
+    return (
+        "train",
+        *where,
+        *changes,
+        "--iterations",
+        iterations,
+        "--batch-size",
+        2,
+        "--device",
+        "cpu",
+    )
 
 
 @pytest.fixture
@@ -56,7 +94,7 @@ def trained(run, shapes, tmp_path):
 
 
 def test_help_is_quick_and_names_every_command():
-    code = "import sys; from accelerated import cli; cli.app(['--help'], standalone_mode=False); assert 'torch' not in sys.modules"
+    code = "import sys; from accelerated.command_line import cli; cli.app(['--help'], standalone_mode=False); assert 'torch' not in sys.modules"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert shown.returncode == 0, shown.stderr
     assert all(command in shown.stdout for command in COMMANDS)
@@ -64,7 +102,11 @@ def test_help_is_quick_and_names_every_command():
 
 def test_train_writes_weights_log_and_curve(trained):
     assert checkpoint.read(trained).iteration == 2
-    assert [category["name"] for category in checkpoint.read(trained).categories] == ["disc", "rectangle", "triangle"]
+    assert [category["name"] for category in checkpoint.read(trained).categories] == [
+        "disc",
+        "rectangle",
+        "triangle",
+    ]
     assert (trained / "log.jsonl").exists() and Image.open(trained / "loss.png").size[0] > 500
 
 
@@ -76,7 +118,18 @@ def test_resume_goes_on(run, shapes, trained):
 
 
 def test_evaluate(run, shapes, trained, tmp_path):
-    code, out, _ = run("evaluate", trained, "--data", shapes[0], "--images", shapes[1], "--output", tmp_path / "e", "--device", "cpu")
+    code, out, _ = run(
+        "evaluate",
+        trained,
+        "--data",
+        shapes[0],
+        "--images",
+        shapes[1],
+        "--output",
+        tmp_path / "e",
+        "--device",
+        "cpu",
+    )
     assert code == 0 and "segm" in out
     assert json.loads((tmp_path / "e" / "metrics.json").read_text())["segm"]["AP"] is not None
     assert isinstance(json.loads((tmp_path / "e" / "results.json").read_text()), list)
@@ -85,19 +138,38 @@ def test_evaluate(run, shapes, trained, tmp_path):
 def test_predict_does_the_good_pictures_and_names_the_bad(run, shapes, trained, tmp_path):
     bad = tmp_path / "bad.jpg"
     bad.write_text("no picture")
-    command = ("predict", trained, shapes[1] / "00000[12].png", bad, "--output", tmp_path / "p", "--threshold", 0, "--device", "cpu")
+    command = (
+        "predict",
+        trained,
+        shapes[1] / "00000[12].png",
+        bad,
+        "--output",
+        tmp_path / "p",
+        "--threshold",
+        0,
+        "--device",
+        "cpu",
+    )
     code, out, error = run(*command)
     assert code == 2 and "2 pictures" in out
     assert len(error.strip().splitlines()) == 1 and "bad.jpg" in error
     assert Image.open(tmp_path / "p" / "000001.png").size == (64, 64)
     found = json.loads((tmp_path / "p" / "predictions.json").read_text())
-    assert len(found["images"]) == 2 and {a["category_id"] for a in found["annotations"]} <= {1, 2, 3}
+    assert len(found["images"]) == 2 and {a["category_id"] for a in found["annotations"]} <= {
+        1,
+        2,
+        3,
+    }
 
 
 def test_verify(run, shapes, trained):
-    code, out, error = run("verify", trained, shapes[1] / "000001.png", "--proposals", 2, "--device", "cpu")
+    code, out, error = run(
+        "verify", trained, shapes[1] / "000001.png", "--proposals", 2, "--device", "cpu"
+    )
     assert code == 0 and "agree in all" in out, out + error
-    assert all(stage in out for stage in ("images", "rpn_logits", "class_logits", "mask_logits", "masks"))
+    assert all(
+        stage in out for stage in ("images", "rpn_logits", "class_logits", "mask_logits", "masks")
+    )
 
 
 def test_verify_a_training_step(run, shapes, trained, monkeypatch):
@@ -107,7 +179,18 @@ def test_verify_a_training_step(run, shapes, trained, monkeypatch):
     monkeypatch.setattr(training, "BACKENDS", ("torch",))
     pictures = (shapes[1] / "000002.png", shapes[1] / "000001.png")
     objects = [a["image_id"] for a in json.loads(shapes[0].read_text())["annotations"]]
-    code, out, error = run("verify", "--train", trained, *pictures, "--data", shapes[0], "--proposals", 2, "--device", "cpu")
+    code, out, error = run(
+        "verify",
+        "--train",
+        trained,
+        *pictures,
+        "--data",
+        shapes[0],
+        "--proposals",
+        2,
+        "--device",
+        "cpu",
+    )
     assert code == 0 and "agree in all 5 losses" in out, out + error
     assert f"2 images with {sum(n in (1, 2) for n in objects)} objects" in out
     for section in ("losses", "gradients", "new weights"):
@@ -116,12 +199,15 @@ def test_verify_a_training_step(run, shapes, trained, monkeypatch):
 
 
 def test_verify_fails_on_a_difference(run, shapes, trained, monkeypatch):
-    from accelerated import verify
+    from accelerated.verify import detection as verify
 
     exact = verify.interop.parameters
 
     def spoilt(model, dtype):
-        return {name: value * (1 + 1e-6) if name == "rpn.logits.weight" else value for name, value in exact(model, dtype).items()}
+        return {
+            name: value * (1 + 1e-6) if name == "rpn.logits.weight" else value
+            for name, value in exact(model, dtype).items()
+        }
 
     monkeypatch.setattr(verify.interop, "parameters", spoilt)
     monkeypatch.setattr(verify, "BACKENDS", ("torch",))
@@ -134,17 +220,40 @@ def test_verify_a_training_step_without_annotations(run, shapes, trained, monkey
     from reference import optimizer
 
     monkeypatch.setattr(training, "BACKENDS", ("torch",))
-    command = ("verify", "--train", trained, shapes[1] / "000001.png", "--threshold", 0, "--device", "cpu")
+    command = (
+        "verify",
+        "--train",
+        trained,
+        shapes[1] / "000001.png",
+        "--threshold",
+        0,
+        "--device",
+        "cpu",
+    )
     code, out, _ = run(*command)
     assert code == 0 and "model itself finds" in out and "with 0 objects" not in out
     exact = optimizer.step
-    monkeypatch.setattr(optimizer, "step", lambda p, g, state, rate, config: exact(p, g, state, rate * (1 + 1e-3), config))
+    monkeypatch.setattr(
+        optimizer,
+        "step",
+        lambda p, g, state, rate, config: exact(p, g, state, rate * (1 + 1e-3), config),
+    )
     code, out, _ = run(*command)
     assert code == 1 and "new weights, first in" in out
 
 
 def test_inspect_shows_counts_and_draws_a_sample(run, shapes, tmp_path):
-    code, out, _ = run("inspect", "--data", shapes[0], "--images", shapes[1], "--output", tmp_path / "sheet.png", "--samples", 4)
+    code, out, _ = run(
+        "inspect",
+        "--data",
+        shapes[0],
+        "--images",
+        shapes[1],
+        "--output",
+        tmp_path / "sheet.png",
+        "--samples",
+        4,
+    )
     assert code == 0 and "triangle" in out
     assert np.asarray(Image.open(tmp_path / "sheet.png")).shape == (76, 4 * 70 + 6, 3)
 
@@ -162,7 +271,12 @@ def test_broken_data_is_listed_refused_and_skipped(run, shapes, broken, tmp_path
     code, out, _ = run("inspect", "--data", broken, "--images", shapes[1])
     assert code == 1 and "negative" in out and "--skip-invalid" in out
     code, _, error = run(*training((broken, shapes[1]), tmp_path / "run"))
-    assert code == 2 and "annotation 2" in error and "--skip-invalid" in error and "Traceback" not in error
+    assert (
+        code == 2
+        and "annotation 2" in error
+        and "--skip-invalid" in error
+        and "Traceback" not in error
+    )
     assert not (tmp_path / "run").exists()
     code, _, error = run(*training((broken, shapes[1]), tmp_path / "run"), "--skip-invalid")
     assert code == 0 and "left out" in error and "annotation 2" in error, error
@@ -172,9 +286,17 @@ def test_convert_keeps_the_weights(run, trained, tmp_path):
     code, out, error = run("convert", trained, tmp_path / "ours")
     assert code == 0 and "3 classes" in out, error
     before, after = _weights(trained), _weights(tmp_path / "ours")
-    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
-    code, _, error = run("convert", trained, tmp_path / "theirs.safetensors")  # they have no group normalisation
-    assert code == 2 and len(error.strip().splitlines()) == 1 and not (tmp_path / "theirs.safetensors").exists()
+    assert before.keys() == after.keys() and all(
+        torch.equal(before[name], after[name]) for name in before
+    )
+    code, _, error = run(
+        "convert", trained, tmp_path / "theirs.safetensors"
+    )  # they have no group normalisation
+    assert (
+        code == 2
+        and len(error.strip().splitlines()) == 1
+        and not (tmp_path / "theirs.safetensors").exists()
+    )
 
 
 def _weights(folder):
@@ -239,7 +361,10 @@ def test_wrong_checkpoints_and_pictures(run, shapes, trained, tmp_path):
         ("evaluate", trained, "--data", tmp_path / "one.json", "--images", shapes[1]),
     ):
         code, _, error = run(*arguments, "--device", "cpu")
-        assert code == 2 and len(error.strip().splitlines()) == 1 and "Traceback" not in error, (arguments, error)
+        assert code == 2 and len(error.strip().splitlines()) == 1 and "Traceback" not in error, (
+            arguments,
+            error,
+        )
 
 
 def test_debugging_shows_the_traceback(monkeypatch):

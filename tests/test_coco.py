@@ -22,9 +22,15 @@ def written(tmp_path):
         for number, size in enumerate(sizes, start=1):
             Image.new("RGB", size, (number, 2, 3)).save(tmp_path / f"{number}.png")
         data = {
-            "images": [{"id": n, "file_name": f"{n}.png", "width": w, "height": h} for n, (w, h) in enumerate(sizes, start=1)],
+            "images": [
+                {"id": n, "file_name": f"{n}.png", "width": w, "height": h}
+                for n, (w, h) in enumerate(sizes, start=1)
+            ],
             "categories": [{"id": number, "name": name} for number, name in categories],
-            "annotations": [{"id": n, "image_id": 1, "category_id": 7, "iscrowd": 0, "area": 1.0, **a} for n, a in enumerate(annotations)],
+            "annotations": [
+                {"id": n, "image_id": 1, "category_id": 7, "iscrowd": 0, "area": 1.0, **a}
+                for n, a in enumerate(annotations)
+            ],
         }
         (tmp_path / "a.json").write_text(json.dumps(data))
         return CocoDataset(tmp_path / "a.json", tmp_path, **keywords)
@@ -36,32 +42,60 @@ SQUARE = {"bbox": [5, 5, 20, 20], "segmentation": [[5, 5, 25, 5, 25, 25, 5, 25]]
 
 
 def test_target(written):
-    crowd = {"iscrowd": 1, "bbox": [0, 0, 10, 40], "segmentation": {"size": [40, 60], "counts": [0, 400, 2000]}}
-    column = {"category_id": 3, "bbox": [-2, 0, 4, 40], "segmentation": {"size": [40, 60], "counts": [0, 80, 2320]}}
+    crowd = {
+        "iscrowd": 1,
+        "bbox": [0, 0, 10, 40],
+        "segmentation": {"size": [40, 60], "counts": [0, 400, 2000]},
+    }
+    column = {
+        "category_id": 3,
+        "bbox": [-2, 0, 4, 40],
+        "segmentation": {"size": [40, 60], "counts": [0, 80, 2320]},
+    }
     dataset = written([SQUARE, crowd, column], sizes=((60, 40), (30, 20)))
-    assert dataset.category_ids == [3, 7] and dataset.class_names == ["dog", "cat"]  # labels by rising id, not by position
+    assert dataset.category_ids == [3, 7] and dataset.class_names == [
+        "dog",
+        "cat",
+    ]  # labels by rising id, not by position
     assert dataset.sizes == [(40, 60), (20, 30)] and dataset.max_objects == 2 and len(dataset) == 2
     image, target, image_id = dataset[0]
-    assert image_id == 1 and image.shape == (40, 60, 3) and image.dtype == np.uint8 and image[0, 0].tolist() == [1, 2, 3]
+    assert (
+        image_id == 1
+        and image.shape == (40, 60, 3)
+        and image.dtype == np.uint8
+        and image[0, 0].tolist() == [1, 2, 3]
+    )
     assert target.labels.tolist() == [2, 1]  # the crowd region is no training target
     assert target.boxes.tolist() == [[5, 5, 25, 25], [0, 0, 2, 40]]
     expected = np.zeros((2, 40, 60), dtype=bool)
     expected[0, 5:25, 5:25], expected[1, :, :2] = True, True
     np.testing.assert_array_equal(target.masks.numpy(), expected)
     negative = dataset[1].target
-    assert negative.boxes.shape == (0, 4) and negative.masks.shape == (0, 20, 30) and negative.labels.shape == (0,)
+    assert (
+        negative.boxes.shape == (0, 4)
+        and negative.masks.shape == (0, 20, 30)
+        and negative.labels.shape == (0,)
+    )
     truth = dataset.coco["annotations"]
-    assert [a["iscrowd"] for a in truth] == [0, 1, 0] and [a["id"] for a in truth] == [1, 2, 3]  # pycocotools takes id 0 for "no match"
+    assert [a["iscrowd"] for a in truth] == [0, 1, 0] and [a["id"] for a in truth] == [
+        1,
+        2,
+        3,
+    ]  # pycocotools takes id 0 for "no match"
     assert truth[2]["bbox"] == [0, 0, 2, 40]
 
 
 def test_skip_invalid_leaves_out_and_counts(written):
     bad = {**SQUARE, "bbox": [5, 5, -20, 20]}
-    with pytest.raises(ValueError, match=r"1 problem:\n.*annotation 1.*bbox_negative.*\n.*--skip-invalid"):
+    with pytest.raises(
+        ValueError, match=r"1 problem:\n.*annotation 1.*bbox_negative.*\n.*--skip-invalid"
+    ):
         written([SQUARE, bad])
     dataset = written([SQUARE, bad], skip_invalid=True)
     assert len(dataset[0].target.labels) == 1 and len(dataset.report.blocking) == 1
-    with pytest.raises(ValueError, match="duplicate_category_id"):  # of the whole file: nothing to leave out
+    with pytest.raises(
+        ValueError, match="duplicate_category_id"
+    ):  # of the whole file: nothing to leave out
         written([SQUARE], categories=((7, "cat"), (7, "dog")), skip_invalid=True)
 
 
@@ -80,7 +114,11 @@ def test_every_kind_of_pixels_becomes_rgb(tmp_path, mode):
     elif mode == "1":
         image, grey = Image.fromarray(grey > 99), (grey > 99) * np.uint8(255)
     else:
-        image = Image.fromarray(grey).convert(mode) if mode in "LAP" else Image.fromarray(grey).convert("RGB").convert(mode)
+        image = (
+            Image.fromarray(grey).convert(mode)
+            if mode in "LAP"
+            else Image.fromarray(grey).convert("RGB").convert(mode)
+        )
     path = tmp_path / ("a.tif" if mode == "CMYK" else "a.png")
     image.save(path, **({"transparency": bytes(range(256))} if mode == "P" else {}))
     pixels = images.read(path)
@@ -103,7 +141,11 @@ def test_shapes_survive_the_disk(tmp_path):
     made = ShapesDataset(5, seed=3, size=(48, 64))
     read = CocoDataset(*made.write_coco(tmp_path))
     assert not read.report.problems
-    assert (read.image_ids, read.sizes, read.class_names) == (made.image_ids, made.sizes, list(shapes.CLASS_NAMES))
+    assert (read.image_ids, read.sizes, read.class_names) == (
+        made.image_ids,
+        made.sizes,
+        list(shapes.CLASS_NAMES),
+    )
     for a, b in zip(made, read, strict=True):
         np.testing.assert_array_equal(a.image, b.image)
         for x, y in zip(vars(a.target).values(), vars(b.target).values(), strict=True):
@@ -120,9 +162,20 @@ def test_ground_truth_is_what_pycocotools_decodes():
 
 
 def test_summary(written):
-    crowd = {"iscrowd": 1, "bbox": [0, 0, 10, 40], "segmentation": {"size": [40, 60], "counts": [0, 400, 2000]}}
-    numbers = summary(written([SQUARE, {**SQUARE, "area": 2000.0}, crowd], sizes=((60, 40), (20, 30))))
-    assert (numbers["images"], numbers["objects"], numbers["crowds"], numbers["negatives"]) == (2, 2, 1, 1)
+    crowd = {
+        "iscrowd": 1,
+        "bbox": [0, 0, 10, 40],
+        "segmentation": {"size": [40, 60], "counts": [0, 400, 2000]},
+    }
+    numbers = summary(
+        written([SQUARE, {**SQUARE, "area": 2000.0}, crowd], sizes=((60, 40), (20, 30)))
+    )
+    assert (numbers["images"], numbers["objects"], numbers["crowds"], numbers["negatives"]) == (
+        2,
+        2,
+        1,
+        1,
+    )
     assert numbers["area"] == {"small": 1, "medium": 1, "large": 0}
     assert numbers["objects_per_image"] == {"min": 0, "median": 1.0, "max": 2}
     assert numbers["image_width"] == {"min": 20, "median": 40.0, "max": 60}
@@ -141,9 +194,15 @@ def test_real_data(shared_data, name):
         height, width = image.shape[:2]
         wanted = [a for a in data["annotations"] if a["image_id"] == image_id and not a["iscrowd"]]
         assert len(target.labels) == len(wanted)
-        for annotation, mask, box, label in zip(wanted, target.masks.numpy(), target.boxes.numpy(), target.labels.tolist(), strict=True):
+        for annotation, mask, box, label in zip(
+            wanted, target.masks.numpy(), target.boxes.numpy(), target.labels.tolist(), strict=True
+        ):
             encoded = annotation["segmentation"]
-            encoded = pycoco.merge(pycoco.frPyObjects(encoded, height, width)) if isinstance(encoded, list) else encoded
+            encoded = (
+                pycoco.merge(pycoco.frPyObjects(encoded, height, width))
+                if isinstance(encoded, list)
+                else encoded
+            )
             np.testing.assert_array_equal(mask, pycoco.decode(encoded).astype(bool))
             x, y, w, h = annotation["bbox"]
             np.testing.assert_allclose(box, [x, y, x + w, y + h], atol=1.01)

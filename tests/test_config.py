@@ -16,12 +16,24 @@ def test_json_round_trip(name):
 
 
 def test_the_peers_differ_where_they_are_known_to():
-    torchvision, detectron2 = config.preset("torchvision_r50_fpn"), config.preset("detectron2_r50_fpn")
+    torchvision, detectron2 = (
+        config.preset("torchvision_r50_fpn"),
+        config.preset("detectron2_r50_fpn"),
+    )
     assert (torchvision.background, detectron2.background) == ("first", "last")
     assert (torchvision.rpn.smooth_l1_beta, detectron2.rpn.smooth_l1_beta) == (1 / 9, 0.0)
-    assert (torchvision.rpn.post_nms_top_n_train, detectron2.rpn.post_nms_top_n_train) == (2000, 1000)
-    assert (torchvision.box_head.pooler.aligned, detectron2.box_head.pooler.aligned) == (False, True)
-    assert (torchvision.box_head.pooler.sampling_ratio, detectron2.mask_head.pooler.sampling_ratio) == (2, 0)
+    assert (torchvision.rpn.post_nms_top_n_train, detectron2.rpn.post_nms_top_n_train) == (
+        2000,
+        1000,
+    )
+    assert (torchvision.box_head.pooler.aligned, detectron2.box_head.pooler.aligned) == (
+        False,
+        True,
+    )
+    assert (
+        torchvision.box_head.pooler.sampling_ratio,
+        detectron2.mask_head.pooler.sampling_ratio,
+    ) == (2, 0)
     assert detectron2.mask_head.pooler.output_size == 14
 
 
@@ -73,19 +85,58 @@ CONTRADICTIONS = [
     (
         "torchvision_r50_fpn",
         "neck=single",
-        ["box_head.pooler.min_level = 2, max_level = 5", "mask_head.pooler", "anchors.sizes has 5 levels"],
+        [
+            "box_head.pooler.min_level = 2, max_level = 5",
+            "mask_head.pooler",
+            "anchors.sizes has 5 levels",
+        ],
     ),
-    ("torchvision_r50_fpn", "anchors.sizes=[[32], [64]]", ["anchors.sizes has 2 levels", "neck = fpn has 5"]),
-    ("torchvision_r50_fpn", "anchors.sizes=[[32], [64], [8], [4], [1, 2]]", ["anchors.sizes", "as many sizes"]),
-    ("torchvision_r50_fpn", "box_head.pooler.max_level=6", ["box_head.pooler.min_level = 2, max_level = 6", "levels 2 to 5"]),
+    (
+        "torchvision_r50_fpn",
+        "anchors.sizes=[[32], [64]]",
+        ["anchors.sizes has 2 levels", "neck = fpn has 5"],
+    ),
+    (
+        "torchvision_r50_fpn",
+        "anchors.sizes=[[32], [64], [8], [4], [1, 2]]",
+        ["anchors.sizes", "as many sizes"],
+    ),
+    (
+        "torchvision_r50_fpn",
+        "box_head.pooler.max_level=6",
+        ["box_head.pooler.min_level = 2, max_level = 6", "levels 2 to 5"],
+    ),
     ("torchvision_r50_fpn", "mask_head.pooler.min_level=1", ["mask_head.pooler.min_level = 1"]),
-    ("torchvision_r50_fpn", "shared_head=res5", ["shared_head = res5", "out_stage = 4", "box_head.pooler and mask_head.pooler"]),
+    (
+        "torchvision_r50_fpn",
+        "shared_head=res5",
+        ["shared_head = res5", "out_stage = 4", "box_head.pooler and mask_head.pooler"],
+    ),
     ("tiny", "backbone.groups=2", ["backbone.groups = 2", "backbone.depth = 50"]),
-    ("tiny", "norm_groups=5", [f"norm_groups = 5 does not divide {n}" for n in ("backbone.w", "fpn.ch", "box_head.conv", "mask_head.ch")]),
-    ("detectron2_r50_c4", "backbone.out_stage=5", ["shared_head = res5", "out_stage = 4", "levels 5 to 5"]),
+    (
+        "tiny",
+        "norm_groups=5",
+        [
+            f"norm_groups = 5 does not divide {n}"
+            for n in ("backbone.w", "fpn.ch", "box_head.conv", "mask_head.ch")
+        ],
+    ),
+    (
+        "detectron2_r50_c4",
+        "backbone.out_stage=5",
+        ["shared_head = res5", "out_stage = 4", "levels 5 to 5"],
+    ),
     ("detectron2_r50_c4", "backbone.out_stage=6", ["backbone.out_stage = 6", "2 to 5"]),
-    ("detectron2_r50_c4", "backbone.dilation=2", ["backbone.dilation = 2", "backbone.out_stage = 5"]),
-    ("detectron2_r50_c4", "mask_head.pooler.output_size=7", ["box_head.pooler and mask_head.pooler must be the same"]),
+    (
+        "detectron2_r50_c4",
+        "backbone.dilation=2",
+        ["backbone.dilation = 2", "backbone.out_stage = 5"],
+    ),
+    (
+        "detectron2_r50_c4",
+        "mask_head.pooler.output_size=7",
+        ["box_head.pooler and mask_head.pooler must be the same"],
+    ),
     ("detectron2_r50_c4", "neck=fpn", ["neck = fpn", "shared_head = res5", "neck = single"]),
     ("detectron2_r50_dc5", "backbone.dilation=1", ["levels 5 to 5"]),
     ("detectron2_r50_dc5", "backbone.dilation=3", ["backbone.dilation = 3"]),

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from gradients import check_backward
 from hypothesis import given
 from hypothesis import strategies as st
-from tolerances import REDUCTION, assert_close, assert_equal
+from support.gradients import check_backward
 
+from accelerated.verify.equality import REDUCTION, assert_close, assert_equal
 from reference import conv
 
 
@@ -19,8 +19,15 @@ def convolutions(draw):
     groups = draw(st.sampled_from([1, 1, 2]))
     kernel = draw(st.tuples(*[st.integers(1, 4)] * 2))
     padding, dilation = draw(st.integers(0, 3)), draw(st.integers(1, 2))
-    keywords = {"stride": draw(st.integers(1, 3)), "padding": padding, "dilation": dilation, "groups": groups}
-    height, width = (draw(st.integers(max(1, dilation * (k - 1) + 1 - 2 * padding), 11)) for k in kernel)
+    keywords = {
+        "stride": draw(st.integers(1, 3)),
+        "padding": padding,
+        "dilation": dilation,
+        "groups": groups,
+    }
+    height, width = (
+        draw(st.integers(max(1, dilation * (k - 1) + 1 - 2 * padding), 11)) for k in kernel
+    )
     x = rng.standard_normal((draw(st.integers(0, 2)), 3 * groups, height, width))
     weight = rng.standard_normal((2 * groups, 3, *kernel))
     return x, weight, draw(st.sampled_from([None, rng.standard_normal(2 * groups)])), keywords
@@ -29,7 +36,12 @@ def convolutions(draw):
 @given(convolutions(), st.sampled_from([1, 200, 8 << 20]))
 def test_conv2d(case, chunk_bytes):
     x, weight, bias, keywords = case
-    expected = F.conv2d(torch.tensor(x), torch.tensor(weight), None if bias is None else torch.tensor(bias), **keywords)
+    expected = F.conv2d(
+        torch.tensor(x),
+        torch.tensor(weight),
+        None if bias is None else torch.tensor(bias),
+        **keywords,
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(conv, "CHUNK_BYTES", chunk_bytes)  # one row, a few rows, everything at once
         assert_close(conv.conv2d(x, weight, bias, **keywords), expected, REDUCTION["float64"])
@@ -40,8 +52,15 @@ def test_conv_transpose2d(kernel, stride, with_bias, images):
     rng = np.random.default_rng(kernel * 10 + stride)
     x, weight = rng.standard_normal((images, 3, 5, 4)), rng.standard_normal((3, 2, kernel, kernel))
     bias = rng.standard_normal(2) if with_bias else None
-    expected = F.conv_transpose2d(torch.tensor(x), torch.tensor(weight), None if bias is None else torch.tensor(bias), stride=stride)
-    assert_close(conv.conv_transpose2d(x, weight, bias, stride=stride), expected, REDUCTION["float64"])
+    expected = F.conv_transpose2d(
+        torch.tensor(x),
+        torch.tensor(weight),
+        None if bias is None else torch.tensor(bias),
+        stride=stride,
+    )
+    assert_close(
+        conv.conv_transpose2d(x, weight, bias, stride=stride), expected, REDUCTION["float64"]
+    )
 
 
 @given(convolutions())
@@ -52,26 +71,51 @@ def test_conv2d_backward(case):
 def check_conv2d_backward(x, weight, bias, keywords):
     arrays = [x, weight] if bias is None else [x, weight, bias]
     linear = [0, 1] if bias is None else []
-    check_backward(lambda *a: conv.conv2d(*a, **keywords), lambda *a: F.conv2d(*a, **keywords), *arrays, linear=linear)
+    check_backward(
+        lambda *a: conv.conv2d(*a, **keywords),
+        lambda *a: F.conv2d(*a, **keywords),
+        *arrays,
+        linear=linear,
+    )
 
 
-@given(st.tuples(st.integers(1, 3), st.integers(1, 3)), st.integers(1, 3), st.booleans(), st.integers(0, 2), st.integers(0, 2**31))
+@given(
+    st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    st.integers(1, 3),
+    st.booleans(),
+    st.integers(0, 2),
+    st.integers(0, 2**31),
+)
 def test_conv_transpose2d_backward(kernel, stride, with_bias, images, seed):
     rng = np.random.default_rng(seed)
     shapes = (images, 3, 5, 4), (3, 2, *kernel), (2,)
-    check_conv_transpose2d_backward(*(rng.standard_normal(shape) for shape in shapes[: 2 + with_bias]), stride=stride)
+    check_conv_transpose2d_backward(
+        *(rng.standard_normal(shape) for shape in shapes[: 2 + with_bias]), stride=stride
+    )
 
 
 def check_conv_transpose2d_backward(*arrays, stride):
     linear = [0, 1] if len(arrays) == 2 else []
     twin = F.conv_transpose2d
-    check_backward(lambda *a: conv.conv_transpose2d(*a, stride=stride), lambda *a: twin(*a, stride=stride), *arrays, linear=linear)
+    check_backward(
+        lambda *a: conv.conv_transpose2d(*a, stride=stride),
+        lambda *a: twin(*a, stride=stride),
+        *arrays,
+        linear=linear,
+    )
 
 
 def test_backward_of_a_strided_view(rng):
-    x, weight, grad_out = rng.standard_normal((2, 9, 8, 6)), rng.standard_normal((2, 3, 3, 3)), rng.standard_normal((2, 2, 8, 6))
+    x, weight, grad_out = (
+        rng.standard_normal((2, 9, 8, 6)),
+        rng.standard_normal((2, 3, 3, 3)),
+        rng.standard_normal((2, 2, 8, 6)),
+    )
     view = x[:, ::3, ::-1]
-    for gradient, expected in zip(*(conv.conv2d_backward(grad_out, v, weight, padding=1) for v in (view, view.copy())), strict=True):
+    for gradient, expected in zip(
+        *(conv.conv2d_backward(grad_out, v, weight, padding=1) for v in (view, view.copy())),
+        strict=True,
+    ):
         assert_equal(gradient, expected)
 
 
@@ -80,11 +124,16 @@ def test_transpose_is_the_adjoint(rng):
     y = rng.standard_normal((2, 2, 9, 11))
     spread = conv.conv_transpose2d(x, weight, stride=2)
     gathered = conv.conv2d(y, weight, stride=2)
-    assert abs((spread * y).sum() - (x * gathered).sum()) <= 1e-12 * np.linalg.norm(spread) * np.linalg.norm(y)
+    assert abs((spread * y).sum() - (x * gathered).sum()) <= 1e-12 * np.linalg.norm(
+        spread
+    ) * np.linalg.norm(y)
 
 
 def test_float32_stays_float32_and_inputs_stay_untouched(rng):
-    x, weight, bias = (rng.standard_normal(shape).astype(np.float32) for shape in ((1, 2, 6, 6), (4, 2, 3, 3), (4,)))
+    x, weight, bias = (
+        rng.standard_normal(shape).astype(np.float32)
+        for shape in ((1, 2, 6, 6), (4, 2, 3, 3), (4,))
+    )
     before = x.copy()
     out = conv.conv2d(x, weight, bias, padding=1)
     assert out.dtype == np.float32
@@ -102,5 +151,7 @@ def test_a_strided_view_gives_the_same(rng):
 
 @pytest.mark.parametrize("shapes", [((1, 2, 5, 5), (3, 4, 1, 1)), ((1, 2, 2, 5), (3, 2, 3, 3))])
 def test_what_does_not_fit_raises(shapes):
-    with pytest.raises(ValueError, match=r"conv2d: 2 channels|kernel of 3 x 3 .* is larger than 2 x 5"):
+    with pytest.raises(
+        ValueError, match=r"conv2d: 2 channels|kernel of 3 x 3 .* is larger than 2 x 5"
+    ):
         conv.conv2d(*(np.zeros(shape) for shape in shapes))

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from accelerated import demo
+from accelerated.command_line import demo
 from accelerated.data import synthetic
 from reference import config as configuration
 from reference import optimizer
@@ -19,7 +19,9 @@ CPU = torch.device("cpu")
 def small(monkeypatch):
     """Four images of 64 pixels, and one proposal to verify."""
     whole = synthetic.ShapesDataset
-    monkeypatch.setattr(synthetic, "ShapesDataset", lambda count, seed=0: whole(min(count, 4), seed=seed, size=64))
+    monkeypatch.setattr(
+        synthetic, "ShapesDataset", lambda count, seed=0: whole(min(count, 4), seed=seed, size=64)
+    )
     monkeypatch.setattr(demo, "INTERPRETED", 1)
 
 
@@ -27,12 +29,15 @@ def test_the_whole_way(small, tmp_path, capsys):
     assert demo.train(tmp_path / "demo", 1, 2, 0, CPU, 0)
     out = capsys.readouterr().out
     assert "Mask AP" in out and "agree in all" in out
-    assert all(Image.open(tmp_path / "demo" / f"{name}.png").size[0] > 500 for name in ("predictions", "loss"))
+    assert all(
+        Image.open(tmp_path / "demo" / f"{name}.png").size[0] > 500
+        for name in ("predictions", "loss")
+    )
 
 
 @pytest.fixture
 def tiny(monkeypatch):
-    import small
+    from support import small
 
     monkeypatch.setattr(configuration, "preset", lambda name: small.config())
 
@@ -41,7 +46,11 @@ def test_numpy_trains_beside_pytorch(tiny, tmp_path, capsys):
     for folder in ("demo", "demo-2"):
         assert demo.train_in_numpy(tmp_path / "demo", 2, 1, CPU, 0)
         out = capsys.readouterr().out
-        assert "agree" in out and "2 steps of 1 images" in out and str(tmp_path / folder) in out.replace("\n", "")
+        assert (
+            "agree" in out
+            and "2 steps of 1 images" in out
+            and str(tmp_path / folder) in out.replace("\n", "")
+        )
         assert Image.open(tmp_path / folder / "loss.png").size[0] > 500
     first, second = map(json.loads, (tmp_path / "demo" / "log.jsonl").read_text().splitlines())
     assert (first["iteration"], second["iteration"]) == (1, 2) and len(first["numpy"]) == 5
@@ -50,6 +59,8 @@ def test_numpy_trains_beside_pytorch(tiny, tmp_path, capsys):
 
 def test_a_wrong_numpy_fails(tiny, tmp_path, capsys, monkeypatch):
     exact = optimizer.step
-    monkeypatch.setattr(optimizer, "step", lambda p, g, state, rate, config: exact(p, g, state, rate * 1.1, config))
+    monkeypatch.setattr(
+        optimizer, "step", lambda p, g, state, rate, config: exact(p, g, state, rate * 1.1, config)
+    )
     assert not demo.train_in_numpy(tmp_path / "demo", 2, 1, CPU, 0)
     assert "differ" in capsys.readouterr().out

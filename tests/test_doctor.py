@@ -2,7 +2,7 @@
 
 import torch
 
-from accelerated import doctor
+from accelerated.command_line import doctor
 
 
 def test_versions_and_what_is_missing(monkeypatch):
@@ -10,7 +10,9 @@ def test_versions_and_what_is_missing(monkeypatch):
     assert versions["torch"].split("+")[0] == torch.__version__.split("+")[0]
     assert "numpy" in versions and "triton" in versions
     monkeypatch.setattr(doctor, "PACKAGES", ("numpy", "no_such_package"))
-    assert doctor.missing() == ["no_such_package: ModuleNotFoundError: No module named 'no_such_package'"]
+    assert doctor.missing() == [
+        "no_such_package: ModuleNotFoundError: No module named 'no_such_package'"
+    ]
     assert dict(doctor.versions())["no_such_package"] == "not installed"
 
 

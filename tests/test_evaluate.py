@@ -7,16 +7,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import small
 import torch
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from support import small
 
 from accelerated.data.coco import CocoDataset
 from accelerated.engine import evaluate
 from accelerated.mask_rcnn import MaskRCNN
-from accelerated.postprocess import Detections
+from accelerated.structures import Detections
 
 
 class Oracle(torch.nn.Module):
@@ -35,7 +35,14 @@ class Oracle(torch.nn.Module):
     def unpad(self, padded, batch):
         for image_id in batch.image_ids:
             target = self.items[image_id].target
-            yield self.change(Detections(target.boxes, torch.linspace(0.9, 0.5, len(target.labels)), target.labels, target.masks))
+            yield self.change(
+                Detections(
+                    target.boxes,
+                    torch.linspace(0.9, 0.5, len(target.labels)),
+                    target.labels,
+                    target.masks,
+                )
+            )
 
 
 def pycocotools(truth, results, kind, max_detections=100):
@@ -44,7 +51,9 @@ def pycocotools(truth, results, kind, max_detections=100):
         coco = COCO(truth)
         entries = json.loads(results.read_text())
         if kind == "segm":
-            entries = [{key: value for key, value in entry.items() if key != "bbox"} for entry in entries]
+            entries = [
+                {key: value for key, value in entry.items() if key != "bbox"} for entry in entries
+            ]
         evaluation = COCOeval(coco, coco.loadRes(entries), kind)
         evaluation.params.maxDets = [1, 10, max_detections]
         evaluation.evaluate()
@@ -74,14 +83,18 @@ def test_equals_pycocotools_on_the_results_file(tmp_path, rng):
         masks = found.masks.clone()
         masks[:, :: int(rng.integers(3, 30))] = False
         labels = torch.where(torch.from_numpy(rng.random(len(found.labels)) < 0.2), 1, found.labels)
-        return Detections(found.boxes + shift, torch.from_numpy(rng.random(len(found.labels))), labels, masks)
+        return Detections(
+            found.boxes + shift, torch.from_numpy(rng.random(len(found.labels))), labels, masks
+        )
 
     model = Oracle(dataset, spoil)
     metrics = evaluate.evaluate(model, dataset, batch_size=5, output=tmp_path, max_detections=100)
     names = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]
     for kind in ("bbox", "segm"):
         expected = pycocotools(str(truth), tmp_path / "results.json", kind)
-        assert [-1 if metrics[kind][name] is None else metrics[kind][name] for name in names] == pytest.approx(expected, abs=1e-15)
+        assert [
+            -1 if metrics[kind][name] is None else metrics[kind][name] for name in names
+        ] == pytest.approx(expected, abs=1e-15)
         assert 0.05 < metrics[kind]["AP"] < 0.95
     assert metrics["bbox"]["AP"] != metrics["segm"]["AP"]
 
@@ -89,17 +102,33 @@ def test_equals_pycocotools_on_the_results_file(tmp_path, rng):
 def test_results_are_in_coco_format_with_the_data_sets_own_ids():
     masks = torch.zeros(2, 10, 12, dtype=torch.bool)
     masks[0, 2:5, 3:9] = True
-    found = Detections(torch.tensor([[3.0, 2, 9, 5], [0, 0, 1.5, 2.5]]), torch.tensor([0.75, 0.5]), torch.tensor([2, 1]), masks)
+    found = Detections(
+        torch.tensor([[3.0, 2, 9, 5], [0, 0, 1.5, 2.5]]),
+        torch.tensor([0.75, 0.5]),
+        torch.tensor([2, 1]),
+        masks,
+    )
     first, second = json.loads(json.dumps(evaluate.entries(found, [11, 90])))
     assert (first["category_id"], first["bbox"], first["score"]) == (90, [3, 2, 6, 3], 0.75)
     assert (second["category_id"], second["bbox"], second["score"]) == (11, [0, 0, 1.5, 2.5], 0.5)
     np.testing.assert_array_equal(coco_mask.decode(first["segmentation"]), masks[0].numpy())
-    assert evaluate.entries(Detections(*(x[:0] for x in (found.boxes, found.scores, found.labels, found.masks))), [11, 90]) == []
+    assert (
+        evaluate.entries(
+            Detections(*(x[:0] for x in (found.boxes, found.scores, found.labels, found.masks))),
+            [11, 90],
+        )
+        == []
+    )
 
 
 def test_no_detection_at_all_scores_zero():
     dataset = small.shapes(3)
-    nothing = Oracle(dataset, lambda found: Detections(found.boxes[:0], found.scores[:0], found.labels[:0], found.masks[:0]))
+    nothing = Oracle(
+        dataset,
+        lambda found: Detections(
+            found.boxes[:0], found.scores[:0], found.labels[:0], found.masks[:0]
+        ),
+    )
     metrics = evaluate.evaluate(nothing, dataset)
     assert metrics["bbox"]["AP"] == metrics["segm"]["AP"] == metrics["segm"]["AR20"] == 0.0
 
@@ -113,18 +142,30 @@ def test_more_detections_than_coco_counts(tmp_path):
         "images": [{"id": 7, "file_name": "a.png", "height": 40, "width": 60}],
         "categories": [{"id": 3, "name": "cell"}],
         "annotations": [
-            {"id": i + 1, "image_id": 7, "category_id": 3, "bbox": [4 * x, 4 * y, 3, 3], "area": 9, "iscrowd": 0}
+            {
+                "id": i + 1,
+                "image_id": 7,
+                "category_id": 3,
+                "bbox": [4 * x, 4 * y, 3, 3],
+                "area": 9,
+                "iscrowd": 0,
+            }
             | {"segmentation": run | {"counts": run["counts"].decode()}}
             for i, ((x, y), run) in enumerate(zip(places, runs, strict=True))
         ],
     }
     json_path.write_text(json.dumps(truth))
     results = [
-        {"score": 1 - i / 1000} | {k: a[k] for k in ("image_id", "category_id", "bbox", "segmentation")}
+        {"score": 1 - i / 1000}
+        | {k: a[k] for k in ("image_id", "category_id", "bbox", "segmentation")}
         for i, a in enumerate(truth["annotations"])
     ]
     assert evaluate.score(truth, results)["segm"]["AR100"] == pytest.approx(2 / 3)
-    assert evaluate.score(truth, results, 150)["segm"]["AP"] == evaluate.score(truth, results, 150)["bbox"]["AR150"] == 1.0
+    assert (
+        evaluate.score(truth, results, 150)["segm"]["AP"]
+        == evaluate.score(truth, results, 150)["bbox"]["AR150"]
+        == 1.0
+    )
 
 
 def test_the_size_of_a_mask_is_its_own_area_not_its_boxs():
@@ -133,7 +174,8 @@ def test_the_size_of_a_mask_is_its_own_area_not_its_boxs():
     right[:20, 40:] = 1
     wrong[20:, :10] = wrong[50:, :40] = 1
     right, wrong = (
-        run | {"counts": run["counts"].decode()} for run in coco_mask.encode(np.asfortranarray(np.stack([right, wrong], axis=2)))
+        run | {"counts": run["counts"].decode()}
+        for run in coco_mask.encode(np.asfortranarray(np.stack([right, wrong], axis=2)))
     )
     object_ = {"image_id": 1, "category_id": 1, "bbox": [40, 0, 20, 20], "segmentation": right}
     truth = {
@@ -141,7 +183,13 @@ def test_the_size_of_a_mask_is_its_own_area_not_its_boxs():
         "categories": [{"id": 1, "name": "a"}],
         "annotations": [object_ | {"id": 1, "area": 400, "iscrowd": 0}],
     }
-    mistake = {"image_id": 1, "category_id": 1, "bbox": [0, 20, 40, 40], "segmentation": wrong, "score": 0.9}
+    mistake = {
+        "image_id": 1,
+        "category_id": 1,
+        "bbox": [0, 20, 40, 40],
+        "segmentation": wrong,
+        "score": 0.9,
+    }
     metrics = evaluate.score(truth, [object_ | {"score": 0.5}, mistake])
     assert (metrics["segm"]["APs"], metrics["bbox"]["APs"]) == pytest.approx((0.5, 1.0))
 

@@ -2,13 +2,13 @@
 
 from dataclasses import replace
 
-import narrow
 import numpy as np
 import pytest
 import torch
-from tolerances import MODEL, assert_close, assert_equal
+from support import narrow
 
 from accelerated.fpn import Neck
+from accelerated.verify.equality import MODEL, assert_close, assert_equal
 from reference import fpn, resnet
 
 
@@ -36,7 +36,11 @@ def test_twins(rng, norm, sides, training):
 def test_same_parameters(norm):
     config = narrow.config("torchvision_r50_fpn")
     config = replace(config, fpn=replace(config.fpn, norm=norm))
-    shapes = {f"fpn.{name}": tuple(t.shape) for name, t in Neck(config).state_dict().items() if not name.endswith("tracked")}
+    shapes = {
+        f"fpn.{name}": tuple(t.shape)
+        for name, t in Neck(config).state_dict().items()
+        if not name.endswith("tracked")
+    }
     assert shapes == fpn.parameter_shapes(config)
 
 
@@ -44,7 +48,10 @@ def test_top_down_path_reaches_the_finest_level(rng):
     """A single pixel of C5 is felt in 8 x 8 pixels of P2, spread by its 3x3 convolution to 10 x 10."""
     config = narrow.config("torchvision_r50_fpn")
     model = narrow.model(config)
-    features = {level: torch.zeros(1, c, 64 >> level, 64 >> level, dtype=torch.float64) for level, c in resnet.channels(config).items()}
+    features = {
+        level: torch.zeros(1, c, 64 >> level, 64 >> level, dtype=torch.float64)
+        for level, c in resnet.channels(config).items()
+    }
     base = model.fpn(features)[2].detach()
     features[5] = features[5].clone()
     features[5][0, :, 1, 0] = 1.0

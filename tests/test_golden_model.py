@@ -1,12 +1,12 @@
 """The reference against whole models of torchvision and detectron2: every recorded number from pixels to pasted masks and losses."""
 
-import golden_runs
 import numpy as np
 import pytest
-from golden_runs import IMAGES, check, unpacked
-from tolerances import GOLDEN_MODEL, assert_close, assert_equal
+from support import golden_runs
+from support.golden_runs import IMAGES, check, unpacked
 
-from reference import levels
+from accelerated.verify.equality import GOLDEN_MODEL, assert_close, assert_equal
+from reference import pooler
 from reference.mask_rcnn import MaskRCNN, join
 
 
@@ -51,7 +51,9 @@ def test_torchvision_detect(torchvision):
         check(found.boxes, z, f"eval.out.boxes.{i}")
         check(found.scores, z, f"eval.out.scores.{i}")
         assert_equal(found.labels, z[f"eval.out.labels.{i}"])
-        assert_equal(found.masks, unpacked(z, f"eval.out.masks_bool.{i}")[:, 0], f"masks of image {i}")
+        assert_equal(
+            found.masks, unpacked(z, f"eval.out.masks_bool.{i}")[:, 0], f"masks of image {i}"
+        )
 
 
 def test_torchvision_losses(torchvision):
@@ -62,17 +64,33 @@ def test_torchvision_losses(torchvision):
     for i, sample in enumerate(record["samples"]):
         check(record["proposals"][i], z, f"train.rpn.proposals.{i}")
         assert_equal(record["rpn_labels"][i], z[f"train.rpn.labels.{i}"], "labels of anchors")
-        assert_equal(record["rpn_sampled"][i] == 1, z[f"train.rpn.sampled_pos.{i}"], "positive anchors")
-        assert_equal(record["rpn_sampled"][i] == 0, z[f"train.rpn.sampled_neg.{i}"], "negative anchors")
-        assert_equal(sample.candidate_labels == 1, z[f"train.roi.all_labels.{i}"] > 0, "foreground before sampling")
+        assert_equal(
+            record["rpn_sampled"][i] == 1, z[f"train.rpn.sampled_pos.{i}"], "positive anchors"
+        )
+        assert_equal(
+            record["rpn_sampled"][i] == 0, z[f"train.rpn.sampled_neg.{i}"], "negative anchors"
+        )
+        assert_equal(
+            sample.candidate_labels == 1,
+            z[f"train.roi.all_labels.{i}"] > 0,
+            "foreground before sampling",
+        )
         rows = np.argsort(sample.indices)
         by_index.append(rows + sum(map(len, by_index)))
         assert_equal(sample.labels[rows], z[f"train.roi.labels.{i}"], "labels of RoIs")
         objects = sample.labels[rows] > 0
-        assert_equal(sample.matched[rows][objects], z[f"train.roi.matched_idxs.{i}"][objects], "matches of RoIs")
+        assert_equal(
+            sample.matched[rows][objects],
+            z[f"train.roi.matched_idxs.{i}"][objects],
+            "matches of RoIs",
+        )
         check(sample.rois[rows], z, f"train.roi.proposals.{i}")
         if "left_out" not in z:
-            assert_close(sample.deltas[rows][objects], z[f"train.roi.regression_targets.{i}"][objects], GOLDEN_MODEL)
+            assert_close(
+                sample.deltas[rows][objects],
+                z[f"train.roi.regression_targets.{i}"][objects],
+                GOLDEN_MODEL,
+            )
     rows = np.concatenate(by_index)
     labels = np.concatenate([sample.labels for sample in record["samples"]])
     objects = np.argsort(np.argsort(rows)[labels > 0])  # the masks in torchvision's order
@@ -104,7 +122,12 @@ def test_detectron2_detect(detectron2):
         check(record["C4"], z, "eval.res4")
         check(record["rpn_logits"][0], z, "eval.rpn.objectness.0")
         check(record["rpn_deltas"][0], z, "eval.rpn.deltas.0")
-        check(levels.pool({4: record["P4"]}, *join(record["proposals"]), run.config.box_head.pooler), z, "eval.roi.pooler", 6)
+        check(
+            pooler.pool({4: record["P4"]}, *join(record["proposals"]), run.config.box_head.pooler),
+            z,
+            "eval.roi.pooler",
+            6,
+        )
         check(record["box_features"], z, "eval.roi.res5", 6)
         check(record["mask_features"], z, "eval.roi.res5_2", 6)
     for level, anchors in enumerate(record["anchors"]):
@@ -123,8 +146,12 @@ def test_detectron2_detect(detectron2):
         probabilities = record["mask_probabilities"][first : first + len(boxes)]
         check(probabilities[:, None], z, f"eval.det.mask_probs.{i}", 20)
         first += len(boxes)
-        wanted = z[f"in.out_hw.{i}"]  # the second image's detections are wanted in an image of another size
-        found = reference.finish(boxes, scores, labels, probabilities, run.images[i].shape[:2], wanted)
+        wanted = z[
+            f"in.out_hw.{i}"
+        ]  # the second image's detections are wanted in an image of another size
+        found = reference.finish(
+            boxes, scores, labels, probabilities, run.images[i].shape[:2], wanted
+        )
         check(found.boxes, z, f"eval.out.boxes.{i}")
         check(found.scores, z, f"eval.out.scores.{i}")
         assert_equal(found.labels - 1, z[f"eval.out.classes.{i}"])
@@ -137,7 +164,9 @@ def test_detectron2_losses(detectron2):
     losses = reference.losses(run.images, run.targets, run.priorities(), record)
     for i, sample in enumerate(record["samples"]):
         check(record["proposals"][i], z, f"train.rpn.proposals.{i}")
-        assert_equal(record["rpn_sampled"][i], z[f"train.rpn.sampled_labels.{i}"], "sampled anchors")
+        assert_equal(
+            record["rpn_sampled"][i], z[f"train.rpn.sampled_labels.{i}"], "sampled anchors"
+        )
         check(sample.rois, z, f"train.roi.proposals.{i}")
         assert_equal((sample.labels - 1) % 6, z[f"train.roi.gt_classes.{i}"], "labels of RoIs")
         check(run.targets[i].boxes[sample.matched], z, f"train.roi.gt_boxes.{i}")
@@ -149,5 +178,9 @@ def test_detectron2_losses(detectron2):
     check(record["class_logits"], z, "train.roi.class_logits")
     check(record["box_deltas"], z, "train.roi.box_deltas")
     check(record["mask_logits"], z, "train.roi.mask_logits", 6)
-    assert_equal(record["mask_targets"], np.concatenate([z[f"train.roi.mask_targets.{i}"] for i in IMAGES]), "mask targets")
+    assert_equal(
+        record["mask_targets"],
+        np.concatenate([z[f"train.roi.mask_targets.{i}"] for i in IMAGES]),
+        "mask targets",
+    )
     run.check_losses(losses)

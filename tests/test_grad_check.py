@@ -21,7 +21,10 @@ def test_a_right_backward_passes(rng):
     right = product(lambda grad, x, y: (grad * y, grad * x))
     assert directional_error(right, *rng.standard_normal((2, 4)), generator=rng) < 1e-9
     sine = primitive(np.sin, lambda grad, x: grad * np.cos(x))
-    assert directional_error(lambda x: sine(sine(x)), rng.standard_normal((3, 4)), generator=rng) < 1e-9
+    assert (
+        directional_error(lambda x: sine(sine(x)), rng.standard_normal((3, 4)), generator=rng)
+        < 1e-9
+    )
     right = matrix(lambda grad, x: WEIGHT.T @ grad)
     assert adjoint_error(right, rng.standard_normal(3), generator=rng) < 1e-15
     assert directional_error(right, rng.standard_normal(3), generator=rng) < 1e-9
@@ -41,7 +44,12 @@ def test_a_wrong_gradient_is_noticed(wrong, rng):
 
 
 @pytest.mark.parametrize(
-    "wrong", [lambda grad, x: -WEIGHT.T @ grad, lambda grad, x: 0.999 * WEIGHT.T @ grad, lambda grad, x: WEIGHT[0] * grad[0]]
+    "wrong",
+    [
+        lambda grad, x: -WEIGHT.T @ grad,
+        lambda grad, x: 0.999 * WEIGHT.T @ grad,
+        lambda grad, x: WEIGHT[0] * grad[0],
+    ],
 )
 def test_a_wrong_adjoint_is_noticed(wrong, rng):
     assert adjoint_error(matrix(wrong), rng.standard_normal(3), generator=rng) > 1e-4
@@ -55,4 +63,6 @@ def test_what_the_result_does_not_depend_on_has_no_gradient(rng):
 def test_no_rows_are_no_error(rng):
     right = product(lambda grad, x, y: (grad * y, grad * x))
     assert directional_error(right, np.zeros((0, 4)), np.zeros((0, 4)), generator=rng) == 0
-    assert adjoint_error(matrix(lambda grad, x: WEIGHT.T @ grad), np.zeros((3, 0)), generator=rng) == 0
+    assert (
+        adjoint_error(matrix(lambda grad, x: WEIGHT.T @ grad), np.zeros((3, 0)), generator=rng) == 0
+    )

@@ -3,16 +3,17 @@
 import json
 from dataclasses import replace
 
-import narrow
 import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from checkpoint_cases import filled, same
-from tolerances import MODEL, assert_close, assert_equal
+from support import narrow
+from support.checkpoint_cases import filled, same
 
-from accelerated import cli, interop
+from accelerated import interop
+from accelerated.command_line import cli
 from accelerated.mask_rcnn import MaskRCNN
+from accelerated.verify.equality import MODEL, assert_close, assert_equal
 from reference import config as configuration
 from reference import mask_rcnn
 
@@ -48,7 +49,9 @@ def test_round_trip(tmp_path, name, suffix):
     assert not loaded.training and loaded.config.num_classes == 4
     assert loaded.config.backbone == replace(full.backbone, width=8)
     assert loaded.config.fpn == replace(full.fpn, channels=16)
-    assert loaded.config.box_head == replace(full.box_head, channels=32, conv_channels=16 if "v2" in name else 256)
+    assert loaded.config.box_head == replace(
+        full.box_head, channels=32, conv_channels=16 if "v2" in name else 256
+    )
     assert loaded.config.mask_head == replace(full.mask_head, channels=16)
 
 
@@ -64,7 +67,11 @@ def test_depth_and_counts_from_the_names(depth):
     )
     loaded = interop.load(interop.torchvision.state_dict(MaskRCNN(config)))
     assert loaded.config.backbone.depth == depth
-    assert (loaded.config.rpn.conv_depth, loaded.config.mask_head.convs, loaded.config.box_head.pooler.output_size) == (3, 2, 5)
+    assert (
+        loaded.config.rpn.conv_depth,
+        loaded.config.mask_head.convs,
+        loaded.config.box_head.pooler.output_size,
+    ) == (3, 2, 5)
 
 
 def test_names_of_the_published_file(theirs):
@@ -77,8 +84,16 @@ def test_names_of_the_published_file(theirs):
                 f"roi_heads.mask_head.{i}.0.", f"roi_heads.mask_head.mask_fcn{i + 1}."
             )
         old[name] = tensor
-    assert "roi_heads.mask_head.mask_fcn4.bias" in old and "backbone.fpn.layer_blocks.3.bias" in old and "rpn.head.conv.weight" in old
-    for content in (old, {"model": old, "epoch": 3}, {f"module.{name}": t for name, t in old.items()}):
+    assert (
+        "roi_heads.mask_head.mask_fcn4.bias" in old
+        and "backbone.fpn.layer_blocks.3.bias" in old
+        and "rpn.head.conv.weight" in old
+    )
+    for content in (
+        old,
+        {"model": old, "epoch": 3},
+        {f"module.{name}": t for name, t in old.items()},
+    ):
         same(interop.torchvision.state_dict(interop.load(content)), theirs)
 
 
@@ -105,7 +120,9 @@ def test_names_of_torchvision():
         "roi_heads.mask_head.0.1.num_batches_tracked",
     ):
         assert name in v2
-    assert "backbone.fpn.layer_blocks.3.0.bias" not in v2 and "roi_heads.box_head.fc7.weight" not in v2
+    assert (
+        "backbone.fpn.layer_blocks.3.0.bias" not in v2 and "roi_heads.box_head.fc7.weight" not in v2
+    )
 
 
 def test_all_golden_names(shared_golden):
@@ -115,8 +132,14 @@ def test_all_golden_names(shared_golden):
 
 
 def test_precision(theirs):
-    assert interop.load({n: t.double() for n, t in theirs.items()}).backbone.conv1.weight.dtype == torch.float64
-    assert interop.load({n: t.half() for n, t in theirs.items()}).backbone.conv1.weight.dtype == torch.float32
+    assert (
+        interop.load({n: t.double() for n, t in theirs.items()}).backbone.conv1.weight.dtype
+        == torch.float64
+    )
+    assert (
+        interop.load({n: t.half() for n, t in theirs.items()}).backbone.conv1.weight.dtype
+        == torch.float32
+    )
 
 
 def test_loading_copies(theirs):
@@ -130,11 +153,17 @@ def test_loading_copies(theirs):
 def test_norm_of_the_backbone(theirs):
     """Counted batches mean plain batch norm. Frozen: eps 1e-5, but 0 for what looks like COCO_V1, unless told."""
     assert interop.load(theirs).config.backbone.norm == "frozen"
-    counted = theirs | {n.replace("running_var", "num_batches_tracked"): torch.tensor(7) for n in theirs if n.endswith("running_var")}
+    counted = theirs | {
+        n.replace("running_var", "num_batches_tracked"): torch.tensor(7)
+        for n in theirs
+        if n.endswith("running_var")
+    }
     backbone = interop.load(counted).config.backbone
     assert (backbone.norm, backbone.frozen_stages, backbone.norm_eps) == ("batch", 0, 1e-5)
     assert interop.load(counted, "torchvision_r50_fpn").config.backbone.norm == "frozen"
-    coco = interop.torchvision.state_dict(MaskRCNN(narrow.config("torchvision_r50_fpn", num_classes=90)))
+    coco = interop.torchvision.state_dict(
+        MaskRCNN(narrow.config("torchvision_r50_fpn", num_classes=90))
+    )
     assert interop.load(coco).backbone.bn1.eps == 0.0
     assert interop.load(coco, norm_eps=1e-5).backbone.bn1.eps == 1e-5
     assert interop.load(coco, "torchvision_r50_fpn").backbone.bn1.eps == 1e-5
@@ -160,7 +189,9 @@ def test_faster_rcnn(name, dtype, tmp_path):
     same(interop.torchvision.state_dict(loaded), torch.load(tmp_path / "theirs.pth"))
 
 
-@pytest.mark.parametrize("peer, name", [("torchvision", "torchvision_r50_fpn_v2"), ("detectron2", "detectron2_r50_c4")])
+@pytest.mark.parametrize(
+    "peer, name", [("torchvision", "torchvision_r50_fpn_v2"), ("detectron2", "detectron2_r50_c4")]
+)
 def test_convert_there_and_back(peer, name, tmp_path, monkeypatch, capsys):
     """By the command line: their file, a folder of ours, their file again; every tensor identical. Then under the other's names."""
     config = narrow.config(name)
@@ -184,7 +215,16 @@ def test_convert_there_and_back(peer, name, tmp_path, monkeypatch, capsys):
     assert code == 2 and f"{other}'s models have" in error and not (tmp_path / "other.pth").exists()
 
 
-@pytest.mark.parametrize("changes", ["kind=mlp", "class_agnostic=true", "loss=softmax", "class_agnostic=true loss=softmax", "kind=none"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        "kind=mlp",
+        "class_agnostic=true",
+        "loss=softmax",
+        "class_agnostic=true loss=softmax",
+        "kind=none",
+    ],
+)
 @pytest.mark.parametrize("name", narrow.LAYOUTS)
 def test_variants_of_our_own(name, changes):
     """Widths of any layout and mask branch from the tensors alone; the given preset has others."""
@@ -193,7 +233,9 @@ def test_variants_of_our_own(name, changes):
         config, full = (configuration.override(c, f"mask_head.{change}") for c in (config, full))
     config = replace(config, mask_head=replace(config.mask_head, mlp_channels=24))
     model = filled(config)
-    loaded = interop.load(model.state_dict(), replace(full, mask_head=replace(full.mask_head, class_agnostic=False)))
+    loaded = interop.load(
+        model.state_dict(), replace(full, mask_head=replace(full.mask_head, class_agnostic=False))
+    )
     same(loaded.state_dict(), model.state_dict())
     assert loaded.config.mask_head.class_agnostic == ("agnostic" in changes)
 
@@ -229,22 +271,34 @@ def test_parameters_are_the_references(small):
 
 def test_errors_name_the_tensors(theirs):
     name = "backbone.body.layer2.1.bn2.running_var"
-    with pytest.raises(ValueError, match=r"torchvision_r50_fpn, .*missing: backbone.body.layer2.1.bn2.running_var"):
+    with pytest.raises(
+        ValueError, match=r"torchvision_r50_fpn, .*missing: backbone.body.layer2.1.bn2.running_var"
+    ):
         interop.load({n: t for n, t in theirs.items() if n != name})
     with pytest.raises(ValueError, match=r"unexpected: roi_heads.third_head.0.weight"):
         interop.load(theirs | {"roi_heads.third_head.0.weight": torch.zeros(3)})
-    with pytest.raises(ValueError, match=r"rpn.head.conv.0.0.bias and rpn.head.conv.bias are one and the same tensor \(rpn.conv1.bias\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"rpn.head.conv.0.0.bias and rpn.head.conv.bias are one and the same tensor \(rpn.conv1.bias\)",
+    ):
         interop.load(theirs | {"rpn.head.conv.bias": torch.zeros(16)})
-    with pytest.raises(ValueError, match=r"another shape: backbone.body.layer2.1.bn2.running_var \[3\] instead of \[16\]"):
+    with pytest.raises(
+        ValueError,
+        match=r"another shape: backbone.body.layer2.1.bn2.running_var \[3\] instead of \[16\]",
+    ):
         interop.load(theirs | {name: torch.zeros(3)})
     with pytest.raises(ValueError, match=r"another shape: rpn.head.cls_logits.weight"):
         interop.load(theirs | {"rpn.head.cls_logits.weight": torch.zeros(5, 16, 1, 1)})
     with pytest.raises(ValueError, match=r"no tensor roi_heads.mask_predictor.conv5_mask.weight"):
         interop.load({n: t for n, t in theirs.items() if "conv5_mask" not in n})
-    with pytest.raises(ValueError, match="background first, the preset last: choose another preset"):
+    with pytest.raises(
+        ValueError, match="background first, the preset last: choose another preset"
+    ):
         interop.load(theirs, "detectron2_r50_fpn")
     with pytest.raises(ValueError, match="no ResNet of depth"):
-        interop.load({n: t for n, t in theirs.items() if not n.startswith("backbone.body.layer3.5")})
+        interop.load(
+            {n: t for n, t in theirs.items() if not n.startswith("backbone.body.layer3.5")}
+        )
 
 
 def test_what_is_no_checkpoint(tmp_path):
@@ -261,7 +315,9 @@ def test_what_is_no_checkpoint(tmp_path):
     torch.save({"model": {"a": 1}}, tmp_path / "numbers.pth")
     with pytest.raises(ValueError, match="'a' is a int"):
         interop.load(tmp_path / "numbers.pth")
-    with pytest.raises(ValueError, match="not a Mask R-CNN checkpoint: its tensors begin with encoder"):
+    with pytest.raises(
+        ValueError, match="not a Mask R-CNN checkpoint: its tensors begin with encoder"
+    ):
         interop.load({"encoder": torch.zeros(1)})
     with pytest.raises(interop.BareBackboneError, match="load_backbone"):
         interop.load({"conv1.weight": torch.zeros(1), "layer1.0.conv1.weight": torch.zeros(1)})
@@ -280,7 +336,10 @@ def test_what_is_no_checkpoint(tmp_path):
         ("sem_seg_head.p2.0.weight", "panoptic"),
         ("roi_heads.mask_head.point_head.fc1.weight", "PointRend"),
         ("backbone.bottom_up.res3.0.conv2_offset.weight", "deformable"),
-        ("roi_heads.box.feature_extractor.head.layer4.0.conv1.weight", "C4 model of maskrcnn-benchmark"),
+        (
+            "roi_heads.box.feature_extractor.head.layer4.0.conv1.weight",
+            "C4 model of maskrcnn-benchmark",
+        ),
         ("backbone.body.0.0.weight", "MobileNet"),
         ("conv_rpn_fpn2_w", "Detectron"),
     ],
@@ -296,7 +355,11 @@ def test_models_that_are_not_here(theirs, tmp_path, name, what):
     "name, change, what",
     [
         ("torchvision_r50_fpn", "backbone.norm=group", "no group normalisation"),
-        ("detectron2_r50_fpn", "transform.channel_order=rgb", "the background first, strides in 3x3 convolutions;"),
+        (
+            "detectron2_r50_fpn",
+            "transform.channel_order=rgb",
+            "the background first, strides in 3x3 convolutions;",
+        ),
         ("torchvision_r50_fpn", "transform.channel_order=bgr", "RGB images"),
         ("torchvision_r50_fpn", "mask_head.class_agnostic=true", "sigmoids per class"),
         ("torchvision_r50_fpn", "mask_head.loss=softmax", "sigmoids per class"),
@@ -318,29 +381,47 @@ def test_saving(small, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["maskrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn_v2", "fasterrcnn_resnet50_fpn", "fasterrcnn_resnet50_fpn_v2"]
+    "name",
+    [
+        "maskrcnn_resnet50_fpn",
+        "maskrcnn_resnet50_fpn_v2",
+        "fasterrcnn_resnet50_fpn",
+        "fasterrcnn_resnet50_fpn_v2",
+    ],
 )
 def test_torchvision_itself(name, rng, tmp_path):
     """Where torchvision runs: its model, saved and loaded here, gives its own numbers back."""
     try:
         from torchvision.models import detection
-    except (ImportError, RuntimeError) as error:  # its operators do not load beside every build of torch
+    except (
+        ImportError,
+        RuntimeError,
+    ) as error:  # its operators do not load beside every build of torch
         pytest.skip(f"torchvision does not import: {error}")
     torch.manual_seed(0)
-    theirs = getattr(detection, name)(weights=None, weights_backbone=None, num_classes=7, min_size=96, max_size=160).eval()
+    theirs = getattr(detection, name)(
+        weights=None, weights_backbone=None, num_classes=7, min_size=96, max_size=160
+    ).eval()
     with torch.no_grad():
         for buffer_name, buffer in theirs.named_buffers():
             if buffer_name.endswith("running_var"):
                 buffer.uniform_(0.5, 1.5)
         for parameter_name, parameter in theirs.named_parameters():
-            gain = {"bn3.weight": 0.3, "head.cls_logits.weight": 30, "cls_score.weight": 6, "mask_fcn_logits.weight": 5}
+            gain = {
+                "bn3.weight": 0.3,
+                "head.cls_logits.weight": 30,
+                "cls_score.weight": 6,
+                "mask_fcn_logits.weight": 5,
+            }
             parameter.mul_(next((gain[end] for end in gain if parameter_name.endswith(end)), 1))
     torch.save(theirs.state_dict(), tmp_path / "theirs.pth")
     image = rng.uniform(0, 255, (75, 110, 3))
     with torch.no_grad():
         expected = theirs.double()([torch.tensor(image).permute(2, 0, 1) / 255])[0]
     ours = interop.load(tmp_path / "theirs.pth").double()
-    ours.config = replace(ours.config, transform=replace(ours.config.transform, min_size=(96,), max_size=160))
+    ours.config = replace(
+        ours.config, transform=replace(ours.config.transform, min_size=(96,), max_size=160)
+    )
     [found] = ours.detect([image])
     assert len(expected["labels"]) > 10
     assert_equal(found.labels, expected["labels"], "labels")
@@ -348,4 +429,7 @@ def test_torchvision_itself(name, rng, tmp_path):
     assert_close(found.scores, expected["scores"], MODEL["float64"], "scores")
     if "masks" in expected:
         assert_equal(found.masks, expected["masks"][:, 0] >= 0.5, "masks")
-    same(interop.torchvision.state_dict(interop.load(tmp_path / "theirs.pth")), torch.load(tmp_path / "theirs.pth"))
+    same(
+        interop.torchvision.state_dict(interop.load(tmp_path / "theirs.pth")),
+        torch.load(tmp_path / "theirs.pth"),
+    )

@@ -4,50 +4,68 @@ import pickle
 from collections import OrderedDict
 from dataclasses import replace
 
-import narrow
 import numpy as np
 import pytest
 import torch
-from checkpoint_cases import filled, same
-from tolerances import assert_close, assert_equal
+from support import narrow
+from support.checkpoint_cases import filled, same
 
 from accelerated import interop
 from accelerated.engine.train import initialize
 from accelerated.mask_rcnn import MaskRCNN
+from accelerated.verify.equality import assert_close, assert_equal
 from reference import config as configuration
 
 
 def backbone(model):
-    return {name.removeprefix("backbone."): t for name, t in model.state_dict().items() if name.startswith("backbone.")}
+    return {
+        name.removeprefix("backbone."): t
+        for name, t in model.state_dict().items()
+        if name.startswith("backbone.")
+    }
 
 
 def without(tensors, name):
     return {n: t for n, t in tensors.items() if n != name}
 
 
-@pytest.mark.parametrize("name", ["torchvision_r50_fpn", "detectron2_r101_c4", "detectron2_r50_dc5", "detectron2_x101_fpn"])
+@pytest.mark.parametrize(
+    "name",
+    ["torchvision_r50_fpn", "detectron2_r101_c4", "detectron2_r50_dc5", "detectron2_x101_fpn"],
+)
 def test_torchvisions_resnets(name):
     """Into any layout, grouped or not; what is no backbone stays."""
     resnet = backbone(filled(narrow.config(name)))
     model = MaskRCNN(narrow.config(name))
     before = {n: t.clone() for n, t in model.state_dict().items()}
-    classifier = {"fc.weight": torch.zeros(10, 256), "fc.bias": torch.zeros(10), "bn1.num_batches_tracked": torch.tensor(5)}
+    classifier = {
+        "fc.weight": torch.zeros(10, 256),
+        "fc.bias": torch.zeros(10),
+        "bn1.num_batches_tracked": torch.tensor(5),
+    }
     copied = interop.load_backbone(resnet | classifier, model)
     same(backbone(model), resnet)
     assert set(copied) == {f"backbone.{n}" for n in resnet}
-    same({n: t for n, t in model.state_dict().items() if n not in copied}, {n: t for n, t in before.items() if n not in copied})
+    same(
+        {n: t for n, t in model.state_dict().items() if n not in copied},
+        {n: t for n, t in before.items() if n not in copied},
+    )
 
 
 def test_a_resnet_that_does_not_fit():
     model = MaskRCNN(narrow.config("torchvision_r50_fpn"))
     resnet = backbone(filled(model.config))
-    with pytest.raises(ValueError, match=r"a resnet of depth 50, frozen norm.*missing: layer4.2.conv3.weight"):
+    with pytest.raises(
+        ValueError, match=r"a resnet of depth 50, frozen norm.*missing: layer4.2.conv3.weight"
+    ):
         interop.load_backbone(without(resnet, "layer4.2.conv3.weight"), model)
     with pytest.raises(ValueError, match=r"conv1.weight \[16, 3, 7, 7\] instead of \[8, 3, 7, 7\]"):
         interop.load_backbone(resnet | {"conv1.weight": torch.zeros(16, 3, 7, 7)}, model)
     with pytest.raises(ValueError, match=r"unexpected: layer3.6.conv1.weight"):
         interop.load_backbone(backbone(filled(narrow.config("detectron2_r101_fpn"))), model)
-    with pytest.raises(ValueError, match="no backbone of ResNet, ResNeXt or VGG-16: its tensors begin with encoder"):
+    with pytest.raises(
+        ValueError, match="no backbone of ResNet, ResNeXt or VGG-16: its tensors begin with encoder"
+    ):
         interop.load_backbone({"encoder": torch.zeros(1)}, model)
 
 
@@ -55,9 +73,17 @@ def test_detectron2s_resnet(tmp_path):
     """As its converter leaves torchvision's weights: stem, res2 .. res5, in a pickle of arrays."""
     config = narrow.config("detectron2_r50_dc5")
     source, model = filled(config), MaskRCNN(config)
-    theirs = {n.removeprefix("backbone."): t.numpy() for n, t in interop.detectron2.state_dict(source).items() if n.startswith("backbone.")}
+    theirs = {
+        n.removeprefix("backbone."): t.numpy()
+        for n, t in interop.detectron2.state_dict(source).items()
+        if n.startswith("backbone.")
+    }
     assert "stem.conv1.norm.weight" in theirs and "res5.0.shortcut.norm.running_var" in theirs
-    content = {"model": theirs | {"fc.weight": np.zeros((10, 256))}, "__author__": "torchvision", "matching_heuristics": True}
+    content = {
+        "model": theirs | {"fc.weight": np.zeros((10, 256))},
+        "__author__": "torchvision",
+        "matching_heuristics": True,
+    }
     path = tmp_path / "R-50.pkl"
     path.write_bytes(pickle.dumps(content, 2))
     with pytest.raises(interop.BareBackboneError, match=r"R-50.pkl"):
@@ -76,12 +102,20 @@ def caffe2(model, norm="bn"):
         stage = f"res{int(where[0][5]) + 1}_{where[1]}_branch" if where else ""
         branch = {"1": "2a", "2": "2b", "3": "2c"}
         if not where:
-            blob = "conv1_w" if layer == "conv1" else f"{'res_' if norm == 'bn' else ''}conv1_{norm}"
+            blob = (
+                "conv1_w" if layer == "conv1" else f"{'res_' if norm == 'bn' else ''}conv1_{norm}"
+            )
         elif where[-1] == "downsample":
             blob = f"{stage}1_w" if layer == "0" else f"{stage}1_{norm}"
         else:
-            blob = f"{stage}{branch[layer[-1]]}_w" if layer.startswith("conv") else f"{stage}{branch[layer[-1]]}_{norm}"
-        blobs[blob if blob.endswith("_w") else f"{blob}_{'s' if kind == 'weight' else 'b'}"] = tensor.numpy()
+            blob = (
+                f"{stage}{branch[layer[-1]]}_w"
+                if layer.startswith("conv")
+                else f"{stage}{branch[layer[-1]]}_{norm}"
+            )
+        blobs[blob if blob.endswith("_w") else f"{blob}_{'s' if kind == 'weight' else 'b'}"] = (
+            tensor.numpy()
+        )
     rest = {
         "fc1000_w": np.zeros((10, 4)),
         "pred_b": np.zeros(10),
@@ -107,9 +141,17 @@ def test_caffe2(name, dtype, tmp_path):
     tolerance = 0 if dtype == torch.float32 else 1e-15
     assert_close(scale, blobs["res4_1_branch2b_bn_s"], tolerance)
     assert_equal(shift, blobs["res4_1_branch2b_bn_b"])
-    assert_equal(model.backbone.layer1[0].downsample[0].weight, source.backbone.layer1[0].downsample[0].weight)
-    with pytest.raises(ValueError, match=r"R.pkl: .*unexpected: res_conv1_bn_s"):  # scale and bias are no group norm's
-        interop.load_backbone(tmp_path / "R.pkl", MaskRCNN(replace(config, backbone=replace(config.backbone, norm="group"))))
+    assert_equal(
+        model.backbone.layer1[0].downsample[0].weight,
+        source.backbone.layer1[0].downsample[0].weight,
+    )
+    with pytest.raises(
+        ValueError, match=r"R.pkl: .*unexpected: res_conv1_bn_s"
+    ):  # scale and bias are no group norm's
+        interop.load_backbone(
+            tmp_path / "R.pkl",
+            MaskRCNN(replace(config, backbone=replace(config.backbone, norm="group"))),
+        )
 
 
 def test_caffe2s_other_norms():
@@ -121,7 +163,9 @@ def test_caffe2s_other_norms():
         blobs |= {f"{name[:-1]}rm": blobs[name] + 1, f"{name[:-1]}riv": blobs[name] + 2}
     interop.load_backbone(blobs_only(blobs), model)
     assert_equal(model.backbone.bn1.running_var, source.backbone.bn1.weight + 2)
-    assert_equal(model.backbone.layer4[2].bn3.running_mean, source.backbone.layer4[2].bn3.weight + 1)
+    assert_equal(
+        model.backbone.layer4[2].bn3.running_mean, source.backbone.layer4[2].bn3.weight + 1
+    )
     grouped = replace(config, backbone=replace(config.backbone, norm="group"))
     source, target = filled(grouped), MaskRCNN(grouped)
     interop.load_backbone(blobs_only(caffe2(source, "gn")), target)
@@ -138,20 +182,46 @@ def test_vgg(tmp_path):
     """torchvision's vgg16 by index, its two fully connected layers into the box head where they fit."""
     config = narrow.config("paper_vgg16")
     source, model = filled(config), MaskRCNN(config)
-    indices = [0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28]  # of the convolutions in vgg16().features
+    indices = [
+        0,
+        2,
+        5,
+        7,
+        10,
+        12,
+        14,
+        17,
+        19,
+        21,
+        24,
+        26,
+        28,
+    ]  # of the convolutions in vgg16().features
     convolutions = [n.rpartition(".")[0] for n in backbone(source) if n.endswith("weight")]
     assert len(convolutions) == len(indices)
     theirs = {}
     for index, layer in zip(indices, convolutions, strict=True):
-        theirs |= {f"features.{index}.{kind}": backbone(source)[f"{layer}.{kind}"] for kind in ("weight", "bias")}
-    for index, layer in ((0, source.box_head.fc6), (3, source.box_head.fc7), (6, torch.nn.Linear(32, 10))):
-        theirs |= {f"classifier.{index}.{kind}": tensor for kind, tensor in layer.state_dict().items()}
+        theirs |= {
+            f"features.{index}.{kind}": backbone(source)[f"{layer}.{kind}"]
+            for kind in ("weight", "bias")
+        }
+    for index, layer in (
+        (0, source.box_head.fc6),
+        (3, source.box_head.fc7),
+        (6, torch.nn.Linear(32, 10)),
+    ):
+        theirs |= {
+            f"classifier.{index}.{kind}": tensor for kind, tensor in layer.state_dict().items()
+        }
     torch.save(theirs, tmp_path / "vgg16.pth")
     left = initialize(model, tmp_path / "vgg16.pth")
     same(backbone(model), backbone(source))
     same(model.box_head.fc7.state_dict(), source.box_head.fc7.state_dict())
     same(model.box_head.fc6.state_dict(), source.box_head.fc6.state_dict())
-    assert not any(n.startswith(("backbone.", "box_head.fc")) for n in left) and "box_head.class_logits.weight" in left
+    assert (
+        not any(n.startswith(("backbone.", "box_head.fc")) for n in left)
+        and "box_head.class_logits.weight" in left
+    )
     wider = MaskRCNN(replace(config, box_head=replace(config.box_head, channels=48)))
     left = initialize(wider, tmp_path / "vgg16.pth")
     same(backbone(wider), backbone(source))
@@ -188,23 +258,45 @@ def test_maskrcnn_benchmark(depth, groups, masks, tmp_path):
         mask_head=replace(config.mask_head, kind="fcn" if masks else "none"),
     )
     source = filled(config)
-    theirs = {interop.maskrcnn_benchmark.their_name(name, config): t for name, t in source.state_dict().items()}
+    theirs = {
+        interop.maskrcnn_benchmark.their_name(name, config): t
+        for name, t in source.state_dict().items()
+    }
     for ours, name in BENCHMARK.items():
-        assert (name in theirs and theirs[name] is not None) == (masks or not ours.startswith("mask_head."))
+        assert (name in theirs and theirs[name] is not None) == (
+            masks or not ours.startswith("mask_head.")
+        )
         assert name not in theirs or torch.equal(theirs[name], source.state_dict()[ours])
-    content = {f"module.{name}": t for name, t in theirs.items()} | {"module.rpn.anchor_generator.cell_anchors.0": torch.zeros(3, 4)}
-    torch.save({"model": content, "optimizer": {}, "scheduler": {"milestones": [60000]}, "iteration": 7}, tmp_path / "model_0000007.pth")
+    content = {f"module.{name}": t for name, t in theirs.items()} | {
+        "module.rpn.anchor_generator.cell_anchors.0": torch.zeros(3, 4)
+    }
+    torch.save(
+        {"model": content, "optimizer": {}, "scheduler": {"milestones": [60000]}, "iteration": 7},
+        tmp_path / "model_0000007.pth",
+    )
     loaded = interop.load(tmp_path / "model_0000007.pth")
     same(loaded.state_dict(), source.state_dict())
     found = loaded.config
-    assert (found.background, found.backbone.norm_eps, found.backbone.stride_in_1x1) == ("first", 0.0, groups == 1)
-    assert (found.backbone.depth, found.backbone.groups, found.num_classes, found.mask_head.kind) == (
+    assert (found.background, found.backbone.norm_eps, found.backbone.stride_in_1x1) == (
+        "first",
+        0.0,
+        groups == 1,
+    )
+    assert (
+        found.backbone.depth,
+        found.backbone.groups,
+        found.num_classes,
+        found.mask_head.kind,
+    ) == (
         depth,
         groups,
         4,
         config.mask_head.kind,
     )
-    assert found.transform.channel_order == "bgr" and found.transform.mean == configuration.preset("paper_r50_fpn").transform.mean
+    assert (
+        found.transform.channel_order == "bgr"
+        and found.transform.mean == configuration.preset("paper_r50_fpn").transform.mean
+    )
     assert found.box_head.smooth_l1_beta == 1.0
     name = "roi_heads.box.feature_extractor.fc7.bias"
     with pytest.raises(ValueError, match=f"paper_r50_fpn, .*missing: {name}"):

@@ -9,10 +9,10 @@ from collections import OrderedDict
 import numpy as np
 import pytest
 import torch
-from tolerances import assert_equal
 
 from accelerated import interop
 from accelerated.interop import unpickle
+from accelerated.verify.equality import assert_equal
 
 ARRAYS = {
     "float": np.arange(6, dtype=np.float32).reshape(2, 3),
@@ -36,11 +36,16 @@ def pickled(value, path, protocol=2):
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 def test_arrays_and_containers(tmp_path, protocol):
-    value = OrderedDict(model=dict(ARRAYS), rest=[1, 2.5, None, True, ("text", b"bytes", bytearray(b"more"))])
+    value = OrderedDict(
+        model=dict(ARRAYS), rest=[1, 2.5, None, True, ("text", b"bytes", bytearray(b"more"))]
+    )
     found = unpickle.load(pickled(value, tmp_path / "file.pkl", protocol))
     assert found["rest"] == value["rest"]
     for name, array in ARRAYS.items():
-        assert found["model"][name].dtype == array.dtype.newbyteorder("=") and found["model"][name].shape == array.shape
+        assert (
+            found["model"][name].dtype == array.dtype.newbyteorder("=")
+            and found["model"][name].shape == array.shape
+        )
         assert_equal(found["model"][name], array, name)
     assert all(found["model"][n].flags.writeable for n in ARRAYS if n != "scalar")
 
@@ -56,7 +61,11 @@ def test_python_2(tmp_path):
     array = b"".join(
         (
             b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\nt" + text(b"b") + b"tR",
-            b"(I1\n(I3\ntcnumpy\ndtype\n(" + text(b"f4") + b"I0\nI1\ntR(I3\n" + text(b"<") + b"NNNI-1\nI-1\nI0\ntb",
+            b"(I1\n(I3\ntcnumpy\ndtype\n("
+            + text(b"f4")
+            + b"I0\nI1\ntR(I3\n"
+            + text(b"<")
+            + b"NNNI-1\nI-1\nI0\ntb",
             b"I00\n" + text(raw) + b"tb",
         )
     )
@@ -87,10 +96,16 @@ def test_nothing_runs(tmp_path):
     ):
         for content in (trap, {"model": {"a": np.zeros(2), "b": trap}}):
             path = pickled(content, tmp_path / "trap.pkl")
-            with pytest.raises(ValueError, match=rf"trap.pkl: refused, for it would call ({name}), .*Nothing was run.*safetensors"):
+            with pytest.raises(
+                ValueError,
+                match=rf"trap.pkl: refused, for it would call ({name}), .*Nothing was run.*safetensors",
+            ):
                 interop.load(path)
     torch.save({"model": {"b": Call(os.system, f"touch {sprung}")}}, tmp_path / "trap.pth")
-    with pytest.raises(ValueError, match=r"trap.pth: refused, for beside plain tensors it holds (posix|nt).system.*Nothing was run"):
+    with pytest.raises(
+        ValueError,
+        match=r"trap.pth: refused, for beside plain tensors it holds (posix|nt).system.*Nothing was run",
+    ):
         interop.load(tmp_path / "trap.pth")
     assert not sprung.exists()
     pickle.loads(pickle.dumps(Call(os.system, f"touch {sprung}")))

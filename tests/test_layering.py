@@ -11,21 +11,25 @@ import pytest
 ROOT = Path(__file__).parents[1]
 STANDARD_AND_NUMPY = sys.stdlib_module_names | {"numpy"}
 
-# A module imports only from lower rows, or from its own without a circle.
+# A module imports only from lower rows, or from its own row without a circle.
 LAYERS = [
     "kernels",
-    "backend norm boxes box_coder anchors matcher sampler nms roi_align roi_pool roi_warp levels losses masks transform",
-    "resnet vgg backbone fpn single_scale neck roi_features rpn box_head mask_head postprocess optimizer",
+    "backend structures norm boxes box_coder anchors matcher sampler nms rois roi_align roi_pool"
+    " roi_warp pooler losses labels masks transform",
+    "resnet vgg backbone fpn single_scale neck shared_head rpn box_head mask_head postprocess optimizer",
     "mask_rcnn",
-    "data interop engine visualize",
-    "verify timing benchmark doctor ablate",
-    "report",
-    "arguments demo cli __main__",
+    "data interop engine drawing",
+    "verify",
+    "experiments",
+    "command_line __main__",
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names.split()}
-BOTH = "verify"  # the one room where the two implementations meet
-FROM_REFERENCE = {"reference", "reference.config", "reference.shapes"}
-ALONE = {"__init__", "backend", *" ".join(LAYERS[LAYERS.index("mask_rcnn") + 1 :]).split()}  # no step of the algorithm
+# The only folder where the two implementations meet.
+BOTH = "verify"
+FROM_REFERENCE = {"reference", "reference.config", "reference.presets", "reference.shapes"}
+WINGS = " ".join(LAYERS[LAYERS.index("mask_rcnn") + 1 :]).split()
+# Modules that are no step of the algorithm.
+ALONE = {"__init__", "backend", *WINGS}
 PRIMITIVES = {
     "conv",
     "linear",
@@ -36,7 +40,8 @@ PRIMITIVES = {
     "upsample",
     "autodiff",
     "grad_check",
-    "train",  # its twin is the engine's
+    "train",
+    "parameters",
     "config",
     "presets",
     "shapes",
@@ -62,7 +67,11 @@ def imports(path):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            base = ".".join([*here[: len(here) - node.level + 1], *filter(None, [node.module])]) if node.level else node.module
+            base = (
+                ".".join([*here[: len(here) - node.level + 1], *filter(None, [node.module])])
+                if node.level
+                else node.module
+            )
             for alias in node.names:
                 yield f"{base}.{alias.name}" if f"{base}.{alias.name}" in MODULES else base
 
@@ -73,7 +82,11 @@ def lines(path):
 
 @pytest.mark.parametrize("path", sources("reference"), ids=module)
 def test_reference_imports_numpy_and_the_standard_library(path):
-    assert {name for name in imports(path) if name.split(".")[0] not in STANDARD_AND_NUMPY | {"reference"}} == set()
+    assert {
+        name
+        for name in imports(path)
+        if name.split(".")[0] not in STANDARD_AND_NUMPY | {"reference"}
+    } == set()
 
 
 def test_reference_runs_without_torch():
@@ -90,8 +103,9 @@ def test_accelerated_takes_configuration_and_shapes_from_reference_and_nothing_e
 
 
 @pytest.mark.parametrize("path", sources("accelerated/kernels"), ids=module)
-def test_kernels_import_nothing_of_ours(path):
-    assert not any(name.split(".")[0] in ("accelerated", "reference") for name in imports(path))
+def test_kernels_import_nothing_of_ours_but_each_other(path):
+    ours = {name for name in imports(path) if name.split(".")[0] in ("accelerated", "reference")}
+    assert not {name for name in ours if not name.startswith("accelerated.kernels")}
 
 
 @pytest.mark.parametrize("path", sources("accelerated"), ids=module)
@@ -104,12 +118,17 @@ def test_imports_run_one_way(path):
     for name in imports(path):
         parts = name.split(".")
         if parts[0] == "accelerated" and len(parts) > 1:
-            assert LEVEL[parts[1]] <= LEVEL[own[1]], f"{module(path)} imports {name}, which stands above it"
+            assert LEVEL[parts[1]] <= LEVEL[own[1]], (
+                f"{module(path)} imports {name}, which stands above it"
+            )
 
 
 @pytest.mark.parametrize("package", ["reference", "accelerated"])
 def test_no_circles(package):
-    graph = {module(path): {name for name in imports(path) if name in MODULES and name != module(path)} for path in sources(package)}
+    graph = {
+        module(path): {name for name in imports(path) if name in MODULES and name != module(path)}
+        for path in sources(package)
+    }
     tuple(graphlib.TopologicalSorter(graph).static_order())
 
 
@@ -128,7 +147,8 @@ def test_every_step_has_its_test(package):
 
 @pytest.mark.parametrize("path", sources("accelerated/kernels"), ids=module)
 def test_every_kernel_belongs_to_an_operator(path):
-    assert path.stem == "__init__" or (ROOT / "accelerated" / path.name).exists()
+    shared = {"__init__", "sampling", "tables"}
+    assert path.stem in shared or (ROOT / "accelerated" / path.name).exists()
 
 
 def test_names_say_what_a_file_is():
@@ -147,5 +167,9 @@ def test_a_file_is_one_idea(path):
 
 def test_line_budgets():
     assert sum(map(lines, sources("reference"))) < 4000
-    algorithm = [path for path in sources("accelerated") if path.parent.name in ("accelerated", "kernels") and path.stem not in ALONE]
-    assert sum(map(lines, algorithm)) < 4000
+    algorithm = [
+        path
+        for path in sources("accelerated")
+        if path.relative_to(ROOT).parts[1].removesuffix(".py") not in {*WINGS, "__init__"}
+    ]
+    assert sum(map(lines, algorithm)) < 4300

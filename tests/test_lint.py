@@ -20,7 +20,10 @@ from accelerated.data import images, lint, rle
 
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 2**31))
 def test_run_lengths_are_those_of_pycocotools(height, width, seed):
-    mask = np.random.default_rng(seed).random((height, width)) < np.random.default_rng(seed + 1).random()
+    mask = (
+        np.random.default_rng(seed).random((height, width))
+        < np.random.default_rng(seed + 1).random()
+    )
     runs = rle.of_mask(mask)
     text = pycoco.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"]
     assert rle.compress(runs) == text
@@ -30,7 +33,9 @@ def test_run_lengths_are_those_of_pycocotools(height, width, seed):
     np.testing.assert_array_equal(out, mask)
     assert rle.area(runs) == mask.sum()
     rows, columns = np.nonzero(mask)
-    expected = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1) if mask.any() else None
+    expected = (
+        (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1) if mask.any() else None
+    )
     assert rle.bounds(runs, height) == expected
 
 
@@ -39,7 +44,9 @@ def test_compression_round_trip(counts):
     np.testing.assert_array_equal(rle.decompress(rle.compress(counts)), counts)
 
 
-@given(st.one_of(st.text(max_size=20), st.text(alphabet=[chr(c) for c in range(48, 112)], max_size=20)))
+@given(
+    st.one_of(st.text(max_size=20), st.text(alphabet=[chr(c) for c in range(48, 112)], max_size=20))
+)
 def test_any_text_decompresses_or_is_refused(text):
     with contextlib.suppress(ValueError):
         assert rle.decompress(text).dtype == np.int64
@@ -71,12 +78,22 @@ POLYGON = [[5, 5, 25, 5, 25, 25, 5, 25]]
 CASES = {  # code expected, severity expected, what breaks it
     "good": (None, None, lambda data: None),
     "bow_tie": (None, None, annotation(segmentation=[[5, 5, 25, 25, 25, 5, 5, 25]])),
-    "category_zero": (None, None, lambda d: (d["categories"][0].update(id=0), [a.update(category_id=0) for a in d["annotations"]])),
+    "category_zero": (
+        None,
+        None,
+        lambda d: (
+            d["categories"][0].update(id=0),
+            [a.update(category_id=0) for a in d["annotations"]],
+        ),
+    ),
     "rle": (None, None, annotation(segmentation=RLE, bbox=[0, 0, 10, 40])),
     "rle_text": (
         None,
         None,
-        annotation(segmentation={"size": [40, 60], "counts": rle.compress(RLE["counts"]).decode()}, bbox=[0, 0, 10, 40]),
+        annotation(
+            segmentation={"size": [40, 60], "counts": rle.compress(RLE["counts"]).decode()},
+            bbox=[0, 0, 10, 40],
+        ),
     ),
     "not_coco": ("not_coco", "reject", None),
     "no_images": ("images_missing", "reject", lambda d: d.pop("images")),
@@ -86,17 +103,37 @@ CASES = {  # code expected, severity expected, what breaks it
     "images_empty": ("images_empty", "reject", whole("images", [])),
     "annotations_empty": ("annotations_empty", "warn", whole("annotations", [])),
     "category_number": ("category_invalid", "reject", whole("categories", [3])),
-    "category_text_id": ("category_invalid", "reject", whole("categories", [{"id": "1", "name": "a"}])),
-    "category_twice": ("duplicate_category_id", "reject", whole("categories", [{"id": 7, "name": "a"}, {"id": 7, "name": "b"}])),
-    "category_same_name": ("duplicate_category_name", "warn", whole("categories", [{"id": 7, "name": "a"}, {"id": 8, "name": "a"}])),
+    "category_text_id": (
+        "category_invalid",
+        "reject",
+        whole("categories", [{"id": "1", "name": "a"}]),
+    ),
+    "category_twice": (
+        "duplicate_category_id",
+        "reject",
+        whole("categories", [{"id": 7, "name": "a"}, {"id": 7, "name": "b"}]),
+    ),
+    "category_same_name": (
+        "duplicate_category_name",
+        "warn",
+        whole("categories", [{"id": 7, "name": "a"}, {"id": 8, "name": "a"}]),
+    ),
     "category_nameless": ("category_name_missing", "warn", without("categories", "name")),
     "image_number": ("image_invalid", "reject", lambda d: d["images"].append(5)),
     "image_id_list": ("image_id_invalid", "reject", image(id=[1])),
     "image_id_gone": ("image_id_invalid", "reject", without("images", "id")),
     "image_id_fraction": ("image_id_invalid", "reject", image(id=1.5)),
     "image_id_twice": ("duplicate_image_id", "reject", lambda d: d["images"][1].update(id=1)),
-    "image_twice": ("duplicate_image_id", "warn", lambda d: d["images"].append(dict(d["images"][0]))),
-    "file_twice": ("duplicate_file_name", "warn", lambda d: d["images"][1].update(file_name="a.png")),
+    "image_twice": (
+        "duplicate_image_id",
+        "warn",
+        lambda d: d["images"].append(dict(d["images"][0])),
+    ),
+    "file_twice": (
+        "duplicate_file_name",
+        "warn",
+        lambda d: d["images"][1].update(file_name="a.png"),
+    ),
     "width_zero": ("image_size_invalid", "reject", image(width=0)),
     "width_text": ("image_size_invalid", "reject", image(width="60")),
     "height_gone": ("image_size_invalid", "reject", without("images", "height")),
@@ -121,7 +158,11 @@ CASES = {  # code expected, severity expected, what breaks it
     "exif_display": ("exif_rotated", "reject", image(file_name="exif.jpg", width=40, height=60)),
     "exif_stored": ("exif_ignored", "note", image(file_name="exif.jpg")),
     "annotation_number": ("annotation_invalid", "reject", lambda d: d["annotations"].append(None)),
-    "annotation_id_twice": ("duplicate_annotation_id", "warn", lambda d: d["annotations"][1].update(id=10)),
+    "annotation_id_twice": (
+        "duplicate_annotation_id",
+        "warn",
+        lambda d: d["annotations"][1].update(id=10),
+    ),
     "annotation_id_gone": ("annotation_id_missing", "note", without("annotations", "id")),
     "image_id_missing": ("image_id_missing", "reject", without("annotations", "image_id")),
     "image_unknown": ("unknown_image", "reject", annotation(image_id=99)),
@@ -141,8 +182,16 @@ CASES = {  # code expected, severity expected, what breaks it
     "bbox_negative": ("bbox_negative", "reject", annotation(bbox=[25, 5, -20, 20])),
     "bbox_flat": ("bbox_empty", "skip", annotation(bbox=[5, 5, 20, 0])),
     "bbox_outside": ("bbox_outside", "skip", annotation(bbox=[100, 5, 20, 20])),
-    "bbox_corners": ("bbox_corners", "reject", annotation(bbox=[30, 20, 50, 35], segmentation=[[30, 20, 50, 20, 50, 35, 30, 35]])),
-    "bbox_clipped": ("bbox_clipped", "warn", annotation(bbox=[-5, 5, 30, 20], segmentation=[[-5, 5, 25, 5, 25, 25, -5, 25]])),
+    "bbox_corners": (
+        "bbox_corners",
+        "reject",
+        annotation(bbox=[30, 20, 50, 35], segmentation=[[30, 20, 50, 20, 50, 35, 30, 35]]),
+    ),
+    "bbox_clipped": (
+        "bbox_clipped",
+        "warn",
+        annotation(bbox=[-5, 5, 30, 20], segmentation=[[-5, 5, 25, 5, 25, 25, -5, 25]]),
+    ),
     "bbox_elsewhere": ("bbox_disagrees", "warn", annotation(bbox=[30, 20, 10, 10])),
     "mask_gone": ("segmentation_missing", "reject", without("annotations", "segmentation")),
     "mask_text": ("segmentation_invalid", "reject", annotation(segmentation="polygon")),
@@ -153,21 +202,65 @@ CASES = {  # code expected, severity expected, what breaks it
     "polygon_text": ("polygon_invalid", "reject", annotation(segmentation=[["a"] * 6])),
     "polygon_two_points": ("polygon_too_short", "skip", annotation(segmentation=[[5, 5, 25, 25]])),
     "polygon_of_nothing": ("polygon_too_short", "skip", annotation(segmentation=[[]])),
-    "polygon_one_part_short": ("polygon_part_too_short", "warn", annotation(segmentation=[*POLYGON, [5, 5]])),
+    "polygon_one_part_short": (
+        "polygon_part_too_short",
+        "warn",
+        annotation(segmentation=[*POLYGON, [5, 5]]),
+    ),
     "polygon_odd": ("polygon_odd", "reject", annotation(segmentation=[POLYGON[0][:-1]])),
-    "polygon_nan": ("polygon_not_finite", "reject", annotation(segmentation=[[5, 5, float("nan"), 5, 25, 25]])),
-    "polygon_beyond_float": ("polygon_not_finite", "reject", annotation(segmentation=[[5, 5, 10**400, 5, 25, 25]])),
-    "polygon_far": ("polygon_far_outside", "reject", annotation(segmentation=[[5, 5, 1e12, 5, 25, 25]])),
-    "polygon_long": ("polygon_too_long", "reject", annotation(segmentation=[[-600, 5, 600, 5] * 2000])),
-    "rle_no_size": ("rle_size_missing", "reject", annotation(segmentation={"counts": RLE["counts"]})),
-    "rle_other_size": ("rle_size_mismatch", "reject", annotation(segmentation={**RLE, "size": [20, 30]})),
+    "polygon_nan": (
+        "polygon_not_finite",
+        "reject",
+        annotation(segmentation=[[5, 5, float("nan"), 5, 25, 25]]),
+    ),
+    "polygon_beyond_float": (
+        "polygon_not_finite",
+        "reject",
+        annotation(segmentation=[[5, 5, 10**400, 5, 25, 25]]),
+    ),
+    "polygon_far": (
+        "polygon_far_outside",
+        "reject",
+        annotation(segmentation=[[5, 5, 1e12, 5, 25, 25]]),
+    ),
+    "polygon_long": (
+        "polygon_too_long",
+        "reject",
+        annotation(segmentation=[[-600, 5, 600, 5] * 2000]),
+    ),
+    "rle_no_size": (
+        "rle_size_missing",
+        "reject",
+        annotation(segmentation={"counts": RLE["counts"]}),
+    ),
+    "rle_other_size": (
+        "rle_size_mismatch",
+        "reject",
+        annotation(segmentation={**RLE, "size": [20, 30]}),
+    ),
     "rle_short": ("rle_sum", "reject", annotation(segmentation={**RLE, "counts": [0, 400]})),
-    "rle_negative": ("rle_negative", "reject", annotation(segmentation={**RLE, "counts": [0, -400, 2800]})),
-    "rle_float": ("rle_invalid", "reject", annotation(segmentation={**RLE, "counts": [0, 400.5, 1999.5]})),
-    "rle_beyond_int64": ("rle_invalid", "reject", annotation(segmentation={**RLE, "counts": [0, 10**30]})),
+    "rle_negative": (
+        "rle_negative",
+        "reject",
+        annotation(segmentation={**RLE, "counts": [0, -400, 2800]}),
+    ),
+    "rle_float": (
+        "rle_invalid",
+        "reject",
+        annotation(segmentation={**RLE, "counts": [0, 400.5, 1999.5]}),
+    ),
+    "rle_beyond_int64": (
+        "rle_invalid",
+        "reject",
+        annotation(segmentation={**RLE, "counts": [0, 10**30]}),
+    ),
     "rle_bad_text": ("rle_invalid", "reject", annotation(segmentation={**RLE, "counts": "~~~"})),
     "rle_cut_text": ("rle_invalid", "reject", annotation(segmentation={**RLE, "counts": "P"})),
-    "rle_background_only": ("mask_empty", "skip", annotation(segmentation={**RLE, "counts": [2400]})),
+    "rle_background_only": (
+        "mask_empty",
+        "skip",
+        annotation(segmentation={**RLE, "counts": [2400]}),
+    ),
 }
 
 
@@ -192,11 +285,23 @@ def folder(tmp_path_factory):
 
 
 def good():
-    shared = {"category_id": 7, "iscrowd": 0, "area": 400.0, "bbox": [5, 5, 20, 20], "segmentation": POLYGON}
+    shared = {
+        "category_id": 7,
+        "iscrowd": 0,
+        "area": 400.0,
+        "bbox": [5, 5, 20, 20],
+        "segmentation": POLYGON,
+    }
     return {
-        "images": [{"id": n, "file_name": name, "width": 60, "height": 40} for n, name in ((1, "a.png"), (2, "b.png"))],
+        "images": [
+            {"id": n, "file_name": name, "width": 60, "height": 40}
+            for n, name in ((1, "a.png"), (2, "b.png"))
+        ],
         "categories": [{"id": 7, "name": "thing"}],
-        "annotations": [{"id": n, "image_id": image_id, **copy.deepcopy(shared)} for n, image_id in ((10, 1), (11, 2))],
+        "annotations": [
+            {"id": n, "image_id": image_id, **copy.deepcopy(shared)}
+            for n, image_id in ((10, 1), (11, 2))
+        ],
     }
 
 
@@ -242,7 +347,9 @@ def test_damaged_json(folder, text, code):
 
 
 def test_files_that_cannot_be_read(folder):
-    assert [p.code for p in lint.check(folder / "none.json", folder).problems] == ["json_unreadable"]
+    assert [p.code for p in lint.check(folder / "none.json", folder).problems] == [
+        "json_unreadable"
+    ]
     assert [p.code for p in lint.check(folder, folder).problems] == ["json_unreadable"]
 
 
@@ -259,8 +366,14 @@ def test_all_problems_are_listed_at_once(folder):
     data["annotations"][1]["category_id"] = 1
     data["images"][1]["file_name"] = "none.png"
     report = lint.check(write(folder, data), folder / "images")
-    assert [p.code for p in report.blocking] == ["bbox_negative", "unknown_category", "file_missing"]
-    assert [p.annotation_id for p in report.blocking] == [10, 11, None] and report.blocking[2].image_id == 2
+    assert [p.code for p in report.blocking] == [
+        "bbox_negative",
+        "unknown_category",
+        "file_missing",
+    ]
+    assert [p.annotation_id for p in report.blocking] == [10, 11, None] and report.blocking[
+        2
+    ].image_id == 2
     with pytest.raises(ValueError, match=r"3 problems[\s\S]*--skip-invalid"):
         report.require()
     report.require(skip_invalid=True)
@@ -269,11 +382,14 @@ def test_all_problems_are_listed_at_once(folder):
 JSON = st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(-5, 70), st.floats(), st.text(max_size=5)),
     lambda inner: st.one_of(
-        st.lists(inner, max_size=6), st.dictionaries(st.sampled_from(["size", "counts", "id", "name"]), inner, max_size=3)
+        st.lists(inner, max_size=6),
+        st.dictionaries(st.sampled_from(["size", "counts", "id", "name"]), inner, max_size=3),
     ),
     max_leaves=8,
 )
-PLACES = [(part, key) for part, record in good().items() for key in record[0]] + [(part, None) for part in good()]
+PLACES = [(part, key) for part, record in good().items() for key in record[0]] + [
+    (part, None) for part in good()
+]
 
 
 @given(st.sampled_from(PLACES), JSON)
@@ -291,21 +407,32 @@ def test_no_value_anywhere_raises(tmp_path_factory, place, value):
 
 # ------------------------------------------------------------------------------------------------ damage, collected
 
-DEVIATING = {"39_iscrowd_missing.json"}  # that file holds a bare 0, so its own description cannot be tested; see "crowd_gone"
+DEVIATING = {
+    "39_iscrowd_missing.json"
+}  # that file holds a bare 0, so its own description cannot be tested; see "crowd_gone"
 
 
 def test_collected_broken_files(shared_data, monkeypatch):
     folder = shared_data("bad")
     opened = []
     open_image = Image.open
-    monkeypatch.setattr(Image, "open", lambda path, **keywords: (opened.append(path), open_image(path, **keywords))[1])
+    monkeypatch.setattr(
+        Image,
+        "open",
+        lambda path, **keywords: (opened.append(path), open_image(path, **keywords))[1],
+    )
     wrong = []
     for case in json.loads((folder / "cases.json").read_text()):
         if case["file"] in DEVIATING:
             continue
         report = lint.check(folder / case["file"], folder / "images")
-        verdicts = {p.severity for p in report.blocking} or {"load", *(p.severity for p in report.problems)}
-        allowed = set(re.findall("load|reject|skip|warn", case["suggested"])) | ({"load"} if "derive" in case["suggested"] else set())
+        verdicts = {p.severity for p in report.blocking} or {
+            "load",
+            *(p.severity for p in report.problems),
+        }
+        allowed = set(re.findall("load|reject|skip|warn", case["suggested"])) | (
+            {"load"} if "derive" in case["suggested"] else set()
+        )
         if not verdicts & allowed:
             wrong.append((case["file"], case["suggested"], report.counts()))
     assert not wrong

@@ -26,7 +26,13 @@ def assert_same(batches, others):
 
 
 def training(dataset, **changes):
-    return list(loader(dataset, CONFIG, **{"batch_size": 2, "seed": 1, "training": True, "iterations": 7, **changes}))
+    return list(
+        loader(
+            dataset,
+            CONFIG,
+            **{"batch_size": 2, "seed": 1, "training": True, "iterations": 7, **changes},
+        )
+    )
 
 
 def test_resumes_bit_for_bit_and_whatever_the_workers():
@@ -45,7 +51,11 @@ def test_without_end():
     assert set(seen) == {1, 2, 3}
 
 
-@given(st.lists(st.sampled_from([(3, 4), (4, 3), (3, 3)]), min_size=1, max_size=23), st.integers(1, 6), st.integers(0, 5))
+@given(
+    st.lists(st.sampled_from([(3, 4), (4, 3), (3, 3)]), min_size=1, max_size=23),
+    st.integers(1, 6),
+    st.integers(0, 5),
+)
 def test_epoch(sizes, batch_size, number):
     batches = epoch(sizes, batch_size, 0, number)
     assert len(batches) == len(epoch(sizes, batch_size, 0, 0))
@@ -70,13 +80,19 @@ def test_evaluation_goes_in_order_unaugmented():
     assert [b.image_ids for b in drawn] == [[1, 2], [3, 4], [5]]
     assert drawn[0].sizes.tolist() == [[48, 60]] * 2  # the last of min_size
     assert drawn[0].original_sizes == [(32, 40)] * 2
-    np.testing.assert_allclose(drawn[0].boxes[0, drawn[0].valid[0]].numpy(), dataset[0].target.boxes.numpy() * 1.5, rtol=1e-6)
+    np.testing.assert_allclose(
+        drawn[0].boxes[0, drawn[0].valid[0]].numpy(),
+        dataset[0].target.boxes.numpy() * 1.5,
+        rtol=1e-6,
+    )
     assert_same(loader(dataset, CONFIG, batch_size=2, training=False, workers=2), drawn)
 
 
 def test_fixed_shapes():
     batches = training(ShapesDataset(5, size=(32, 40)), max_objects=9, pad_to=(64, 96))
-    assert {b.images.shape for b in batches} == {(2, 3, 64, 96)} and {b.boxes.shape for b in batches} == {(2, 9, 4)}
+    assert {b.images.shape for b in batches} == {(2, 3, 64, 96)} and {
+        b.boxes.shape for b in batches
+    } == {(2, 9, 4)}
 
 
 class Broken(ShapesDataset):
@@ -88,10 +104,22 @@ class Broken(ShapesDataset):
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_failure_names_image_and_file(workers):
-    with pytest.raises(RuntimeError, match=r"^image 3, file '000003.png': image file is truncated$"):
+    with pytest.raises(
+        RuntimeError, match=r"^image 3, file '000003.png': image file is truncated$"
+    ):
         training(Broken(4, size=32), workers=workers)
     with pytest.raises(RuntimeError, match=r"^images 1, 2: .*max_objects"):
-        list(loader(ShapesDataset(2, size=32), CONFIG, batch_size=2, training=False, workers=workers, pad_to=(64, 64), max_objects=0))
+        list(
+            loader(
+                ShapesDataset(2, size=32),
+                CONFIG,
+                batch_size=2,
+                training=False,
+                workers=workers,
+                pad_to=(64, 64),
+                max_objects=0,
+            )
+        )
 
 
 class Killed(ShapesDataset):

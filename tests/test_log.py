@@ -41,12 +41,28 @@ def test_window_averages_and_finds_the_first_step_that_is_not_finite():
     window = log.Window("cpu")
     for value in (1.0, 2.0, 6.0):
         loss = torch.tensor(value, requires_grad=True)
-        window.add({"class": loss, "mask": 2 * loss}, 3 * loss, torch.tensor(0.5), images=4, data_seconds=0.25)
+        window.add(
+            {"class": loss, "mask": 2 * loss},
+            3 * loss,
+            torch.tensor(0.5),
+            images=4,
+            data_seconds=0.25,
+        )
     assert len(window) == 3
     values, first = window.read()
     assert first is None and len(window) == 0
-    assert (values["class"], values["mask"], values["loss"], values["gradient_norm"]) == (3.0, 6.0, 9.0, 0.5)
-    assert values["data_seconds"] == 0.25 and values["seconds"] > 0 and values["images_per_second"] > 0 and values["memory_mb"] > 1
+    assert (values["class"], values["mask"], values["loss"], values["gradient_norm"]) == (
+        3.0,
+        6.0,
+        9.0,
+        0.5,
+    )
+    assert (
+        values["data_seconds"] == 0.25
+        and values["seconds"] > 0
+        and values["images_per_second"] > 0
+        and values["memory_mb"] > 1
+    )
     for value, norm in ((1.0, 1.0), (1.0, math.inf), (math.nan, 1.0)):
         window.add({"class": torch.tensor(value)}, torch.tensor(value), torch.tensor(norm), 1, 0.0)
     assert window.read()[1] == 1

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from gradients import away, check_backward, compare_with_autograd, value_and_gradients
 from hypothesis import given
 from hypothesis import strategies as st
-from image_golden import either, read
-from strategies import arrays
-from tolerances import GOLDEN_OPERATOR, REDUCTION, assert_close, assert_equal
+from support.gradients import away, check_backward, compare_with_autograd, value_and_gradients
+from support.image_golden import either, read
+from support.strategies import arrays
 
 from accelerated import losses as accelerated
+from accelerated.verify.equality import GOLDEN_OPERATOR, REDUCTION, assert_close, assert_equal
 from reference import box_coder, masks
 from reference import losses as reference
 from reference.config import preset
@@ -22,7 +22,9 @@ from reference.config import preset
 K = 3
 TORCHVISION = replace(preset("torchvision_r50_fpn"), num_classes=K)
 DETECTRON2 = replace(preset("detectron2_r50_fpn"), num_classes=K)
-both_configs = pytest.mark.parametrize("config", [TORCHVISION, DETECTRON2], ids=["torchvision", "detectron2"])
+both_configs = pytest.mark.parametrize(
+    "config", [TORCHVISION, DETECTRON2], ids=["torchvision", "detectron2"]
+)
 
 
 def leaf(x, dtype=torch.float64):
@@ -44,25 +46,45 @@ def test_smooth_l1_as_recorded(which, golden, shared_golden, operator):
     case = read(which, golden, shared_golden, operator)
     difference, beta = case["in.a"] - case["in.b"], float(case["in.beta"])
     assert_close(reference.smooth_l1(difference, beta).sum(), case["out.loss"], GOLDEN_OPERATOR)
-    assert_close(accelerated.smooth_l1(torch.from_numpy(difference), beta).sum(), case["out.loss"], GOLDEN_OPERATOR)
+    assert_close(
+        accelerated.smooth_l1(torch.from_numpy(difference), beta).sum(),
+        case["out.loss"],
+        GOLDEN_OPERATOR,
+    )
 
 
 @either
-@pytest.mark.parametrize("operator", ["tv/fastrcnn_loss", "d2/box_losses/beta0.000", "d2/box_losses/beta0.111", "d2/box_losses/beta1.000"])
+@pytest.mark.parametrize(
+    "operator",
+    [
+        "tv/fastrcnn_loss",
+        "d2/box_losses/beta0.000",
+        "d2/box_losses/beta0.111",
+        "d2/box_losses/beta1.000",
+    ],
+)
 def test_box_losses_as_recorded(which, golden, shared_golden, operator):
     case = read(which, golden, shared_golden, operator)
     if operator.startswith("tv"):
         config, labels, target_deltas = TORCHVISION, case["in.labels"], case["in.targets"]
     else:
-        config = replace(DETECTRON2, box_head=replace(DETECTRON2.box_head, smooth_l1_beta=float(case["in.beta"])))
+        config = replace(
+            DETECTRON2, box_head=replace(DETECTRON2.box_head, smooth_l1_beta=float(case["in.beta"]))
+        )
         labels = from_zero(case["in.gt_classes"])
-        target_deltas = box_coder.encode(case["in.gt_boxes"], case["in.proposals"], config.box_head.box_weights)
-    classification, box = reference.box_losses(case["in.logits"], case["in.deltas"], labels, target_deltas, config)
+        target_deltas = box_coder.encode(
+            case["in.gt_boxes"], case["in.proposals"], config.box_head.box_weights
+        )
+    classification, box = reference.box_losses(
+        case["in.logits"], case["in.deltas"], labels, target_deltas, config
+    )
     assert_close(classification, case["out.cls"], GOLDEN_OPERATOR, "class loss")
     assert_close(box, case["out.box"], GOLDEN_OPERATOR, "box loss")
 
     logits, deltas = leaf(case["in.logits"]), leaf(case["in.deltas"])
-    found = accelerated.box_losses(logits, deltas, torch.from_numpy(labels), torch.from_numpy(target_deltas), config)
+    found = accelerated.box_losses(
+        logits, deltas, torch.from_numpy(labels), torch.from_numpy(target_deltas), config
+    )
     assert_close(found[0], case["out.cls"], GOLDEN_OPERATOR, "class loss")
     assert_close(found[1], case["out.box"], GOLDEN_OPERATOR, "box loss")
     sum(found).backward()
@@ -80,9 +102,15 @@ def test_mask_loss_as_recorded(which, golden, shared_golden, operator):
     else:
         config, matched, labels = DETECTRON2, np.arange(6), from_zero(case["in.classes"])
     targets = masks.targets(case["in.masks"], matched, case["in.boxes"], config.mask_head, 28)
-    assert_close(reference.mask_loss(case["in.logits"], labels, targets, config), case["out.loss"], GOLDEN_OPERATOR)
+    assert_close(
+        reference.mask_loss(case["in.logits"], labels, targets, config),
+        case["out.loss"],
+        GOLDEN_OPERATOR,
+    )
     logits = leaf(case["in.logits"])
-    loss = accelerated.mask_loss(logits, torch.from_numpy(labels), torch.from_numpy(targets), config)
+    loss = accelerated.mask_loss(
+        logits, torch.from_numpy(labels), torch.from_numpy(targets), config
+    )
     assert_close(loss, case["out.loss"], GOLDEN_OPERATOR)
     if "out.dlogits" in case:
         loss.backward()
@@ -96,19 +124,34 @@ def test_where_labels_stand(config):
     for twin, convert in ((reference, np.asarray), (accelerated, torch.from_numpy)):
         assert_equal(twin.class_columns(convert(labels), config), columns)
         assert_equal(np.arange(K + 1)[twin.foreground(config)], columns[1:])
-        assert_equal(twin.entries(convert(labels[1:]), config), np.arange(entry_count(config))[twin.foreground(config)])
+        assert_equal(
+            twin.entries(convert(labels[1:]), config),
+            np.arange(entry_count(config))[twin.foreground(config)],
+        )
 
 
-@given(st.sampled_from([TORCHVISION, DETECTRON2]), st.integers(1, 3), st.integers(0, 20), st.floats(0, 1), st.integers(0, 2**31))
+@given(
+    st.sampled_from([TORCHVISION, DETECTRON2]),
+    st.integers(1, 3),
+    st.integers(0, 20),
+    st.floats(0, 1),
+    st.integers(0, 2**31),
+)
 def test_rpn_losses_twins(config, images, anchors, sampled, seed):
     rng = np.random.default_rng(seed)
-    logits, deltas, target_deltas = (rng.standard_normal((images, anchors, *tail)) for tail in ((), (4,), (4,)))
-    labels = np.where(rng.random((images, anchors)) < sampled, rng.integers(0, 2, (images, anchors)), -1)
+    logits, deltas, target_deltas = (
+        rng.standard_normal((images, anchors, *tail)) for tail in ((), (4,), (4,))
+    )
+    labels = np.where(
+        rng.random((images, anchors)) < sampled, rng.integers(0, 2, (images, anchors)), -1
+    )
     expected = reference.rpn_losses(logits, deltas, labels, target_deltas, config.rpn)
     target_deltas[labels != 1] = np.nan  # never read
     for dtype in (torch.float64, torch.float32):
         leaves = leaf(logits, dtype), leaf(deltas, dtype)
-        found = accelerated.rpn_losses(*leaves, torch.from_numpy(labels), torch.tensor(target_deltas, dtype=dtype), config.rpn)
+        found = accelerated.rpn_losses(
+            *leaves, torch.from_numpy(labels), torch.tensor(target_deltas, dtype=dtype), config.rpn
+        )
         for actual, value in zip(found, expected, strict=True):
             assert_close(actual, value, REDUCTION[str(dtype).removeprefix("torch.")])
         sum(found).backward()
@@ -120,30 +163,48 @@ def test_rpn_normalizers():
     labels = np.array([[1, 0, -1, -1], [0, -1, -1, -1]])
     for config, count in ((TORCHVISION.rpn, 3), (DETECTRON2.rpn, 2 * 256)):
         for twin, convert in ((reference, np.asarray), (accelerated, torch.from_numpy)):
-            objectness, box = twin.rpn_losses(convert(logits), convert(deltas), convert(labels), convert(0 * deltas), config)
+            objectness, box = twin.rpn_losses(
+                convert(logits), convert(deltas), convert(labels), convert(0 * deltas), config
+            )
             assert_close(objectness, 3 * np.log(2) / count, 1e-14)
             assert_close(box, 4 * (1 - 0.5 * config.smooth_l1_beta) / count, 1e-14)
 
 
-@given(st.sampled_from([TORCHVISION, DETECTRON2]), st.integers(0, 12), st.integers(0, 3), st.integers(0, 2**31))
+@given(
+    st.sampled_from([TORCHVISION, DETECTRON2]),
+    st.integers(0, 12),
+    st.integers(0, 3),
+    st.integers(0, 2**31),
+)
 def test_roi_losses_twins(config, rois, empty, seed):
     """Empty slots, of label -1 (box) or 0 (mask) and with arbitrary targets, change neither value nor gradient."""
     rng = np.random.default_rng(seed)
     slots, entries, size = rois + empty, entry_count(config), 5
     place = np.sort(rng.permutation(slots)[:rois])
-    class_logits, box_deltas, target_deltas = (rng.standard_normal((slots, n)) for n in (K + 1, 4 * entries, 4))
-    mask_logits, mask_targets = rng.standard_normal((slots, entries, size, size)), rng.random((slots, size, size))
+    class_logits, box_deltas, target_deltas = (
+        rng.standard_normal((slots, n)) for n in (K + 1, 4 * entries, 4)
+    )
+    mask_logits, mask_targets = (
+        rng.standard_normal((slots, entries, size, size)),
+        rng.random((slots, size, size)),
+    )
     labels = np.full(slots, -1)
     labels[place] = rng.integers(0, K + 1, rois)
     objects = np.flatnonzero(labels > 0)
     expected = [
-        *reference.box_losses(class_logits[place], box_deltas[place], labels[place], target_deltas[place], config),
+        *reference.box_losses(
+            class_logits[place], box_deltas[place], labels[place], target_deltas[place], config
+        ),
         reference.mask_loss(mask_logits[objects], labels[objects], mask_targets[objects], config),
     ]
     target_deltas[labels < 1] = np.nan
     for dtype in (torch.float64, torch.float32):
         leaves = leaf(class_logits, dtype), leaf(box_deltas, dtype), leaf(mask_logits, dtype)
-        labels_t, deltas_t, masks_t = torch.from_numpy(labels), torch.tensor(target_deltas, dtype=dtype), torch.tensor(mask_targets)
+        labels_t, deltas_t, masks_t = (
+            torch.from_numpy(labels),
+            torch.tensor(target_deltas, dtype=dtype),
+            torch.tensor(mask_targets),
+        )
         found = [
             *accelerated.box_losses(*leaves[:2], labels_t, deltas_t, config),
             accelerated.mask_loss(leaves[2], labels_t, masks_t, config),
@@ -159,20 +220,33 @@ def test_roi_losses_twins(config, rois, empty, seed):
 @both_configs
 def test_nothing_sampled_gives_zero_and_touches_every_input(config):
     entries, no_labels = entry_count(config), -torch.ones(6, dtype=torch.int64)
-    leaves = [leaf(np.ones(shape)) for shape in ((2, 3), (2, 3, 4), (6, K + 1), (6, 4 * entries), (6, entries, 5, 5))]
+    leaves = [
+        leaf(np.ones(shape))
+        for shape in ((2, 3), (2, 3, 4), (6, K + 1), (6, 4 * entries), (6, entries, 5, 5))
+    ]
     found = [
-        *accelerated.rpn_losses(*leaves[:2], no_labels.view(2, 3), torch.full((2, 3, 4), torch.nan), config.rpn),
+        *accelerated.rpn_losses(
+            *leaves[:2], no_labels.view(2, 3), torch.full((2, 3, 4), torch.nan), config.rpn
+        ),
         *accelerated.box_losses(*leaves[2:4], no_labels, torch.full((6, 4), torch.nan), config),
         accelerated.mask_loss(leaves[4], no_labels, torch.zeros(6, 5, 5), config),
     ]
     assert [x.item() for x in found] == [0.0] * 5
     sum(found).backward()
     assert all(x.grad is not None and not x.grad.any() for x in leaves)
-    empty = reference.mask_loss(np.ones((0, entries, 5, 5)), np.zeros(0, dtype=int), np.ones((0, 5, 5)), config)
+    empty = reference.mask_loss(
+        np.ones((0, entries, 5, 5)), np.zeros(0, dtype=int), np.ones((0, 5, 5)), config
+    )
     assert (
         empty
         == 0
-        == reference.box_losses(np.ones((0, K + 1)), np.ones((0, 4 * entries)), no_labels[:0].numpy(), np.ones((0, 4)), config)[0]
+        == reference.box_losses(
+            np.ones((0, K + 1)),
+            np.ones((0, 4 * entries)),
+            no_labels[:0].numpy(),
+            np.ones((0, 4)),
+            config,
+        )[0]
     )
 
 
@@ -180,16 +254,28 @@ def test_extreme_logits_stay_finite():
     logits, targets = np.array([-1e4, -800.0, 0.0, 800.0, 1e4]), np.array([1.0, 0.0, 0.5, 1.0, 0.0])
     expected = [1e4, 0, np.log(2), 0, 1e4]
     assert_close(reference.binary_cross_entropy(logits, targets), expected, 1e-15)
-    assert_close(accelerated.binary_cross_entropy(torch.from_numpy(logits), torch.from_numpy(targets)), expected, 1e-15)
+    assert_close(
+        accelerated.binary_cross_entropy(torch.from_numpy(logits), torch.from_numpy(targets)),
+        expected,
+        1e-15,
+    )
     rows, columns = np.array([[1e4, 0.0], [0.0, 1e4], [-1e4, -1e4]]), np.array([1, 1, 0])
     assert_close(reference.cross_entropy(rows, columns), [1e4, 0, np.log(2)], 1e-15)
-    assert_close(accelerated.cross_entropy(torch.from_numpy(rows), torch.from_numpy(columns)), [1e4, 0, np.log(2)], 1e-15)
+    assert_close(
+        accelerated.cross_entropy(torch.from_numpy(rows), torch.from_numpy(columns)),
+        [1e4, 0, np.log(2)],
+        1e-15,
+    )
 
 
 @pytest.mark.parametrize("beta", [0.0, 1e-6, 0.1, 1.0])
 def test_smooth_l1_at_its_joint(beta):
     d = np.array([-2.0, -beta, -beta / 2, 0.0, beta / 2, beta, 2.0])
-    expected = np.abs(d) if beta < 1e-5 else np.where(np.abs(d) < beta, d * d / (2 * beta), np.abs(d) - beta / 2)
+    expected = (
+        np.abs(d)
+        if beta < 1e-5
+        else np.where(np.abs(d) < beta, d * d / (2 * beta), np.abs(d) - beta / 2)
+    )
     assert_close(reference.smooth_l1(d, beta), expected, 1e-15)
     x = leaf(d)
     accelerated.smooth_l1(x, beta).sum().backward()
@@ -210,7 +296,9 @@ def test_smooth_l1_backward(d, beta):
 def check_smooth_l1_backward(d, beta):
     theirs = beta if beta >= 1e-5 else 0.0
     check_backward(
-        lambda d: reference.smooth_l1(d, beta), lambda d: F.smooth_l1_loss(d, torch.zeros_like(d), reduction="none", beta=theirs), d
+        lambda d: reference.smooth_l1(d, beta),
+        lambda d: F.smooth_l1_loss(d, torch.zeros_like(d), reduction="none", beta=theirs),
+        d,
     )
 
 
@@ -218,10 +306,14 @@ def check_smooth_l1_backward(d, beta):
 def test_smooth_l1_at_its_kinks(beta):
     """The sign of 0 is 0; quadratic and linear part meet in the same slope."""
     d = np.array([-beta, -0.0, 0.0, beta])
-    _, [gradient], _ = value_and_gradients(lambda d: reference.smooth_l1(d, beta), d, grad_out=np.full(4, 3.0))
+    _, [gradient], _ = value_and_gradients(
+        lambda d: reference.smooth_l1(d, beta), d, grad_out=np.full(4, 3.0)
+    )
     assert_equal(gradient, 3 * np.sign(d))
     compare_with_autograd(
-        lambda d: reference.smooth_l1(d, beta), lambda d: F.smooth_l1_loss(d, torch.zeros_like(d), reduction="none", beta=beta), d
+        lambda d: reference.smooth_l1(d, beta),
+        lambda d: F.smooth_l1_loss(d, torch.zeros_like(d), reduction="none", beta=beta),
+        d,
     )
 
 
@@ -232,41 +324,67 @@ def test_binary_cross_entropy_backward(data, rows, soft):
 
 
 def check_binary_cross_entropy_backward(logits, targets):
-    wanted = targets if targets.dtype == bool else targets.astype(np.float32)  # as the mask targets of a float32 model
+    wanted = (
+        targets if targets.dtype == bool else targets.astype(np.float32)
+    )  # as the mask targets of a float32 model
     check_backward(
         lambda x: reference.binary_cross_entropy(x, wanted),
-        lambda x: F.binary_cross_entropy_with_logits(x, torch.tensor(wanted, dtype=x.dtype), reduction="none"),
+        lambda x: F.binary_cross_entropy_with_logits(
+            x, torch.tensor(wanted, dtype=x.dtype), reduction="none"
+        ),
         logits,
     )
 
 
 @given(st.data(), ROWS, st.integers(2, 5))
 def test_cross_entropy_backward(data, rows, classes):
-    columns = np.array(data.draw(st.lists(st.integers(0, classes - 1), min_size=rows, max_size=rows)), int)
-    check_cross_entropy_backward(2 * np.tanh(data.draw(arrays(rows, classes))), columns)  # unsaturated: softmax - 1 would cancel
+    columns = np.array(
+        data.draw(st.lists(st.integers(0, classes - 1), min_size=rows, max_size=rows)), int
+    )
+    check_cross_entropy_backward(
+        2 * np.tanh(data.draw(arrays(rows, classes))), columns
+    )  # unsaturated: softmax - 1 would cancel
 
 
 def check_cross_entropy_backward(logits, columns):
     check_backward(
-        lambda x: reference.cross_entropy(x, columns), lambda x: F.cross_entropy(x, torch.tensor(columns), reduction="none"), logits
+        lambda x: reference.cross_entropy(x, columns),
+        lambda x: F.cross_entropy(x, torch.tensor(columns), reduction="none"),
+        logits,
     )
 
 
 def test_gradients_at_extreme_logits():
     logits, targets = np.array([-1e4, -800.0, 0.0, 800.0, 1e4]), np.array([1.0, 0.0, 0.5, 1.0, 0.0])
-    _, [gradient], _ = value_and_gradients(lambda x: reference.binary_cross_entropy(x, targets), logits, grad_out=np.ones(5))
+    _, [gradient], _ = value_and_gradients(
+        lambda x: reference.binary_cross_entropy(x, targets), logits, grad_out=np.ones(5)
+    )
     assert_close(gradient, [-1, 0, 0, 0, 1], 1e-15)
     rows, columns = np.array([[1e4, 0.0], [0.0, 1e4], [-1e4, -1e4]]), np.array([1, 1, 0])
-    _, [gradient], _ = value_and_gradients(lambda x: reference.cross_entropy(x, columns), rows, grad_out=np.ones(3))
+    _, [gradient], _ = value_and_gradients(
+        lambda x: reference.cross_entropy(x, columns), rows, grad_out=np.ones(3)
+    )
     assert_close(gradient, [[1, -1], [0, 0], [-0.5, 0.5]], 1e-15)
 
 
-@given(st.sampled_from([TORCHVISION, DETECTRON2]), st.integers(1, 3), st.integers(0, 20), st.floats(0, 1), st.integers(0, 2**31))
+@given(
+    st.sampled_from([TORCHVISION, DETECTRON2]),
+    st.integers(1, 3),
+    st.integers(0, 20),
+    st.floats(0, 1),
+    st.integers(0, 2**31),
+)
 def test_gradients_of_the_rpn_losses(config, images, anchors, sampled, seed):
     rng = np.random.default_rng(seed)
-    logits, difference, target_deltas = (rng.standard_normal((images, anchors, *tail)) for tail in ((), (4,), (4,)))
-    deltas = target_deltas + away(difference, 0, config.rpn.smooth_l1_beta, -config.rpn.smooth_l1_beta)
-    labels = np.where(rng.random((images, anchors)) < sampled, rng.integers(0, 2, (images, anchors)), -1)
+    logits, difference, target_deltas = (
+        rng.standard_normal((images, anchors, *tail)) for tail in ((), (4,), (4,))
+    )
+    deltas = target_deltas + away(
+        difference, 0, config.rpn.smooth_l1_beta, -config.rpn.smooth_l1_beta
+    )
+    labels = np.where(
+        rng.random((images, anchors)) < sampled, rng.integers(0, 2, (images, anchors)), -1
+    )
 
     def total(losses, convert):
         def function(logits, deltas):
@@ -275,7 +393,12 @@ def test_gradients_of_the_rpn_losses(config, images, anchors, sampled, seed):
 
         return function
 
-    check_backward(total(reference.rpn_losses, np.asarray), total(accelerated.rpn_losses, torch.from_numpy), logits, deltas)
+    check_backward(
+        total(reference.rpn_losses, np.asarray),
+        total(accelerated.rpn_losses, torch.from_numpy),
+        logits,
+        deltas,
+    )
 
 
 @given(st.sampled_from([TORCHVISION, DETECTRON2]), st.integers(0, 12), st.integers(0, 2**31))
@@ -284,25 +407,46 @@ def test_gradients_of_the_roi_losses(config, rois, seed):
     rng = np.random.default_rng(seed)
     entries, size, labels = entry_count(config), 3, rng.integers(0, rng.integers(1, K + 2), rois)
     objects = np.flatnonzero(labels > 0)
-    class_logits, difference, target_deltas = (rng.standard_normal((rois, *n)) for n in ((K + 1,), (entries, 4), (1, 4)))
+    class_logits, difference, target_deltas = (
+        rng.standard_normal((rois, *n)) for n in ((K + 1,), (entries, 4), (1, 4))
+    )
     beta = config.box_head.smooth_l1_beta
-    box_deltas, target_deltas = (target_deltas + away(difference, 0, beta, -beta)).reshape(rois, 4 * entries), target_deltas[:, 0]
-    mask_logits, mask_targets = rng.standard_normal((len(objects), entries, size, size)), rng.random((len(objects), size, size))
+    box_deltas, target_deltas = (
+        (target_deltas + away(difference, 0, beta, -beta)).reshape(rois, 4 * entries),
+        target_deltas[:, 0],
+    )
+    mask_logits, mask_targets = (
+        rng.standard_normal((len(objects), entries, size, size)),
+        rng.random((len(objects), size, size)),
+    )
 
     def total(losses, convert):
         def function(class_logits, box_deltas, mask_logits):
-            deltas, wanted = (convert(x.astype(str(class_logits.dtype).removeprefix("torch."))) for x in (target_deltas, mask_targets))
+            deltas, wanted = (
+                convert(x.astype(str(class_logits.dtype).removeprefix("torch.")))
+                for x in (target_deltas, mask_targets)
+            )
             boxes = losses.box_losses(class_logits, box_deltas, convert(labels), deltas, config)
-            return sum(boxes) + losses.mask_loss(mask_logits, convert(labels[objects]), wanted, config)
+            return sum(boxes) + losses.mask_loss(
+                mask_logits, convert(labels[objects]), wanted, config
+            )
 
         return function
 
-    check_backward(total(reference, np.asarray), total(accelerated, torch.from_numpy), class_logits, box_deltas, mask_logits)
+    check_backward(
+        total(reference, np.asarray),
+        total(accelerated, torch.from_numpy),
+        class_logits,
+        box_deltas,
+        mask_logits,
+    )
 
 
 @given(st.data(), ROWS, st.integers(2, 5))
 def test_soft_cross_entropy_backward(data, rows, classes):
-    check_soft_cross_entropy_backward(2 * np.tanh(data.draw(arrays(rows, classes))), data.draw(arrays(rows, classes)) ** 2)
+    check_soft_cross_entropy_backward(
+        2 * np.tanh(data.draw(arrays(rows, classes))), data.draw(arrays(rows, classes)) ** 2
+    )
 
 
 def check_soft_cross_entropy_backward(logits, weights):
@@ -320,10 +464,14 @@ def check_soft_cross_entropy_backward(logits, weights):
 
 def mask_variant(loss="sigmoid", class_agnostic=False, background="last"):
     config = replace(DETECTRON2, background=background)
-    return replace(config, mask_head=replace(config.mask_head, loss=loss, class_agnostic=class_agnostic))
+    return replace(
+        config, mask_head=replace(config.mask_head, loss=loss, class_agnostic=class_agnostic)
+    )
 
 
-VARIANTS = [mask_variant(*v) for v in product(("sigmoid", "softmax"), (False, True), ("first", "last"))]
+VARIANTS = [
+    mask_variant(*v) for v in product(("sigmoid", "softmax"), (False, True), ("first", "last"))
+]
 CHANNELS = {  # (loss, class-agnostic, background): the channels, the columns of labels 1..3, and that of the background of a softmax
     ("sigmoid", False, "first"): (4, [1, 2, 3], None),
     ("sigmoid", False, "last"): (3, [0, 1, 2], None),
@@ -360,16 +508,26 @@ def test_mask_variants_twins(config, rois, seed):
         logits,
     )
     probabilities = reference.mask_probabilities(logits, labels, config)
-    assert_close(accelerated.mask_probabilities(torch.tensor(logits), torch.tensor(labels), config), probabilities, REDUCTION["float64"])
+    assert_close(
+        accelerated.mask_probabilities(torch.tensor(logits), torch.tensor(labels), config),
+        probabilities,
+        REDUCTION["float64"],
+    )
 
     padded = leaf(np.concatenate([logits, rng.standard_normal((2, *logits.shape[1:]))]))
-    with_empty = torch.tensor([*labels, 0, -1]), torch.tensor(np.concatenate([targets, rng.random((2, size, size))]))
+    with_empty = (
+        torch.tensor([*labels, 0, -1]),
+        torch.tensor(np.concatenate([targets, rng.random((2, size, size))])),
+    )
     loss = accelerated.mask_loss(padded, *with_empty, config)
     assert_close(loss, reference.mask_loss(logits, labels, targets, config), REDUCTION["float64"])
     loss.backward()
     assert not padded.grad[rois:].any()
     assert_close(
-        accelerated.mask_probabilities(padded.detach(), with_empty[0], config)[:rois], probabilities, REDUCTION["float64"], "probabilities"
+        accelerated.mask_probabilities(padded.detach(), with_empty[0], config)[:rois],
+        probabilities,
+        REDUCTION["float64"],
+        "probabilities",
     )
 
 
@@ -382,7 +540,11 @@ def test_softmax_of_hard_targets_is_the_cross_entropy_of_every_pixel(rng, backgr
     columns = np.where(targets, labels[:, None, None], 0)
     columns = columns if background == "first" else (columns - 1) % (K + 1)
     expected = F.cross_entropy(torch.tensor(logits), torch.tensor(columns))
-    assert_close(reference.mask_loss(logits, labels, targets.astype(float), config), expected, REDUCTION["float64"])
+    assert_close(
+        reference.mask_loss(logits, labels, targets.astype(float), config),
+        expected,
+        REDUCTION["float64"],
+    )
     tensors = torch.tensor(logits), torch.tensor(labels), torch.tensor(targets)
     assert_close(accelerated.mask_loss(*tensors, config), expected, REDUCTION["float64"])
     own = torch.tensor(logits).softmax(1)[np.arange(rois), labels - (background == "last")]
@@ -396,13 +558,28 @@ def test_masks_by_hand():
         config = mask_variant(loss)
         found = reference.mask_probabilities(logits[:, :channels], np.array([2]), config)
         assert_close(found, probability * one, 1e-15)
-        assert_close(reference.mask_loss(logits[:, :channels], np.array([2]), one, config), -np.log(probability), 1e-15)
+        assert_close(
+            reference.mask_loss(logits[:, :channels], np.array([2]), one, config),
+            -np.log(probability),
+            1e-15,
+        )
         background = 1 - probability if loss == "sigmoid" else 1 / 6
-        assert_close(reference.mask_loss(logits[:, :channels], np.array([2]), 0 * one, config), -np.log(background), 1e-15)
+        assert_close(
+            reference.mask_loss(logits[:, :channels], np.array([2]), 0 * one, config),
+            -np.log(background),
+            1e-15,
+        )
 
 
 def test_sigmoid_classes_do_not_compete_and_softmax_classes_do(rng):
-    logits, labels, targets = leaf(rng.standard_normal((2, 4, 3, 3))), torch.tensor([1, 3]), torch.rand(2, 3, 3, dtype=torch.float64)
+    logits, labels, targets = (
+        leaf(rng.standard_normal((2, 4, 3, 3))),
+        torch.tensor([1, 3]),
+        torch.rand(2, 3, 3, dtype=torch.float64),
+    )
     for loss, touched in (("sigmoid", 2), ("softmax", 8)):
-        [gradient] = torch.autograd.grad(accelerated.mask_loss(logits, labels, targets, mask_variant(loss, background="first")), logits)
+        [gradient] = torch.autograd.grad(
+            accelerated.mask_loss(logits, labels, targets, mask_variant(loss, background="first")),
+            logits,
+        )
         assert gradient.flatten(2).any(2).sum() == touched

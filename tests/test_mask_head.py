@@ -2,13 +2,13 @@
 
 from dataclasses import replace
 
-import narrow
 import numpy as np
 import pytest
 import torch
-from tolerances import MODEL, assert_close
+from support import narrow
 
 from accelerated import mask_head as fast
+from accelerated.verify.equality import MODEL, assert_close
 from reference import losses, mask_head
 from reference.config import override, preset
 
@@ -36,11 +36,20 @@ def test_twins(rng, convs, norm, background, training):
 @pytest.mark.parametrize(("convs", "norm"), [(4, "none"), (0, "none"), (2, "batch"), (2, "group")])
 def test_same_parameters(convs, norm, background):
     config = settings(convs, norm, background)
-    shapes = {f"mask_head.{n}": tuple(t.shape) for n, t in fast.make(config).state_dict().items() if not n.endswith("tracked")}
+    shapes = {
+        f"mask_head.{n}": tuple(t.shape)
+        for n, t in fast.make(config).state_dict().items()
+        if not n.endswith("tracked")
+    }
     assert shapes == mask_head.parameter_shapes(config)
 
 
-VARIANTS = [(kind, loss, agnostic) for kind in ("fcn", "mlp") for loss in ("sigmoid", "softmax") for agnostic in (False, True)]
+VARIANTS = [
+    (kind, loss, agnostic)
+    for kind in ("fcn", "mlp")
+    for loss in ("sigmoid", "softmax")
+    for agnostic in (False, True)
+]
 
 
 @pytest.mark.parametrize("background", ["first", "last"])
@@ -48,15 +57,28 @@ VARIANTS = [(kind, loss, agnostic) for kind in ("fcn", "mlp") for loss in ("sigm
 def test_variants_twins(rng, kind, loss, agnostic, background):
     """As many masks as the loss needs, from either head; padded rows change nothing."""
     config = settings(1, "none", background)
-    config = replace(config, mask_head=replace(config.mask_head, kind=kind, loss=loss, class_agnostic=agnostic, mlp_channels=24))
+    config = replace(
+        config,
+        mask_head=replace(
+            config.mask_head, kind=kind, loss=loss, class_agnostic=agnostic, mlp_channels=24
+        ),
+    )
     model = narrow.model(config)
-    features, valid = rng.standard_normal((3, config.fpn.channels, 14, 14)), np.array([1, 0, 1], bool)
+    features, valid = (
+        rng.standard_normal((3, config.fpn.channels, 14, 14)),
+        np.array([1, 0, 1], bool),
+    )
     expected = mask_head.forward(narrow.parameters(model), features[valid], config)
     actual = model.mask_head(torch.from_numpy(features), torch.from_numpy(valid))
     assert expected.shape == (2, losses.mask_channels(config), 28, 28)
     assert_close(actual[torch.from_numpy(valid)], expected, MODEL["float64"])
-    assert {f"mask_head.{n}": tuple(t.shape) for n, t in model.mask_head.state_dict().items()} == mask_head.parameter_shapes(config)
-    assert mask_head.forward(narrow.parameters(model), features[:0], config).shape == (0, *expected.shape[1:]), "no object at all"
+    assert {
+        f"mask_head.{n}": tuple(t.shape) for n, t in model.mask_head.state_dict().items()
+    } == mask_head.parameter_shapes(config)
+    assert mask_head.forward(narrow.parameters(model), features[:0], config).shape == (
+        0,
+        *expected.shape[1:],
+    ), "no object at all"
 
 
 def test_the_mlp_has_two_hidden_layers():
@@ -75,7 +97,9 @@ def test_the_mlp_sees_all_pixels_at_every_pixel_and_the_fcn_its_neighbours(rng):
     features = torch.zeros(1, 16, 14, 14, dtype=torch.float64)
     for kind, far in (("fcn", False), ("mlp", True)):
         config = settings(1, "none")
-        model = narrow.model(replace(config, mask_head=replace(config.mask_head, kind=kind, mlp_channels=24)))
+        model = narrow.model(
+            replace(config, mask_head=replace(config.mask_head, kind=kind, mlp_channels=24))
+        )
         moved = features.clone()
         moved[0, :, 0, 0] = 1
         changed = (model.mask_head(moved) - model.mask_head(features)).abs().sum(1)[0] > 1e-12
@@ -84,4 +108,9 @@ def test_the_mlp_sees_all_pixels_at_every_pixel_and_the_fcn_its_neighbours(rng):
 
 def test_no_mask_branch():
     config = settings(4, "none")
-    assert mask_head.parameter_shapes(replace(config, mask_head=replace(config.mask_head, kind="none"))) == {}
+    assert (
+        mask_head.parameter_shapes(
+            replace(config, mask_head=replace(config.mask_head, kind="none"))
+        )
+        == {}
+    )

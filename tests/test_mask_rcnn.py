@@ -2,16 +2,16 @@
 
 from dataclasses import replace
 
-import golden_runs
-import narrow
 import numpy as np
 import pytest
 import torch
-from tolerances import GOLDEN_MODEL, MODEL, assert_close, assert_equal
+from support import golden_runs, narrow
 
 from accelerated.mask_rcnn import MaskRCNN
-from accelerated.transform import Target, collate, prepare
-from reference import transform
+from accelerated.structures import Target
+from accelerated.transform import collate, prepare
+from accelerated.verify.equality import GOLDEN_MODEL, MODEL, assert_close, assert_equal
+from reference import structures
 
 LOSSES = ("rpn_objectness", "rpn_box", "class", "box", "mask")
 SHAPES, OBJECTS = ((96, 128), (80, 100)), (3, 2)
@@ -29,7 +29,10 @@ def test_detect_twins(rng, name):
     images, _ = narrow.scene(rng, SHAPES, OBJECTS)
     model.train()
     record, expected_record = {}, {}
-    detections, expected = model.detect(images, record=record), oracle.detect(images, record=expected_record)
+    detections, expected = (
+        model.detect(images, record=record),
+        oracle.detect(images, record=expected_record),
+    )
     assert model.training and all(m.training for m in model.modules()), "the mode is restored"
     maps = [key for key in expected_record if key[0] in "CP" and key[1:].isdigit()]
     assert maps == [key for key in record if key[0] in "CP" and key[1:].isdigit()]
@@ -39,7 +42,12 @@ def test_detect_twins(rng, name):
         for ours, theirs in zip(record[key], expected_record[key], strict=True):
             assert_close(ours, theirs, MODEL["float64"], key)
     for i in range(2):
-        assert_close(valid_rows(record, "proposals")[i], expected_record["proposals"][i], MODEL["float64"], "proposals")
+        assert_close(
+            valid_rows(record, "proposals")[i],
+            expected_record["proposals"][i],
+            MODEL["float64"],
+            "proposals",
+        )
     assert sum(len(e.labels) for e in expected) > 4, "a test that finds nothing tests nothing"
     for actual, e in zip(detections, expected, strict=True):
         assert_equal(actual.labels, e.labels, "labels")
@@ -49,7 +57,11 @@ def test_detect_twins(rng, name):
 
 
 @pytest.mark.parametrize(
-    ("name", "objects"), [*((name, OBJECTS) for name in narrow.PRESETS), *((name, n) for name in narrow.LAYOUTS for n in ((0, 2), (0, 0)))]
+    ("name", "objects"),
+    [
+        *((name, OBJECTS) for name in narrow.PRESETS),
+        *((name, n) for name in narrow.LAYOUTS for n in ((0, 2), (0, 0))),
+    ],
 )
 def test_losses_twins(rng, name, objects):
     config = narrow.config(name)
@@ -58,13 +70,17 @@ def test_losses_twins(rng, name, objects):
     priorities = narrow.priorities(rng, config, SHAPES, objects)
     record, expected_record = {}, {}
     actual = model.losses(images, [Target(**t) for t in targets], priorities, record=record)
-    expected = oracle.losses(images, [transform.Target(**t) for t in targets], priorities, record=expected_record)
+    expected = oracle.losses(
+        images, [structures.Target(**t) for t in targets], priorities, record=expected_record
+    )
     assert not model.training
     for key in ("rpn_labels", "rpn_sampled"):
         assert_equal(record[key], expected_record[key], key)
     sampled = record["roi_labels"] >= 0
     for key in ("sampled_rois", "roi_labels"):
-        assert_close(record[key][sampled], np.concatenate(expected_record[key]), MODEL["float64"], key)
+        assert_close(
+            record[key][sampled], np.concatenate(expected_record[key]), MODEL["float64"], key
+        )
     for key in ("box_features", "class_logits", "box_deltas"):
         assert_close(record[key][sampled.flatten()], expected_record[key], MODEL["float64"], key)
     slots = int(config.box_head.batch_size * config.box_head.positive_fraction)
@@ -114,8 +130,14 @@ def test_slots_beyond_the_objects_do_not_matter(rng):
     config = narrow.config("torchvision_r50_fpn_v2")
     model = narrow.model(config).train()
     images, targets = narrow.scene(rng, SHAPES, OBJECTS)
-    prepared = [prepare(i, Target(**t), config.transform, dtype=torch.float64) for i, t in zip(images, targets, strict=True)]
-    priorities = {k: torch.tensor(np.stack(v)) for k, v in narrow.priorities(rng, config, SHAPES, (9, 9)).items()}
+    prepared = [
+        prepare(i, Target(**t), config.transform, dtype=torch.float64)
+        for i, t in zip(images, targets, strict=True)
+    ]
+    priorities = {
+        k: torch.tensor(np.stack(v))
+        for k, v in narrow.priorities(rng, config, SHAPES, (9, 9)).items()
+    }
     results = []
     for slots in (3, 9):
         batch = collate(prepared, config.transform, SHAPES, max_objects=slots)
@@ -130,7 +152,10 @@ def test_priorities_are_drawn_from_the_generator(rng):
     model = narrow.model(config)
     images, targets = narrow.scene(rng, SHAPES, OBJECTS)
     targets = [Target(**t) for t in targets]
-    one, same, other = (model.losses(images, targets, generator=torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    one, same, other = (
+        model.losses(images, targets, generator=torch.Generator().manual_seed(seed))
+        for seed in (1, 1, 2)
+    )
     assert all(one[loss] == same[loss] for loss in LOSSES)
     assert one["rpn_objectness"] != other["rpn_objectness"]
 
@@ -141,7 +166,11 @@ def test_forward_follows_the_mode(rng):
     images, targets = narrow.scene(rng, SHAPES, OBJECTS)
     batch = model.batch(images, [Target(**t) for t in targets])
     found = model(batch)
-    assert found.boxes.shape == (2, config.box_head.max_detections, 4) and found.mask_probabilities.shape[2:] == (28, 28)
+    assert found.boxes.shape == (
+        2,
+        config.box_head.max_detections,
+        4,
+    ) and found.mask_probabilities.shape[2:] == (28, 28)
     assert (found.labels[~found.valid] == 0).all() and (found.labels[found.valid] > 0).all()
     assert set(model.train()(batch)) == set(LOSSES)
 
@@ -162,7 +191,10 @@ def test_float32_is_near_float64(rng, name):
     images, targets = narrow.scene(rng, SHAPES, OBJECTS)
     targets = [Target(**t) for t in targets]
     priorities = narrow.priorities(rng, config, SHAPES, OBJECTS)
-    double, single = (narrow.model(config, dtype=dtype).losses(images, targets, priorities) for dtype in (torch.float64, torch.float32))
+    double, single = (
+        narrow.model(config, dtype=dtype).losses(images, targets, priorities)
+        for dtype in (torch.float64, torch.float32)
+    )
     for loss in LOSSES:
         assert single[loss].dtype == torch.float32
         assert_close(single[loss], double[loss].detach(), MODEL["float32"], loss)
@@ -176,10 +208,22 @@ def test_autocast(rng, name):
     images, targets = narrow.scene(rng, SHAPES, OBJECTS)
     record = {}
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        losses = model.losses(images, [Target(**t) for t in targets], narrow.priorities(rng, config, SHAPES, OBJECTS), record=record)
+        losses = model.losses(
+            images,
+            [Target(**t) for t in targets],
+            narrow.priorities(rng, config, SHAPES, OBJECTS),
+            record=record,
+        )
         found = model.detect(images)
     assert {record[key].dtype for key in record if key[0] == "P"} == {torch.bfloat16}
-    for x in (*losses.values(), record["proposals"], record["proposal_scores"], record["sampled_rois"], found[0].boxes, found[0].scores):
+    for x in (
+        *losses.values(),
+        record["proposals"],
+        record["proposal_scores"],
+        record["sampled_rois"],
+        found[0].boxes,
+        found[0].scores,
+    ):
         assert x.dtype == torch.float32 and x.isfinite().all()
     sum(losses.values()).backward()
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
@@ -191,7 +235,10 @@ def test_compiles_to_one_graph(rng):
     model = narrow.model(config).train()
     images, targets = narrow.scene(rng, SHAPES, OBJECTS)
     batch = model.batch(images, [Target(**t) for t in targets])
-    priorities = {k: torch.tensor(np.stack(v)) for k, v in narrow.priorities(rng, config, SHAPES, (3, 3)).items()}
+    priorities = {
+        k: torch.tensor(np.stack(v))
+        for k, v in narrow.priorities(rng, config, SHAPES, (3, 3)).items()
+    }
     eager = model.batch_losses(batch, priorities)
     compiled = torch.compile(model.batch_losses, backend="eager", fullgraph=True)(batch, priorities)
     for loss in LOSSES:
@@ -204,12 +251,16 @@ def test_triton_detects(rng):
     config = replace(
         config,
         rpn=replace(config.rpn, post_nms_top_n_test=4, pre_nms_top_n_test=8),
-        box_head=replace(config.box_head, max_detections=2, pooler=replace(config.box_head.pooler, output_size=3)),
+        box_head=replace(
+            config.box_head, max_detections=2, pooler=replace(config.box_head.pooler, output_size=3)
+        ),
         mask_head=replace(config.mask_head, pooler=replace(config.mask_head.pooler, output_size=4)),
         fpn=replace(config.fpn, channels=4),
     )
     images, _ = narrow.scene(rng, ((48, 64),), (2,))
-    expected, found = (narrow.model(config, backend=backend).detect(images)[0] for backend in ("torch", "triton"))
+    expected, found = (
+        narrow.model(config, backend=backend).detect(images)[0] for backend in ("torch", "triton")
+    )
     assert len(expected.labels)
     assert_equal(found.labels, expected.labels)
     assert_close(found.boxes, expected.boxes, MODEL["float64"])
@@ -225,7 +276,12 @@ def golden_model(run):
 
 def check_training(run, model, record):
     """Losses and gradients of a recorded run."""
-    losses = model.losses(run.images, [Target(**vars(target)) for target in run.targets], run.priorities(), record=record)
+    losses = model.losses(
+        run.images,
+        [Target(**vars(target)) for target in run.targets],
+        run.priorities(),
+        record=record,
+    )
     run.check_losses(losses)
     sum(losses.values()).backward()
     run.check_gradients({name: p.grad for name, p in model.named_parameters() if p.requires_grad})
@@ -244,14 +300,20 @@ def test_torchvision_detections(torchvision):
         assert_equal(found.labels, z[f"eval.out.labels.{i}"], "labels")
         assert_close(found.boxes, z[f"eval.out.boxes.{i}"], GOLDEN_MODEL, "boxes")
         assert_close(found.scores, z[f"eval.out.scores.{i}"], GOLDEN_MODEL, "scores")
-        assert_equal(found.masks, golden_runs.unpacked(z, f"eval.out.masks_bool.{i}")[:, 0], "masks")
+        assert_equal(
+            found.masks, golden_runs.unpacked(z, f"eval.out.masks_bool.{i}")[:, 0], "masks"
+        )
 
 
 def test_torchvision_losses_and_gradients(torchvision):
     run, model = torchvision
     record = {}
     check_training(run, model, record)
-    assert_equal(record["rpn_labels"], np.stack([run.z[f"train.rpn.labels.{i}"] for i in (0, 1)]), "labels of anchors")
+    assert_equal(
+        record["rpn_labels"],
+        np.stack([run.z[f"train.rpn.labels.{i}"] for i in (0, 1)]),
+        "labels of anchors",
+    )
 
 
 @pytest.fixture(params=golden_runs.DETECTRON2_RUNS, ids="-".join)
@@ -285,8 +347,18 @@ def test_detectron2_losses_and_gradients(detectron2):
     record = {}
     check_training(run, model, record)
     for i in (0, 1):
-        assert_equal(record["rpn_sampled"][i], run.z[f"train.rpn.sampled_labels.{i}"], "sampled anchors")
-        assert_close(record["sampled_rois"][i], run.z[f"train.roi.proposals.{i}"], GOLDEN_MODEL, "RoIs")
-        assert_equal((record["roi_labels"][i] - 1) % 6, run.z[f"train.roi.gt_classes.{i}"], "labels of RoIs")
+        assert_equal(
+            record["rpn_sampled"][i], run.z[f"train.rpn.sampled_labels.{i}"], "sampled anchors"
+        )
+        assert_close(
+            record["sampled_rois"][i], run.z[f"train.roi.proposals.{i}"], GOLDEN_MODEL, "RoIs"
+        )
+        assert_equal(
+            (record["roi_labels"][i] - 1) % 6, run.z[f"train.roi.gt_classes.{i}"], "labels of RoIs"
+        )
     objects = (record["roi_labels"][:, : record["mask_targets"].shape[0] // 2] > 0).flatten()
-    assert_equal(record["mask_targets"][objects], np.concatenate([run.z[f"train.roi.mask_targets.{i}"] for i in (0, 1)]), "mask targets")
+    assert_equal(
+        record["mask_targets"][objects],
+        np.concatenate([run.z[f"train.roi.mask_targets.{i}"] for i in (0, 1)]),
+        "mask targets",
+    )

@@ -2,14 +2,15 @@
 
 from contextlib import contextmanager
 
-import narrow
 import numpy as np
 import pytest
 import torch
-from tolerances import MODEL, assert_close, assert_equal, error
+from support import narrow
 
 from accelerated import masks
-from accelerated.transform import Target, collate, prepare
+from accelerated.structures import Target
+from accelerated.transform import collate, prepare
+from accelerated.verify.equality import MODEL, assert_close, assert_equal, error
 
 pytestmark = pytest.mark.gpu
 SHAPES, OBJECTS = ((96, 128), (80, 100)), (3, 2)
@@ -27,8 +28,14 @@ def no_synchronisation():
 
 def a_batch(rng, config, dtype=torch.float64):
     images, targets = narrow.scene(rng, SHAPES, OBJECTS)
-    prepared = [prepare(i, Target(**t), config.transform, dtype=dtype) for i, t in zip(images, targets, strict=True)]
-    own = {k: torch.tensor(np.stack(v)) for k, v in narrow.priorities(rng, config, SHAPES, (3, 3)).items()}
+    prepared = [
+        prepare(i, Target(**t), config.transform, dtype=dtype)
+        for i, t in zip(images, targets, strict=True)
+    ]
+    own = {
+        k: torch.tensor(np.stack(v))
+        for k, v in narrow.priorities(rng, config, SHAPES, (3, 3)).items()
+    }
     return collate(prepared, config.transform, SHAPES), own
 
 
@@ -51,7 +58,9 @@ def test_losses_and_gradients_equal_those_of_the_cpu(rng, name, backend):
     config = narrow.config(name)
     model = narrow.model(config).train()
     batch, priorities = a_batch(rng, config)
-    expected = {key: value.detach().clone() for key, value in step(model, batch, priorities).items()}
+    expected = {
+        key: value.detach().clone() for key, value in step(model, batch, priorities).items()
+    }
     model.to("cuda").backend = backend
     for key, value in step(model, *on("cuda", batch, priorities)).items():
         assert_close(value, expected[key], MODEL["float64"], key)
@@ -87,7 +96,9 @@ def test_a_training_step_gives_the_same_bits_every_time(rng):
     model = narrow.model(config, dtype=torch.float32, backend="triton").train().to("cuda")
     batch, priorities = on("cuda", *a_batch(rng, config, torch.float32))
     with torch.backends.cudnn.flags(deterministic=True, benchmark=False):
-        first = {key: value.detach().clone() for key, value in step(model, batch, priorities).items()}
+        first = {
+            key: value.detach().clone() for key, value in step(model, batch, priorities).items()
+        }
         for _ in range(3):
             for key, value in step(model, batch, priorities).items():
                 assert torch.equal(value, first[key]), key
@@ -97,7 +108,9 @@ def test_bf16_losses_are_near_float64(rng):
     config = narrow.config("torchvision_r50_fpn")
     model = narrow.model(config).train()
     batch, priorities = a_batch(rng, config)
-    expected = {key: value.detach().clone() for key, value in step(model, batch, priorities).items()}
+    expected = {
+        key: value.detach().clone() for key, value in step(model, batch, priorities).items()
+    }
     model.to("cuda", torch.float32).backend = "triton"
     batch, priorities = on("cuda", batch, priorities)
     batch.images = batch.images.float()
@@ -115,10 +128,16 @@ def test_mask_targets_and_pasting_equal_those_of_the_cpu(rng, name):
     image_index = torch.arange(2).repeat_interleave(batch.boxes.shape[1])
     matched, valid = torch.arange(batch.boxes.shape[1]).repeat(2), batch.valid.flatten()
     own = {"config": config.mask_head, "size": 28}
-    expected = masks.targets(batch.masks, image_index, matched, rois, valid, **own, sizes=batch.sizes, backend="torch")
+    expected = masks.targets(
+        batch.masks, image_index, matched, rois, valid, **own, sizes=batch.sizes, backend="torch"
+    )
     cuda = [x.cuda() for x in (batch.masks, image_index, matched, rois, valid)]
     actual = masks.targets(*cuda, **own, sizes=batch.sizes.cuda(), backend="triton")
     assert_close(actual, expected, MODEL["float64"], "targets")
     probabilities = torch.tensor(rng.uniform(0, 1, (len(rois), 28, 28)))
     expected = masks.paste(probabilities, rois, 96, 128, convention=config.mask_head.paste)
-    assert_equal(masks.paste(probabilities.cuda(), rois.cuda(), 96, 128, convention=config.mask_head.paste), expected, "pasted")
+    assert_equal(
+        masks.paste(probabilities.cuda(), rois.cuda(), 96, 128, convention=config.mask_head.paste),
+        expected,
+        "pasted",
+    )

@@ -7,16 +7,19 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from image_golden import either, read
 from pycocotools import mask as coco
-from strategies import boxes as boxes_across_borders
-from tolerances import GOLDEN_OPERATOR, arbitrary_boxes, assert_close, assert_equal
+from support.image_golden import either, read
+from support.strategies import boxes as boxes_across_borders
 
 from accelerated import masks as accelerated
+from accelerated.verify.equality import GOLDEN_OPERATOR, arbitrary_boxes, assert_close, assert_equal
 from reference import masks as reference
 from reference.config import preset
 
-TORCHVISION, DETECTRON2 = preset("torchvision_r50_fpn").mask_head, preset("detectron2_r50_fpn").mask_head
+TORCHVISION, DETECTRON2 = (
+    preset("torchvision_r50_fpn").mask_head,
+    preset("detectron2_r50_fpn").mask_head,
+)
 HEIGHT, WIDTH = 19, 26
 CONVENTIONS = ["torchvision", "detectron2"]
 
@@ -54,7 +57,13 @@ def test_targets_as_recorded(which, golden, shared_golden, operator):
     assert_close(targets(*arguments), case["out.t"], GOLDEN_OPERATOR)
 
 
-@given(boxes_across_borders(HEIGHT, WIDTH, min_count=1), st.booleans(), st.integers(1, 5), st.integers(0, 9), st.integers(0, 2**31))
+@given(
+    boxes_across_borders(HEIGHT, WIDTH, min_count=1),
+    st.booleans(),
+    st.integers(1, 5),
+    st.integers(0, 9),
+    st.integers(0, 2**31),
+)
 def test_targets_twins(boxes, aligned, size, padding, seed):
     rng = np.random.default_rng(seed)
     masks, matched = rng.random((3, HEIGHT, WIDTH)) > 0.5, rng.integers(0, 3, len(boxes))
@@ -68,25 +77,37 @@ def test_targets_twins(boxes, aligned, size, padding, seed):
 
 
 @settings(max_examples=10)
-@given(boxes_across_borders(HEIGHT, WIDTH, min_count=1, max_count=3), st.booleans(), st.integers(1, 3), st.integers(0, 2**31))
+@given(
+    boxes_across_borders(HEIGHT, WIDTH, min_count=1, max_count=3),
+    st.booleans(),
+    st.integers(1, 3),
+    st.integers(0, 2**31),
+)
 def test_targets_in_triton(boxes, aligned, size, seed):
     rng = np.random.default_rng(seed)
     masks, matched = rng.random((3, HEIGHT, WIDTH)) > 0.5, rng.integers(0, 3, len(boxes))
     config = replace(TORCHVISION, target_aligned=aligned)
     expected = reference.targets(masks, matched, boxes, config, size)
-    assert_close(targets(masks, matched, boxes, config, size, padding=5, backend="triton"), expected, 1e-12)
+    assert_close(
+        targets(masks, matched, boxes, config, size, padding=5, backend="triton"), expected, 1e-12
+    )
 
 
 def test_samples_on_the_cutoff_count():
     """One sample exactly one pixel above the mask or on its lower end reads the border row; an eighth of a pixel further it is 0."""
     masks = np.ones((1, HEIGHT, WIDTH), dtype=bool)
-    above, below = [[4, y, 5, y + 1] for y in (-1.5, -1.625)], [[4, HEIGHT + y, 5, HEIGHT + y + 1] for y in (-0.5, -0.375)]
+    above, below = (
+        [[4, y, 5, y + 1] for y in (-1.5, -1.625)],
+        [[4, HEIGHT + y, 5, HEIGHT + y + 1] for y in (-0.5, -0.375)],
+    )
     sideways = [[WIDTH + x, 4, WIDTH + x + 1, 5] for x in (-0.5, -0.375)]
     boxes, matched = np.array([*above, *below, *sideways]), np.zeros(6, dtype=int)
     expected = reference.targets(masks, matched, boxes, TORCHVISION, 1)
     assert expected.ravel().tolist() == [1, 0] * 3
     for backend in ("torch", "triton"):
-        assert_equal(targets(masks, matched, boxes, TORCHVISION, 1, padding=9, backend=backend), expected)
+        assert_equal(
+            targets(masks, matched, boxes, TORCHVISION, 1, padding=9, backend=backend), expected
+        )
 
 
 def test_binary_targets_include_one_half():
@@ -95,13 +116,22 @@ def test_binary_targets_include_one_half():
     boxes = np.array([[0.0, 0.0, 8.0, 8.0]])  # bins of four pixels, the left ones half covered
     for twin in (reference.targets, targets):
         assert_equal(twin(masks, np.array([0]), boxes, DETECTRON2, 2), [[[1, 0], [1, 0]]])
-        assert_close(twin(masks, np.array([0]), boxes, replace(DETECTRON2, target="soft"), 2)[0, 0, 0], 0.5, 1e-15)
+        assert_close(
+            twin(masks, np.array([0]), boxes, replace(DETECTRON2, target="soft"), 2)[0, 0, 0],
+            0.5,
+            1e-15,
+        )
 
 
 def test_a_mask_cut_by_the_image_border_does_not_fade_into_the_padding():
-    masks, boxes = np.ones((1, HEIGHT, WIDTH), dtype=bool), np.array([[WIDTH - 5.0, HEIGHT - 5.0, WIDTH, HEIGHT]])
+    masks, boxes = (
+        np.ones((1, HEIGHT, WIDTH), dtype=bool),
+        np.array([[WIDTH - 5.0, HEIGHT - 5.0, WIDTH, HEIGHT]]),
+    )
     for config in (TORCHVISION, DETECTRON2):
-        assert_equal(targets(masks, np.array([0]), boxes, config, 7, padding=20), np.ones((1, 7, 7)))
+        assert_equal(
+            targets(masks, np.array([0]), boxes, config, 7, padding=20), np.ones((1, 7, 7))
+        )
 
 
 def test_targets_of_many_images_and_empty_slots(rng, backend):
@@ -122,7 +152,13 @@ def test_targets_of_many_images_and_empty_slots(rng, backend):
         backend=backend,
     )
     for r in np.flatnonzero(valid):
-        assert_close(found[r : r + 1], reference.targets(masks[image[r]], matched[r : r + 1], boxes[r : r + 1], TORCHVISION, 7), 1e-12)
+        assert_close(
+            found[r : r + 1],
+            reference.targets(
+                masks[image[r]], matched[r : r + 1], boxes[r : r + 1], TORCHVISION, 7
+            ),
+            1e-12,
+        )
     assert not found[2].any()
 
 
@@ -131,7 +167,11 @@ def test_targets_in_chunks_and_under_autocast(rng, monkeypatch):
     expected = targets(masks, np.arange(7) % 3, boxes, TORCHVISION, 7, dtype=torch.float32)
     monkeypatch.setattr(accelerated, "CHUNK_PIXELS", 2 * HEIGHT * 32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert_close(targets(masks, np.arange(7) % 3, boxes, TORCHVISION, 7, dtype=torch.float32), expected, 1e-6)
+        assert_close(
+            targets(masks, np.arange(7) % 3, boxes, TORCHVISION, 7, dtype=torch.float32),
+            expected,
+            1e-6,
+        )
 
 
 @either
@@ -141,7 +181,13 @@ def test_polygon_targets_as_detectron2(which, golden, shared_golden):
     assert_equal(reference.polygon_targets(polygons, case["in.boxes"], 28), case["out.t"])
 
 
-@given(st.integers(1, 40), st.integers(1, 40), st.integers(3, 8), st.sampled_from([1.0, 0.1, 1e-9]), st.integers(0, 2**31))
+@given(
+    st.integers(1, 40),
+    st.integers(1, 40),
+    st.integers(3, 8),
+    st.sampled_from([1.0, 0.1, 1e-9]),
+    st.integers(0, 2**31),
+)
 def test_polygons_are_cocos_pixel_for_pixel(height, width, corners, step, seed):
     points = np.round(np.random.default_rng(seed).uniform(-10, 45, (corners, 2)) / step) * step
     points[-1] = points[0] if seed % 2 else points[-1]  # closed explicitly
@@ -154,15 +200,28 @@ def test_polygons_are_cocos_pixel_for_pixel(height, width, corners, step, seed):
 def test_paste_as_recorded(which, golden, shared_golden, operator):
     case = read(which, golden, shared_golden, operator)
     convention = "torchvision" if operator.startswith("tv") else "detectron2"
-    masks, boxes, shape = case["in.masks"].reshape(-1, 28, 28), case["in.boxes"], (int(case["in.h"]), int(case["in.w"]))
+    masks, boxes, shape = (
+        case["in.masks"].reshape(-1, 28, 28),
+        case["in.boxes"],
+        (int(case["in.h"]), int(case["in.w"])),
+    )
     soft = case["out.soft"].reshape(-1, *shape)
     for twin, convert in ((reference, np.asarray), (accelerated, torch.from_numpy)):
-        assert_close(twin.paste_probabilities(convert(masks), convert(boxes), *shape, convention=convention), soft, GOLDEN_OPERATOR)
+        assert_close(
+            twin.paste_probabilities(convert(masks), convert(boxes), *shape, convention=convention),
+            soft,
+            GOLDEN_OPERATOR,
+        )
         hard = twin.paste(convert(masks), convert(boxes), *shape, convention=convention)
         assert_equal(hard, case.get("out.hard", soft >= 0.5))
 
 
-@given(boxes_across_borders(HEIGHT, WIDTH), st.sampled_from(CONVENTIONS), st.integers(1, 6), st.integers(0, 2**31))
+@given(
+    boxes_across_borders(HEIGHT, WIDTH),
+    st.sampled_from(CONVENTIONS),
+    st.integers(1, 6),
+    st.integers(0, 2**31),
+)
 def test_paste_twins(boxes, convention, size, seed):
     masks = np.random.default_rng(seed).random((len(boxes), size, size))
     soft = reference.paste_probabilities(masks, boxes, HEIGHT, WIDTH, convention=convention)
@@ -170,9 +229,16 @@ def test_paste_twins(boxes, convention, size, seed):
     assert_close(accelerated.paste_probabilities(*arguments, convention=convention), soft, 1e-13)
     threshold = 0.4999  # no pasted value of these masks lies within rounding of it
     if (np.abs(soft - threshold) > 1e-9).all():
-        expected = reference.paste(masks, boxes, HEIGHT, WIDTH, convention=convention, threshold=threshold)
+        expected = reference.paste(
+            masks, boxes, HEIGHT, WIDTH, convention=convention, threshold=threshold
+        )
         for backend in ("torch", "triton"):
-            assert_equal(accelerated.paste(*arguments, convention=convention, threshold=threshold, backend=backend), expected)
+            assert_equal(
+                accelerated.paste(
+                    *arguments, convention=convention, threshold=threshold, backend=backend
+                ),
+                expected,
+            )
         assert_equal(expected, soft >= threshold)
 
 
@@ -182,10 +248,14 @@ def test_a_pixel_at_the_threshold_belongs_to_the_object(twin, convention):
     convert = torch.from_numpy if twin is accelerated else np.asarray
     masks, boxes = np.full((1, 4, 4), 0.5), np.array([[2.0, 3.0, 10.0, 11.0]])
     expected = np.zeros((1, 16, 16), dtype=bool)
-    expected[:, 4:10, 3:9] = True  # the outermost pixels lie closer to the mask's border than half a cell
+    expected[:, 4:10, 3:9] = (
+        True  # the outermost pixels lie closer to the mask's border than half a cell
+    )
     found = twin.paste(convert(masks), convert(boxes), 16, 16, convention=convention)
     assert_equal(found[:, 4:10, 3:9], expected[:, 4:10, 3:9])
-    above = twin.paste(convert(masks), convert(boxes), 16, 16, convention=convention, threshold=0.5 + 1e-9)
+    above = twin.paste(
+        convert(masks), convert(boxes), 16, 16, convention=convention, threshold=0.5 + 1e-9
+    )
     assert not above.any()
 
 
@@ -193,15 +263,37 @@ def test_a_pixel_at_the_threshold_belongs_to_the_object(twin, convention):
 @pytest.mark.parametrize("twin", [reference, accelerated])
 def test_boxes_far_away_or_without_area(twin, convention):
     convert = torch.from_numpy if twin is accelerated else np.asarray
-    boxes = np.array([[-1e9, -1e9, 1e9, 1e9], [100, 100, 200, 200], [-50, 2, -20, 9], [5, 5, 5, 9.0], [9, 9, 5, 5]])
-    found = twin.paste(convert(np.ones((5, 28, 28))), convert(boxes), HEIGHT, WIDTH, convention=convention)
-    assert found.shape == (5, HEIGHT, WIDTH) and found[0].all() and not found[1].any() and not found[2].any() and not found[4].any()
-    assert twin.paste(convert(np.ones((0, 28, 28))), convert(np.ones((0, 4))), 5, 6, convention=convention).shape == (0, 5, 6)
+    boxes = np.array(
+        [
+            [-1e9, -1e9, 1e9, 1e9],
+            [100, 100, 200, 200],
+            [-50, 2, -20, 9],
+            [5, 5, 5, 9.0],
+            [9, 9, 5, 5],
+        ]
+    )
+    found = twin.paste(
+        convert(np.ones((5, 28, 28))), convert(boxes), HEIGHT, WIDTH, convention=convention
+    )
+    assert (
+        found.shape == (5, HEIGHT, WIDTH)
+        and found[0].all()
+        and not found[1].any()
+        and not found[2].any()
+        and not found[4].any()
+    )
+    assert twin.paste(
+        convert(np.ones((0, 28, 28))), convert(np.ones((0, 4))), 5, 6, convention=convention
+    ).shape == (0, 5, 6)
     boxes[1, 2] = np.nan
     with pytest.raises(ValueError, match="row 1"):
-        twin.paste(convert(np.ones((5, 28, 28))), convert(boxes), HEIGHT, WIDTH, convention=convention)
+        twin.paste(
+            convert(np.ones((5, 28, 28))), convert(boxes), HEIGHT, WIDTH, convention=convention
+        )
     with pytest.raises(ValueError, match="convention"):
-        twin.paste(convert(np.ones((0, 28, 28))), convert(np.ones((0, 4))), 5, 6, convention="paper")
+        twin.paste(
+            convert(np.ones((0, 28, 28))), convert(np.ones((0, 4))), 5, 6, convention="paper"
+        )
 
 
 def test_cropping_undoes_pasting():

@@ -1,26 +1,30 @@
 import numpy as np
 import pytest
 import torch
-from golden_cases import EXTENT, cases
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import boxes as some_boxes
-from tolerances import assert_equal
+from support.golden_cases import EXTENT, cases
+from support.strategies import boxes as some_boxes
 
 import accelerated.boxes
 import accelerated.matcher
 import reference.boxes
 import reference.matcher
+from accelerated.verify.equality import assert_equal
 
 
 def torch_match(iou, *arguments):
     """The accelerated matcher on one image, with a padded ground truth that would win if it were looked at."""
     padded = np.concatenate([iou, np.ones((1, iou.shape[1]), iou.dtype)])
-    labels, matched = accelerated.matcher.match(torch.tensor(padded)[None], torch.arange(len(padded))[None] < len(iou), *arguments)
+    labels, matched = accelerated.matcher.match(
+        torch.tensor(padded)[None], torch.arange(len(padded))[None] < len(iou), *arguments
+    )
     return labels[0].numpy(), matched[0].numpy()
 
 
-MATCHERS = pytest.mark.parametrize("match", [reference.matcher.match, torch_match], ids=["numpy", "torch"])
+MATCHERS = pytest.mark.parametrize(
+    "match", [reference.matcher.match, torch_match], ids=["numpy", "torch"]
+)
 
 
 @MATCHERS
@@ -28,7 +32,13 @@ MATCHERS = pytest.mark.parametrize("match", [reference.matcher.match, torch_matc
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_torchvision(match, extent, request, dtype):
     for name, case in cases(request, extent, "tv", f"matcher/{dtype}").items():
-        labels, matched = match(case["in.iou"], float(case["in.high"]), float(case["in.low"]), bool(case["in.low_quality"]), True)
+        labels, matched = match(
+            case["in.iou"],
+            float(case["in.high"]),
+            float(case["in.low"]),
+            bool(case["in.low_quality"]),
+            True,
+        )
         theirs = case["out.matches"]  # -1 background, -2 ignored
         assert_equal(labels, np.select([theirs >= 0, theirs == -1], [1, 0], -1), name)
         assert_equal(matched[theirs >= 0], theirs[theirs >= 0], name)
@@ -56,7 +66,9 @@ def test_by_hand(match):
 
 @MATCHERS
 def test_low_quality_candidate_keeps_its_own_match(match):
-    iou = np.array([[0.8, 0.1], [0.6, 0.5]])  # the second truth's best candidate prefers the first truth
+    iou = np.array(
+        [[0.8, 0.1], [0.6, 0.5]]
+    )  # the second truth's best candidate prefers the first truth
     labels, matched = match(iou, 0.7, 0.3, True)
     assert_equal(labels, [1, -1])
     assert_equal(matched, [0, 1])
@@ -65,7 +77,9 @@ def test_low_quality_candidate_keeps_its_own_match(match):
 @MATCHERS
 def test_truth_without_overlap(match):
     iou = np.array([[0.0, 0.0, 0.0], [0.4, 0.0, 0.1]])
-    assert_equal(match(iou, 0.7, 0.3, True, True)[0], [1, 1, 1])  # what both peers do: 0 is the maximum of the first
+    assert_equal(
+        match(iou, 0.7, 0.3, True, True)[0], [1, 1, 1]
+    )  # what both peers do: 0 is the maximum of the first
     assert_equal(match(iou, 0.7, 0.3, True, False)[0], [1, 0, 0])
 
 
@@ -77,7 +91,13 @@ def test_without_truth_all_is_background(match):
         assert_equal(matched, np.zeros(4))
 
 
-@given(some_boxes(20, 20, max_count=5), some_boxes(20, 20, min_count=1, max_count=30), st.booleans(), st.booleans(), st.integers(1, 3))
+@given(
+    some_boxes(20, 20, max_count=5),
+    some_boxes(20, 20, min_count=1, max_count=30),
+    st.booleans(),
+    st.booleans(),
+    st.integers(1, 3),
+)
 def test_twins(truth, candidates, low_quality, zero_iou, chunk):
     """Boxes in, chunks of any size: the same labels and matches."""
     rules = (0.5, 0.25, low_quality, zero_iou)
@@ -95,9 +115,13 @@ def test_twins(truth, candidates, low_quality, zero_iou, chunk):
 
 
 def test_images_of_a_batch_do_not_mix(rng):
-    truth, candidates = (np.sort(rng.uniform(0, 30, (2, n, 2, 2)), axis=2).reshape(2, n, 4) for n in (4, 50))
+    truth, candidates = (
+        np.sort(rng.uniform(0, 30, (2, n, 2, 2)), axis=2).reshape(2, n, 4) for n in (4, 50)
+    )
     valid = torch.tensor([[True] * 4, [True, False, False, False]])
-    labels, matched = accelerated.matcher.match_boxes(torch.tensor(truth), valid, torch.tensor(candidates), 0.5, 0.2, True, False)
+    labels, matched = accelerated.matcher.match_boxes(
+        torch.tensor(truth), valid, torch.tensor(candidates), 0.5, 0.2, True, False
+    )
     for n in range(2):
         iou = reference.boxes.iou(truth[n][valid[n].numpy()], candidates[n])
         expected = reference.matcher.match(iou, 0.5, 0.2, True, False)

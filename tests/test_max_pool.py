@@ -4,19 +4,30 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from gradients import check_backward, compare_with_autograd, distinct, value_and_gradients
 from hypothesis import given
 from hypothesis import strategies as st
-from tolerances import assert_equal
+from support.gradients import check_backward, compare_with_autograd, distinct, value_and_gradients
 
+from accelerated.verify.equality import assert_equal
 from reference.max_pool import max_pool2d
 
 
-@given(st.integers(1, 4), st.integers(1, 3), st.integers(0, 2), st.tuples(st.integers(4, 9), st.integers(4, 9)), st.integers(0, 2))
+@given(
+    st.integers(1, 4),
+    st.integers(1, 3),
+    st.integers(0, 2),
+    st.tuples(st.integers(4, 9), st.integers(4, 9)),
+    st.integers(0, 2),
+)
 def test_against_torch(kernel, stride, padding, size, images):
     padding = min(padding, kernel // 2)
-    x = np.random.default_rng(kernel + 10 * stride).standard_normal((images, 3, *size)) - 5  # padding must not win
-    assert_equal(max_pool2d(x, kernel, stride, padding), F.max_pool2d(torch.tensor(x), kernel, stride, padding))
+    x = (
+        np.random.default_rng(kernel + 10 * stride).standard_normal((images, 3, *size)) - 5
+    )  # padding must not win
+    assert_equal(
+        max_pool2d(x, kernel, stride, padding),
+        F.max_pool2d(torch.tensor(x), kernel, stride, padding),
+    )
 
 
 def test_a_window_larger_than_the_image_raises():
@@ -61,7 +72,9 @@ def test_the_first_of_equal_pixels_in_row_major_order_takes_the_gradient():
     expected = np.zeros((4, 4))
     expected[0, 0], expected[1, 2], expected[2, 1], expected[2, 2] = 1, 2, 3, 4
     assert_equal(gradient[0, 0], expected)
-    _, [gradient], _ = value_and_gradients(lambda x: max_pool2d(x, 3, 2, 1), x, grad_out=grad_out)  # windows that share pixels
+    _, [gradient], _ = value_and_gradients(
+        lambda x: max_pool2d(x, 3, 2, 1), x, grad_out=grad_out
+    )  # windows that share pixels
     expected = np.zeros((4, 4))
     expected[0, 0], expected[1, 2] = 1, 2 + 4
     expected[2, 1] = 3

@@ -2,19 +2,23 @@
 
 from typing import get_args
 
-import narrow
 import numpy as np
 import pytest
 import torch
-from tolerances import MODEL, assert_close
+from support import narrow
 
 from accelerated import neck as fast
+from accelerated.verify.equality import MODEL, assert_close
 from reference import backbone, neck
 from reference.config import Config
 
 
 def test_every_kind_is_there():
-    assert set(get_args(Config.__dataclass_fields__["neck"].type)) == set(neck.KINDS) == set(fast.KINDS)
+    assert (
+        set(get_args(Config.__dataclass_fields__["neck"].type))
+        == set(neck.KINDS)
+        == set(fast.KINDS)
+    )
 
 
 @pytest.mark.parametrize("name", narrow.LAYOUTS)
@@ -32,8 +36,17 @@ def test_twins(rng, name):
     actual = model.fpn({k: torch.from_numpy(x) for k, x in stages.items()})
     assert list(actual) == list(expected)
     for level, x in expected.items():
-        assert x.shape == (1, neck.of(config).channels(config), 64 >> level, -(-96 >> level) if level < 6 else 2)
+        assert x.shape == (
+            1,
+            neck.of(config).channels(config),
+            64 >> level,
+            -(-96 >> level) if level < 6 else 2,
+        )
         assert_close(actual[level], x, MODEL["float64"], f"P{level}")
     assert fast.of(config).channels(config) == neck.of(config).channels(config)
-    shapes = {f"fpn.{key}": np.shape(x) for key, x in model.fpn.state_dict().items() if not key.endswith("tracked")}
+    shapes = {
+        f"fpn.{key}": np.shape(x)
+        for key, x in model.fpn.state_dict().items()
+        if not key.endswith("tracked")
+    }
     assert shapes == neck.of(config).parameter_shapes(config)

@@ -1,16 +1,16 @@
 import numpy as np
 import pytest
 import torch
-from golden_cases import EXTENT, cases
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import boxes as some_boxes
-from tolerances import assert_equal
+from support.golden_cases import EXTENT, cases
+from support.strategies import boxes as some_boxes
 
-import accelerated.kernels.nms
+import accelerated.kernels.triton.nms
 import accelerated.nms
 import reference.boxes
 import reference.nms
+from accelerated.verify.equality import assert_equal
 
 BACKENDS = pytest.mark.parametrize("backend", ["torch", "triton"])
 CPU = pytest.mark.parametrize("implementation", ["numpy", "torch", "triton"])
@@ -22,18 +22,26 @@ def suppress(implementation, boxes, scores, threshold, group=None):
     if implementation == "numpy":
         module, convert, keywords = reference.nms, np.asarray, {}
     else:
-        module, convert, keywords = accelerated.nms, lambda x: torch.as_tensor(x, device=DEVICE), {"backend": implementation}
+        module, convert, keywords = (
+            accelerated.nms,
+            lambda x: torch.as_tensor(x, device=DEVICE),
+            {"backend": implementation},
+        )
     if group is None:
         kept = module.nms(convert(boxes), convert(scores), threshold, **keywords)
     else:
-        kept = module.batched_nms(convert(boxes), convert(scores), convert(group), threshold, **keywords)
+        kept = module.batched_nms(
+            convert(boxes), convert(scores), convert(group), threshold, **keywords
+        )
     return kept if implementation == "numpy" else kept.cpu().numpy()
 
 
 def crowd(rng, count, side=60.0, dtype=np.float64):
     """[count, 4] boxes of which many overlap."""
     corner = rng.uniform(0, side, (count, 2))
-    return np.concatenate([corner, corner + rng.uniform(side / 8, side / 2, (count, 2))], axis=1).astype(dtype)
+    return np.concatenate(
+        [corner, corner + rng.uniform(side / 8, side / 2, (count, 2))], axis=1
+    ).astype(dtype)
 
 
 @CPU
@@ -44,7 +52,13 @@ def test_torchvision(implementation, extent, request, dtype):
         for name, case in cases(request, extent, "tv", f"{operator}/{dtype}").items():
             if implementation == "triton" and DEVICE == "cpu" and len(case["in.boxes"]) > 400:
                 continue  # interpreted, that would take a minute
-            kept = suppress(implementation, case["in.boxes"], case["in.scores"], float(case["in.thr"]), case.get("in.idxs"))
+            kept = suppress(
+                implementation,
+                case["in.boxes"],
+                case["in.scores"],
+                float(case["in.thr"]),
+                case.get("in.idxs"),
+            )
             assert_equal(kept, case["out.keep"], name)
 
 
@@ -52,14 +66,18 @@ def test_torchvision(implementation, extent, request, dtype):
 def test_by_hand(implementation):
     boxes = np.array([[0, 0, 4, 4], [0, 0, 4, 2], [0, 3, 4, 5], [9, 9, 9, 9], [9, 9, 9, 9.0]])
     scores = np.array([0.5, 0.9, 0.8, 0.1, 0.1])
-    assert_equal(suppress(implementation, boxes, scores, 0.5), [1, 2, 0, 3, 4])  # 0 meets 1 at exactly 0.5; empty boxes stay
+    assert_equal(
+        suppress(implementation, boxes, scores, 0.5), [1, 2, 0, 3, 4]
+    )  # 0 meets 1 at exactly 0.5; empty boxes stay
     assert_equal(suppress(implementation, boxes, scores, 0.49), [1, 2, 3, 4])
     assert_equal(suppress(implementation, boxes[:0], scores[:0], 0.5), np.zeros(0))
 
 
 @CPU
 def test_what_is_suppressed_suppresses_nothing(implementation):
-    boxes = np.array([[x, 0, x + 10, 10.0] for x in range(0, 40, 4)])  # neighbours meet at 6 / 14, the next but one at 2 / 18
+    boxes = np.array(
+        [[x, 0, x + 10, 10.0] for x in range(0, 40, 4)]
+    )  # neighbours meet at 6 / 14, the next but one at 2 / 18
     scores = np.linspace(1, 0.1, 10)
     assert_equal(suppress(implementation, boxes, scores, 0.4), np.arange(0, 10, 2))
 
@@ -81,8 +99,13 @@ def test_threshold_is_a_float64_number(implementation):
 
 @CPU
 def test_groups_never_meet(implementation):
-    boxes, scores = np.repeat([[1e4, 1e4, 1e4 + 1, 1e4 + 1]], 4, axis=0), np.array([0.1, 0.4, 0.3, 0.2])
-    assert_equal(suppress(implementation, boxes, scores, 0.5, np.array([7, -2, 7, 10**12])), [1, 2, 3])
+    boxes, scores = (
+        np.repeat([[1e4, 1e4, 1e4 + 1, 1e4 + 1]], 4, axis=0),
+        np.array([0.1, 0.4, 0.3, 0.2]),
+    )
+    assert_equal(
+        suppress(implementation, boxes, scores, 0.5, np.array([7, -2, 7, 10**12])), [1, 2, 3]
+    )
 
 
 @CPU
@@ -100,29 +123,47 @@ def test_bad_input_is_named(implementation):
 
 @given(some_boxes(20, 20, max_count=20), st.data())
 def test_properties_of_the_oracle(boxes, data):
-    scores = np.array(data.draw(st.lists(st.integers(0, 5), min_size=len(boxes), max_size=len(boxes))), float)
+    scores = np.array(
+        data.draw(st.lists(st.integers(0, 5), min_size=len(boxes), max_size=len(boxes))), float
+    )
     threshold = data.draw(st.sampled_from([0.0, 0.3, 0.5, 1.0]))
     kept = reference.nms.nms(boxes, scores, threshold)
     best_first = sorted(range(len(boxes)), key=lambda i: (-scores[i], i))
     assert kept.tolist() == [i for i in best_first if i in set(kept.tolist())]
     iou = reference.boxes.iou(boxes, boxes)
     rank = {i: r for r, i in enumerate(best_first)}
-    for i in range(len(boxes)):  # the definition: dropped exactly when a better kept box overlaps it
+    for i in range(
+        len(boxes)
+    ):  # the definition: dropped exactly when a better kept box overlaps it
         assert (i not in kept) == any(iou[i, j] > threshold and rank[j] < rank[i] for j in kept)
-    assert_equal(reference.nms.nms(boxes[kept], scores[kept], threshold), np.arange(len(kept)))  # idempotent
+    assert_equal(
+        reference.nms.nms(boxes[kept], scores[kept], threshold), np.arange(len(kept))
+    )  # idempotent
     distinct = scores + np.linspace(0, 0.5, len(boxes))
     order = np.random.default_rng(len(boxes)).permutation(len(boxes))
-    assert_equal(order[reference.nms.nms(boxes[order], distinct[order], threshold)], reference.nms.nms(boxes, distinct, threshold))
+    assert_equal(
+        order[reference.nms.nms(boxes[order], distinct[order], threshold)],
+        reference.nms.nms(boxes, distinct, threshold),
+    )
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("count", [1, 31, 32, 33, 100])
 @BACKENDS
 def test_twins(rng, backend, count, dtype):
-    boxes, scores, group = crowd(rng, count, dtype=dtype), rng.random(count).round(1).astype(dtype), rng.integers(0, 3, count)
+    boxes, scores, group = (
+        crowd(rng, count, dtype=dtype),
+        rng.random(count).round(1).astype(dtype),
+        rng.integers(0, 3, count),
+    )
     for threshold in 0.3, 0.7:
-        assert_equal(suppress(backend, boxes, scores, threshold), reference.nms.nms(boxes, scores, threshold))
-        assert_equal(suppress(backend, boxes, scores, threshold, group), reference.nms.batched_nms(boxes, scores, group, threshold))
+        assert_equal(
+            suppress(backend, boxes, scores, threshold), reference.nms.nms(boxes, scores, threshold)
+        )
+        assert_equal(
+            suppress(backend, boxes, scores, threshold, group),
+            reference.nms.batched_nms(boxes, scores, group, threshold),
+        )
 
 
 @BACKENDS
@@ -130,14 +171,25 @@ def test_twins(rng, backend, count, dtype):
 def test_keep_mask_of_padded_rows(rng, backend, grouped, monkeypatch):
     """Rows keep to themselves; invalid boxes, NaN ones among them, are not kept and suppress nothing, wherever they stand."""
     monkeypatch.setattr(accelerated.nms, "BLOCK", 48)
-    monkeypatch.setattr(accelerated.kernels.nms, "WORDS", 2)  # several reads of the words kept so far
+    monkeypatch.setattr(
+        accelerated.kernels.triton.nms, "WORDS", 2
+    )  # several reads of the words kept so far
     rows, count = 3, 170
-    boxes, group = np.stack([crowd(rng, count) for _ in range(rows)]), rng.integers(0, 2, (rows, count))
+    boxes, group = (
+        np.stack([crowd(rng, count) for _ in range(rows)]),
+        rng.integers(0, 2, (rows, count)),
+    )
     valid = rng.random((rows, count)) < 0.8
     valid[2, :40] = False
     boxes[~valid & (rng.random(valid.shape) < 0.5)] = np.nan
     tensors = [torch.tensor(x, device=DEVICE) for x in (boxes, valid, group)]
-    keep = accelerated.nms.keep_mask(tensors[0], tensors[1], 0.4, tensors[2] if grouped else None, backend).cpu().numpy()
+    keep = (
+        accelerated.nms.keep_mask(
+            tensors[0], tensors[1], 0.4, tensors[2] if grouped else None, backend
+        )
+        .cpu()
+        .numpy()
+    )
     for b in range(rows):
         alive = np.flatnonzero(valid[b])
         groups = group[b, alive] if grouped else np.zeros(len(alive))
@@ -157,7 +209,12 @@ def test_long_chain_reaches_the_fixed_point(backend):
 def test_no_rows_no_boxes_and_strides(rng, backend):
     for shape in (0, 5), (2, 0):
         valid = torch.ones(shape, dtype=torch.bool, device=DEVICE)
-        assert accelerated.nms.keep_mask(torch.zeros(*shape, 4, device=DEVICE), valid, 0.5, backend=backend).shape == shape
+        assert (
+            accelerated.nms.keep_mask(
+                torch.zeros(*shape, 4, device=DEVICE), valid, 0.5, backend=backend
+            ).shape
+            == shape
+        )
     boxes = torch.tensor(crowd(rng, 40), device=DEVICE)
     valid = torch.tensor(rng.random((2, 40)) < 0.7, device=DEVICE)
     once = accelerated.nms.keep_mask(torch.stack([boxes, boxes]), valid, 0.4, backend=backend)
@@ -169,7 +226,10 @@ def test_no_rows_no_boxes_and_strides(rng, backend):
 def test_half_precision_boxes_are_compared_in_float32(rng, backend):
     boxes = torch.tensor(crowd(rng, 50), device=DEVICE).half()
     scores = torch.linspace(1, 0, 50, device=DEVICE)
-    assert_equal(accelerated.nms.nms(boxes, scores, 0.4, backend), accelerated.nms.nms(boxes.float(), scores, 0.4, backend))
+    assert_equal(
+        accelerated.nms.nms(boxes, scores, 0.4, backend),
+        accelerated.nms.nms(boxes.float(), scores, 0.4, backend),
+    )
 
 
 @BACKENDS
@@ -177,8 +237,13 @@ def test_compiles_and_checks_as_an_operator(rng, backend):
     boxes = torch.tensor(crowd(rng, 20), device=DEVICE)[None]
     valid = torch.ones(1, 20, dtype=torch.bool, device=DEVICE)
     compiled = torch.compile(accelerated.nms.keep_mask, fullgraph=True, backend="aot_eager")
-    assert_equal(compiled(boxes, valid, 0.4, None, backend), accelerated.nms.keep_mask(boxes, valid, 0.4, None, backend))
-    torch.library.opcheck(torch.ops.maskrcnn.nms_keep_mask.default, (boxes, valid, 0.4, None, backend))
+    assert_equal(
+        compiled(boxes, valid, 0.4, None, backend),
+        accelerated.nms.keep_mask(boxes, valid, 0.4, None, backend),
+    )
+    torch.library.opcheck(
+        torch.ops.maskrcnn.nms_keep_mask.default, (boxes, valid, 0.4, None, backend)
+    )
 
 
 @pytest.mark.parametrize("k", [0, 3, 9])
@@ -192,7 +257,9 @@ def test_top_k_takes_the_lower_index_of_equals(rng, k):
 
 @pytest.mark.gpu
 def test_no_synchronisation(rng):
-    boxes = torch.tensor(np.stack([crowd(rng, 2000, 500.0, np.float32) for _ in range(4)]), device="cuda")
+    boxes = torch.tensor(
+        np.stack([crowd(rng, 2000, 500.0, np.float32) for _ in range(4)]), device="cuda"
+    )
     valid = torch.ones(4, 2000, dtype=torch.bool, device="cuda")
     accelerated.nms.keep_mask(boxes, valid, 0.7, backend="triton")
     torch.cuda.set_sync_debug_mode("error")

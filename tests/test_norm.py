@@ -6,13 +6,19 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-import two_processes
-from gradients import check_backward, value_and_gradients
 from hypothesis import given
 from hypothesis import strategies as st
-from tolerances import GOLDEN_OPERATOR, REDUCTION, assert_close, assert_equal, error
+from support import two_processes
+from support.gradients import check_backward, value_and_gradients
 
 from accelerated import norm as fast
+from accelerated.verify.equality import (
+    GOLDEN_OPERATOR,
+    REDUCTION,
+    assert_close,
+    assert_equal,
+    error,
+)
 from reference import config, norm
 
 EPS = 1e-5
@@ -32,7 +38,15 @@ def test_frozen_batch_norm(case):
 
 def test_batch_norm(case):
     x, weight, bias, *_ = case
-    expected = F.batch_norm(torch.tensor(x), None, None, torch.tensor(weight), torch.tensor(bias), training=True, eps=EPS)
+    expected = F.batch_norm(
+        torch.tensor(x),
+        None,
+        None,
+        torch.tensor(weight),
+        torch.tensor(bias),
+        training=True,
+        eps=EPS,
+    )
     assert_close(norm.batch_norm(x, weight, bias, EPS), expected, REDUCTION["float64"])
 
 
@@ -52,7 +66,9 @@ def test_group_norm_refuses_uneven_groups(case):
 def test_frozen_batch_norm_golden(golden, peer):
     z = golden("norm")
     x, weight, bias, mean, var = (z[f"{peer}/in.{name}"] for name in "xwbmv")
-    assert_close(norm.frozen_batch_norm(x, weight, bias, mean, var, EPS), z[f"{peer}/out.y"], GOLDEN_OPERATOR)
+    assert_close(
+        norm.frozen_batch_norm(x, weight, bias, mean, var, EPS), z[f"{peer}/out.y"], GOLDEN_OPERATOR
+    )
 
 
 def test_conv_norm_takes_the_statistics_its_kind_says(case, rng):
@@ -61,7 +77,9 @@ def test_conv_norm_takes_the_statistics_its_kind_says(case, rng):
     parameters["c.weight"] = rng.standard_normal((6, 6, 1, 1))
 
     def run(kind, training):
-        return norm.conv_norm(parameters, "c", "n", x, kind, config.preset("torchvision_r50_fpn"), training)
+        return norm.conv_norm(
+            parameters, "c", "n", x, kind, config.preset("torchvision_r50_fpn"), training
+        )
 
     assert error(run("frozen", True), run("frozen", False)) == 0
     assert error(run("batch", False), run("frozen", False)) == 0
@@ -76,7 +94,12 @@ def test_float32_stays_float32(case):
 
 
 def test_batch_norm_of_no_rows_is_empty():
-    assert norm.batch_norm(np.zeros((0, 2, 3, 3)), np.ones(2), np.zeros(2), EPS).shape == (0, 2, 3, 3)
+    assert norm.batch_norm(np.zeros((0, 2, 3, 3)), np.ones(2), np.zeros(2), EPS).shape == (
+        0,
+        2,
+        3,
+        3,
+    )
 
 
 # ---- backwards
@@ -102,7 +125,9 @@ def check_frozen_batch_norm_backward(x, weight, bias):
     mean, var = bias[::-1] + 0.5, np.linspace(0.1, 2, len(bias))
 
     def frozen(x, weight, bias, mean=mean):
-        return norm.frozen_batch_norm(x, weight, bias, mean.astype(x.dtype), var.astype(x.dtype), EPS)
+        return norm.frozen_batch_norm(
+            x, weight, bias, mean.astype(x.dtype), var.astype(x.dtype), EPS
+        )
 
     def twin(x, weight, bias, mean=mean):
         return F.batch_norm(x, *map(torch.tensor, (mean, var)), weight, bias, eps=EPS)
@@ -155,16 +180,32 @@ def test_conv_norm_on_the_tape(kind, rng):
 
     def function(x, weight, scale, shift):
         parameters.update({"c.weight": weight, "n.weight": scale, "n.bias": shift})
-        parameters.update({"n.running_mean": np.ones(4, x.dtype), "n.running_var": np.full(4, 2, x.dtype)})
+        parameters.update(
+            {"n.running_mean": np.ones(4, x.dtype), "n.running_var": np.full(4, 2, x.dtype)}
+        )
         return norm.conv_norm(parameters, "c", "n", x, kind, full, training=True)
 
     def twin(x, weight, scale, shift):
         x = F.conv2d(x, weight)
         if kind == "group":
             return F.group_norm(x, 2, scale, shift, EPS)
-        return F.batch_norm(x, torch.ones_like(scale), torch.full_like(scale, 2), scale, shift, training=kind != "frozen", eps=EPS)
+        return F.batch_norm(
+            x,
+            torch.ones_like(scale),
+            torch.full_like(scale, 2),
+            scale,
+            shift,
+            training=kind != "frozen",
+            eps=EPS,
+        )
 
-    check_backward(function, twin, rng.standard_normal((2, 3, 5, 4)), rng.standard_normal((4, 3, 1, 1)), *rng.standard_normal((2, 4)))
+    check_backward(
+        function,
+        twin,
+        rng.standard_normal((2, 3, 5, 4)),
+        rng.standard_normal((4, 3, 1, 1)),
+        *rng.standard_normal((2, 4)),
+    )
     mean = parameters["n.running_mean"]
     assert type(mean) is np.ndarray and (mean != 1).all() == (kind in ("batch", "sync_batch"))
 
@@ -193,12 +234,22 @@ def test_running_statistics_are_those_of_pytorch_after_several_steps(rng):
             assert parameters[name] is not old  # whoever holds the old ones keeps them
             assert_close(parameters[name], getattr(module, name[2:]), REDUCTION["float64"], name)
     norm.update_running_statistics(parameters, "n", x[:0])
-    assert_close(parameters["n.running_var"], module.running_var, REDUCTION["float64"], "an empty batch changes nothing")
+    assert_close(
+        parameters["n.running_var"],
+        module.running_var,
+        REDUCTION["float64"],
+        "an empty batch changes nothing",
+    )
 
 
 def test_running_statistics_of_float32_stay_float32(rng):
-    parameters = {"n.running_mean": np.zeros(3, np.float32), "n.running_var": np.ones(3, np.float32)}
-    norm.update_running_statistics(parameters, "n", rng.standard_normal((2, 3, 4, 4)).astype(np.float32))
+    parameters = {
+        "n.running_mean": np.zeros(3, np.float32),
+        "n.running_var": np.ones(3, np.float32),
+    }
+    norm.update_running_statistics(
+        parameters, "n", rng.standard_normal((2, 3, 4, 4)).astype(np.float32)
+    )
     assert {value.dtype for value in parameters.values()} == {np.dtype(np.float32)}
 
 
@@ -209,7 +260,11 @@ def rank(rng, shape, valid=None):
     """(x, valid, grad_out) of one process; padded rows have no gradient."""
     x, grad_out = rng.standard_normal((2, *shape))
     valid = None if valid is None else torch.tensor(valid, dtype=torch.bool)
-    return torch.tensor(2 * x + 3), valid, torch.tensor(grad_out) * (1 if valid is None else valid[:, None, None, None])
+    return (
+        torch.tensor(2 * x + 3),
+        valid,
+        torch.tensor(grad_out) * (1 if valid is None else valid[:, None, None, None]),
+    )
 
 
 def pixels(x, valid):
@@ -228,20 +283,33 @@ def test_two_processes_normalise_as_one(rng, tmp_path):
     ]
     found = two_processes.run(two_processes.normalise, tmp_path, cases)
     for number, case in enumerate(cases):
-        layer, joined = torch.nn.BatchNorm2d(3).double(), torch.cat([pixels(x, valid) for x, valid, _ in case]).requires_grad_()
+        layer, joined = (
+            torch.nn.BatchNorm2d(3).double(),
+            torch.cat([pixels(x, valid) for x, valid, _ in case]).requires_grad_(),
+        )
         with torch.no_grad():
             layer.weight.copy_(torch.arange(1.0, 4.0))
         y, grad_out = layer(joined), torch.cat([pixels(g, valid) for _, valid, g in case])
         gradients = torch.autograd.grad((y * grad_out).sum(), [joined, layer.weight, layer.bias])
         ours, theirs = found[0][number], found[1][number]
         for at, expected in ((0, y.detach()), (1, gradients[0])):
-            both = [pixels(result[at], valid) for result, (_, valid, _) in zip((ours, theirs), case, strict=True)]
+            both = [
+                pixels(result[at], valid)
+                for result, (_, valid, _) in zip((ours, theirs), case, strict=True)
+            ]
             assert_close(torch.cat(both), expected, REDUCTION["float64"], f"case {number}, {at}")
         for at in (2, 3):  # DistributedDataParallel adds those of the processes
-            assert_close(ours[at] + theirs[at], gradients[at - 1], REDUCTION["float64"], f"case {number}, parameter {at}")
+            assert_close(
+                ours[at] + theirs[at],
+                gradients[at - 1],
+                REDUCTION["float64"],
+                f"case {number}, parameter {at}",
+            )
         for at, expected in ((4, layer.running_mean), (5, layer.running_var)):
             for result in (ours, theirs):
-                assert_close(result[at], expected, REDUCTION["float64"], f"case {number}, statistics {at}")
+                assert_close(
+                    result[at], expected, REDUCTION["float64"], f"case {number}, statistics {at}"
+                )
 
 
 @pytest.mark.parametrize("valid", [None, [1, 0, 1, 1]])
@@ -252,14 +320,25 @@ def test_alone_a_synchronised_layer_is_a_plain_one(rng, valid):
         layer = cls(3).double()
         leaf = x.clone().requires_grad_()
         y = layer(leaf, valid)
-        results.append([y.detach(), *torch.autograd.grad((y * grad_out).sum(), [leaf, *layer.parameters()]), *layer.buffers()])
+        results.append(
+            [
+                y.detach(),
+                *torch.autograd.grad((y * grad_out).sum(), [leaf, *layer.parameters()]),
+                *layer.buffers(),
+            ]
+        )
         assert_equal(layer.eval()(x), layer(x, valid), "in evaluation all rows are alike")
     for ours, theirs in zip(*results, strict=True):
         assert_equal(ours, theirs)
 
 
 @pytest.mark.parametrize(
-    ("kind", "cls"), [("frozen", fast.FrozenBatchNorm2d), ("batch", fast.BatchNorm2d), ("sync_batch", fast.SyncBatchNorm2d)]
+    ("kind", "cls"),
+    [
+        ("frozen", fast.FrozenBatchNorm2d),
+        ("batch", fast.BatchNorm2d),
+        ("sync_batch", fast.SyncBatchNorm2d),
+    ],
 )
 def test_layers_by_kind(kind, cls):
     layer = fast.make(kind, 8, config.preset("torchvision_r50_fpn"))

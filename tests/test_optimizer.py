@@ -7,11 +7,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tolerances import assert_close, assert_equal
 from torch import nn
 
 import accelerated.optimizer
 import reference.optimizer
+from accelerated.verify.equality import assert_close, assert_equal
 from reference.config import Optimizer
 
 NAMES = {
@@ -36,11 +36,17 @@ class Model(nn.Module):
                 if part not in owner._modules:
                     owner.add_module(part, nn.Module())
                 owner = owner._modules[part]
-            owner.register_parameter(leaf, nn.Parameter(torch.from_numpy(rng.normal(size=(3, 4))), requires_grad=trained))
+            owner.register_parameter(
+                leaf, nn.Parameter(torch.from_numpy(rng.normal(size=(3, 4))), requires_grad=trained)
+            )
 
 
 def gradients(parameters, iteration):
-    return {name: np.sin(3 * parameters[name] + iteration) * (1 + iteration) for name, trained in NAMES.items() if trained}
+    return {
+        name: np.sin(3 * parameters[name] + iteration) * (1 + iteration)
+        for name, trained in NAMES.items()
+        if trained
+    }
 
 
 @pytest.mark.parametrize("kind", ["sgd", "adamw"])
@@ -58,13 +64,22 @@ def test_twins_and_torch_agree_over_many_steps(kind, max_norm, rng):
     )
     model = Model(rng)
     parameters = {name: p.detach().numpy().copy() for name, p in model.named_parameters()}
-    plain = {name: torch.tensor(value, requires_grad=NAMES[name]) for name, value in parameters.items()}
+    plain = {
+        name: torch.tensor(value, requires_grad=NAMES[name]) for name, value in parameters.items()
+    }
     groups = [
-        {"params": [plain[n] for n in NAMES if NAMES[n] and reference.optimizer.is_norm(n) == norm], "weight_decay": d}
+        {
+            "params": [
+                plain[n] for n in NAMES if NAMES[n] and reference.optimizer.is_norm(n) == norm
+            ],
+            "weight_decay": d,
+        }
         for norm, d in ((False, 0.05), (True, 0.2))
     ]
     judge = (
-        torch.optim.SGD(groups, lr=1.0, momentum=0.9, foreach=False) if kind == "sgd" else torch.optim.AdamW(groups, lr=1.0, foreach=False)
+        torch.optim.SGD(groups, lr=1.0, momentum=0.9, foreach=False)
+        if kind == "sgd"
+        else torch.optim.AdamW(groups, lr=1.0, foreach=False)
     )
     optimizer, state = accelerated.optimizer.build(model, config), reference.optimizer.State()
     for iteration in range(9):
@@ -76,7 +91,9 @@ def test_twins_and_torch_agree_over_many_steps(kind, max_norm, rng):
             plain[name].grad = torch.from_numpy(g.copy())
         clipped, norm = reference.optimizer.clip(raw, max_norm)
         parameters, state = reference.optimizer.step(parameters, clipped, state, rate, config)
-        assert_close(accelerated.optimizer.step(optimizer, rate, max_norm), norm, 1e-12, "gradient norm")
+        assert_close(
+            accelerated.optimizer.step(optimizer, rate, max_norm), norm, 1e-12, "gradient norm"
+        )
         if max_norm:
             nn.utils.clip_grad_norm_([p for p in plain.values() if p.requires_grad], max_norm)
         for group in judge.param_groups:
@@ -125,21 +142,40 @@ def test_norm_parameters_are_told_by_name():
 
 
 @given(
-    iteration=st.integers(0, 999), batch_size=st.integers(1, 64), schedule=st.sampled_from(["step", "cosine"]), warmup=st.integers(0, 500)
+    iteration=st.integers(0, 999),
+    batch_size=st.integers(1, 64),
+    schedule=st.sampled_from(["step", "cosine"]),
+    warmup=st.integers(0, 500),
 )
 def test_schedule(iteration, batch_size, schedule, warmup):
     config = Optimizer(schedule=schedule, warmup_iterations=warmup)
     rate = reference.optimizer.learning_rate(config, iteration, 1000, batch_size)
     assert rate == accelerated.optimizer.learning_rate(config, iteration, 1000, batch_size)
     assert 0 < rate <= 0.02 * batch_size / 16
-    assert_close(reference.optimizer.learning_rate(config, iteration, 1000, 2 * batch_size), 2 * rate, 1e-15)  # linear scaling
-    assert_close(reference.optimizer.learning_rate(replace(config, learning_rate=0.06), iteration, 1000, batch_size), 3 * rate, 1e-15)
+    assert_close(
+        reference.optimizer.learning_rate(config, iteration, 1000, 2 * batch_size), 2 * rate, 1e-15
+    )  # linear scaling
+    assert_close(
+        reference.optimizer.learning_rate(
+            replace(config, learning_rate=0.06), iteration, 1000, batch_size
+        ),
+        3 * rate,
+        1e-15,
+    )
 
 
 def test_schedule_at_its_corners():
-    rate = lambda iteration, **changes: reference.optimizer.learning_rate(Optimizer(**changes), iteration, 90000, 16)  # noqa: E731
+    rate = lambda iteration, **changes: reference.optimizer.learning_rate(
+        Optimizer(**changes), iteration, 90000, 16
+    )
     assert_close(rate(0), 0.02 * 0.001, 1e-15)
     assert_close(rate(500), 0.02 * (0.001 * 0.5 + 0.5), 1e-15)
     assert_equal([rate(1000), rate(59999)], [0.02, 0.02])
-    assert_close([rate(60000), rate(79999), rate(80000), rate(89999)], [0.002, 0.002, 0.0002, 0.0002], 1e-14)
-    assert_close([rate(i, schedule="cosine", warmup_iterations=0) for i in (0, 45000, 90000)], [0.02, 0.01, 0.0], 1e-15)
+    assert_close(
+        [rate(60000), rate(79999), rate(80000), rate(89999)], [0.002, 0.002, 0.0002, 0.0002], 1e-14
+    )
+    assert_close(
+        [rate(i, schedule="cosine", warmup_iterations=0) for i in (0, 45000, 90000)],
+        [0.02, 0.01, 0.0],
+        1e-15,
+    )

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import small
 import torch
 from PIL import Image
 from pycocotools.coco import COCO
+from support import small
 
 from accelerated.engine.predict import find, predict
-from accelerated.postprocess import Detections
+from accelerated.structures import Detections
 
 CATEGORIES = [{"id": 4, "name": "disc"}, {"id": 8, "name": "box"}]
 
@@ -23,7 +23,14 @@ class Finder:
         height, width = images[0].shape[:2]
         masks = torch.zeros(2, height, width, dtype=torch.bool)
         masks[:, 1:3, 2:5] = True
-        return [Detections(torch.tensor([[2.0, 1, 5, 3]] * 2), torch.tensor([0.9, 0.3]), torch.tensor([2, 1]), masks)]
+        return [
+            Detections(
+                torch.tensor([[2.0, 1, 5, 3]] * 2),
+                torch.tensor([0.9, 0.3]),
+                torch.tensor([2, 1]),
+                masks,
+            )
+        ]
 
 
 @pytest.fixture
@@ -39,13 +46,27 @@ def pictures(tmp_path):
 
 
 def test_a_bad_picture_is_named_and_does_not_lose_the_others(pictures, tmp_path):
-    result = predict(Finder(), [pictures, pictures / "more" / "a.png", pictures / "none.png"], tmp_path / "out", categories=CATEGORIES)
+    result = predict(
+        Finder(),
+        [pictures, pictures / "more" / "a.png", pictures / "none.png"],
+        tmp_path / "out",
+        categories=CATEGORIES,
+    )
     assert [Path(name).name for name, _ in result.failed] == ["broken.png", "empty.jpg", "none.png"]
     assert all("\n" not in message and message for _, message in result.failed)
     written = json.loads((tmp_path / "out" / "predictions.json").read_text())
-    assert written == result.predictions and [Path(image["file_name"]).name for image in written["images"]] == ["a.png", "b.jpg", "a.png"]
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a.png", "a_2.png", "b.png", "predictions.json"]
-    drawn, original = (np.asarray(Image.open(folder / "a.png")) for folder in (tmp_path / "out", pictures))
+    assert written == result.predictions and [
+        Path(image["file_name"]).name for image in written["images"]
+    ] == ["a.png", "b.jpg", "a.png"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "a.png",
+        "a_2.png",
+        "b.png",
+        "predictions.json",
+    ]
+    drawn, original = (
+        np.asarray(Image.open(folder / "a.png")) for folder in (tmp_path / "out", pictures)
+    )
     assert drawn.shape == original.shape and (drawn != original).any()
 
 
@@ -53,10 +74,23 @@ def test_the_json_is_a_coco_data_set(pictures, tmp_path):
     predict(Finder(), [pictures / "*.png"], tmp_path / "out", categories=CATEGORIES, threshold=0.5)
     coco = COCO(tmp_path / "out" / "predictions.json")
     (annotation,) = coco.anns.values()
-    assert (annotation["category_id"], annotation["bbox"], annotation["area"]) == (8, [2, 1, 3, 2], 6)
+    assert (annotation["category_id"], annotation["bbox"], annotation["area"]) == (
+        8,
+        [2, 1, 3, 2],
+        6,
+    )
     assert coco.annToMask(annotation).sum() == 6 and coco.cats[8]["name"] == "box"
     assert (
-        len(predict(Finder(), [pictures / "a.png"], tmp_path / "out", categories=CATEGORIES, threshold=0.2).predictions["annotations"]) == 2
+        len(
+            predict(
+                Finder(),
+                [pictures / "a.png"],
+                tmp_path / "out",
+                categories=CATEGORIES,
+                threshold=0.2,
+            ).predictions["annotations"]
+        )
+        == 2
     )
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from reference import config as configuration
 from reference.mask_rcnn import MaskRCNN, initial_parameters
-from reference.transform import Target
+from reference.structures import Target
 
 LOSSES = {"rpn_objectness", "rpn_box", "class", "box", "mask"}
 
@@ -61,14 +61,21 @@ def test_initial_parameters_compute_in_their_dtype(rng, image, dtype):
     config = small()
     record = {}
     MaskRCNN(config, initial_parameters(config, rng, dtype)).detect([image], record)
-    assert {record[name].dtype for name in ("images", "C5", "P2", "box_features", "class_logits", "mask_logits")} == {np.dtype(dtype)}
+    assert {
+        record[name].dtype
+        for name in ("images", "C5", "P2", "box_features", "class_logits", "mask_logits")
+    } == {np.dtype(dtype)}
 
 
 def test_initial_normalisations_are_the_identity():
     config = small(norm="batch")
     parameters = initial_parameters(config, np.random.default_rng(0))
-    assert (parameters["backbone.bn1.weight"] == 1).all() and (parameters["backbone.bn1.running_var"] == 1).all()
-    assert (parameters["backbone.bn1.running_mean"] == 0).all() and (parameters["rpn.conv1.bias"] == 0).all()
+    assert (parameters["backbone.bn1.weight"] == 1).all() and (
+        parameters["backbone.bn1.running_var"] == 1
+    ).all()
+    assert (parameters["backbone.bn1.running_mean"] == 0).all() and (
+        parameters["rpn.conv1.bias"] == 0
+    ).all()
     assert 0.005 < parameters["rpn.conv1.weight"].std() < 0.015
 
 
@@ -88,7 +95,11 @@ def test_as_many_targets_as_images(rng, image):
 def test_no_detections(rng, image):
     config = small(score_threshold=1.0)
     (found,) = MaskRCNN(config, initial_parameters(config, rng)).detect([image])
-    assert found.boxes.shape == (0, 4) and found.scores.shape == found.labels.shape == (0,) and found.masks.shape == (0, 24, 40)
+    assert (
+        found.boxes.shape == (0, 4)
+        and found.scores.shape == found.labels.shape == (0,)
+        and found.masks.shape == (0, 24, 40)
+    )
 
 
 @pytest.mark.parametrize("kind", ["two_fc", "four_conv_fc"])
@@ -111,11 +122,18 @@ def test_one_image_with_and_one_without_objects(rng, image):
     masks[0, 4:20, 8:30] = True
     targets = [Target(np.array([[8.0, 4, 30, 20]]), np.array([2]), masks), nothing(30, 20)]
     record = {}
-    losses = model.losses([image, image[:20].transpose(1, 0, 2)[:30]], targets, record=record, generator=np.random.default_rng(0))
+    losses = model.losses(
+        [image, image[:20].transpose(1, 0, 2)[:30]],
+        targets,
+        record=record,
+        generator=np.random.default_rng(0),
+    )
     assert np.isfinite(list(losses.values())).all() and losses["mask"] > 0
     first, second = record["roi_labels"]
     assert (first == 2).any() and set(first) <= {0, 2} and set(second) == {0}
-    again = model.losses([image, image[:20].transpose(1, 0, 2)[:30]], targets, generator=np.random.default_rng(0))
+    again = model.losses(
+        [image, image[:20].transpose(1, 0, 2)[:30]], targets, generator=np.random.default_rng(0)
+    )
     assert again == losses
 
 
@@ -127,7 +145,9 @@ def test_batch_statistics_in_training_stored_ones_in_detection(rng, image):
     model.detect([image], detected)
     assert not np.allclose(trained["C2"], detected["C2"])
     first = trained["C2"].mean()
-    model.parameters["backbone.bn1.running_mean"] = model.parameters["backbone.bn1.running_mean"] + 1
+    model.parameters["backbone.bn1.running_mean"] = (
+        model.parameters["backbone.bn1.running_mean"] + 1
+    )
     model.losses([image], [nothing(24, 40)], record=trained)
     assert trained["C2"].mean() == first, "stored statistics play no part in training"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import small
+from support import small
 
 from reference import optimizer, train
 from reference.mask_rcnn import MaskRCNN, initial_parameters, trained
@@ -36,13 +36,26 @@ def test_a_step_is_gradient_clipping_and_optimizer(model):
     images, targets = next(batches())
     before = model.parameters
     losses, gradients = model.gradients(images, targets, generator=np.random.default_rng(5))
-    taken = train.step(model, images, targets, optimizer.State(), 0.01, generator=np.random.default_rng(5))
-    assert taken.losses == losses and taken.norm == optimizer.clip(gradients, 0)[1] and taken.state.steps == 1
+    taken = train.step(
+        model, images, targets, optimizer.State(), 0.01, generator=np.random.default_rng(5)
+    )
+    assert (
+        taken.losses == losses
+        and taken.norm == optimizer.clip(gradients, 0)[1]
+        and taken.state.steps == 1
+    )
     assert taken.gradients.keys() == set(trained(model.config))
     clipped, _ = optimizer.clip(gradients, model.config.optimizer.clip_gradient_norm)
     expected, _ = optimizer.step(before, clipped, optimizer.State(), 0.01, model.config.optimizer)
     assert all(np.array_equal(model.parameters[name], expected[name]) for name in expected)
-    again = train.step(MaskRCNN(model.config, before), images, targets, optimizer.State(), 0.01, priorities=taken.priorities)
+    again = train.step(
+        MaskRCNN(model.config, before),
+        images,
+        targets,
+        optimizer.State(),
+        0.01,
+        priorities=taken.priorities,
+    )
     assert again.losses == losses, "the priorities that a step gives back are those it sampled by"
 
 
@@ -65,10 +78,16 @@ def test_it_ends_with_the_batches(model):
 
 def test_it_learns(model):
     """The same two images again and again: the loss falls by a half."""
-    config = replace(model.config, optimizer=replace(model.config.optimizer, kind="adamw", learning_rate=0.005, momentum=0.9))
+    config = replace(
+        model.config,
+        optimizer=replace(model.config.optimizer, kind="adamw", learning_rate=0.005, momentum=0.9),
+    )
     model = MaskRCNN(config, model.parameters)
     always = itertools.repeat(next(batches()))
-    totals = [sum(s.losses.values()) for s in train.train(model, always, iterations=60, generator=np.random.default_rng(1))]
+    totals = [
+        sum(s.losses.values())
+        for s in train.train(model, always, iterations=60, generator=np.random.default_rng(1))
+    ]
     assert np.mean(totals[-10:]) < 0.5 * np.mean(totals[:3]), totals
 
 

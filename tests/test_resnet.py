@@ -3,22 +3,30 @@
 from dataclasses import replace
 from math import prod
 
-import narrow
 import pytest
 import torch
 import torch.nn.functional as F
-from tolerances import MODEL, assert_close
+from support import narrow
 
 from accelerated.resnet import Backbone, channels
+from accelerated.verify.equality import MODEL, assert_close
 from reference import resnet
 from reference.config import preset
 
-CASES = [(18, "group", False), (34, "frozen", False), (50, "frozen", True), (50, "batch", False), (101, "frozen", False)]
+CASES = [
+    (18, "group", False),
+    (34, "frozen", False),
+    (50, "frozen", True),
+    (50, "batch", False),
+    (101, "frozen", False),
+]
 
 
 def settings(depth, norm, stride_in_1x1):
     full = narrow.config("torchvision_r50_fpn")
-    return replace(full, backbone=replace(full.backbone, depth=depth, norm=norm, stride_in_1x1=stride_in_1x1))
+    return replace(
+        full, backbone=replace(full.backbone, depth=depth, norm=norm, stride_in_1x1=stride_in_1x1)
+    )
 
 
 @pytest.mark.parametrize("training", [False, True])
@@ -30,7 +38,11 @@ def test_twins(rng, depth, norm, stride_in_1x1, training):
     parameters = narrow.parameters(model)
     expected = resnet.forward(parameters, images, config, training)
     actual = model.backbone(torch.from_numpy(images))
-    assert {level: x.shape[1] for level, x in actual.items()} == channels(config) == resnet.channels(config)
+    assert (
+        {level: x.shape[1] for level, x in actual.items()}
+        == channels(config)
+        == resnet.channels(config)
+    )
     for level in (2, 3, 4, 5):
         assert_close(actual[level], expected[level], MODEL["float64"], f"C{level}")
 
@@ -38,7 +50,11 @@ def test_twins(rng, depth, norm, stride_in_1x1, training):
 @pytest.mark.parametrize(("depth", "norm", "stride_in_1x1"), CASES)
 def test_same_parameters(depth, norm, stride_in_1x1):
     config = settings(depth, norm, stride_in_1x1)
-    shapes = {f"backbone.{name}": tuple(t.shape) for name, t in Backbone(config).state_dict().items() if not name.endswith("tracked")}
+    shapes = {
+        f"backbone.{name}": tuple(t.shape)
+        for name, t in Backbone(config).state_dict().items()
+        if not name.endswith("tracked")
+    }
     assert shapes == resnet.parameter_shapes(config)
 
 
@@ -53,20 +69,26 @@ def test_frozen_stages(frozen):
 
 def test_frozen_norm_is_no_parameter():
     backbone = Backbone(settings(50, "frozen", False))
-    assert not [name for name, _ in backbone.named_parameters() if "bn" in name or "downsample.1" in name]
+    assert not [
+        name for name, _ in backbone.named_parameters() if "bn" in name or "downsample.1" in name
+    ]
 
 
 def test_frozen_norm_takes_no_pass_of_its_own(rng):
     """Folding the norm into the convolution changes nothing, the gradient of the convolution's weight included."""
     config = settings(18, "frozen", False)
-    backbone = narrow.model(replace(config, backbone=replace(config.backbone, frozen_stages=0))).backbone
+    backbone = narrow.model(
+        replace(config, backbone=replace(config.backbone, frozen_stages=0))
+    ).backbone
     x = torch.from_numpy(rng.standard_normal((1, 3, 33, 40)))
     folded = backbone(x)[2]
     y = torch.max_pool2d(backbone.bn1(backbone.conv1(x)).relu(), 3, 2, 1)
     for block in backbone.layer1:
         y = (block.bn2(block.conv2(block.bn1(block.conv1(y)).relu())) + y).relu()
     assert_close(folded, y.detach(), MODEL["float64"])
-    gradients = [torch.autograd.grad(out.square().sum(), backbone.conv1.weight)[0] for out in (folded, y)]
+    gradients = [
+        torch.autograd.grad(out.square().sum(), backbone.conv1.weight)[0] for out in (folded, y)
+    ]
     assert_close(*gradients, MODEL["float64"])
 
 
@@ -109,7 +131,11 @@ def test_variants_twins(rng, fields, training):
         stride = resnet.strides(config)[stage]
         assert x.shape[1:] == (resnet.channels(config)[stage], -(-75 // stride), -(-97 // stride))
         assert_close(actual[stage], x, MODEL["float64"], f"C{stage}")
-    shapes = {f"backbone.{name}": tuple(t.shape) for name, t in model.backbone.state_dict().items() if not name.endswith("tracked")}
+    shapes = {
+        f"backbone.{name}": tuple(t.shape)
+        for name, t in model.backbone.state_dict().items()
+        if not name.endswith("tracked")
+    }
     assert shapes == resnet.parameter_shapes(config)
 
 
@@ -118,12 +144,27 @@ def plain_bottleneck(p, name, x, stride, dilation, groups):
 
     def conv_norm(x, conv, norm, **keywords):
         x = F.conv2d(x, p[f"{name}.{conv}.weight"], **keywords)
-        return F.batch_norm(x, *(p[f"{name}.{norm}.{part}"] for part in ("running_mean", "running_var", "weight", "bias")))
+        return F.batch_norm(
+            x,
+            *(
+                p[f"{name}.{norm}.{part}"]
+                for part in ("running_mean", "running_var", "weight", "bias")
+            ),
+        )
 
     y = conv_norm(x, "conv1", "bn1").relu()
-    y = conv_norm(y, "conv2", "bn2", stride=stride, padding=dilation, dilation=dilation, groups=groups).relu()
+    y = conv_norm(
+        y, "conv2", "bn2", stride=stride, padding=dilation, dilation=dilation, groups=groups
+    ).relu()
     y = conv_norm(y, "conv3", "bn3")
-    return (y + (conv_norm(x, "downsample.0", "downsample.1", stride=stride) if f"{name}.downsample.0.weight" in p else x)).relu()
+    return (
+        y
+        + (
+            conv_norm(x, "downsample.0", "downsample.1", stride=stride)
+            if f"{name}.downsample.0.weight" in p
+            else x
+        )
+    ).relu()
 
 
 @pytest.mark.parametrize(("dilation", "groups"), [(2, 1), (1, 2), (2, 2)])
@@ -134,7 +175,9 @@ def test_stage_5_by_hand(rng, dilation, groups):
     x = torch.from_numpy(rng.standard_normal((2, 128, 7, 9)))
     expected, p = x, model.state_dict()
     for i in range(3):
-        expected = plain_bottleneck(p, f"layer4.{i}", expected, 2 if i == 0 and dilation == 1 else 1, dilation, groups)
+        expected = plain_bottleneck(
+            p, f"layer4.{i}", expected, 2 if i == 0 and dilation == 1 else 1, dilation, groups
+        )
     assert expected.shape == ((2, 256, 7, 9) if dilation == 2 else (2, 256, 4, 5))
     assert_close(model.stage(x, 5), expected, MODEL["float64"])
     parameters = {f"backbone.{name}": t.numpy() for name, t in p.items()}
@@ -143,7 +186,11 @@ def test_stage_5_by_hand(rng, dilation, groups):
 
 def weights(config):
     """{parameter: shape} of the backbone without stored statistics."""
-    return {name: shape for name, shape in resnet.parameter_shapes(config).items() if ".running_" not in name}
+    return {
+        name: shape
+        for name, shape in resnet.parameter_shapes(config).items()
+        if ".running_" not in name
+    }
 
 
 @pytest.mark.parametrize(
@@ -163,16 +210,25 @@ def test_size(name, count):
 
 def test_shapes_at_full_width():
     shapes = weights(preset("detectron2_x101_fpn"))
-    assert shapes["backbone.layer1.0.conv2.weight"] == (256, 8, 3, 3) and shapes["backbone.layer4.2.conv2.weight"] == (2048, 64, 3, 3)
+    assert shapes["backbone.layer1.0.conv2.weight"] == (256, 8, 3, 3) and shapes[
+        "backbone.layer4.2.conv2.weight"
+    ] == (2048, 64, 3, 3)
     assert shapes["backbone.layer3.22.conv3.weight"] == (1024, 1024, 1, 1)
-    assert resnet.strides(preset("detectron2_r50_dc5"))[5] == 16 and resnet.strides(preset("paper_r50_c5"))[5] == 32
+    assert (
+        resnet.strides(preset("detectron2_r50_dc5"))[5] == 16
+        and resnet.strides(preset("paper_r50_c5"))[5] == 32
+    )
 
 
 def test_stage_5_is_there_where_it_is_used():
     config = variant(out_stage=4)
-    assert not [name for name in resnet.parameter_shapes(config) if "layer4" in name] and not hasattr(Backbone(config), "layer4")
+    assert not [
+        name for name in resnet.parameter_shapes(config) if "layer4" in name
+    ] and not hasattr(Backbone(config), "layer4")
     config = narrow.config("detectron2_r50_c4")
-    assert "backbone.layer4.0.conv1.weight" in resnet.parameter_shapes(config) and hasattr(Backbone(config), "layer4")
+    assert "backbone.layer4.0.conv1.weight" in resnet.parameter_shapes(config) and hasattr(
+        Backbone(config), "layer4"
+    )
 
 
 @pytest.mark.parametrize("frozen", [0, 2, 4, 5])
@@ -181,12 +237,18 @@ def test_frozen_stages_of_single_maps(name, frozen):
     """Stage 5 counts as the fifth, whoever runs it."""
     config = narrow.config(name)
     config = replace(config, backbone=replace(config.backbone, frozen_stages=frozen))
-    trained = {f"backbone.{name}" for name, p in Backbone(config).named_parameters() if p.requires_grad}
+    trained = {
+        f"backbone.{name}" for name, p in Backbone(config).named_parameters() if p.requires_grad
+    }
     assert trained == {
         n
         for n in resnet.parameter_shapes(config)
         if not n.startswith(resnet.frozen(config)) and ".bn" not in n and ".downsample.1" not in n
     }
-    assert {name.split(".")[1] for name in trained} == {"conv1", "layer1", "layer2", "layer3", "layer4"} - set(
-        ["conv1", "layer1", "layer2", "layer3", "layer4"][:frozen]
-    )
+    assert {name.split(".")[1] for name in trained} == {
+        "conv1",
+        "layer1",
+        "layer2",
+        "layer3",
+        "layer4",
+    } - set(["conv1", "layer1", "layer2", "layer3", "layer4"][:frozen])

@@ -3,16 +3,24 @@
 import numpy as np
 import pytest
 import torch
-from golden_cases import EXTENT, cases
-from gradients import check_backward, check_float32, compare_with_autograd
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import arrays
-from strategies import boxes as some_boxes
-from tolerances import GOLDEN_OPERATOR, POINTWISE, REDUCTION, arbitrary_boxes, assert_close, assert_equal, error
+from support.golden_cases import EXTENT, cases
+from support.gradients import check_backward, check_float32, compare_with_autograd
+from support.strategies import arrays
+from support.strategies import boxes as some_boxes
 
 import accelerated.roi_align
 import reference.roi_align
+from accelerated.verify.equality import (
+    GOLDEN_OPERATOR,
+    POINTWISE,
+    REDUCTION,
+    arbitrary_boxes,
+    assert_close,
+    assert_equal,
+    error,
+)
 
 EVERY = pytest.mark.parametrize("implementation", ["numpy", "torch", "triton"])
 FAST = pytest.mark.parametrize("implementation", ["numpy", "torch"])
@@ -31,14 +39,22 @@ def pool(implementation, features, rois, image_index, **keywords):
     if implementation == "numpy":
         return reference.roi_align.roi_align(features, rois, image_index, **keywords)
     arguments = [tensor(x) for x in (features, rois, image_index)]
-    return accelerated.roi_align.roi_align(*arguments, **keywords, backend=implementation).cpu().numpy()
+    return (
+        accelerated.roi_align.roi_align(*arguments, **keywords, backend=implementation)
+        .cpu()
+        .numpy()
+    )
 
 
 def gradient(implementation, grad_out, features, rois, image_index, **keywords):
     if implementation == "numpy":
-        return reference.roi_align.roi_align_backward(grad_out, features, rois, image_index, **keywords)
+        return reference.roi_align.roi_align_backward(
+            grad_out, features, rois, image_index, **keywords
+        )
     features = tensor(features).requires_grad_()
-    out = accelerated.roi_align.roi_align(features, tensor(rois), tensor(image_index), **keywords, backend=implementation)
+    out = accelerated.roi_align.roi_align(
+        features, tensor(rois), tensor(image_index), **keywords, backend=implementation
+    )
     return torch.autograd.grad(out, features, tensor(grad_out))[0].cpu().numpy()
 
 
@@ -65,7 +81,9 @@ def test_golden(request, implementation, extent):
             "aligned": bool(case["in.aligned"]),
         }
         out = pool(implementation, case["in.x"], rois, image_index, **keywords)
-        grad = gradient(implementation, case["in.grad_out"], case["in.x"], rois, image_index, **keywords)
+        grad = gradient(
+            implementation, case["in.grad_out"], case["in.x"], rois, image_index, **keywords
+        )
         assert_close(out, case["out.y"], GOLDEN_OPERATOR, name)
         assert_close(grad, case["out.dx"], GOLDEN_OPERATOR, name)
 
@@ -82,7 +100,9 @@ def test_golden_in_float32_rounds_coordinates_as_torchvision_does(request, imple
             "aligned": bool(case["in.aligned"]),
         }
         out = pool(implementation, case["in.x"], rois, image_index, **keywords)
-        grad = gradient(implementation, case["in.grad_out"], case["in.x"], rois, image_index, **keywords)
+        grad = gradient(
+            implementation, case["in.grad_out"], case["in.x"], rois, image_index, **keywords
+        )
         assert_close(out, case["out.y"], arbitrary_boxes("float32", 13, 17), name)
         assert_close(grad, case["out.dx"], REDUCTION["float32"], name)
 
@@ -93,8 +113,14 @@ def test_golden_in_triton(request):
     for name in sorted(name for name in found if "/1x1/" in name and "sr0" not in name):
         case = found[name]
         rois, image_index = case["in.rois"][:8, 1:], case["in.rois"][:8, 0].astype(np.int64)
-        keywords = {"output_size": 1, "spatial_scale": float(case["in.scale"]), "sampling_ratio": int(case["in.sampling_ratio"])}
-        out = pool("triton", case["in.x"], rois, image_index, **keywords, aligned=bool(case["in.aligned"]))
+        keywords = {
+            "output_size": 1,
+            "spatial_scale": float(case["in.scale"]),
+            "sampling_ratio": int(case["in.sampling_ratio"]),
+        }
+        out = pool(
+            "triton", case["in.x"], rois, image_index, **keywords, aligned=bool(case["in.aligned"])
+        )
         assert_close(out, case["out.y"][:8], GOLDEN_OPERATOR, name)
 
 
@@ -110,12 +136,21 @@ def test_adjoint_and_linear(implementation, sampling_ratio, aligned, data):
     x, y = data.draw(arrays(2, 3, 7, 9)), data.draw(arrays(2, 3, 7, 9))
     grad_out = data.draw(arrays(len(rois), 3, 2, 3))
     arguments = (rois, np.arange(len(rois)) % 2)
-    keywords = {"output_size": (2, 3), "spatial_scale": 0.5, "sampling_ratio": sampling_ratio, "aligned": aligned}
+    keywords = {
+        "output_size": (2, 3),
+        "spatial_scale": 0.5,
+        "sampling_ratio": sampling_ratio,
+        "aligned": aligned,
+    }
     out = pool(implementation, x, *arguments, **keywords)
     grad = gradient(implementation, grad_out, x, *arguments, **keywords)
-    assert abs((out * grad_out).sum() - (x * grad).sum()) <= 1e-12 * max(1e-300, np.linalg.norm(out) * np.linalg.norm(grad_out))
+    assert abs((out * grad_out).sum() - (x * grad).sum()) <= 1e-12 * max(
+        1e-300, np.linalg.norm(out) * np.linalg.norm(grad_out)
+    )
     both = pool(implementation, 2 * x - 3 * y, *arguments, **keywords)
-    assert np.allclose(both, 2 * out - 3 * pool(implementation, y, *arguments, **keywords), rtol=0, atol=1e-12)
+    assert np.allclose(
+        both, 2 * out - 3 * pool(implementation, y, *arguments, **keywords), rtol=0, atol=1e-12
+    )
 
 
 @EVERY
@@ -124,10 +159,20 @@ def test_constant_map_and_mass_of_the_gradient(implementation, aggregate):
     """Inside the map a constant gives itself; at its border the fraction of samples in range; gradients keep their sum."""
     features = np.ones((1, 1, 6, 8))
     rois = np.array([[2.0, 2, 10, 9], [-8, 2, 0, 9], [40, 40, 50, 50]])
-    keywords = {"output_size": 1, "spatial_scale": 0.5, "sampling_ratio": 2, "aligned": False, "aggregate": aggregate}
+    keywords = {
+        "output_size": 1,
+        "spatial_scale": 0.5,
+        "sampling_ratio": 2,
+        "aligned": False,
+        "aggregate": aggregate,
+    }
     out = pool(implementation, features, rois, np.zeros(3, np.int64), **keywords)
-    assert_close(out[:, 0, 0, 0], [1.0, 0.5 if aggregate == "mean" else 1.0, 0.0], 1e-14)  # x of the second: -3 and -1
-    grad = gradient(implementation, np.ones_like(out), features, rois, np.zeros(3, np.int64), **keywords)
+    assert_close(
+        out[:, 0, 0, 0], [1.0, 0.5 if aggregate == "mean" else 1.0, 0.0], 1e-14
+    )  # x of the second: -3 and -1
+    grad = gradient(
+        implementation, np.ones_like(out), features, rois, np.zeros(3, np.int64), **keywords
+    )
     assert abs(grad.sum() - out.sum()) < 1e-13
 
 
@@ -138,7 +183,9 @@ def test_exact_on_a_ramp(implementation, sampling_ratio):
     y, x = np.mgrid[:11, :13]
     features = (3.0 * (y + 0.5) - 2.0 * (x + 0.5) + 1.0)[None, None]
     roi = np.array([[4.0, 6, 21, 19]])
-    out = pool(implementation, features, roi, np.array([0]), **PLAIN | {"sampling_ratio": sampling_ratio})
+    out = pool(
+        implementation, features, roi, np.array([0]), **PLAIN | {"sampling_ratio": sampling_ratio}
+    )
     centre_y = (6 + (np.arange(2) + 0.5) * 13 / 2) / 2
     centre_x = (4 + (np.arange(3) + 0.5) * 17 / 3) / 2
     assert_close(out[0, 0], 3.0 * centre_y[:, None] - 2.0 * centre_x + 1.0, 1e-13)
@@ -151,7 +198,14 @@ def test_shifted_map_and_box(implementation, aggregate, rng):
     rois = np.array([[2.0, 3, 11.5, 9.25], [4, 4, 5, 5]])
     here = pool(implementation, features, rois, np.array([0, 0]), **PLAIN, aggregate=aggregate)
     there = np.roll(features, (3, 2), axis=(2, 3))
-    moved = pool(implementation, there, rois + np.array([4, 6, 4, 6]), np.array([0, 0]), **PLAIN, aggregate=aggregate)
+    moved = pool(
+        implementation,
+        there,
+        rois + np.array([4, 6, 4, 6]),
+        np.array([0, 0]),
+        **PLAIN,
+        aggregate=aggregate,
+    )
     assert_close(moved, here, 1e-14)
 
 
@@ -163,16 +217,31 @@ def test_finite_differences(implementation, aggregate, rng):
     arguments, keywords = (rois, np.arange(9) % 2), PLAIN | {"aggregate": aggregate}
     grad_out = rng.standard_normal((9, 2, 2, 3))
     step = 1e-6
-    ahead, behind = (pool(implementation, features + s * direction, *arguments, **keywords) for s in (step, -step))
+    ahead, behind = (
+        pool(implementation, features + s * direction, *arguments, **keywords)
+        for s in (step, -step)
+    )
     measured = ((ahead - behind) * grad_out).sum() / (2 * step)
-    assert abs(measured - (gradient(implementation, grad_out, features, *arguments, **keywords) * direction).sum()) < 1e-6 * abs(measured)
+    assert abs(
+        measured
+        - (gradient(implementation, grad_out, features, *arguments, **keywords) * direction).sum()
+    ) < 1e-6 * abs(measured)
 
 
 @EVERY
 def test_the_first_of_equal_samples_takes_the_gradient(implementation):
     """On a flat map that is the one at the top left of the bin, spread by its bilinear weights."""
-    keywords = {"output_size": 1, "spatial_scale": 1.0, "sampling_ratio": 2, "aligned": True, "aggregate": "max"}
-    features, roi = np.ones((1, 1, 6, 6)), np.array([[1.25, 1.0, 5.25, 5.0]])  # samples at y 1.5, 3.5 and x 1.75, 3.75
+    keywords = {
+        "output_size": 1,
+        "spatial_scale": 1.0,
+        "sampling_ratio": 2,
+        "aligned": True,
+        "aggregate": "max",
+    }
+    features, roi = (
+        np.ones((1, 1, 6, 6)),
+        np.array([[1.25, 1.0, 5.25, 5.0]]),
+    )  # samples at y 1.5, 3.5 and x 1.75, 3.75
     grad = gradient(implementation, np.ones((1, 1, 1, 1)), features, roi, np.array([0]), **keywords)
     expected = np.zeros((6, 6))
     expected[1:3, 1:3] = [[0.125, 0.375], [0.125, 0.375]]
@@ -184,13 +253,23 @@ def test_the_first_of_equal_samples_takes_the_gradient(implementation):
 @given(data=st.data())
 def test_on_the_tape(aggregate, aligned, data):
     rois = data.draw(some_boxes(14, 18))
-    image_index = data.draw(st.lists(st.integers(0, 1), min_size=len(rois), max_size=len(rois)).map(lambda x: np.array(x, np.int64)))
+    image_index = data.draw(
+        st.lists(st.integers(0, 1), min_size=len(rois), max_size=len(rois)).map(
+            lambda x: np.array(x, np.int64)
+        )
+    )
     check_backward_on_the_tape(data.draw(arrays(2, 2, 7, 9)), rois, image_index, aligned, aggregate)
 
 
 def check_backward_on_the_tape(features, rois, image_index, aligned, aggregate):
     """A maximum has too many kinks for finite differences; `test_finite_differences` has those of a few bins."""
-    keywords = {"output_size": 2, "spatial_scale": 0.5, "sampling_ratio": 2, "aligned": aligned, "aggregate": aggregate}
+    keywords = {
+        "output_size": 2,
+        "spatial_scale": 0.5,
+        "sampling_ratio": 2,
+        "aligned": aligned,
+        "aggregate": aggregate,
+    }
 
     def function(x):
         return reference.roi_align.roi_align(x, rois, image_index, **keywords)
@@ -214,9 +293,29 @@ def check_backward_on_the_tape(features, rois, image_index, aligned, aggregate):
 def test_cutoffs(implementation, dtype, aggregate):
     """Exactly one pixel outside is still in: the border's own value. A little more is out: 0."""
     features = np.arange(1, 31, dtype=dtype).reshape(1, 1, 5, 6)
-    centres = np.array([(-1, 2), (-1.125, 2), (5, 2), (5.125, 2), (2, -1), (2, -1.125), (2, 6), (2, 6.125), (-1, -1), (5, 6)], dtype)
+    centres = np.array(
+        [
+            (-1, 2),
+            (-1.125, 2),
+            (5, 2),
+            (5.125, 2),
+            (2, -1),
+            (2, -1.125),
+            (2, 6),
+            (2, 6.125),
+            (-1, -1),
+            (5, 6),
+        ],
+        dtype,
+    )
     rois = np.concatenate([centres[:, ::-1] - 1, centres[:, ::-1] + 1], axis=1)
-    keywords = {"output_size": 1, "spatial_scale": 1.0, "sampling_ratio": 1, "aligned": False, "aggregate": aggregate}
+    keywords = {
+        "output_size": 1,
+        "spatial_scale": 1.0,
+        "sampling_ratio": 1,
+        "aligned": False,
+        "aggregate": aggregate,
+    }
     out = pool(implementation, features, rois, np.zeros(10, np.int64), **keywords)
     assert_equal(out[:, 0, 0, 0], [3, 0, 27, 0, 13, 0, 18, 0, 1, 30])
 
@@ -224,14 +323,20 @@ def test_cutoffs(implementation, dtype, aggregate):
 @EVERY
 @AGGREGATES
 @pytest.mark.parametrize("sampling_ratio", [2, 0])
-def test_aligned_rois_that_end_before_they_start_give_nothing(implementation, aggregate, sampling_ratio, rng):
+def test_aligned_rois_that_end_before_they_start_give_nothing(
+    implementation, aggregate, sampling_ratio, rng
+):
     features = rng.standard_normal((1, 2, 6, 6)) + 9
     rois = np.array([[6.0, 2, 2, 8], [2, 8, 6, 2], [8, 8, 4, 4], [2, 2, 8, 8]])
     keywords = PLAIN | {"sampling_ratio": sampling_ratio, "aggregate": aggregate}
     out = pool(implementation, features, rois, np.zeros(4, np.int64), **keywords)
     assert (out[:3] == 0).all() and (out[3] != 0).all()
-    grad = gradient(implementation, np.ones_like(out), features, rois, np.zeros(4, np.int64), **keywords)
-    alone = gradient(implementation, np.ones_like(out[3:]), features, rois[3:], np.array([0]), **keywords)
+    grad = gradient(
+        implementation, np.ones_like(out), features, rois, np.zeros(4, np.int64), **keywords
+    )
+    alone = gradient(
+        implementation, np.ones_like(out[3:]), features, rois[3:], np.array([0]), **keywords
+    )
     assert_close(grad, alone, 1e-15)
 
 
@@ -247,7 +352,13 @@ def test_padding(implementation, aggregate, rng):
     assert (out[1:] == 0).all() and (out[0] != 0).all()
     grad = gradient(implementation, np.ones_like(out), features, rois, image_index, **keywords)
     assert (grad[0] == 0).all()
-    assert_close(grad, gradient(implementation, np.ones_like(out[:1]), features, rois[:1], image_index[:1], **keywords), 1e-15)
+    assert_close(
+        grad,
+        gradient(
+            implementation, np.ones_like(out[:1]), features, rois[:1], image_index[:1], **keywords
+        ),
+        1e-15,
+    )
 
 
 @EVERY
@@ -262,7 +373,14 @@ def test_bad_rois_are_named(implementation):
     with pytest.raises(ValueError, match=r"image_index\[1\]"):
         pool(implementation, features, np.zeros((3, 4)), np.array([0, 1, 0]), **PLAIN)
     with pytest.raises(ValueError, match="aggregate"):
-        pool(implementation, features, np.zeros((3, 4)), np.zeros(3, np.int64), **PLAIN, aggregate="median")
+        pool(
+            implementation,
+            features,
+            np.zeros((3, 4)),
+            np.zeros(3, np.int64),
+            **PLAIN,
+            aggregate="median",
+        )
 
 
 @EVERY
@@ -272,7 +390,10 @@ def test_nan_reaches_the_bins_that_touch_it_and_no_others(implementation, aggreg
     features = rng.standard_normal((1, 2, 6, 6))
     features[0, 1, 2, 3] = value
     rois = np.array([[0.0, 0, 12, 12], [0, 0, 3, 3], [8.5, 6.5, 11, 11], [5, 3, 9, 7]])
-    arguments, keywords = (rois, np.zeros(4, np.int64)), PLAIN | {"output_size": 3, "aggregate": aggregate}
+    arguments, keywords = (
+        (rois, np.zeros(4, np.int64)),
+        PLAIN | {"output_size": 3, "aggregate": aggregate},
+    )
     touching = pool("numpy", (~np.isfinite(features)).astype(float), *arguments, **keywords) > 0
     out = pool(implementation, features, *arguments, **keywords)
     assert_equal(~np.isfinite(out), touching)
@@ -293,13 +414,29 @@ def test_twins(backend, aggregate, sampling_ratio, aligned, dtype, rng):
     rois = some_rois(rng, 5, 10, 9, dtype)
     image_index = np.array([0, 1, -1, 1, 0])
     grad_out = rng.standard_normal((5, channels, 2, 3)).astype(dtype)
-    keywords = PLAIN | {"sampling_ratio": sampling_ratio, "aligned": aligned, "aggregate": aggregate}
+    keywords = PLAIN | {
+        "sampling_ratio": sampling_ratio,
+        "aligned": aligned,
+        "aggregate": aggregate,
+    }
     oracle = [x.astype(np.float64) for x in (features, rois)]
     expected = reference.roi_align.roi_align(*oracle, image_index, **keywords)
-    expected_grad = reference.roi_align.roi_align_backward(grad_out.astype(np.float64), *oracle, image_index, **keywords)
+    expected_grad = reference.roi_align.roi_align_backward(
+        grad_out.astype(np.float64), *oracle, image_index, **keywords
+    )
     if dtype == np.float64:  # as strided as a tensor can be
-        features = np.repeat(features, 2, axis=3)[..., ::2].transpose(0, 1, 3, 2).copy().transpose(0, 1, 3, 2)
-    assert_close(pool(backend, features, rois, image_index, **keywords), expected, arbitrary_boxes(np.dtype(dtype).name, 10, 9), "out")
+        features = (
+            np.repeat(features, 2, axis=3)[..., ::2]
+            .transpose(0, 1, 3, 2)
+            .copy()
+            .transpose(0, 1, 3, 2)
+        )
+    assert_close(
+        pool(backend, features, rois, image_index, **keywords),
+        expected,
+        arbitrary_boxes(np.dtype(dtype).name, 10, 9),
+        "out",
+    )
     grad = gradient(backend, grad_out, features, rois, image_index, **keywords)
     assert_close(grad, expected_grad, REDUCTION[np.dtype(dtype).name], "grad")
 
@@ -307,37 +444,67 @@ def test_twins(backend, aggregate, sampling_ratio, aligned, dtype, rng):
 @AGGREGATES
 @given(data=st.data())
 def test_twins_on_any_boxes(aggregate, data):
-    height, width, channels = data.draw(st.integers(1, 9)), data.draw(st.integers(1, 9)), data.draw(st.integers(1, 5))
+    height, width, channels = (
+        data.draw(st.integers(1, 9)),
+        data.draw(st.integers(1, 9)),
+        data.draw(st.integers(1, 5)),
+    )
     rois = data.draw(some_boxes(2 * height, 2 * width))
     features = data.draw(arrays(2, channels, height, width))
     grad_out = data.draw(arrays(len(rois), channels, 2, 3))
-    image_index = data.draw(st.lists(st.integers(-1, 1), min_size=len(rois), max_size=len(rois)).map(lambda x: np.array(x, np.int64)))
-    keywords = PLAIN | {"sampling_ratio": data.draw(st.integers(0, 3)), "aligned": data.draw(st.booleans()), "aggregate": aggregate}
+    image_index = data.draw(
+        st.lists(st.integers(-1, 1), min_size=len(rois), max_size=len(rois)).map(
+            lambda x: np.array(x, np.int64)
+        )
+    )
+    keywords = PLAIN | {
+        "sampling_ratio": data.draw(st.integers(0, 3)),
+        "aligned": data.draw(st.booleans()),
+        "aggregate": aggregate,
+    }
     out, expected = (pool(i, features, rois, image_index, **keywords) for i in ("torch", "numpy"))
     assert_close(out, expected, POINTWISE["float64"])
-    grad, expected = (gradient(i, grad_out, features, rois, image_index, **keywords) for i in ("torch", "numpy"))
+    grad, expected = (
+        gradient(i, grad_out, features, rois, image_index, **keywords) for i in ("torch", "numpy")
+    )
     assert_close(grad, expected, REDUCTION["float64"])
 
 
 @BACKENDS
 @AGGREGATES
-def test_levels_at_once(backend, aggregate, rng):
+def test_pooler_at_once(backend, aggregate, rng):
     """Two levels in one call are the two calls; tiles, words of RoIs and channels all end unevenly."""
-    features = [tensor(rng.standard_normal((2, 3, 9, 11))), tensor(rng.standard_normal((2, 3, 5, 6)))]
+    features = [
+        tensor(rng.standard_normal((2, 3, 9, 11))),
+        tensor(rng.standard_normal((2, 3, 5, 6))),
+    ]
     for x in features:
         x.requires_grad_()
-    rois, image_index, level_index = some_rois(rng, 6, 9, 11), np.array([0, 1, 1, -1, 0, 1]), np.array([0, 1, 0, 1, 0, 1])
-    scales, keywords = [0.5, 0.25], {"output_size": (2, 3), "sampling_ratio": 2, "aligned": True, "aggregate": aggregate}
+    rois, image_index, level_index = (
+        some_rois(rng, 6, 9, 11),
+        np.array([0, 1, 1, -1, 0, 1]),
+        np.array([0, 1, 0, 1, 0, 1]),
+    )
+    scales, keywords = (
+        [0.5, 0.25],
+        {"output_size": (2, 3), "sampling_ratio": 2, "aligned": True, "aggregate": aggregate},
+    )
     arguments = [tensor(x) for x in (rois, image_index, level_index)]
-    out = accelerated.roi_align.multilevel(features, *arguments, scales=scales, **keywords, backend=backend)
+    out = accelerated.roi_align.multilevel(
+        features, *arguments, scales=scales, **keywords, backend=backend
+    )
     grad_out = rng.standard_normal(out.shape)
     grads = torch.autograd.grad(out, features, tensor(grad_out))
     for level, (x, grad) in enumerate(zip(features, grads, strict=True)):
         x, here = x.detach().cpu().numpy(), level_index == level
         arguments = (rois[here], image_index[here])
-        expected = reference.roi_align.roi_align(x, *arguments, spatial_scale=scales[level], **keywords)
+        expected = reference.roi_align.roi_align(
+            x, *arguments, spatial_scale=scales[level], **keywords
+        )
         assert_close(out[tensor(here)], expected, POINTWISE["float64"])
-        expected = reference.roi_align.roi_align_backward(grad_out[here], x, *arguments, spatial_scale=scales[level], **keywords)
+        expected = reference.roi_align.roi_align_backward(
+            grad_out[here], x, *arguments, spatial_scale=scales[level], **keywords
+        )
         assert_close(grad, expected, REDUCTION["float64"])
 
 
@@ -347,7 +514,9 @@ def test_more_rois_than_a_word_of_the_backward_holds(backend, rng):
     image_index[[0, 31, 32, 63, 64, 1023, 1024, 1059]] = 0
     features, grad_out = rng.standard_normal((1, 1, 9, 4)), rng.standard_normal((1060, 1, 2, 3))
     keywords = PLAIN | {"output_size": [2, 3]}
-    expected = reference.roi_align.roi_align_backward(grad_out, features, rois, image_index, **keywords)
+    expected = reference.roi_align.roi_align_backward(
+        grad_out, features, rois, image_index, **keywords
+    )
     scales = [keywords.pop("spatial_scale")]
     arguments = [tensor(x) for x in (rois, image_index, np.zeros(1060, np.int64))]
     [grad] = accelerated.roi_align._backward(
@@ -367,7 +536,11 @@ def test_more_rois_than_a_word_of_the_backward_holds(backend, rng):
 def test_fixed_shapes_of_plain_torch(aggregate, rng, monkeypatch):
     """On a GPU the lists keep entries of no weight: they must read and write nothing, not even NaN."""
     monkeypatch.setattr(accelerated.roi_align, "_may_count", lambda *_: False)
-    features, rois, image_index = rng.standard_normal((2, 3, 7, 9)), some_rois(rng, 9, 7, 9), np.arange(9) % 3 - 1
+    features, rois, image_index = (
+        rng.standard_normal((2, 3, 7, 9)),
+        some_rois(rng, 9, 7, 9),
+        np.arange(9) % 3 - 1,
+    )
     features[0, 0, 0, 0] = features[1, 2, 6, 8] = np.nan
     grad_out = rng.standard_normal((9, 3, 2, 3))
     grad_out[0] = np.nan  # of a padding RoI
@@ -375,14 +548,20 @@ def test_fixed_shapes_of_plain_torch(aggregate, rng, monkeypatch):
     out = pool("torch", features, rois, image_index, **keywords)
     assert_close(out, pool("numpy", features, rois, image_index, **keywords), POINTWISE["float64"])
     grad = gradient("torch", grad_out, features, rois, image_index, **keywords)
-    assert_close(grad, gradient("numpy", grad_out, features, rois, image_index, **keywords), REDUCTION["float64"])
+    assert_close(
+        grad,
+        gradient("numpy", grad_out, features, rois, image_index, **keywords),
+        REDUCTION["float64"],
+    )
 
 
 @BACKENDS
 def test_no_rois(backend):
     features = torch.ones(2, 3, 5, 5, device=DEVICE, requires_grad=True)
     none = torch.zeros(0, dtype=torch.int64, device=DEVICE)
-    out = accelerated.roi_align.roi_align(features, torch.zeros(0, 4, device=DEVICE), none, **PLAIN, backend=backend)
+    out = accelerated.roi_align.roi_align(
+        features, torch.zeros(0, 4, device=DEVICE), none, **PLAIN, backend=backend
+    )
     assert out.shape == (0, 3, 2, 3)
     out.sum().backward()
     assert (features.grad == 0).all()
@@ -397,12 +576,20 @@ def test_low_precision_in_plain_torch(dtype, memory_format, rng):
 def check_low_precision(backend, device, dtype, memory_format, aggregate, rng, limit=1.0):
     """Forward and gradient within the table's tolerance of the oracle on the rounded inputs; dtype and memory format are kept."""
     name = str(dtype).removeprefix("torch.")
-    features = torch.as_tensor(rng.standard_normal((2, 24, 20, 30)), device=device).to(dtype).contiguous(memory_format=memory_format)
+    features = (
+        torch.as_tensor(rng.standard_normal((2, 24, 20, 30)), device=device)
+        .to(dtype)
+        .contiguous(memory_format=memory_format)
+    )
     rois, image_index = some_rois(rng, 40, 20, 30, np.float32), np.arange(40) % 2
     keywords = PLAIN | {"output_size": 7, "aggregate": aggregate}
     features.requires_grad_()
     out = accelerated.roi_align.roi_align(
-        features, torch.as_tensor(rois, device=device), torch.as_tensor(image_index, device=device), **keywords, backend=backend
+        features,
+        torch.as_tensor(rois, device=device),
+        torch.as_tensor(image_index, device=device),
+        **keywords,
+        backend=backend,
     )
     assert out.dtype == dtype and out.is_contiguous(memory_format=memory_format)
     grad_out = torch.as_tensor(rng.standard_normal(out.shape), device=device).to(dtype)
@@ -410,26 +597,36 @@ def check_low_precision(backend, device, dtype, memory_format, aggregate, rng, l
     assert grad.dtype == dtype and grad.stride() == features.stride()
     oracle = features.detach().double().cpu().numpy(), rois.astype(np.float64), image_index
     assert_close(out, reference.roi_align.roi_align(*oracle, **keywords), POINTWISE[name] * limit)
-    expected = reference.roi_align.roi_align_backward(grad_out.double().cpu().numpy(), *oracle, **keywords)
+    expected = reference.roi_align.roi_align_backward(
+        grad_out.double().cpu().numpy(), *oracle, **keywords
+    )
     assert_close(grad, expected, REDUCTION[name] * limit)
 
 
 def test_memory_format_is_kept():
     for memory_format in (torch.contiguous_format, torch.channels_last):
         features = torch.ones(2, 4, 5, 6).contiguous(memory_format=memory_format)
-        out = accelerated.roi_align.roi_align(features, torch.zeros(3, 4), torch.zeros(3, dtype=torch.int64), **PLAIN)
+        out = accelerated.roi_align.roi_align(
+            features, torch.zeros(3, 4), torch.zeros(3, dtype=torch.int64), **PLAIN
+        )
         assert out.is_contiguous(memory_format=memory_format)
 
 
 @AGGREGATES
 def test_registered_as_an_operator(aggregate):
     """Schema, fake implementation and autograd, also of strided and channels-last features."""
-    features = [torch.randn(2, 3, 6, 7), torch.randn(2, 3, 4, 4).contiguous(memory_format=torch.channels_last)]
+    features = [
+        torch.randn(2, 3, 6, 7),
+        torch.randn(2, 3, 4, 4).contiguous(memory_format=torch.channels_last),
+    ]
     rois = torch.tensor([[0.0, 0, 9, 9], [2, 3, 5, 8]])
     index = torch.tensor([0, 1])
     for some in (features, features[::-1]):
         some = [x.clone().requires_grad_() for x in some]
-        torch.library.opcheck(accelerated.roi_align._forward, (some, rois, index, index, [0.5, 0.25], [2, 3], 2, False, aggregate, "torch"))
+        torch.library.opcheck(
+            accelerated.roi_align._forward,
+            (some, rois, index, index, [0.5, 0.25], [2, 3], 2, False, aggregate, "torch"),
+        )
 
 
 @AGGREGATES
@@ -437,7 +634,16 @@ def test_compiles_into_one_graph(aggregate):
     features, rois = torch.randn(1, 2, 6, 6), torch.tensor([[0.0, 0, 9, 9]])
 
     def step(features):
-        return (accelerated.roi_align.roi_align(features, rois, torch.tensor([0]), **PLAIN, aggregate=aggregate) * 2).square().sum()
+        return (
+            (
+                accelerated.roi_align.roi_align(
+                    features, rois, torch.tensor([0]), **PLAIN, aggregate=aggregate
+                )
+                * 2
+            )
+            .square()
+            .sum()
+        )
 
     grads = []
     for function in (step, torch.compile(step, fullgraph=True, backend="aot_eager")):
@@ -459,39 +665,74 @@ def test_low_precision_on_a_gpu(backend, aggregate, dtype, memory_format, rng):
     check_low_precision(backend, "cuda", dtype, memory_format, aggregate, rng)
 
 
-def eager(features, rois, image_index, *, output_size, spatial_scale, sampling_ratio, aligned, aggregate="mean"):
+def eager(
+    features,
+    rois,
+    image_index,
+    *,
+    output_size,
+    spatial_scale,
+    sampling_ratio,
+    aligned,
+    aggregate="mean",
+):
     """RoIAlign as one writes it in plain PyTorch, every product and sum in the features' own dtype; RoIs end where they start, or later."""
     dtype, (height, width) = features.dtype, features.shape[2:]
     axes = []
     for low, high, size in ((rois[:, 1], rois[:, 3], height), (rois[:, 0], rois[:, 2], width)):
         start = low * spatial_scale - 0.5 * aligned
         length = ((high * spatial_scale - 0.5 * aligned) - start).clamp(min=0 if aligned else 1)
-        samples = (torch.arange(output_size * sampling_ratio, device=rois.device) + 0.5) / sampling_ratio
+        samples = (
+            torch.arange(output_size * sampling_ratio, device=rois.device) + 0.5
+        ) / sampling_ratio
         position = start[:, None] + samples * (length / output_size)[:, None]
         inside = (position >= -1) & (position <= size)
-        hat = (1 - (position.clamp(0, size - 1)[:, :, None] - torch.arange(size, device=rois.device)).abs()).clamp(min=0)
+        hat = (
+            1
+            - (
+                position.clamp(0, size - 1)[:, :, None] - torch.arange(size, device=rois.device)
+            ).abs()
+        ).clamp(min=0)
         hat = (hat * inside[:, :, None]).unflatten(1, (output_size, sampling_ratio))
         axes.append((hat.mean(2) if aggregate == "mean" else hat).to(dtype))
     if aggregate == "mean":
         return torch.einsum("rph,rchw,rqw->rcpq", axes[0], features[image_index], axes[1])
-    return torch.einsum("rpyh,rchw,rqxw->rcpqyx", axes[0], features[image_index], axes[1]).flatten(4).max(4).values
+    return (
+        torch.einsum("rpyh,rchw,rqxw->rcpqyx", axes[0], features[image_index], axes[1])
+        .flatten(4)
+        .max(4)
+        .values
+    )
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_error_is_near_that_of_eager_pytorch(dtype, rng):
-    features = torch.as_tensor(rng.standard_normal((2, 32, 20, 30)), device="cuda").to(dtype).requires_grad_()
+    features = (
+        torch.as_tensor(rng.standard_normal((2, 32, 20, 30)), device="cuda")
+        .to(dtype)
+        .requires_grad_()
+    )
     rois = torch.as_tensor(some_rois(rng, 40, 20, 30, np.float32), device="cuda")
     image_index = torch.arange(40, device="cuda") % 2
     keywords = PLAIN | {"output_size": 7}
-    outputs = [function(features, rois, image_index, **keywords) for function in (accelerated.roi_align.roi_align, eager)]
+    outputs = [
+        function(features, rois, image_index, **keywords)
+        for function in (accelerated.roi_align.roi_align, eager)
+    ]
     grad_out = torch.as_tensor(rng.standard_normal(outputs[0].shape), device="cuda").to(dtype)
     grads = [torch.autograd.grad(out, features, grad_out)[0] for out in outputs]
-    oracle = features.detach().double().cpu().numpy(), rois.double().cpu().numpy(), image_index.cpu().numpy()
+    oracle = (
+        features.detach().double().cpu().numpy(),
+        rois.double().cpu().numpy(),
+        image_index.cpu().numpy(),
+    )
     expected = reference.roi_align.roi_align(*oracle, **keywords)
     ours, theirs = (error(out, expected) for out in outputs)
     assert ours <= 2 * theirs
-    expected = reference.roi_align.roi_align_backward(grad_out.double().cpu().numpy(), *oracle, **keywords)
+    expected = reference.roi_align.roi_align_backward(
+        grad_out.double().cpu().numpy(), *oracle, **keywords
+    )
     ours, theirs = (error(grad, expected) for grad in grads)
     assert ours <= 3 * theirs
 
@@ -500,12 +741,16 @@ def test_error_is_near_that_of_eager_pytorch(dtype, rng):
 @BACKENDS
 @AGGREGATES
 def test_the_same_bits_every_time(backend, aggregate, rng):
-    features = torch.as_tensor(rng.standard_normal((2, 64, 40, 60)), dtype=torch.float32, device="cuda").requires_grad_()
+    features = torch.as_tensor(
+        rng.standard_normal((2, 64, 40, 60)), dtype=torch.float32, device="cuda"
+    ).requires_grad_()
     rois = torch.as_tensor(some_rois(rng, 300, 40, 60, np.float32), device="cuda")
     image_index, grad_out = torch.arange(300, device="cuda") % 2, None
     first = None
     for _ in range(5):
-        out = accelerated.roi_align.roi_align(features, rois, image_index, **PLAIN, aggregate=aggregate, backend=backend)
+        out = accelerated.roi_align.roi_align(
+            features, rois, image_index, **PLAIN, aggregate=aggregate, backend=backend
+        )
         grad_out = torch.linspace(-1, 1, out.numel(), device="cuda").view(out.shape)
         [grad] = torch.autograd.grad(out, features, grad_out)
         first = first or (out, grad)
@@ -514,15 +759,33 @@ def test_the_same_bits_every_time(backend, aggregate, rng):
 
 @pytest.mark.gpu
 @AGGREGATES
-@pytest.mark.parametrize(("backend", "sampling_ratio"), [("triton", 2), ("triton", 0), ("torch", 2)])
+@pytest.mark.parametrize(
+    ("backend", "sampling_ratio"), [("triton", 2), ("triton", 0), ("torch", 2)]
+)
 def test_never_waits_for_the_gpu(backend, sampling_ratio, aggregate, rng):
-    features = [torch.as_tensor(rng.standard_normal((2, 8, 20 >> l, 30 >> l)), device="cuda").requires_grad_() for l in range(2)]
+    features = [
+        torch.as_tensor(
+            rng.standard_normal((2, 8, 20 >> l, 30 >> l)), device="cuda"
+        ).requires_grad_()
+        for l in range(2)
+    ]
     rois = torch.as_tensor(some_rois(rng, 40, 20, 30), device="cuda")
     index = torch.arange(40, device="cuda") % 2
-    keywords = {"scales": [0.5, 0.25], "output_size": 7, "sampling_ratio": sampling_ratio, "aligned": True, "aggregate": aggregate}
+    keywords = {
+        "scales": [0.5, 0.25],
+        "output_size": 7,
+        "sampling_ratio": sampling_ratio,
+        "aligned": True,
+        "aggregate": aggregate,
+    }
 
     def step():
-        torch.autograd.grad(accelerated.roi_align.multilevel(features, rois, index, index, **keywords, backend=backend).sum(), features)
+        torch.autograd.grad(
+            accelerated.roi_align.multilevel(
+                features, rois, index, index, **keywords, backend=backend
+            ).sum(),
+            features,
+        )
 
     step()  # compiles the kernels
     torch.cuda.synchronize()
@@ -537,8 +800,12 @@ def test_never_waits_for_the_gpu(backend, sampling_ratio, aggregate, rng):
 @BACKENDS
 def test_a_gpu_yields_nothing_for_bad_rois(backend):
     features = torch.ones(1, 2, 6, 6, device="cuda", requires_grad=True)
-    rois = torch.tensor([[float("nan"), 0, 1, 1], [0, 0, float("inf"), 4], [1, 1, 6, 6]], device="cuda")
-    out = accelerated.roi_align.roi_align(features, rois, torch.zeros(3, dtype=torch.int64, device="cuda"), **PLAIN, backend=backend)
+    rois = torch.tensor(
+        [[float("nan"), 0, 1, 1], [0, 0, float("inf"), 4], [1, 1, 6, 6]], device="cuda"
+    )
+    out = accelerated.roi_align.roi_align(
+        features, rois, torch.zeros(3, dtype=torch.int64, device="cuda"), **PLAIN, backend=backend
+    )
     assert (out[:2] == 0).all() and (out[2] != 0).all()
     out.sum().backward()
     assert features.grad.isfinite().all()

@@ -5,16 +5,16 @@ import math
 import numpy as np
 import pytest
 import torch
-from golden_cases import EXTENT, cases
-from gradients import check_backward, compare_with_autograd, distinct
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import arrays
-from strategies import boxes as some_boxes
-from tolerances import REDUCTION, assert_close, assert_equal
+from support.golden_cases import EXTENT, cases
+from support.gradients import check_backward, compare_with_autograd, distinct
+from support.strategies import arrays
+from support.strategies import boxes as some_boxes
 
 import accelerated.roi_pool
 import reference.roi_pool
+from accelerated.verify.equality import REDUCTION, assert_close, assert_equal
 
 EVERY = pytest.mark.parametrize("implementation", ["numpy", "torch", "triton"])
 FAST = pytest.mark.parametrize("implementation", ["numpy", "torch"])
@@ -29,19 +29,29 @@ def tensor(array):
 def pool(implementation, features, rois, image_index, *, output_size, spatial_scale):
     """Output and argmax of any of the three implementations, as arrays."""
     if implementation == "numpy":
-        return reference.roi_pool.roi_pool_argmax(features, rois, image_index, output_size=output_size, spatial_scale=spatial_scale)
+        return reference.roi_pool.roi_pool_argmax(
+            features, rois, image_index, output_size=output_size, spatial_scale=spatial_scale
+        )
     arguments = [tensor(x) for x in (rois, image_index, np.zeros_like(image_index))]
     results = accelerated.roi_pool.multilevel_argmax(
-        [tensor(features)], *arguments, scales=[spatial_scale], output_size=output_size, backend=implementation
+        [tensor(features)],
+        *arguments,
+        scales=[spatial_scale],
+        output_size=output_size,
+        backend=implementation,
     )
     return [x.cpu().numpy() for x in results]
 
 
 def gradient(implementation, grad_out, features, rois, image_index, **keywords):
     if implementation == "numpy":
-        return reference.roi_pool.roi_pool_backward(grad_out, features, rois, image_index, **keywords)
+        return reference.roi_pool.roi_pool_backward(
+            grad_out, features, rois, image_index, **keywords
+        )
     features = tensor(features).requires_grad_()
-    out = accelerated.roi_pool.roi_pool(features, tensor(rois), tensor(image_index), **keywords, backend=implementation)
+    out = accelerated.roi_pool.roi_pool(
+        features, tensor(rois), tensor(image_index), **keywords, backend=implementation
+    )
     return torch.autograd.grad(out, features, tensor(grad_out))[0].cpu().numpy()
 
 
@@ -60,22 +70,34 @@ def some_case(rng, channels=3, count=6, dtype=np.float64):
 def test_golden(request, implementation, extent):
     for name, case in cases(request, extent, "tv", "roi_pool/float64", "roi_operators").items():
         rois, image_index = case["in.rois"][:, 1:], case["in.rois"][:, 0].astype(np.int64)
-        keywords = {"output_size": (int(case["in.ph"]), int(case["in.pw"])), "spatial_scale": float(case["in.scale"])}
+        keywords = {
+            "output_size": (int(case["in.ph"]), int(case["in.pw"])),
+            "spatial_scale": float(case["in.scale"]),
+        }
         out, argmax = pool(implementation, case["in.x"], rois, image_index, **keywords)
         assert_equal(out, case["out.y"], name)
         assert_equal(argmax, case["out.argmax"], name)
-        grad = gradient(implementation, case["in.grad_out"], case["in.x"], rois, image_index, **keywords)
+        grad = gradient(
+            implementation, case["in.grad_out"], case["in.x"], rois, image_index, **keywords
+        )
         assert_close(grad, case["out.dx"], 1e-12, name)
 
 
 def test_golden_ties_in_triton(request):
     [case] = cases(request, "subset", "tv", "roi_pool/float64/ties", "roi_operators").values()
     rois, image_index = case["in.rois"][:, 1:], case["in.rois"][:, 0].astype(np.int64)
-    keywords = {"output_size": (int(case["in.ph"]), int(case["in.pw"])), "spatial_scale": float(case["in.scale"])}
+    keywords = {
+        "output_size": (int(case["in.ph"]), int(case["in.pw"])),
+        "spatial_scale": float(case["in.scale"]),
+    }
     out, argmax = pool("triton", case["in.x"], rois, image_index, **keywords)
     assert_equal(out, case["out.y"])
     assert_equal(argmax, case["out.argmax"])
-    assert_close(gradient("triton", case["in.grad_out"], case["in.x"], rois, image_index, **keywords), case["out.dx"], 1e-12)
+    assert_close(
+        gradient("triton", case["in.grad_out"], case["in.x"], rois, image_index, **keywords),
+        case["out.dx"],
+        1e-12,
+    )
 
 
 @EVERY
@@ -83,8 +105,18 @@ def test_golden_ties_in_triton(request):
 def test_coordinates_round_half_away_from_zero(implementation, dtype):
     """0.5, 2.5 and -0.5 become 1, 3 and -1 (half to even would make them 0, 2 and 0)."""
     features = np.arange(64, dtype=dtype).reshape(1, 1, 8, 8)
-    rois = np.array([[0.5, 0.5, 2.5, 2.5], [-0.5, -0.5, -0.5, -0.5], [0.49999997, 0, 0.49999997, 0], [7.5, 7.5, 9, 9]], dtype)
-    out, argmax = pool(implementation, features, rois, np.zeros(4, np.int64), output_size=1, spatial_scale=1.0)
+    rois = np.array(
+        [
+            [0.5, 0.5, 2.5, 2.5],
+            [-0.5, -0.5, -0.5, -0.5],
+            [0.49999997, 0, 0.49999997, 0],
+            [7.5, 7.5, 9, 9],
+        ],
+        dtype,
+    )
+    out, argmax = pool(
+        implementation, features, rois, np.zeros(4, np.int64), output_size=1, spatial_scale=1.0
+    )
     assert_equal(out[:, 0, 0, 0], [27, 0, 0, 0])
     assert_equal(argmax[:, 0, 0, 0], [27, -1, 0, -1])
 
@@ -94,8 +126,12 @@ def test_the_first_maximum_in_row_major_order_takes_the_gradient(implementation)
     features = np.zeros((1, 1, 4, 4))
     rois, image_index = np.array([[0.0, 0, 3, 3]]), np.array([0])
     keywords = {"output_size": 2, "spatial_scale": 1.0}
-    assert_equal(pool(implementation, features, rois, image_index, **keywords)[1][0, 0], [[0, 2], [8, 10]])
-    grad = gradient(implementation, np.array([[[[1.0, 2], [3, 4]]]]), features, rois, image_index, **keywords)
+    assert_equal(
+        pool(implementation, features, rois, image_index, **keywords)[1][0, 0], [[0, 2], [8, 10]]
+    )
+    grad = gradient(
+        implementation, np.array([[[[1.0, 2], [3, 4]]]]), features, rois, image_index, **keywords
+    )
     assert_equal(grad[0, 0, ::2, ::2], [[1, 2], [3, 4]])
     assert grad.sum() == 10
 
@@ -105,7 +141,14 @@ def test_nan_reaches_the_bins_it_lies_in_and_no_others(implementation):
     features = np.arange(16.0).reshape(1, 1, 4, 4)
     features[0, 0, 1, 1] = np.nan
     features[0, 0, 3, 3] = np.inf
-    out, _ = pool(implementation, features, np.array([[0.0, 0, 3, 3]]), np.array([0]), output_size=2, spatial_scale=1.0)
+    out, _ = pool(
+        implementation,
+        features,
+        np.array([[0.0, 0, 3, 3]]),
+        np.array([0]),
+        output_size=2,
+        spatial_scale=1.0,
+    )
     assert_equal(out[0, 0], [[np.nan, 7], [13, np.inf]])
 
 
@@ -137,38 +180,60 @@ def test_twins(backend, dtype, channels, memory_format, rng):
 
 @given(data=st.data())
 def test_twins_on_any_boxes(data):
-    height, width, channels = data.draw(st.integers(1, 9)), data.draw(st.integers(1, 9)), data.draw(st.integers(1, 5))
+    height, width, channels = (
+        data.draw(st.integers(1, 9)),
+        data.draw(st.integers(1, 9)),
+        data.draw(st.integers(1, 5)),
+    )
     rois = data.draw(some_boxes(2 * height, 2 * width))
     features = data.draw(arrays(2, channels, height, width)).round(1)
     grad_out = data.draw(arrays(len(rois), channels, 2, 3))
     image_index = np.arange(len(rois)) % 2
-    for ours, expected in zip(*(pool(i, features, rois, image_index, **PLAIN) for i in ("torch", "numpy")), strict=True):
+    for ours, expected in zip(
+        *(pool(i, features, rois, image_index, **PLAIN) for i in ("torch", "numpy")), strict=True
+    ):
         assert_equal(ours, expected)
-    grad, expected = (gradient(i, grad_out, features, rois, image_index, **PLAIN) for i in ("torch", "numpy"))
+    grad, expected = (
+        gradient(i, grad_out, features, rois, image_index, **PLAIN) for i in ("torch", "numpy")
+    )
     assert_close(grad, expected, REDUCTION["float64"])
 
 
 @pytest.mark.parametrize("backend", ["torch", "triton"])
-def test_levels_at_once(backend, rng):
-    features = [tensor(rng.standard_normal((2, 3, 9, 11))).requires_grad_(), tensor(rng.standard_normal((2, 3, 5, 6))).requires_grad_()]
+def test_pooler_at_once(backend, rng):
+    features = [
+        tensor(rng.standard_normal((2, 3, 9, 11))).requires_grad_(),
+        tensor(rng.standard_normal((2, 3, 5, 6))).requires_grad_(),
+    ]
     _, rois, image_index = some_case(rng)
     level_index, scales = np.array([0, 1, 0, 1, 1, 0]), [0.5, 0.25]
     arguments = [tensor(x) for x in (rois, image_index, level_index)]
-    out = accelerated.roi_pool.multilevel(features, *arguments, scales=scales, output_size=(2, 3), backend=backend)
+    out = accelerated.roi_pool.multilevel(
+        features, *arguments, scales=scales, output_size=(2, 3), backend=backend
+    )
     grad_out = rng.standard_normal(out.shape)
     grads = torch.autograd.grad(out, features, tensor(grad_out))
     for level, (x, grad) in enumerate(zip(features, grads, strict=True)):
-        here, keywords = level_index == level, {"output_size": (2, 3), "spatial_scale": scales[level]}
+        here, keywords = (
+            level_index == level,
+            {"output_size": (2, 3), "spatial_scale": scales[level]},
+        )
         arguments = (x.detach().cpu().numpy(), rois[here], image_index[here])
         assert_equal(out[tensor(here)], reference.roi_pool.roi_pool(*arguments, **keywords))
-        assert_close(grad, reference.roi_pool.roi_pool_backward(grad_out[here], *arguments, **keywords), REDUCTION["float64"])
+        assert_close(
+            grad,
+            reference.roi_pool.roi_pool_backward(grad_out[here], *arguments, **keywords),
+            REDUCTION["float64"],
+        )
 
 
 @pytest.mark.parametrize("backend", ["torch", "triton"])
 def test_no_rois(backend):
     features = torch.ones(2, 3, 5, 5, device=DEVICE, requires_grad=True)
     none = torch.zeros(0, dtype=torch.int64, device=DEVICE)
-    out = accelerated.roi_pool.roi_pool(features, torch.zeros(0, 4, device=DEVICE), none, **PLAIN, backend=backend)
+    out = accelerated.roi_pool.roi_pool(
+        features, torch.zeros(0, 4, device=DEVICE), none, **PLAIN, backend=backend
+    )
     assert out.shape == (0, 3, 2, 3)
     out.sum().backward()
     assert (features.grad == 0).all()
@@ -180,21 +245,33 @@ def test_finite_differences(rng):
     direction, step = rng.standard_normal(features.shape), 1e-7
     out, argmax = pool("numpy", features, rois, image_index, **PLAIN)
     grad_out = rng.standard_normal(out.shape)
-    ahead, behind = (pool("numpy", features + s * direction, rois, image_index, **PLAIN) for s in (step, -step))
+    ahead, behind = (
+        pool("numpy", features + s * direction, rois, image_index, **PLAIN) for s in (step, -step)
+    )
     assert (ahead[1] == argmax).all() and (behind[1] == argmax).all()
     measured = ((ahead[0] - behind[0]) * grad_out).sum() / (2 * step)
-    assert abs(measured - (gradient("numpy", grad_out, features, rois, image_index, **PLAIN) * direction).sum()) < 1e-6
+    assert (
+        abs(
+            measured
+            - (gradient("numpy", grad_out, features, rois, image_index, **PLAIN) * direction).sum()
+        )
+        < 1e-6
+    )
 
 
 @given(st.data(), st.integers(0, 2**31))
 def test_on_the_tape(data, seed):
     rois = data.draw(some_boxes(14, 18))
-    check_backward_on_the_tape(distinct(np.random.default_rng(seed), (2, 2, 7, 9)), rois, np.arange(len(rois)) % 2)
+    check_backward_on_the_tape(
+        distinct(np.random.default_rng(seed), (2, 2, 7, 9)), rois, np.arange(len(rois)) % 2
+    )
 
 
 def check_backward_on_the_tape(features, rois, image_index):
     def function(x):
-        return reference.roi_pool.roi_pool(x, rois, image_index, output_size=(2, 4), spatial_scale=0.5)
+        return reference.roi_pool.roi_pool(
+            x, rois, image_index, output_size=(2, 4), spatial_scale=0.5
+        )
 
     def twin(x):
         return eager(x, rois, image_index, output_size=(2, 4), spatial_scale=0.5)
@@ -210,7 +287,10 @@ def eager(features, rois, image_index, *, output_size, spatial_scale):
         x1, y1, x2, y2 = (int(math.copysign(math.floor(abs(v) + 0.5), v)) for v in roi)
         for p, q in np.ndindex(output_size):
             (top, bottom), (left, right) = (
-                (min(max(start + i * side // bins, 0), size), min(max(start - (-(i + 1) * side // bins), 0), size))
+                (
+                    min(max(start + i * side // bins, 0), size),
+                    min(max(start - (-(i + 1) * side // bins), 0), size),
+                )
                 for i, bins, start, side, size in (
                     (p, output_size[0], y1, max(y2 - y1 + 1, 1), height),
                     (q, output_size[1], x1, max(x2 - x1 + 1, 1), width),
@@ -218,13 +298,22 @@ def eager(features, rois, image_index, *, output_size, spatial_scale):
             )
             bin = features[n, :, top:bottom, left:right].flatten(1)
             out.append(bin.max(1).values if bin.shape[1] else 0 * features[n, :, 0, 0])
-    return torch.stack([*out, 0 * features[0, :, 0, 0]])[:-1].unflatten(0, (len(rois), *output_size)).permute(0, 3, 1, 2)
+    return (
+        torch.stack([*out, 0 * features[0, :, 0, 0]])[:-1]
+        .unflatten(0, (len(rois), *output_size))
+        .permute(0, 3, 1, 2)
+    )
 
 
 def test_registered_as_an_operator():
-    features = [torch.randn(2, 3, 6, 7, requires_grad=True), torch.randn(2, 3, 4, 4, requires_grad=True)]
+    features = [
+        torch.randn(2, 3, 6, 7, requires_grad=True),
+        torch.randn(2, 3, 4, 4, requires_grad=True),
+    ]
     rois, index = torch.tensor([[0.0, 0, 9, 9], [2, 3, 5, 8]]), torch.tensor([0, 1])
-    torch.library.opcheck(accelerated.roi_pool._forward, (features, rois, index, index, [0.5, 0.25], [2, 3], "torch"))
+    torch.library.opcheck(
+        accelerated.roi_pool._forward, (features, rois, index, index, [0.5, 0.25], [2, 3], "torch")
+    )
 
 
 @pytest.mark.gpu
@@ -234,9 +323,16 @@ def test_registered_as_an_operator():
 def test_on_a_gpu(backend, dtype, memory_format, rng):
     """Values and argmax exactly those of the oracle; the same bits every time."""
     features, rois, image_index = some_case(rng, 24, 40, np.float32)
-    features = torch.as_tensor(features, device="cuda").to(dtype).contiguous(memory_format=memory_format).requires_grad_()
+    features = (
+        torch.as_tensor(features, device="cuda")
+        .to(dtype)
+        .contiguous(memory_format=memory_format)
+        .requires_grad_()
+    )
     arguments = [torch.as_tensor(x, device="cuda") for x in (rois, image_index)]
-    expected = reference.roi_pool.roi_pool(features.detach().double().cpu().numpy(), rois, image_index, **PLAIN)
+    expected = reference.roi_pool.roi_pool(
+        features.detach().double().cpu().numpy(), rois, image_index, **PLAIN
+    )
     grad_out = torch.as_tensor(rng.standard_normal(expected.shape), device="cuda").to(dtype)
     grads = []
     for _ in range(3):
@@ -245,7 +341,9 @@ def test_on_a_gpu(backend, dtype, memory_format, rng):
         grads.append(torch.autograd.grad(out, features, grad_out)[0])
     assert torch.equal(grads[0], grads[1]) and torch.equal(grads[0], grads[2])
     oracle = features.detach().double().cpu().numpy(), rois, image_index
-    expected = reference.roi_pool.roi_pool_backward(grad_out.double().cpu().numpy(), *oracle, **PLAIN)
+    expected = reference.roi_pool.roi_pool_backward(
+        grad_out.double().cpu().numpy(), *oracle, **PLAIN
+    )
     assert_close(grads[0], expected, REDUCTION[str(dtype).removeprefix("torch.")])
 
 
@@ -255,7 +353,12 @@ def test_never_waits_for_the_gpu(rng):
     features.requires_grad_()
 
     def step():
-        torch.autograd.grad(accelerated.roi_pool.roi_pool(features, rois, image_index, **PLAIN, backend="triton").sum(), features)
+        torch.autograd.grad(
+            accelerated.roi_pool.roi_pool(
+                features, rois, image_index, **PLAIN, backend="triton"
+            ).sum(),
+            features,
+        )
 
     step()  # compiles the kernels
     torch.cuda.synchronize()

@@ -1,13 +1,13 @@
 import numpy as np
 import pytest
 import torch
-from golden_cases import EXTENT, cases
 from hypothesis import given
 from hypothesis import strategies as st
-from tolerances import assert_equal
+from support.golden_cases import EXTENT, cases
 
 import accelerated.sampler
 import reference.sampler
+from accelerated.verify.equality import assert_equal
 
 
 def torch_sample(labels, priorities, batch_size, fraction):
@@ -20,7 +20,9 @@ def torch_sample(labels, priorities, batch_size, fraction):
     return indices[is_positive].numpy(), indices[valid & ~is_positive].numpy()
 
 
-SAMPLERS = pytest.mark.parametrize("sample", [reference.sampler.sample, torch_sample], ids=["numpy", "torch"])
+SAMPLERS = pytest.mark.parametrize(
+    "sample", [reference.sampler.sample, torch_sample], ids=["numpy", "torch"]
+)
 
 
 def golden_priorities(labels):
@@ -37,7 +39,9 @@ def golden_priorities(labels):
 def test_torchvision(sample, extent, request):
     for case in cases(request, extent, "tv", "sampler").values():
         labels = case["in.labels"]
-        positive, negative = sample(labels, golden_priorities(labels), int(case["in.batch"]), float(case["in.frac"]))
+        positive, negative = sample(
+            labels, golden_priorities(labels), int(case["in.batch"]), float(case["in.frac"])
+        )
         assert_equal(np.sort(positive), np.flatnonzero(case["out.pos"]))
         assert_equal(np.sort(negative), np.flatnonzero(case["out.neg"]))
 
@@ -47,7 +51,9 @@ def test_torchvision(sample, extent, request):
 def test_detectron2(sample, extent, request):
     for case in cases(request, extent, "d2", "sampler").values():
         labels = case["in.labels"]
-        positive, negative = sample(labels, golden_priorities(labels), int(case["in.batch"]), float(case["in.frac"]))
+        positive, negative = sample(
+            labels, golden_priorities(labels), int(case["in.batch"]), float(case["in.frac"])
+        )
         assert_equal(positive, case["out.pos"])  # in the order of the permutation
         assert_equal(negative, case["out.neg"])
 
@@ -63,12 +69,19 @@ def test_by_hand(sample):
         (12, 0.5): ([3, 6, 0], [1, 7, 4, 5]),  # fewer than asked for
         (4, 0.0): ([], [1, 7, 4, 5]),
     }.items():
-        for ours, wanted in zip(sample(labels, priorities, batch_size, fraction), expected, strict=True):
+        for ours, wanted in zip(
+            sample(labels, priorities, batch_size, fraction), expected, strict=True
+        ):
             assert_equal(ours, np.array(wanted, int))
 
 
 @given(
-    st.lists(st.lists(st.tuples(st.integers(-1, 2), st.integers(0, 4)), min_size=7, max_size=7), min_size=1, max_size=3), st.integers(1, 9)
+    st.lists(
+        st.lists(st.tuples(st.integers(-1, 2), st.integers(0, 4)), min_size=7, max_size=7),
+        min_size=1,
+        max_size=3,
+    ),
+    st.integers(1, 9),
 )
 def test_twins(images, batch_size):
     """A batch of images with many equal priorities: same choice, same order, and the same as masks."""
@@ -80,7 +93,9 @@ def test_twins(images, batch_size):
         positive, negative = reference.sampler.sample(labels[n], priorities[n], batch_size, 0.5)
         assert_equal(indices[n][is_positive[n]], positive)
         assert_equal(indices[n][valid[n] & ~is_positive[n]], negative)
-        assert_equal(np.flatnonzero(is_positive[n]), np.arange(len(positive)))  # positives first, padding last
+        assert_equal(
+            np.flatnonzero(is_positive[n]), np.arange(len(positive))
+        )  # positives first, padding last
         assert_equal(np.flatnonzero(valid[n]), np.arange(len(positive) + len(negative)))
         for mask, chosen in zip(masks, (positive, negative), strict=True):
             assert_equal(np.flatnonzero(mask[n]), np.sort(chosen))
@@ -89,14 +104,23 @@ def test_twins(images, batch_size):
 def test_many_equal_priorities(rng):
     labels, priorities = rng.integers(-1, 2, 5000), rng.integers(0, 3, 5000).astype(float)
     for ours, expected in zip(
-        torch_sample(labels, priorities, 3000, 0.4), reference.sampler.sample(labels, priorities, 3000, 0.4), strict=True
+        torch_sample(labels, priorities, 3000, 0.4),
+        reference.sampler.sample(labels, priorities, 3000, 0.4),
+        strict=True,
     ):
         assert_equal(ours, expected)
 
 
 def test_compiles_without_a_break(rng):
-    labels, priorities = torch.tensor(rng.integers(-1, 2, (2, 50))), torch.tensor(rng.random((2, 50)))
+    labels, priorities = (
+        torch.tensor(rng.integers(-1, 2, (2, 50))),
+        torch.tensor(rng.random((2, 50))),
+    )
     for function in accelerated.sampler.sample, accelerated.sampler.sampled_mask:
         compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
-        for ours, eager in zip(compiled(labels, priorities, 16, 0.25), function(labels, priorities, 16, 0.25), strict=True):
+        for ours, eager in zip(
+            compiled(labels, priorities, 16, 0.25),
+            function(labels, priorities, 16, 0.25),
+            strict=True,
+        ):
             assert_equal(ours, eager)

@@ -12,13 +12,19 @@ from reference import shapes
 STYLES = st.sampled_from([shapes.EASY, shapes.HARD])
 
 
-@given(st.integers(0, 1000), st.integers(0, 10_000), st.integers(24, 160), st.integers(24, 160), STYLES)
+@given(
+    st.integers(0, 1000), st.integers(0, 10_000), st.integers(24, 160), st.integers(24, 160), STYLES
+)
 def test_contract(seed, index, height, width, style):
-    image, boxes, labels, masks = shapes.sample(seed, index, height=height, width=width, style=style)
+    image, boxes, labels, masks = shapes.sample(
+        seed, index, height=height, width=width, style=style
+    )
     count = len(labels)
     assert 1 <= count <= 6
     assert image.shape == (height, width, 3) and image.dtype == np.uint8
-    assert boxes.shape == (count, 4) and masks.shape == (count, height, width) and masks.dtype == bool
+    assert (
+        boxes.shape == (count, 4) and masks.shape == (count, height, width) and masks.dtype == bool
+    )
     assert set(labels.tolist()) <= {1, 2, 3}
     assert masks.sum(axis=0).max() == 1  # visible parts do not overlap
     for (x1, y1, x2, y2), mask in zip(boxes.astype(int), masks, strict=True):
@@ -27,10 +33,14 @@ def test_contract(seed, index, height, width, style):
 
 
 def test_depends_on_seed_and_index_only():
-    first, again, other_index, other_seed = (shapes.sample(s, i, height=64, width=80) for s, i in ((3, 7), (3, 7), (3, 8), (4, 7)))
+    first, again, other_index, other_seed = (
+        shapes.sample(s, i, height=64, width=80) for s, i in ((3, 7), (3, 7), (3, 8), (4, 7))
+    )
     for a, b in zip(first, again, strict=True):
         np.testing.assert_array_equal(a, b)
-    assert not np.array_equal(first[0], other_index[0]) and not np.array_equal(first[0], other_seed[0])
+    assert not np.array_equal(first[0], other_index[0]) and not np.array_equal(
+        first[0], other_seed[0]
+    )
 
 
 @pytest.mark.parametrize("side", [128, 256])
@@ -60,9 +70,13 @@ def test_objects_stand_out():
 def test_easy_images_are_the_ones_they_always_were():
     """Numbers reported on them stay comparable."""
     drawn = [shapes.sample(9, index, height=96, width=112) for index in range(3)]
-    kept = [zlib.crc32(np.packbits(masks).tobytes() + labels.tobytes()) for _, _, labels, masks in drawn]
+    kept = [
+        zlib.crc32(np.packbits(masks).tobytes() + labels.tobytes()) for _, _, labels, masks in drawn
+    ]
     assert kept == [3702249369, 4073024327, 3413393090]
-    np.testing.assert_allclose([image.mean() for image, *_ in drawn], [141.029638, 164.195716, 138.272135], atol=1e-4)
+    np.testing.assert_allclose(
+        [image.mean() for image, *_ in drawn], [141.029638, 164.195716, 138.272135], atol=1e-4
+    )
 
 
 def test_hard_shapes_are_outlines_and_overlap_more():
@@ -70,9 +84,26 @@ def test_hard_shapes_are_outlines_and_overlap_more():
         drawn = [shapes.sample(0, index, height=96, width=96, style=style) for index in range(200)]
         boxes, masks = (np.concatenate([d[i] for d in drawn]) for i in (1, 3))
         width, height = (boxes[:, 2:] - boxes[:, :2]).T
-        hidden = [(a[0] < b[2]) & (b[0] < a[2]) & (a[1] < b[3]) & (b[1] < a[3]) for d in drawn for a in d[1] for b in d[1] if a is not b]
-        return masks.sum((1, 2)) / (width * height), np.maximum(width, height), len(hidden) and sum(hidden) / len(masks)
+        hidden = [
+            (a[0] < b[2]) & (b[0] < a[2]) & (a[1] < b[3]) & (b[1] < a[3])
+            for d in drawn
+            for a in d[1]
+            for b in d[1]
+            if a is not b
+        ]
+        return (
+            masks.sum((1, 2)) / (width * height),
+            np.maximum(width, height),
+            len(hidden) and sum(hidden) / len(masks),
+        )
 
-    (filled, sides, overlaps), (hard_filled, hard_sides, hard_overlaps) = statistics(shapes.EASY), statistics(shapes.HARD)
-    assert np.percentile(hard_filled, 10) < 0.4 < np.percentile(filled, 10)  # of its box, what an object covers
-    assert hard_overlaps > 1.05 * overlaps and np.percentile(hard_sides, 90) < np.percentile(sides, 90)
+    (filled, sides, overlaps), (hard_filled, hard_sides, hard_overlaps) = (
+        statistics(shapes.EASY),
+        statistics(shapes.HARD),
+    )
+    assert (
+        np.percentile(hard_filled, 10) < 0.4 < np.percentile(filled, 10)
+    )  # of its box, what an object covers
+    assert hard_overlaps > 1.05 * overlaps and np.percentile(hard_sides, 90) < np.percentile(
+        sides, 90
+    )

@@ -1,13 +1,18 @@
 """A single map: which one, its level and its channels."""
 
-import narrow
 import pytest
 import torch
+from support import narrow
 
 from accelerated import single_scale as fast
 from reference import single_scale
 
-LEVELS = {"detectron2_r50_c4": (4, 4), "detectron2_r50_dc5": (5, 4), "paper_r50_c5": (5, 5), "paper_vgg16": (5, 4)}  # stage, level
+LEVELS = {
+    "detectron2_r50_c4": (4, 4),
+    "detectron2_r50_dc5": (5, 4),
+    "paper_r50_c5": (5, 5),
+    "paper_vgg16": (5, 4),
+}  # stage, level
 
 
 @pytest.mark.parametrize("name", LEVELS)

@@ -5,7 +5,7 @@ import time
 import numpy as np
 import torch
 
-from accelerated import timing
+from accelerated.experiments import timing
 
 
 def test_quantiles():

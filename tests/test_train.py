@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import small
 import torch
+from support import small
 
 from accelerated.engine import checkpoint, log
 from accelerated.engine.evaluate import detect
@@ -26,7 +26,13 @@ LOSSES = ["rpn_objectness", "rpn_box", "class", "box", "mask"]
 
 def run(output, iterations=4, config=None, dataset=None, **options):
     options = {"batch_size": 2, "log_every": 1, "bar": False} | options
-    return train(config or small.config(), small.shapes(6) if dataset is None else dataset, output, iterations=iterations, **options)
+    return train(
+        config or small.config(),
+        small.shapes(6) if dataset is None else dataset,
+        output,
+        iterations=iterations,
+        **options,
+    )
 
 
 def weights(run):
@@ -44,10 +50,27 @@ def assert_same_run(a, b):
 def test_the_log_tells_every_loss_and_the_loss_falls(tmp_path):
     result = run(tmp_path, 12, small.config(learning_rate=0.05), dataset=small.shapes(2))
     lines = log.read(tmp_path / "log.jsonl")
-    assert [line["iteration"] for line in lines] == list(range(1, 13)) and result.iteration == 12 and not result.interrupted
-    keys = {*LOSSES, "loss", "gradient_norm", "learning_rate", "seconds", "data_seconds", "images_per_second", "memory_mb"}
+    assert (
+        [line["iteration"] for line in lines] == list(range(1, 13))
+        and result.iteration == 12
+        and not result.interrupted
+    )
+    keys = {
+        *LOSSES,
+        "loss",
+        "gradient_norm",
+        "learning_rate",
+        "seconds",
+        "data_seconds",
+        "images_per_second",
+        "memory_mb",
+    }
     assert all(keys <= line.keys() for line in lines)
-    np.testing.assert_allclose([line["loss"] for line in lines], [sum(line[name] for name in LOSSES) for line in lines], rtol=1e-5)
+    np.testing.assert_allclose(
+        [line["loss"] for line in lines],
+        [sum(line[name] for name in LOSSES) for line in lines],
+        rtol=1e-5,
+    )
     assert np.mean([line["loss"] for line in lines[-3:]]) < 0.8 * lines[0]["loss"]
 
 
@@ -66,8 +89,19 @@ CHILD = """
 
 
 def start(output, *more):
-    arguments = [sys.executable, "-c", textwrap.dedent(CHILD), os.path.dirname(__file__), str(output), *more]
-    return subprocess.Popen(arguments, env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}, start_new_session=True)
+    arguments = [
+        sys.executable,
+        "-c",
+        textwrap.dedent(CHILD),
+        os.path.dirname(__file__),
+        str(output),
+        *more,
+    ]
+    return subprocess.Popen(
+        arguments,
+        env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())},
+        start_new_session=True,
+    )
 
 
 def wait_for(path, iteration, process, patience=120):
@@ -108,13 +142,18 @@ def test_an_interrupted_run_saves_and_resumes_bit_for_bit(tmp_path, monkeypatch)
     interrupting.calls = 0
     monkeypatch.setattr(MaskRCNN, "batch_losses", interrupting)
     result = run(tmp_path / "parts", 5)
-    assert result.interrupted and result.iteration == 3 == checkpoint.read(tmp_path / "parts").iteration
+    assert (
+        result.interrupted
+        and result.iteration == 3 == checkpoint.read(tmp_path / "parts").iteration
+    )
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     run(tmp_path / "parts", 5, resume=True)
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
-def test_an_image_that_is_not_finite_is_named_and_the_last_checkpoint_is_good(tmp_path, monkeypatch):
+def test_an_image_that_is_not_finite_is_named_and_the_last_checkpoint_is_good(
+    tmp_path, monkeypatch
+):
     module = sys.modules[train.__module__]
 
     def poisoned(*arguments, **options):
@@ -124,17 +163,34 @@ def test_an_image_that_is_not_finite_is_named_and_the_last_checkpoint_is_good(tm
 
     loader = module.loader
     monkeypatch.setattr(module, "loader", poisoned)
-    with pytest.raises(NotFiniteError, match=r"^iteration 2: images is not finite \(images (5, \d+|\d+, 5)\)"):
+    with pytest.raises(
+        NotFiniteError, match=r"^iteration 2: images is not finite \(images (5, \d+|\d+, 5)\)"
+    ):
         run(tmp_path, 9, checkpoint_every=1)
     assert checkpoint.read(tmp_path).iteration == 2
     assert all(tensor.isfinite().all() for tensor in weights(tmp_path).values())
 
 
-@pytest.mark.parametrize("stage", ["P3", "rpn_logits", "box_deltas", "mask_logits", "loss mask", "gradient of fpn.output3.weight"])
+@pytest.mark.parametrize(
+    "stage",
+    [
+        "P3",
+        "rpn_logits",
+        "box_deltas",
+        "mask_logits",
+        "loss mask",
+        "gradient of fpn.output3.weight",
+    ],
+)
 def test_the_first_stage_that_is_not_finite_is_named(stage, tmp_path, monkeypatch):
     """The third step goes wrong at `stage`; the log is read only at the fifth; the weights stay those of the second."""
     original, calls = MaskRCNN.batch_losses, []
-    layer = {"P3": "fpn.output3", "rpn_logits": "rpn.logits", "box_deltas": "box_head.box_deltas", "mask_logits": "mask_head.logits"}
+    layer = {
+        "P3": "fpn.output3",
+        "rpn_logits": "rpn.logits",
+        "box_deltas": "box_head.box_deltas",
+        "mask_logits": "mask_head.logits",
+    }
     nan = torch.tensor(float("nan"))
 
     def broken(self, batch, generator, record):
@@ -150,10 +206,16 @@ def test_the_first_stage_that_is_not_finite_is_named(stage, tmp_path, monkeypatc
         return losses | {"mask": losses["mask"] + nan} if stage == "loss mask" else losses
 
     monkeypatch.setattr(MaskRCNN, "batch_losses", broken)
-    with pytest.raises(NotFiniteError, match=rf"^iteration 2: {stage} is not finite \(images \d+, \d+\)"):
+    with pytest.raises(
+        NotFiniteError, match=rf"^iteration 2: {stage} is not finite \(images \d+, \d+\)"
+    ):
         run(tmp_path, 9, checkpoint_every=2, log_every=5)
-    assert len(calls) == 5  # steps 0 to 3, and the third again: a checkpoint was due after the fourth
-    assert all(torch.equal(a, b) for a, b in zip(calls[2], calls[4], strict=True)), "not with the weights that failed"
+    assert (
+        len(calls) == 5
+    )  # steps 0 to 3, and the third again: a checkpoint was due after the fourth
+    assert all(torch.equal(a, b) for a, b in zip(calls[2], calls[4], strict=True)), (
+        "not with the weights that failed"
+    )
     assert checkpoint.read(tmp_path).iteration == 2
     assert all(tensor.isfinite().all() for tensor in weights(tmp_path).values())
 
@@ -164,7 +226,10 @@ def test_settings_that_do_not_fit_are_refused_in_one_line(tmp_path):
         (dict(), "already holds a run"),
         (dict(resume=True, batch_size=3), "batch_size = 2, not 3"),
         (dict(resume=True, seed=1), "seed = 0, not 1"),
-        (dict(resume=True, config=small.config(momentum=0.8)), r"optimizer\.momentum = 0\.9, not 0\.8"),
+        (
+            dict(resume=True, config=small.config(momentum=0.8)),
+            r"optimizer\.momentum = 0\.9, not 0\.8",
+        ),
         (dict(resume=True, iterations=0), "1 steps already"),
         (dict(config=replace(small.config(), num_classes=5)), "3 categories, but num_classes is 5"),
         (dict(dataset=small.shapes(0)), "no images"),
@@ -190,18 +255,27 @@ class Mixed:
     def __getitem__(self, index):
         item = self.dataset[index]
         columns = 64 if index % 2 else 32
-        return item._replace(image=item.image[:, :columns], target=replace(item.target, masks=item.target.masks[:, :, :columns]))
+        return item._replace(
+            image=item.image[:, :columns],
+            target=replace(item.target, masks=item.target.masks[:, :, :columns]),
+        )
 
 
 def test_the_last_evaluation_is_what_evaluate_gives(tmp_path):
     evaluation = Mixed(small.shapes(4, seed=1))
     config = small.config()
-    config = replace(config, transform=replace(config.transform, min_size=()), box_head=replace(config.box_head, score_threshold=0.0))
+    config = replace(
+        config,
+        transform=replace(config.transform, min_size=()),
+        box_head=replace(config.box_head, score_threshold=0.0),
+    )
     model = run(tmp_path, iterations=2, config=config, evaluation=evaluation).model
     written = json.loads((tmp_path / "evaluations" / "00000002" / "results.json").read_text())
     assert len(written) > 10
     assert written == detect(model, evaluation)
-    assert written != detect(model, evaluation, batch_size=2), "batches of other sizes must matter for this test to mean anything"
+    assert written != detect(model, evaluation, batch_size=2), (
+        "batches of other sizes must matter for this test to mean anything"
+    )
 
 
 def test_starting_from_weights(tmp_path):
@@ -212,20 +286,36 @@ def test_starting_from_weights(tmp_path):
         assert torch.equal(model.state_dict()[name], tensor), name
     other = MaskRCNN(replace(small.config(), num_classes=1))
     left = initialize(other, tmp_path / "first" / "last")
-    assert {name.rpartition(".")[0] for name in left} == {"box_head.class_logits", "box_head.box_deltas", "mask_head.logits"}
+    assert {name.rpartition(".")[0] for name in left} == {
+        "box_head.class_logits",
+        "box_head.box_deltas",
+        "mask_head.logits",
+    }
     wider = small.config()
     with pytest.raises(ValueError, match=r"mask_head.*the model's"):
-        initialize(MaskRCNN(replace(wider, mask_head=replace(wider.mask_head, channels=12))), tmp_path / "first")
+        initialize(
+            MaskRCNN(replace(wider, mask_head=replace(wider.mask_head, channels=12))),
+            tmp_path / "first",
+        )
     bgr = replace(wider, transform=replace(wider.transform, channel_order="bgr"))
-    with pytest.raises(ValueError, match=r'first was made for transform.channel_order = "rgb", not "bgr": --set'):
+    with pytest.raises(
+        ValueError, match=r'first was made for transform.channel_order = "rgb", not "bgr": --set'
+    ):
         initialize(MaskRCNN(bgr), tmp_path / "first")
 
 
 @pytest.mark.parametrize("norm", ["group", "batch"])
 def test_other_norms_adamw_and_bfloat16_train_too(norm, tmp_path):
     config = small.config(kind="adamw", learning_rate=1e-3)
-    config = replace(config, backbone=replace(config.backbone, norm=norm), fpn=replace(config.fpn, norm=norm))
+    config = replace(
+        config, backbone=replace(config.backbone, norm=norm), fpn=replace(config.fpn, norm=norm)
+    )
     run(tmp_path, 2, config, amp=True, evaluation=small.shapes(2), evaluate_every=1)
     lines = [line for line in log.read(tmp_path / "log.jsonl") if "evaluation" in line]
-    assert [line["iteration"] for line in lines] == [1, 2] and "AP50" in lines[0]["evaluation"]["segm"]
-    assert json.loads(Path(tmp_path, "evaluations", "00000002", "metrics.json").read_text()) == lines[1]["evaluation"]
+    assert [line["iteration"] for line in lines] == [1, 2] and "AP50" in lines[0]["evaluation"][
+        "segm"
+    ]
+    assert (
+        json.loads(Path(tmp_path, "evaluations", "00000002", "metrics.json").read_text())
+        == lines[1]["evaluation"]
+    )

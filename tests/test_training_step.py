@@ -5,18 +5,17 @@ import gc
 import json
 from dataclasses import replace
 
-import golden_runs
-import narrow
 import numpy as np
 import pytest
 from PIL import Image
-from tolerances import MODEL, assert_close, assert_equal, error
+from support import golden_runs, narrow
 
 import accelerated.optimizer
 import reference.optimizer
-from accelerated import transform as torch_transform
+from accelerated import structures as torch_structures
 from accelerated.data.coco import CocoDataset
-from reference import activations, conv, grad_check, mask_rcnn, max_pool, rpn, transform
+from accelerated.verify.equality import MODEL, assert_close, assert_equal, error
+from reference import activations, conv, grad_check, mask_rcnn, max_pool, rpn, structures
 from reference.autodiff import Tape, Variable
 
 SHAPES, OBJECTS = ((96, 128), (80, 100)), (3, 2)
@@ -25,7 +24,11 @@ SHAPES, OBJECTS = ((96, 128), (80, 100)), (3, 2)
 def draw(rng, config, shapes=SHAPES, objects=OBJECTS):
     """Images, targets and priorities of one step."""
     images, targets = narrow.scene(rng, shapes, objects)
-    return images, [transform.Target(**target) for target in targets], narrow.priorities(rng, config, shapes, objects)
+    return (
+        images,
+        [structures.Target(**target) for target in targets],
+        narrow.priorities(rng, config, shapes, objects),
+    )
 
 
 def compare(model, oracle, step, tolerance):
@@ -33,14 +36,27 @@ def compare(model, oracle, step, tolerance):
     images, targets, priorities = step
     record, expected_record = {}, {}
     model.zero_grad()
-    losses = model.losses(images, [torch_transform.Target(**vars(t)) for t in targets], priorities, record=record)
+    losses = model.losses(
+        images, [torch_structures.Target(**vars(t)) for t in targets], priorities, record=record
+    )
     sum(losses.values()).backward()
     expected, gradients = oracle.gradients(images, targets, priorities, expected_record)
     sampled = record["roi_labels"] >= 0
     for key in ("rpn_labels", "rpn_sampled"):
-        assert_equal(record[key], expected_record[key], f"{key}: both must learn from the same anchors")
-    assert_equal(record["roi_labels"][sampled], np.concatenate(expected_record["roi_labels"]), "labels of the RoIs: the same for both")
-    assert_close(record["sampled_rois"][sampled], np.concatenate(expected_record["sampled_rois"]), tolerance, "RoIs: the same for both")
+        assert_equal(
+            record[key], expected_record[key], f"{key}: both must learn from the same anchors"
+        )
+    assert_equal(
+        record["roi_labels"][sampled],
+        np.concatenate(expected_record["roi_labels"]),
+        "labels of the RoIs: the same for both",
+    )
+    assert_close(
+        record["sampled_rois"][sampled],
+        np.concatenate(expected_record["sampled_rois"]),
+        tolerance,
+        "RoIs: the same for both",
+    )
     assert losses.keys() == expected.keys()
     for name, loss in expected.items():
         assert_close(losses[name], loss, tolerance, name)
@@ -63,11 +79,16 @@ def compare_parameters(model, oracle, tolerance):
 
 def covered(shapes):
     """A target for each image: one object that is all of it."""
-    return [transform.Target(np.array([[0.0, 0, w, h]]), np.array([2]), np.ones((1, h, w), bool)) for h, w in shapes]
+    return [
+        structures.Target(np.array([[0.0, 0, w, h]]), np.array([2]), np.ones((1, h, w), bool))
+        for h, w in shapes
+    ]
 
 
 def check_golden(run):
-    losses, gradients = mask_rcnn.MaskRCNN(run.config, run.parameters).gradients(run.images, run.targets, run.priorities())
+    losses, gradients = mask_rcnn.MaskRCNN(run.config, run.parameters).gradients(
+        run.images, run.targets, run.priorities()
+    )
     run.check_losses(losses)
     run.check_gradients(gradients)
 
@@ -86,20 +107,34 @@ OTHERS = ("none in one image", "none", "one covers all")
 
 
 @pytest.mark.parametrize(
-    ("name", "scene"), [*((name, "objects") for name in narrow.PRESETS), *((name, scene) for name in narrow.LAYOUTS for scene in OTHERS)]
+    ("name", "scene"),
+    [
+        *((name, "objects") for name in narrow.PRESETS),
+        *((name, scene) for name in narrow.LAYOUTS for scene in OTHERS),
+    ],
 )
 def test_twins(rng, name, scene):
     """Two images of different sizes."""
     config = narrow.config(name)
     model, oracle = narrow.twins(config)
-    objects = {"none in one image": (0, 2), "none": (0, 0), "one covers all": (1, 1)}.get(scene, OBJECTS)
+    objects = {"none in one image": (0, 2), "none": (0, 0), "one covers all": (1, 1)}.get(
+        scene, OBJECTS
+    )
     images, targets, priorities = draw(rng, config, SHAPES, objects)
     targets = covered(SHAPES) if scene == "one covers all" else targets
     before = oracle.parameters
     gradients = compare(model, oracle, (images, targets, priorities), MODEL["float64"])
-    moved = {name for name, value in oracle.parameters.items() if not np.array_equal(value, before[name])}
-    statistics = {name for name in before if ".running_" in name} if name == "torchvision_r50_fpn_v2" else set()
-    assert moved <= statistics and (moved == statistics or scene == "none"), "of no RoI there are no statistics"
+    moved = {
+        name for name, value in oracle.parameters.items() if not np.array_equal(value, before[name])
+    }
+    statistics = (
+        {name for name in before if ".running_" in name}
+        if name == "torchvision_r50_fpn_v2"
+        else set()
+    )
+    assert moved <= statistics and (moved == statistics or scene == "none"), (
+        "of no RoI there are no statistics"
+    )
     if scene == "objects":
         assert all(gradient.any() for gradient in gradients.values())
 
@@ -112,8 +147,14 @@ def test_frozen_stages(rng, norm):
     model, oracle = narrow.twins(config)
     before = oracle.parameters
     gradients = compare(model, oracle, draw(rng, config), MODEL["float64"])
-    assert not [name for name in gradients if name.startswith(("backbone.conv1", "backbone.bn1", "backbone.layer1."))]
-    moved = not np.array_equal(oracle.parameters.get("backbone.bn1.running_mean"), before.get("backbone.bn1.running_mean"))
+    assert not [
+        name
+        for name in gradients
+        if name.startswith(("backbone.conv1", "backbone.bn1", "backbone.layer1."))
+    ]
+    moved = not np.array_equal(
+        oracle.parameters.get("backbone.bn1.running_mean"), before.get("backbone.bn1.running_mean")
+    )
     assert moved == (norm == "batch")
 
 
@@ -123,7 +164,9 @@ def small(name, **fields):
     side = 3 if config.shared_head == "none" else 4  # of a shared stage, that of the masks
     return replace(
         config,
-        box_head=replace(config.box_head, batch_size=8, pooler=replace(config.box_head.pooler, output_size=side)),
+        box_head=replace(
+            config.box_head, batch_size=8, pooler=replace(config.box_head.pooler, output_size=side)
+        ),
         mask_head=replace(config.mask_head, pooler=replace(config.mask_head.pooler, output_size=4)),
         **fields,
     )
@@ -132,7 +175,9 @@ def small(name, **fields):
 def test_triton_twin(rng):
     """On Triton's kernels, interpreted without a GPU."""
     config = small("tiny", fpn=replace(narrow.config("tiny").fpn, channels=4))
-    config = replace(config, rpn=replace(config.rpn, post_nms_top_n_train=6, pre_nms_top_n_train=12))
+    config = replace(
+        config, rpn=replace(config.rpn, post_nms_top_n_train=6, pre_nms_top_n_train=12)
+    )
     model, oracle = narrow.twins(config, backend="triton")
     compare(model, oracle, draw(rng, config, ((48, 64),), (2,)), MODEL["float64"])
 
@@ -144,7 +189,10 @@ def written(folder, annotations):
     data = {
         "images": [{"id": 1, "file_name": "1.png", "width": 64, "height": 48}],
         "categories": [{"id": 5, "name": "cat"}],
-        "annotations": [{"id": n, "image_id": 1, "category_id": 5, "area": 1.0, **a} for n, a in enumerate(annotations, start=1)],
+        "annotations": [
+            {"id": n, "image_id": 1, "category_id": 5, "area": 1.0, **a}
+            for n, a in enumerate(annotations, start=1)
+        ],
     }
     (folder / "a.json").write_text(json.dumps(data))
     return CocoDataset(folder / "a.json", folder)
@@ -153,14 +201,20 @@ def written(folder, annotations):
 @pytest.mark.parametrize("objects", [0, 1])
 def test_crowd_regions_teach_nothing(tmp_path, rng, objects):
     """A crowd region is no target and no reason to ignore an anchor: the step is the same, to the bit, as without it."""
-    config = narrow.config("tiny", transform=replace(narrow.config("tiny").transform, min_size=(72,), max_size=1000))
+    config = narrow.config(
+        "tiny", transform=replace(narrow.config("tiny").transform, min_size=(72,), max_size=1000)
+    )
     cat = {"iscrowd": 0, "bbox": [8, 6, 30, 20], "segmentation": [[8, 6, 38, 6, 38, 26, 8, 26]]}
-    crowd = {"iscrowd": 1, "bbox": [40, 0, 20, 48], "segmentation": {"size": [48, 64], "counts": [40 * 48, 20 * 48, 4 * 48]}}
+    crowd = {
+        "iscrowd": 1,
+        "bbox": [40, 0, 20, 48],
+        "segmentation": {"size": [48, 64], "counts": [40 * 48, 20 * 48, 4 * 48]},
+    }
     priorities = narrow.priorities(rng, config, ((72, 96),), (objects,))
     steps = []
     for annotations in ([cat] * objects, [cat] * objects + [crowd]):
         image, target, _ = written(tmp_path, annotations)[0]
-        target = transform.Target(**{name: value.numpy() for name, value in vars(target).items()})
+        target = structures.Target(**{name: value.numpy() for name, value in vars(target).items()})
         assert len(target.labels) == objects
         model, oracle = narrow.twins(config)
         steps.append(compare(model, oracle, ([image], [target], priorities), MODEL["float64"]))
@@ -190,7 +244,9 @@ class Listener(Tape):
 
     def backward(self, result):
         Listener.margins = [
-            np.abs(arguments[0].value) if backward is activations.relu_backward else lead(arguments[0].value, **keywords)
+            np.abs(arguments[0].value)
+            if backward is activations.relu_backward
+            else lead(arguments[0].value, **keywords)
             for backward, arguments, keywords, _ in self.calls
             if backward in (activations.relu_backward, max_pool.max_pool2d_backward)
         ]
@@ -201,7 +257,9 @@ def lead(x, kernel, stride, padding=0):
     """Of the largest over the second largest pixel under the kernel at every position; 1 where all are 0 and it does not matter."""
     window = conv.patches(conv.pad(x, padding), (kernel, kernel), stride)
     ranked = np.sort(window.transpose(0, 1, 4, 5, 2, 3).reshape(-1, kernel * kernel))
-    return np.where(ranked[:, -1] > 0, ranked[:, -1] - ranked[:, -2], 1) if kernel > 1 else np.ones(1)
+    return (
+        np.where(ranked[:, -1] > 0, ranked[:, -1] - ranked[:, -2], 1) if kernel > 1 else np.ones(1)
+    )
 
 
 def is_steady(oracle, step):
@@ -213,8 +271,12 @@ def is_steady(oracle, step):
             weights = {name: value.astype(dtype) for name, value in oracle.parameters.items()}
             gradients.append(mask_rcnn.MaskRCNN(oracle.config, weights).gradients(*step)[1])
             margins.append(Listener.margins)
-    return all(a.shape == b.shape and b.min() > 3 * np.abs(a - b).max() for a, b in zip(*margins, strict=True)) and all(
-        error(gradient, gradients[1][name]) < MODEL["float32"] / 4 for name, gradient in gradients[0].items()
+    return all(
+        a.shape == b.shape and b.min() > 3 * np.abs(a - b).max()
+        for a, b in zip(*margins, strict=True)
+    ) and all(
+        error(gradient, gradients[1][name]) < MODEL["float32"] / 4
+        for name, gradient in gradients[0].items()
     )
 
 
@@ -245,22 +307,45 @@ def ten_steps(config, dtype, draw_step):
         rate = reference.optimizer.learning_rate(settings, iteration, 10, batch_size=2)
         assert rate == accelerated.optimizer.learning_rate(settings, iteration, 10, batch_size=2)
         gradients, norm = reference.optimizer.clip(gradients, settings.clip_gradient_norm)
-        oracle.parameters, state = reference.optimizer.step(oracle.parameters, gradients, state, rate, settings)
-        assert_close(accelerated.optimizer.step(optimizer, rate, settings.clip_gradient_norm), norm, tolerance, "norm of the gradients")
+        oracle.parameters, state = reference.optimizer.step(
+            oracle.parameters, gradients, state, rate, settings
+        )
+        assert_close(
+            accelerated.optimizer.step(optimizer, rate, settings.clip_gradient_norm),
+            norm,
+            tolerance,
+            "norm of the gradients",
+        )
     compare_parameters(model, oracle, tolerance)
     parameters = dict(model.named_parameters())
-    memories = {"exp_avg": state.mean, "exp_avg_sq": state.square} if settings.kind == "adamw" else {"momentum_buffer": state.mean}
+    memories = (
+        {"exp_avg": state.mean, "exp_avg_sq": state.square}
+        if settings.kind == "adamw"
+        else {"momentum_buffer": state.mean}
+    )
     for key, memory in memories.items():
         assert memory.keys() == gradients.keys()
         for name, value in memory.items():
             assert value.dtype == dtype
-            assert_close(optimizer.state[parameters[name]][key], value, tolerance, f"{key} of {name}")
-    moved = {name: error(value, start[name]) for name, value in oracle.parameters.items() if not np.array_equal(value, start[name])}
-    assert moved.keys() - gradients.keys() == {name for name in start if ".running_" in name and config.backbone.norm == "batch"}
-    assert min(moved[name] for name in gradients) > 5e-5, "a test of weights that do not move tests nothing"
+            assert_close(
+                optimizer.state[parameters[name]][key], value, tolerance, f"{key} of {name}"
+            )
+    moved = {
+        name: error(value, start[name])
+        for name, value in oracle.parameters.items()
+        if not np.array_equal(value, start[name])
+    }
+    assert moved.keys() - gradients.keys() == {
+        name for name in start if ".running_" in name and config.backbone.norm == "batch"
+    }
+    assert min(moved[name] for name in gradients) > 5e-5, (
+        "a test of weights that do not move tests nothing"
+    )
 
 
-KINDS = pytest.mark.parametrize(("name", "kind"), [*((name, "sgd") for name in narrow.LAYOUTS), ("tiny", "adamw")])
+KINDS = pytest.mark.parametrize(
+    ("name", "kind"), [*((name, "sgd") for name in narrow.LAYOUTS), ("tiny", "adamw")]
+)
 
 
 @KINDS
@@ -270,7 +355,10 @@ def test_ten_steps(rng, name, kind):
     ten_steps(config, "float64", lambda oracle: draw(rng, config, ((64, 96), (50, 80))))
 
 
-@pytest.mark.parametrize(("name", "kind"), [*((name, "sgd") for name in narrow.LAYOUTS if "fpn" in name), ("tiny", "adamw")])
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [*((name, "sgd") for name in narrow.LAYOUTS if "fpn" in name), ("tiny", "adamw")],
+)
 def test_ten_steps_in_float32(rng, name, kind):
     config = optimized(shallow(name), kind, 0.003 if kind == "sgd" else 0.0001)
     ten_steps(config, "float32", lambda oracle: draw_steady(rng, oracle))
@@ -299,7 +387,9 @@ def test_nothing_of_the_tape_stays(rng, monkeypatch):
     oracle.gradients(*draw(rng, oracle.config))
     [tape] = tapes
     assert tape.calls == []
-    assert not [x for x in gc.get_objects() if type(x) is Variable and x.tape is tape], "a Variable outlives the step"
+    assert not [x for x in gc.get_objects() if type(x) is Variable and x.tape is tape], (
+        "a Variable outlives the step"
+    )
 
 
 def test_finite_differences(rng, monkeypatch):

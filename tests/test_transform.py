@@ -7,15 +7,20 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from image_golden import either, read
 from PIL import Image
-from tolerances import GOLDEN_OPERATOR, assert_close, assert_equal
+from support.image_golden import either, read
 
+from accelerated import structures as accelerated_structures
 from accelerated import transform as accelerated
+from accelerated.verify.equality import GOLDEN_OPERATOR, assert_close, assert_equal
+from reference import structures as reference_structures
 from reference import transform as reference
 from reference.config import Transform, preset
 
-TORCHVISION, DETECTRON2 = preset("torchvision_r50_fpn").transform, preset("detectron2_r50_fpn").transform
+TORCHVISION, DETECTRON2 = (
+    preset("torchvision_r50_fpn").transform,
+    preset("detectron2_r50_fpn").transform,
+)
 sides = st.integers(1, 200)
 
 
@@ -26,8 +31,12 @@ def unpacked(target, width):
 def example(rng, height=37, width=50, count=3, dtype=np.uint8):
     image = (rng.random((height, width, 3)) * 255).astype(dtype)
     low = rng.random((count, 2)) * (width / 2, height / 2)
-    boxes = np.concatenate([low, low + 1 + rng.random((count, 2)) * (width / 3, height / 3)], axis=1)
-    return image, reference.Target(boxes, rng.integers(1, 5, count), rng.random((count, height, width)) > 0.5)
+    boxes = np.concatenate(
+        [low, low + 1 + rng.random((count, 2)) * (width / 3, height / 3)], axis=1
+    )
+    return image, reference_structures.Target(
+        boxes, rng.integers(1, 5, count), rng.random((count, height, width)) > 0.5
+    )
 
 
 @either
@@ -40,12 +49,22 @@ def test_resized_shape_as_detectron2(which, golden, shared_golden):
 
 
 def test_truncation_loses_a_pixel_at_154_heights():
-    short = [h for h in range(50, 3000) if reference.resized_shape(h, h, 800, TORCHVISION)[0] == 799]
+    short = [
+        h for h in range(50, 3000) if reference.resized_shape(h, h, 800, TORCHVISION)[0] == 799
+    ]
     assert len(short) == 154 and short[:4] == [97, 161, 167, 193]
-    assert reference.resized_shape(120, 2480, 800, DETECTRON2)[0] == 64  # one scaling step would give 65
+    assert (
+        reference.resized_shape(120, 2480, 800, DETECTRON2)[0] == 64
+    )  # one scaling step would give 65
 
 
-@given(st.integers(1, 3000), st.integers(1, 3000), st.integers(1, 900), st.integers(1, 1400), st.sampled_from([TORCHVISION, DETECTRON2]))
+@given(
+    st.integers(1, 3000),
+    st.integers(1, 3000),
+    st.integers(1, 900),
+    st.integers(1, 1400),
+    st.sampled_from([TORCHVISION, DETECTRON2]),
+)
 def test_resized_shape_twins(height, width, min_size, max_size, config):
     config = replace(config, max_size=max_size)
     expected = reference.resized_shape(height, width, min_size, config)
@@ -56,14 +75,27 @@ def test_resized_shape_twins(height, width, min_size, max_size, config):
 @either
 def test_prepare_and_pad_as_torchvision(which, golden, shared_golden):
     case = read(which, golden, shared_golden, "tv/transform/80_100")
-    config = replace(TORCHVISION, min_size=(int(case["in.min_size"]),), max_size=int(case["in.max_size"]), pixel_scale=1.0)
+    config = replace(
+        TORCHVISION,
+        min_size=(int(case["in.min_size"]),),
+        max_size=int(case["in.max_size"]),
+        pixel_scale=1.0,
+    )
     image, labels = case["in.image"].transpose(1, 2, 0), np.ones(len(case["in.boxes"]), dtype=int)
-    image_r, target_r = reference.prepare(image, reference.Target(case["in.boxes"], labels, case["in.masks"]), config)
+    image_r, target_r = reference.prepare(
+        image, reference_structures.Target(case["in.boxes"], labels, case["in.masks"]), config
+    )
     image_a, target_a = accelerated.prepare(
-        image, accelerated.Target(case["in.boxes"], labels, case["in.masks"]), config, dtype=torch.float64
+        image,
+        accelerated_structures.Target(case["in.boxes"], labels, case["in.masks"]),
+        config,
+        dtype=torch.float64,
     )
     batch = accelerated.collate([(image_a, target_a)], config, [image.shape[:2]])
-    for images, boxes in ((reference.pad([image_r], config.size_divisor), target_r.boxes), (batch.images, batch.boxes[0])):
+    for images, boxes in (
+        (reference.pad([image_r], config.size_divisor), target_r.boxes),
+        (batch.images, batch.boxes[0]),
+    ):
         assert_close(images, case["out.tensor"], GOLDEN_OPERATOR, "image")
         assert_close(boxes, case["out.boxes"], GOLDEN_OPERATOR, "boxes")
     assert batch.sizes.tolist() == [case["out.size"].tolist()]
@@ -75,8 +107,12 @@ def test_prepare_and_pad_as_torchvision(which, golden, shared_golden):
 def test_pillow_filter_as_detectron2(which, golden, shared_golden):
     case = read(which, golden, shared_golden, "d2/pil_resize")
     height, width = int(case["in.oh"]), int(case["in.ow"])
-    assert_equal(reference.pillow(reference.pillow(case["in.img_u8"], width, 1), height, 0), case["out.img"])
-    resized = accelerated.resize(torch.from_numpy(case["in.img_u8"]).permute(2, 0, 1), (height, width), DETECTRON2)
+    assert_equal(
+        reference.pillow(reference.pillow(case["in.img_u8"], width, 1), height, 0), case["out.img"]
+    )
+    resized = accelerated.resize(
+        torch.from_numpy(case["in.img_u8"]).permute(2, 0, 1), (height, width), DETECTRON2
+    )
     assert_equal(resized.permute(1, 2, 0), case["out.img"])
 
 
@@ -84,7 +120,9 @@ def test_pad_as_detectron2(shared_golden):
     case = read("complete", None, shared_golden, "d2/batch")
     images = [case["in.images.0"], case["in.images.1"]]
     assert_equal(reference.pad(images, int(case["in.div"])), case["out.t"])
-    batch = accelerated.collate([(torch.from_numpy(x), None) for x in images], DETECTRON2, [x.shape[1:] for x in images])
+    batch = accelerated.collate(
+        [(torch.from_numpy(x), None) for x in images], DETECTRON2, [x.shape[1:] for x in images]
+    )
     assert_equal(batch.images, case["out.t"])
     assert_equal(batch.sizes, case["out.sizes"])
 
@@ -93,22 +131,35 @@ def test_pad_as_detectron2(shared_golden):
 def test_pillow_filter_is_pillows_bit_for_bit(height, width, new_height, new_width, seed):
     image = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     wide = reference.pillow(image, new_width, 1)
-    assert_equal(wide, Image.fromarray(image).resize((new_width, height), Image.Resampling.BILINEAR))
-    assert_equal(reference.pillow(wide, new_height, 0), Image.fromarray(wide).resize((new_width, new_height), Image.Resampling.BILINEAR))
-    resized = accelerated.resize(torch.from_numpy(image).permute(2, 0, 1), (new_height, new_width), DETECTRON2)
+    assert_equal(
+        wide, Image.fromarray(image).resize((new_width, height), Image.Resampling.BILINEAR)
+    )
+    assert_equal(
+        reference.pillow(wide, new_height, 0),
+        Image.fromarray(wide).resize((new_width, new_height), Image.Resampling.BILINEAR),
+    )
+    resized = accelerated.resize(
+        torch.from_numpy(image).permute(2, 0, 1), (new_height, new_width), DETECTRON2
+    )
     assert_equal(resized.permute(1, 2, 0), reference.pillow(wide, new_height, 0))
 
 
 @given(st.integers(1, 2000), st.integers(1, 2000))
 def test_nearest_rows_are_torchs_and_pillows(old, new):
     column = np.arange(old, dtype=np.float32)
-    by_torch = torch.nn.functional.interpolate(torch.from_numpy(column)[None, None], size=new, mode="nearest")
+    by_torch = torch.nn.functional.interpolate(
+        torch.from_numpy(column)[None, None], size=new, mode="nearest"
+    )
     assert_equal(reference.nearest_indices(old, new, TORCHVISION), by_torch[0, 0])
     by_pillow = Image.fromarray(column[:, None]).resize((1, new), Image.Resampling.NEAREST)
     assert_equal(reference.nearest_indices(old, new, DETECTRON2), np.asarray(by_pillow)[:, 0])
 
 
-@pytest.mark.parametrize("config", [TORCHVISION, DETECTRON2, preset("tiny").transform], ids=["torchvision", "detectron2", "tiny"])
+@pytest.mark.parametrize(
+    "config",
+    [TORCHVISION, DETECTRON2, preset("tiny").transform],
+    ids=["torchvision", "detectron2", "tiny"],
+)
 @pytest.mark.parametrize("dtype", [np.uint8, np.float64])
 @pytest.mark.parametrize("min_size", [29, 37, 61])
 def test_prepare_twins(rng, config, dtype, min_size):
@@ -139,9 +190,15 @@ def test_collate_pads_objects_and_masks(rng):
     shapes, counts = [(37, 50), (20, 61), (33, 40)], [3, 0, 1]
     examples = [example(rng, *shape, count) for shape, count in zip(shapes, counts, strict=True)]
     prepared = [accelerated.prepare(image, target, config) for image, target in examples]
-    batch = accelerated.collate(prepared, config, shapes, image_ids=[7, 8, 9], max_objects=5, pad_to=(64, 72)).to("cpu")
+    batch = accelerated.collate(
+        prepared, config, shapes, image_ids=[7, 8, 9], max_objects=5, pad_to=(64, 72)
+    ).to("cpu")
     assert batch.images.shape == (3, 3, 64, 72) and batch.masks.shape == (3, 5, 64, 9)
-    assert batch.sizes.tolist() == [list(shape) for shape in shapes] == [list(shape) for shape in batch.original_sizes]
+    assert (
+        batch.sizes.tolist()
+        == [list(shape) for shape in shapes]
+        == [list(shape) for shape in batch.original_sizes]
+    )
     assert batch.valid.sum(1).tolist() == counts and batch.image_ids == [7, 8, 9]
     masks = np.unpackbits(batch.masks.numpy(), axis=-1)
     for i, ((_, target), (height, width)) in enumerate(zip(examples, shapes, strict=True)):
@@ -151,7 +208,11 @@ def test_collate_pads_objects_and_masks(rng):
         assert not batch.images[i, :, height:].any() and not batch.images[i, :, :, width:].any()
 
     without = accelerated.collate([(image, None) for image, _ in prepared], config, shapes)
-    assert without.boxes.shape == (3, 1, 4) and not without.valid.any() and without.images.shape == (3, 3, 64, 64)
+    assert (
+        without.boxes.shape == (3, 1, 4)
+        and not without.valid.any()
+        and without.images.shape == (3, 3, 64, 64)
+    )
     with pytest.raises(ValueError, match="max_objects"):
         accelerated.collate(prepared, config, shapes, max_objects=2)
     with pytest.raises(ValueError, match="pad_to"):

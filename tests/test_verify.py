@@ -2,12 +2,13 @@
 
 from dataclasses import replace
 
-import narrow
 import numpy as np
 import pytest
 import torch
+from support import narrow
 
-from accelerated import interop, mask_rcnn, verify
+from accelerated import interop, mask_rcnn
+from accelerated.verify import detection as verify
 from reference import shapes
 from reference.config import preset
 
@@ -59,11 +60,18 @@ def test_three_implementations_agree_in_every_stage(model, image):
     assert rows["proposals"].shape == "3 4"
     assert all(row.differences.keys() == {"torch", "triton"} for row in report.rows)
     assert rows["class_logits"].verdict == "ok" and rows["masks"].verdict == "equal"
-    assert model.backend == "auto" and next(model.parameters()).dtype == torch.float32  # left as it was
+    assert (
+        model.backend == "auto" and next(model.parameters()).dtype == torch.float32
+    )  # left as it was
 
 
 @pytest.mark.parametrize(
-    "weight, first", [("backbone.layer1.0.conv1.weight", "C2"), ("rpn.deltas.bias", "rpn_deltas"), ("mask_head.logits.bias", "mask_logits")]
+    "weight, first",
+    [
+        ("backbone.layer1.0.conv1.weight", "C2"),
+        ("rpn.deltas.bias", "rpn_deltas"),
+        ("mask_head.logits.bias", "mask_logits"),
+    ],
 )
 def test_the_first_wrong_stage_is_named(model, image, weight, first, monkeypatch):
     exact = interop.parameters
@@ -105,20 +113,42 @@ def test_differences():
     assert verify.difference(np.array([1.0, 1.0]), np.array([np.inf, 1.0])).relative == np.inf
     assert verify.difference(np.zeros(0), np.zeros(0)).relative == 0
     assert "expected [3]" in verify.difference(np.zeros(2), np.zeros(3)).note
-    assert verify.Row("labels", "3", {"torch": verify.difference(np.array([1, 2]), np.array([1, 3]))}, 0.0).verdict == "1 entries differ"
+    assert (
+        verify.Row(
+            "labels", "3", {"torch": verify.difference(np.array([1, 2]), np.array([1, 3]))}, 0.0
+        ).verdict
+        == "1 entries differ"
+    )
 
 
 def test_a_report_counts_by_section():
-    ok, bad = ({"torch": verify.difference(np.array([value]), np.array([1.0]))} for value in (1.0, 2.0))
-    rows = [verify.Row(name, "1", differences, 1e-9) for name, differences in (("a", ok), ("b", bad), ("c", bad))]
-    report = verify.Report("title", {"losses": rows[:1], "gradients": rows[:2], "new weights": rows}, {"triton": "no reason"})
-    assert not report.passed and report.summary.endswith("differ in 1 gradients and 2 new weights, first in b: differs > 1e-09")
-    assert verify.Report("", {"losses": rows[:1]}, {"triton": ""}).summary == "NumPy and torch agree in all 1 losses."
+    ok, bad = (
+        {"torch": verify.difference(np.array([value]), np.array([1.0]))} for value in (1.0, 2.0)
+    )
+    rows = [
+        verify.Row(name, "1", differences, 1e-9)
+        for name, differences in (("a", ok), ("b", bad), ("c", bad))
+    ]
+    report = verify.Report(
+        "title",
+        {"losses": rows[:1], "gradients": rows[:2], "new weights": rows},
+        {"triton": "no reason"},
+    )
+    assert not report.passed and report.summary.endswith(
+        "differ in 1 gradients and 2 new weights, first in b: differs > 1e-09"
+    )
+    assert (
+        verify.Report("", {"losses": rows[:1]}, {"triton": ""}).summary
+        == "NumPy and torch agree in all 1 losses."
+    )
 
 
 @pytest.mark.parametrize(
     ("name", "without_masks", "maps"),
-    [("detectron2_r50_c4", False, ["C2", "C3", "C4", "P4"]), ("paper_vgg16", True, ["C1", "C2", "C3", "C4", "C5", "P4"])],
+    [
+        ("detectron2_r50_c4", False, ["C2", "C3", "C4", "P4"]),
+        ("paper_vgg16", True, ["C1", "C2", "C3", "C4", "C5", "P4"]),
+    ],
 )
 def test_a_single_map_and_no_mask_branch(name, without_masks, maps, image, monkeypatch):
     monkeypatch.setattr(verify, "BACKENDS", ("torch",))

@@ -3,12 +3,12 @@
 from dataclasses import replace
 from math import prod
 
-import narrow
 import pytest
 import torch
-from tolerances import MODEL, assert_close
+from support import narrow
 
 from accelerated import vgg as fast
+from accelerated.verify.equality import MODEL, assert_close
 from reference import box_head, vgg
 from reference.config import preset
 
@@ -23,7 +23,9 @@ def test_configuration_d():
     config = preset("paper_vgg16")
     shapes = vgg.parameter_shapes(config)
     assert len(shapes) == 2 * 13 and sum(map(prod, shapes.values())) == 14_714_688
-    assert shapes["backbone.conv5_3.weight"] == (512, 512, 3, 3) and shapes["backbone.conv1_1.weight"] == (64, 3, 3, 3)
+    assert shapes["backbone.conv5_3.weight"] == (512, 512, 3, 3) and shapes[
+        "backbone.conv1_1.weight"
+    ] == (64, 3, 3, 3)
     assert vgg.channels(config) == fast.channels(config) == {1: 64, 2: 128, 3: 256, 4: 512, 5: 512}
     assert vgg.strides(config) == fast.strides(config) == {1: 1, 2: 2, 3: 4, 4: 8, 5: 16}
 
@@ -51,11 +53,21 @@ def test_twins(rng, out_stage):
 @pytest.mark.parametrize("frozen", [0, 2, 5])
 def test_frozen_stages(frozen):
     config = settings(frozen_stages=frozen)
-    trained = {f"backbone.{name}" for name, p in fast.Backbone(config).named_parameters() if p.requires_grad}
-    assert trained == {name for name in vgg.parameter_shapes(config) if not name.startswith(vgg.frozen(config))}
-    assert trained == {name for name in vgg.parameter_shapes(config) if int(name[len("backbone.conv")]) > frozen}
+    trained = {
+        f"backbone.{name}"
+        for name, p in fast.Backbone(config).named_parameters()
+        if p.requires_grad
+    }
+    assert trained == {
+        name for name in vgg.parameter_shapes(config) if not name.startswith(vgg.frozen(config))
+    }
+    assert trained == {
+        name for name in vgg.parameter_shapes(config) if int(name[len("backbone.conv")]) > frozen
+    }
 
 
 def test_the_head_has_the_two_layers_of_4096():
     shapes = box_head.parameter_shapes(preset("paper_vgg16"))
-    assert shapes["box_head.fc6.weight"] == (4096, 512 * 7 * 7) and shapes["box_head.fc7.weight"] == (4096, 4096)
+    assert shapes["box_head.fc6.weight"] == (4096, 512 * 7 * 7) and shapes[
+        "box_head.fc7.weight"
+    ] == (4096, 4096)

@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from accelerated import visualize
 from accelerated.data.synthetic import ShapesDataset
+from accelerated.drawing import visualize
 from accelerated.verify.training import Pair
 
 
@@ -37,7 +37,9 @@ def test_objects_below_the_threshold_are_not_drawn():
     assert not np.array_equal(visualize.draw(image, faint, ["thing"], threshold=0.4), image)
 
 
-@pytest.mark.parametrize("boxes", [[], [[-5, -5, 200, 200]], [[10, 10, 10, 10]], [[30, 20, 10, 5]], [[79, 59, 80, 60]]])
+@pytest.mark.parametrize(
+    "boxes", [[], [[-5, -5, 200, 200]], [[10, 10, 10, 10]], [[30, 20, 10, 5]], [[79, 59, 80, 60]]]
+)
 def test_no_objects_and_degenerate_boxes(boxes):
     image = np.zeros((60, 80, 3), np.uint8)
     out = visualize.draw(image, objects(boxes, 60, 80, np.ones(len(boxes))), ["thing"])
@@ -51,20 +53,26 @@ def test_without_masks_boxes_and_names_alone_are_drawn():
     found = objects([[20, 30, 50, 55]], 60, 80, np.array([0.9]))
     found.masks = None
     out = visualize.draw(image, found, ["thing"])
-    assert (out[32:54, 22:49] == 100).all() and tuple(out[40, 20]) == tuple(out[55, 35]) == visualize.color(0)
+    assert (out[32:54, 22:49] == 100).all() and tuple(out[40, 20]) == tuple(
+        out[55, 35]
+    ) == visualize.color(0)
 
 
 def test_tensors_scale_and_unknown_labels():
     found = objects([[4, 4, 12, 12]], 20, 30, np.array([0.9]))
     expected = visualize.draw(np.zeros((20, 30, 3)), found, [], scale=3)
-    tensors = SimpleNamespace(**{key: torch.from_numpy(value) for key, value in vars(found).items()})
+    tensors = SimpleNamespace(
+        **{key: torch.from_numpy(value) for key, value in vars(found).items()}
+    )
     assert expected.shape == (60, 90, 3)
     assert np.array_equal(visualize.draw(torch.zeros(20, 30, 3), tensors, [], scale=3), expected)
 
 
 def test_a_small_object_stays_visible_on_a_large_one():
     image = np.zeros((60, 80, 3), np.uint8)
-    both = objects([[40, 30, 50, 40], [0, 0, 80, 60]], 60, 80, np.array([0.1, 0.9]))  # the small one first and with the worse score
+    both = objects(
+        [[40, 30, 50, 40], [0, 0, 80, 60]], 60, 80, np.array([0.1, 0.9])
+    )  # the small one first and with the worse score
     out = visualize.draw(image, both, ["thing"], threshold=0.0)
     assert tuple(out[35, 40]) == visualize.color(0)  # its rim
 
@@ -72,13 +80,21 @@ def test_a_small_object_stays_visible_on_a_large_one():
 def test_a_hundred_objects_in_under_a_second_each_in_its_own_color():
     rng = np.random.default_rng(0)
     corners = rng.uniform(0, 700, (100, 2))
-    found = objects(np.concatenate([corners, corners + rng.uniform(5, 90, (100, 2))], 1), 800, 800, rng.uniform(0.5, 1, 100))
+    found = objects(
+        np.concatenate([corners, corners + rng.uniform(5, 90, (100, 2))], 1),
+        800,
+        800,
+        rng.uniform(0.5, 1, 100),
+    )
     assert visualize.draw(np.zeros((800, 800, 3)), found, ["thing"]).any()
     assert len({visualize.color(i) for i in range(100)}) == 100
 
 
 def test_sheet_holds_images_of_different_sizes():
-    images = [np.full((h, w, 3), 40 * (i + 1), np.uint8) for i, (h, w) in enumerate([(20, 30), (20, 30), (40, 60), (10, 10), (20, 30)])]
+    images = [
+        np.full((h, w, 3), 40 * (i + 1), np.uint8)
+        for i, (h, w) in enumerate([(20, 30), (20, 30), (40, 60), (10, 10), (20, 30)])
+    ]
     page = visualize.sheet(images, columns=2, gap=6)
     assert page.shape == (3 * 26 + 6, 2 * 36 + 6, 3)
     assert all((page == 40 * (i + 1)).all(-1).any() for i in range(5))
@@ -90,14 +106,22 @@ def test_sample_of_a_data_set():
     dataset = ShapesDataset(5, size=64)
     page = visualize.sample(dataset, 4)
     assert page.shape == (76, 4 * 70 + 6, 3)
-    assert np.array_equal(page, visualize.sample(dataset, 4)) and not np.array_equal(page, visualize.sample(dataset, 4, seed=1))
+    assert np.array_equal(page, visualize.sample(dataset, 4)) and not np.array_equal(
+        page, visualize.sample(dataset, 4, seed=1)
+    )
     assert visualize.sample(dataset, 99).shape[0] == 2 * 70 + 6
 
 
 def test_loss_curve_from_a_log(tmp_path):
     log = tmp_path / "log.jsonl"
-    rows = [{"iteration": i, "loss": 4 / (i + 1), "mask": 1 / (i + 1), "class": 1.0} for i in range(100)]
-    log.write_text("\n".join(map(json.dumps, [{"start": "header"}, *rows, {"iteration": 100, "segm": {"AP": 0.5}}])))
+    rows = [
+        {"iteration": i, "loss": 4 / (i + 1), "mask": 1 / (i + 1), "class": 1.0} for i in range(100)
+    ]
+    log.write_text(
+        "\n".join(
+            map(json.dumps, [{"start": "header"}, *rows, {"iteration": 100, "segm": {"AP": 0.5}}])
+        )
+    )
     visualize.loss_curve(log, tmp_path / "deeper" / "loss.png")
     assert Image.open(tmp_path / "deeper" / "loss.png").size[0] > 500
     log.write_text("")
@@ -106,9 +130,13 @@ def test_loss_curve_from_a_log(tmp_path):
 
 
 def test_loss_comparison(tmp_path):
-    pairs = [Pair(i, {"mask": 1 / i}, {"mask": 1 / i + (i == 3) * 1e-12}, 0.1, 0.1) for i in (1, 2, 3)]  # 0 apart, but for the last
+    pairs = [
+        Pair(i, {"mask": 1 / i}, {"mask": 1 / i + (i == 3) * 1e-12}, 0.1, 0.1) for i in (1, 2, 3)
+    ]  # 0 apart, but for the last
     visualize.loss_comparison(pairs, tmp_path / "deeper" / "loss.png")
     picture = np.asarray(Image.open(tmp_path / "deeper" / "loss.png").convert("RGB")).astype(int)
     assert picture.shape[1] > 500
     assert (picture.max(-1) < 40).any(), "PyTorch's black line"
-    assert ((picture[..., 0] > 200) & (picture[..., 2] < 150) & (picture[..., 1] > 120)).any(), "NumPy's orange one under it"
+    assert ((picture[..., 0] > 200) & (picture[..., 2] < 150) & (picture[..., 1] > 120)).any(), (
+        "NumPy's orange one under it"
+    )

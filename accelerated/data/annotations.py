@@ -70,11 +70,17 @@ class _Reader:
     def read(self):
         data = self.parse()
         if not isinstance(data, dict):
-            raise Invalid("not_coco", f"the top level is a {type(data).__name__}, not an object with images, annotations and categories")
+            raise Invalid(
+                "not_coco",
+                f"the top level is a {type(data).__name__}, not an object with images, annotations and categories",
+            )
         for key in ("images", "annotations", "categories"):
             if not isinstance(data.get(key), list):
                 state = "is not a list" if key in data else "is missing"
-                raise Invalid(f"{key}_missing", f'"{key}" {state}; a COCO file has images, annotations and categories')
+                raise Invalid(
+                    f"{key}_missing",
+                    f'"{key}" {state}; a COCO file has images, annotations and categories',
+                )
         for key in ("images", "categories"):
             if not data[key]:
                 raise Invalid(f"{key}_empty", f'"{key}" is empty; there is nothing to work on')
@@ -93,10 +99,18 @@ class _Reader:
         if not raw.strip():
             raise Invalid("json_invalid", "the file is empty")
         if raw.startswith(b"\xef\xbb\xbf"):
-            self.note("json_bom", "note", "the file begins with a byte-order mark, which was ignored", scope="file")
+            self.note(
+                "json_bom",
+                "note",
+                "the file begins with a byte-order mark, which was ignored",
+                scope="file",
+            )
         try:
             return json.loads(raw, object_pairs_hook=self.unique_keys)
-        except (ValueError, RecursionError) as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
+        except (
+            ValueError,
+            RecursionError,
+        ) as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
             raise Invalid("json_invalid", f"the file is not JSON: {error}") from None
 
     def unique_keys(self, pairs):
@@ -115,16 +129,28 @@ class _Reader:
         for category in categories:
             number = whole(category.get("id")) if isinstance(category, dict) else None
             if number is None:
-                raise Invalid("category_invalid", f"category {short(category)} has no whole number as id")
+                raise Invalid(
+                    "category_invalid", f"category {short(category)} has no whole number as id"
+                )
             name = category.get("name")
             if not isinstance(name, str) or not name:
-                self.note("category_name_missing", "warn", f"category {number} has no name; it is called {number}", scope="file")
+                self.note(
+                    "category_name_missing",
+                    "warn",
+                    f"category {number} has no name; it is called {number}",
+                    scope="file",
+                )
                 name = str(number)
             if names.get(number, name) != name:
                 message = f"two categories have the id {number}: {names[number]!r} and {name!r}; give each its own"
                 raise Invalid("duplicate_category_id", message)
             if name in names.values() and number not in names:
-                self.note("duplicate_category_name", "warn", f"two categories are called {name!r}", scope="file")
+                self.note(
+                    "duplicate_category_name",
+                    "warn",
+                    f"two categories are called {name!r}",
+                    scope="file",
+                )
             names[number] = name
         self.records.categories = dict(sorted(names.items()))
 
@@ -132,7 +158,12 @@ class _Reader:
         originals, files, ambiguous = {}, {}, set()
         for image in images:
             if not isinstance(image, dict):
-                self.note("image_invalid", "reject", f"an image is {short(image)}, not an object", scope="image")
+                self.note(
+                    "image_invalid",
+                    "reject",
+                    f"an image is {short(image)}, not an object",
+                    scope="image",
+                )
                 continue
             name, number = image.get("file_name"), image.get("id")
             try:
@@ -142,48 +173,89 @@ class _Reader:
                 continue
             if record.id in originals:
                 same = originals[record.id] == image
-                message = f"two images have the id {record.id}; " + ("the second is left out" if same else "give each its own")
-                self.note("duplicate_image_id", "warn" if same else "reject", message, scope="image", file=name, image=record.id)
+                message = f"two images have the id {record.id}; " + (
+                    "the second is left out" if same else "give each its own"
+                )
+                self.note(
+                    "duplicate_image_id",
+                    "warn" if same else "reject",
+                    message,
+                    scope="image",
+                    file=name,
+                    image=record.id,
+                )
                 ambiguous |= set() if same else {record.id}
                 continue
             if isinstance(name, str) and name in files:
                 message = f"images {files[name]} and {record.id} are the same file; it counts twice"
-                self.note("duplicate_file_name", "warn", message, scope="image", file=name, image=record.id)
+                self.note(
+                    "duplicate_file_name",
+                    "warn",
+                    message,
+                    scope="image",
+                    file=name,
+                    image=record.id,
+                )
             elif isinstance(name, str):
                 files[name] = record.id
             originals[record.id] = image
             self.records.images[record.id] = record
         for number in ambiguous:
             del self.records.images[number]
-        self.all_image_ids = originals.keys() | {plain(i.get("id")) for i in images if isinstance(i, dict)}
+        self.all_image_ids = originals.keys() | {
+            plain(i.get("id")) for i in images if isinstance(i, dict)
+        }
 
     def image_record(self, image):
         number = image.get("id")
         if not isinstance(number, str) and whole(number) is None:
-            raise Invalid("image_id_invalid", f"the image's id is {short(number)}; write a whole number")
+            raise Invalid(
+                "image_id_invalid", f"the image's id is {short(number)}; write a whole number"
+            )
         sides = []
         for key in ("width", "height"):
             side = whole(image.get(key))
             if side is None or side <= 0:
-                raise Invalid("image_size_invalid", f"{key} is {short(image.get(key))}; write the image's {key} in pixels")
+                raise Invalid(
+                    "image_size_invalid",
+                    f"{key} is {short(image.get(key))}; write the image's {key} in pixels",
+                )
             sides.append(side)
         if sides[0] * sides[1] > MAX_PIXELS:
-            raise Invalid("image_too_large", f"{sides[0]}x{sides[1]} is more than {MAX_PIXELS:,} pixels; cut or shrink the image")
+            raise Invalid(
+                "image_too_large",
+                f"{sides[0]}x{sides[1]} is more than {MAX_PIXELS:,} pixels; cut or shrink the image",
+            )
         return ImageRecord(plain(number), image.get("file_name"), *sides)
 
     def read_annotations(self, annotations):
         seen = set()
         for annotation in annotations:
             if not isinstance(annotation, dict):
-                self.note("annotation_invalid", "reject", f"an annotation is {short(annotation)}, not an object", scope="annotation")
+                self.note(
+                    "annotation_invalid",
+                    "reject",
+                    f"an annotation is {short(annotation)}, not an object",
+                    scope="annotation",
+                )
                 continue
             number, image_id = plain(annotation.get("id")), plain(annotation.get("image_id"))
             image = self.records.images.get(image_id)
-            place = {"scope": "annotation", "annotation": number, "image": image_id, "file": image.file_name if image else None}
+            place = {
+                "scope": "annotation",
+                "annotation": number,
+                "image": image_id,
+                "file": image.file_name if image else None,
+            }
             if number is None:
                 self.note("annotation_id_missing", "note", "the annotation has no id", **place)
             elif number in seen:
-                self.note("duplicate_annotation_id", "warn", f"two annotations have the id {number}; both are used, renumbered", **place)
+                self.note(
+                    "duplicate_annotation_id",
+                    "warn",
+                    f"two annotations have the id {number}; both are used, renumbered",
+                    **place,
+                )
             seen.add(number)
             try:
                 if image is None:
@@ -198,9 +270,18 @@ class _Reader:
 
     def check_image_id(self, annotation, image_id):
         if "image_id" not in annotation:
-            raise Invalid("image_id_missing", "the annotation has no image_id; write the id of its image")
+            raise Invalid(
+                "image_id_missing", "the annotation has no image_id; write the id of its image"
+            )
         if image_id not in self.all_image_ids:
             hint = "write an id from the list of images"
-            if isinstance(image_id, str) and image_id.strip().isdecimal() and int(image_id) in self.all_image_ids:
+            if (
+                isinstance(image_id, str)
+                and image_id.strip().isdecimal()
+                and int(image_id) in self.all_image_ids
+            ):
                 hint = f"the image's id is the number {int(image_id)}, this is a text; write the number"
-            raise Invalid("unknown_image", f"image_id {short(annotation['image_id'])} belongs to no image; {hint}")
+            raise Invalid(
+                "unknown_image",
+                f"image_id {short(annotation['image_id'])} belongs to no image; {hint}",
+            )

@@ -2,7 +2,7 @@
 
 import torch
 
-from accelerated.transform import Target
+from accelerated.structures import Target
 
 
 def augment(image, target, config, rng, flip_probability=0.5):

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from accelerated.data import images, lint, rle
-from accelerated.transform import Target
+from accelerated.structures import Target
 
 
 class Item(NamedTuple):
@@ -34,12 +34,17 @@ class CocoDataset:
         self.image_root = image_root
         self.category_ids = list(records.categories)
         self.class_names = list(records.categories.values())
-        self.label_of = {category: label for label, category in enumerate(self.category_ids, start=1)}
+        self.label_of = {
+            category: label for label, category in enumerate(self.category_ids, start=1)
+        }
         self.records = list(records.images.values())
         self.image_ids = [record.id for record in self.records]
         self.file_names = [record.file_name for record in self.records]
         self.sizes = [(record.height, record.width) for record in self.records]
-        self.max_objects = max((sum(not instance.crowd for instance in record.instances) for record in self.records), default=0)
+        self.max_objects = max(
+            (sum(not instance.crowd for instance in record.instances) for record in self.records),
+            default=0,
+        )
 
     def __len__(self):
         return len(self.records)
@@ -48,7 +53,9 @@ class CocoDataset:
         record = self.records[index]
         image = images.read(images.locate(self.image_root, record.file_name))
         if image.shape[:2] != (record.height, record.width):
-            raise ValueError(f"the file is {image.shape[1]}x{image.shape[0]}, the json says {record.width}x{record.height}")
+            raise ValueError(
+                f"the file is {image.shape[1]}x{image.shape[0]}, the json says {record.width}x{record.height}"
+            )
         return Item(image, self.target(index), record.id)
 
     def target(self, index):
@@ -59,24 +66,43 @@ class CocoDataset:
         for instance, mask in zip(objects, masks, strict=True):
             rle.decode_into(rle.decompress(instance.counts), mask)
         return Target(
-            boxes=torch.tensor([instance.box for instance in objects], dtype=torch.float32).reshape(-1, 4),
-            labels=torch.tensor([self.label_of[instance.category_id] for instance in objects], dtype=torch.int64),
+            boxes=torch.tensor([instance.box for instance in objects], dtype=torch.float32).reshape(
+                -1, 4
+            ),
+            labels=torch.tensor(
+                [self.label_of[instance.category_id] for instance in objects], dtype=torch.int64
+            ),
             masks=torch.from_numpy(masks),
         )
 
     def instances(self):
         """(image index, category id, area in pixels, crowd) of every annotation."""
-        return [(i, a.category_id, a.area, a.crowd) for i, record in enumerate(self.records) for a in record.instances]
+        return [
+            (i, a.category_id, a.area, a.crowd)
+            for i, record in enumerate(self.records)
+            for a in record.instances
+        ]
 
     @cached_property
     def coco(self):
         """The sound part as a COCO dictionary, crowd regions included, fit for pycocotools: annotations numbered from 1, RLE masks."""
         instances = [(record, instance) for record in self.records for instance in record.instances]
         return {
-            "images": [{"id": r.id, "file_name": r.file_name, "width": r.width, "height": r.height} for r in self.records],
-            "categories": [{"id": c, "name": name} for c, name in zip(self.category_ids, self.class_names, strict=True)],
+            "images": [
+                {"id": r.id, "file_name": r.file_name, "width": r.width, "height": r.height}
+                for r in self.records
+            ],
+            "categories": [
+                {"id": c, "name": name}
+                for c, name in zip(self.category_ids, self.class_names, strict=True)
+            ],
             "annotations": [
-                {"id": number, "image_id": record.id, "category_id": instance.category_id, **_for_evaluation(instance, record)}
+                {
+                    "id": number,
+                    "image_id": record.id,
+                    "category_id": instance.category_id,
+                    **_for_evaluation(instance, record),
+                }
                 for number, (record, instance) in enumerate(instances, start=1)
             ],
         }

@@ -10,7 +10,15 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # no EPS: Pillow would start Ghostscript
+FORMATS = (
+    "BMP",
+    "GIF",
+    "JPEG",
+    "PNG",
+    "PPM",
+    "TIFF",
+    "WEBP",
+)  # no EPS: Pillow would start Ghostscript
 MAX_PIXELS = Image.MAX_IMAGE_PIXELS  # Pillow's own limit against decompression bombs, 89 million
 ORIENTATION = 0x0112  # the EXIF tag
 Image.init()  # registers Pillow's formats now: done lazily, threads race for it
@@ -27,25 +35,42 @@ class ImageError(ValueError):
 def locate(root, file_name):
     """The regular file `file_name` below the folder `root`, links followed. ImageError where it is not one."""
     if not isinstance(file_name, str) or not file_name:
-        raise ImageError("file_name_missing", f"file_name is {file_name!r}; write the path of the image below the image folder")
+        raise ImageError(
+            "file_name_missing",
+            f"file_name is {file_name!r}; write the path of the image below the image folder",
+        )
     if "\0" in file_name:
-        raise ImageError("file_name_invalid", f"file_name {file_name!r} contains a NUL character; correct the name")
+        raise ImageError(
+            "file_name_invalid",
+            f"file_name {file_name!r} contains a NUL character; correct the name",
+        )
     try:
         root = Path(root).resolve()
         path = (root / file_name).resolve()
         if not path.is_relative_to(root):
             raise ImageError(
-                "file_outside_root", f"file_name {file_name!r} leaves the image folder and was not opened; move the image inside"
+                "file_outside_root",
+                f"file_name {file_name!r} leaves the image folder and was not opened; move the image inside",
             )
         mode = path.stat().st_mode
     except FileNotFoundError:
-        raise ImageError("file_missing", f"{file_name!r} does not exist in the image folder; add it or correct file_name") from None
-    except (OSError, ValueError, RuntimeError) as error:  # permissions, name too long, a loop of links, lone surrogates
+        raise ImageError(
+            "file_missing",
+            f"{file_name!r} does not exist in the image folder; add it or correct file_name",
+        ) from None
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+    ) as error:  # permissions, name too long, a loop of links, lone surrogates
         if isinstance(error, ImageError):
             raise
         raise ImageError("file_name_invalid", f"{file_name!r} cannot be opened: {error}") from None
     if not stat.S_ISREG(mode):
-        raise ImageError("not_a_file", f"{file_name!r} is a folder or a device; file_name must name an image file")
+        raise ImageError(
+            "not_a_file",
+            f"{file_name!r} is a folder or a device; file_name must name an image file",
+        )
     return path
 
 
@@ -55,7 +80,9 @@ def probe(path, decode=True):
         orientation = image.getexif().get(ORIENTATION, 1)
         size = image.size
         if decode:
-            image.draft("L", (size[0] // 8, size[1] // 8))  # JPEG: skip most of the inverse transform
+            image.draft(
+                "L", (size[0] // 8, size[1] // 8)
+            )  # JPEG: skip most of the inverse transform
             _load(image, path)
     return *size, orientation if orientation in range(1, 9) else 1
 
@@ -67,7 +94,10 @@ def read(path):
         if image.mode.startswith("I;16"):
             image = Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
         elif image.mode in ("I", "F"):
-            raise ImageError("unreadable_image", f"{_name(path)} has 32-bit pixels (mode {image.mode}); convert it to 8 or 16 bits")
+            raise ImageError(
+                "unreadable_image",
+                f"{_name(path)} has 32-bit pixels (mode {image.mode}); convert it to 8 or 16 bits",
+            )
         elif image.mode == "P" and "transparency" in image.info:
             image = image.convert("RGBA")
         return np.array(image.convert("RGB"))
@@ -92,7 +122,9 @@ def _load(image, path):
     try:
         image.load()
     except Exception as error:
-        raise ImageError("unreadable_image", f"{_name(path)} is damaged ({error}); replace it") from error
+        raise ImageError(
+            "unreadable_image", f"{_name(path)} is damaged ({error}); replace it"
+        ) from error
 
 
 def _too_large(path):

@@ -37,10 +37,18 @@ class Report:
         if not blocking:
             return
         lines = [str(problem) for problem in blocking[:listed]]
-        lines += [f"... and {len(blocking) - listed} more; `maskrcnn inspect` lists all"] if len(blocking) > listed else []
+        lines += (
+            [f"... and {len(blocking) - listed} more; `maskrcnn inspect` lists all"]
+            if len(blocking) > listed
+            else []
+        )
         if not self.fatal:
-            lines.append("correct them, or leave these annotations and images out with --skip-invalid")
-        raise ValueError("\n".join([f"the data has {len(blocking)} problem{'s' * (len(blocking) > 1)}:", *lines]))
+            lines.append(
+                "correct them, or leave these annotations and images out with --skip-invalid"
+            )
+        raise ValueError(
+            "\n".join([f"the data has {len(blocking)} problem{'s' * (len(blocking) > 1)}:", *lines])
+        )
 
 
 def check(json_path, image_root, open_images=True) -> Report:
@@ -53,7 +61,9 @@ def read(json_path, image_root, open_images=True):
     records, problems = annotations.read(json_path)
     if open_images:
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            found = pool.map(lambda record: _image_problem(record, image_root), list(records.images.values()))
+            found = pool.map(
+                lambda record: _image_problem(record, image_root), list(records.images.values())
+            )
         problems += [problem for problem in found if problem]
         for problem in problems:
             if problem.blocking and problem.scope == "image":
@@ -76,15 +86,31 @@ def _image_problem(record, root):
     if (width, height) == (record.width, record.height):
         if rotated and width == height:
             return problem(
-                "exif_ambiguous", "warn", f"EXIF orientation {orientation} on a square image; labels are taken to be on the stored frame"
+                "exif_ambiguous",
+                "warn",
+                f"EXIF orientation {orientation} on a square image; labels are taken to be on the stored frame",
             )
         if orientation > 1:
-            return problem("exif_ignored", "note", f"EXIF orientation {orientation} is not applied; labels are on the stored frame")
+            return problem(
+                "exif_ignored",
+                "note",
+                f"EXIF orientation {orientation} is not applied; labels are on the stored frame",
+            )
         return None
     sizes = f"the json says {record.width}x{record.height}, the file is {width}x{height}"
     if (height, width) != (record.width, record.height):
-        return problem("size_mismatch", "reject", f"{sizes} (width x height); labels would fall in the wrong place: correct one of them")
+        return problem(
+            "size_mismatch",
+            "reject",
+            f"{sizes} (width x height); labels would fall in the wrong place: correct one of them",
+        )
     if rotated:
         advice = "store the image upright without EXIF, or give the stored size and labels on the stored frame"
-        return problem("exif_rotated", "reject", f"{sizes}, shown rotated by EXIF orientation {orientation}; {advice}")
-    return problem("size_swapped", "reject", f"{sizes}: width and height are swapped; correct the json")
+        return problem(
+            "exif_rotated",
+            "reject",
+            f"{sizes}, shown rotated by EXIF orientation {orientation}; {advice}",
+        )
+    return problem(
+        "size_swapped", "reject", f"{sizes}: width and height are swapped; correct the json"
+    )

@@ -42,7 +42,10 @@ def loader(
     if training:
         order = _Shuffled(dataset.sizes, batch_size, seed, start_iteration, iterations)
     else:
-        order = [(None, list(range(first, min(first + batch_size, len(dataset))))) for first in range(0, len(dataset), batch_size)]
+        order = [
+            (None, list(range(first, min(first + batch_size, len(dataset)))))
+            for first in range(0, len(dataset), batch_size)
+        ]
     prepared = _Prepared(dataset, config.transform, seed, flip_probability, max_objects, pad_to)
     pinned = torch.cuda.is_available()
     options = {"num_workers": workers, "pin_memory": pinned, "worker_init_fn": _ignore_interrupts}
@@ -58,8 +61,16 @@ def epoch(sizes, batch_size, seed, number):
     rng = np.random.default_rng([seed, 1, number])
     order = rng.permutation(len(sizes))
     portrait = np.array([height > width for height, width in sizes])[order]
-    alike = [group[: len(group) // batch_size * batch_size] for group in (order[portrait], order[~portrait])]
-    left = np.concatenate([group[len(group) // batch_size * batch_size :] for group in (order[portrait], order[~portrait])])
+    alike = [
+        group[: len(group) // batch_size * batch_size]
+        for group in (order[portrait], order[~portrait])
+    ]
+    left = np.concatenate(
+        [
+            group[len(group) // batch_size * batch_size :]
+            for group in (order[portrait], order[~portrait])
+        ]
+    )
     missing = -len(left) % batch_size
     batches = np.concatenate([*alike, left, np.resize(order, missing)]).reshape(-1, batch_size)
     return batches[rng.permutation(len(batches))].tolist()
@@ -112,13 +123,19 @@ class _Prepared:
                 min_size = None
                 if iteration is not None:
                     rng = np.random.default_rng([self.seed, 2, iteration, place])
-                    image, target, min_size = augment(image, target, self.config, rng, self.flip_probability)
+                    image, target, min_size = augment(
+                        image, target, self.config, rng, self.flip_probability
+                    )
                 prepared.append(transform.prepare(image, target, self.config, min_size))
             except Exception as error:
-                return _Failure(f"image {self.dataset.image_ids[index]}, file {self.dataset.file_names[index]!r}: {error}")
+                return _Failure(
+                    f"image {self.dataset.image_ids[index]}, file {self.dataset.file_names[index]!r}: {error}"
+                )
         ids = [self.dataset.image_ids[index] for index in indices]
         try:
-            return transform.collate(prepared, self.config, sizes, ids, max_objects=self.max_objects, pad_to=self.pad_to)
+            return transform.collate(
+                prepared, self.config, sizes, ids, max_objects=self.max_objects, pad_to=self.pad_to
+            )
         except ValueError as error:
             return _Failure(f"images {', '.join(map(str, ids))}: {error}")
 

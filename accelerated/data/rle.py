@@ -44,12 +44,18 @@ def compress(counts):
         width += (values < -(1 << (5 * digits - 1))) | (values >= 1 << (5 * digits - 1))
     place = np.arange(width.sum()) - np.repeat(np.cumsum(width) - width, width)
     final = place == np.repeat(width, width) - 1
-    return (48 + (np.repeat(values, width) >> (5 * place) & 31) + np.where(final, 0, 32)).astype(np.uint8).tobytes()
+    return (
+        (48 + (np.repeat(values, width) >> (5 * place) & 31) + np.where(final, 0, 32))
+        .astype(np.uint8)
+        .tobytes()
+    )
 
 
 def of_polygons(polygons, height, width):
     """The union of polygons ([[x1, y1, x2, y2, ..], ..], finite, 3 points or more each) -> compressed counts."""
-    parts = pycoco.frPyObjects([np.asarray(polygon, dtype=float).tolist() for polygon in polygons], height, width)
+    parts = pycoco.frPyObjects(
+        [np.asarray(polygon, dtype=float).tolist() for polygon in polygons], height, width
+    )
     return pycoco.merge(parts)["counts"]
 
 
@@ -77,7 +83,12 @@ def bounds(counts, height):
     (x1, top), (x2, bottom) = divmod(first, height), divmod(last - 1, height)
     if (x1 == x2).all():
         return int(x1[0]), int(top.min()), int(x2[-1]) + 1, int(bottom.max()) + 1
-    return int(x1[0]), 0, int(x2[-1]) + 1, height  # a run that goes round a column's end touches bottom and top
+    return (
+        int(x1[0]),
+        0,
+        int(x2[-1]) + 1,
+        height,
+    )  # a run that goes round a column's end touches bottom and top
 
 
 def decode_into(counts, out):

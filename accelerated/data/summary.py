@@ -13,7 +13,9 @@ def summary(dataset) -> dict:
     images, negatives (images without an object), objects (crowd regions apart), crowds; objects_per_image and
     image_width, image_height as {min, median, max}; area as {small, medium, large}; categories: [{id, name, objects}].
     """
-    instances = [(index, category, area) for index, category, area, crowd in dataset.instances() if not crowd]
+    instances = [
+        (index, category, area) for index, category, area, crowd in dataset.instances() if not crowd
+    ]
     per_image = np.bincount([index for index, *_ in instances], minlength=len(dataset))
     areas = np.array([area for *_, area in instances])
     of_category = Counter(category for _, category, _ in instances)

@@ -9,7 +9,7 @@ from PIL import Image
 
 from accelerated.data import rle
 from accelerated.data.coco import Item
-from accelerated.transform import Target
+from accelerated.structures import Target
 from reference import shapes
 
 
@@ -34,24 +34,42 @@ class ShapesDataset:
     def __getitem__(self, index):
         image, boxes, labels, masks = self._sample(index)
         return Item(
-            image, Target(torch.from_numpy(boxes).float(), torch.from_numpy(labels), torch.from_numpy(masks)), self.image_ids[index]
+            image,
+            Target(
+                torch.from_numpy(boxes).float(), torch.from_numpy(labels), torch.from_numpy(masks)
+            ),
+            self.image_ids[index],
         )
 
     def _sample(self, index):
         height, width = self.sizes[index]
-        return shapes.sample(self.seed, index, height=height, width=width, max_objects=self.max_objects, style=self.style)
+        return shapes.sample(
+            self.seed,
+            index,
+            height=height,
+            width=width,
+            max_objects=self.max_objects,
+            style=self.style,
+        )
 
     def instances(self):
         """(image index, category id, area in pixels, crowd) of every annotation."""
-        return [(a["image_id"] - 1, a["category_id"], a["area"], False) for a in self.coco["annotations"]]
+        return [
+            (a["image_id"] - 1, a["category_id"], a["area"], False)
+            for a in self.coco["annotations"]
+        ]
 
     @cached_property
     def coco(self):
         """The ground truth as a COCO dictionary with RLE masks."""
         annotations = []
-        for index, (image_id, (height, width)) in enumerate(zip(self.image_ids, self.sizes, strict=True)):
+        for index, (image_id, (height, width)) in enumerate(
+            zip(self.image_ids, self.sizes, strict=True)
+        ):
             _, boxes, labels, masks = self._sample(index)
-            for (x1, y1, x2, y2), label, mask in zip(boxes.tolist(), labels.tolist(), masks, strict=True):
+            for (x1, y1, x2, y2), label, mask in zip(
+                boxes.tolist(), labels.tolist(), masks, strict=True
+            ):
                 annotations.append(
                     {
                         "id": len(annotations) + 1,
@@ -60,13 +78,22 @@ class ShapesDataset:
                         "bbox": [x1, y1, x2 - x1, y2 - y1],
                         "area": float(mask.sum()),
                         "iscrowd": 0,
-                        "segmentation": {"size": [height, width], "counts": rle.compress(rle.of_mask(mask)).decode()},
+                        "segmentation": {
+                            "size": [height, width],
+                            "counts": rle.compress(rle.of_mask(mask)).decode(),
+                        },
                     }
                 )
         images = zip(self.image_ids, self.file_names, self.sizes, strict=True)
         return {
-            "images": [{"id": number, "file_name": name, "width": width, "height": height} for number, name, (height, width) in images],
-            "categories": [{"id": number, "name": name} for number, name in zip(self.category_ids, self.class_names, strict=True)],
+            "images": [
+                {"id": number, "file_name": name, "width": width, "height": height}
+                for number, name, (height, width) in images
+            ],
+            "categories": [
+                {"id": number, "name": name}
+                for number, name in zip(self.category_ids, self.class_names, strict=True)
+            ],
             "annotations": annotations,
         }
 

@@ -22,7 +22,11 @@ from reference.config import Config, from_dict, to_dict
 
 FORMAT = 1
 FILES = ("model.safetensors", "optimizer.safetensors", "config.json", "state.json")
-PREDICTORS = ("box_head.class_logits", "box_head.box_deltas", "mask_head.logits")  # the layers whose width is the number of classes
+PREDICTORS = (
+    "box_head.class_logits",
+    "box_head.box_deltas",
+    "mask_head.logits",
+)  # the layers whose width is the number of classes
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,17 @@ class Checkpoint:
     settings: dict  # of the run, as given to `save`
 
 
-def save(run, model: nn.Module, config: Config, categories: list[dict], optimizer, iteration: int, *, settings=None, keep=3) -> Path:
+def save(
+    run,
+    model: nn.Module,
+    config: Config,
+    categories: list[dict],
+    optimizer,
+    iteration: int,
+    *,
+    settings=None,
+    keep=3,
+) -> Path:
     """Write RUN/checkpoints/<iteration>, point RUN/last at it and delete all but the `keep` newest; returns its path.
 
     The folder appears under its name only once every byte of it is on the disk: a killed process leaves the last one good.
@@ -45,7 +59,9 @@ def save(run, model: nn.Module, config: Config, categories: list[dict], optimize
     tensors = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise ValueError(f"{name} is not finite at iteration {iteration}: no checkpoint written")
+            raise ValueError(
+                f"{name} is not finite at iteration {iteration}: no checkpoint written"
+            )
     run, folder = Path(run), Path(run) / "checkpoints"
     folder.mkdir(parents=True, exist_ok=True)
     for stale in folder.glob(".*"):  # of a process that was killed
@@ -54,7 +70,12 @@ def save(run, model: nn.Module, config: Config, categories: list[dict], optimize
     partial.mkdir()
     save_file(tensors, partial / "model.safetensors")
     save_file(_optimizer_tensors(optimizer), partial / "optimizer.safetensors")
-    state = {"format": FORMAT, "iteration": iteration, "categories": categories, "settings": settings or {}}
+    state = {
+        "format": FORMAT,
+        "iteration": iteration,
+        "categories": categories,
+        "settings": settings or {},
+    }
     (partial / "config.json").write_text(json.dumps(to_dict(config), indent=1) + "\n")
     (partial / "state.json").write_text(json.dumps(state, indent=1) + "\n")
     for name in FILES:
@@ -97,7 +118,9 @@ def read(path) -> Checkpoint:
         if not isinstance(state.get(name), kind):
             raise ValueError(f"{path / 'state.json'}: {name!r} is missing or no {kind.__name__}")
     if len(state["categories"]) != config.num_classes:
-        raise ValueError(f"{path}: {len(state['categories'])} categories, but the configuration has {config.num_classes} classes")
+        raise ValueError(
+            f"{path}: {len(state['categories'])} categories, but the configuration has {config.num_classes} classes"
+        )
     return Checkpoint(path, config, state["categories"], state["iteration"], state["settings"])
 
 
@@ -113,11 +136,17 @@ def restore(path, model: nn.Module, optimizer=None) -> Checkpoint:
         parameters = _named(optimizer)
         trained = {key.partition("/")[2] for key in tensors}
         if tensors:
-            _check_fit(checkpoint.path / "optimizer.safetensors", dict.fromkeys(trained), dict.fromkeys(parameters))
+            _check_fit(
+                checkpoint.path / "optimizer.safetensors",
+                dict.fromkeys(trained),
+                dict.fromkeys(parameters),
+            )
         for key, tensor in tensors.items():
             kind, _, name = key.partition("/")
             parameter = parameters[name]
-            if tensor.shape == parameter.shape:  # in its memory layout: fused updates go through both in storage order
+            if (
+                tensor.shape == parameter.shape
+            ):  # in its memory layout: fused updates go through both in storage order
                 tensor = torch.empty_like(parameter).copy_(tensor)
             optimizer.state[parameter][kind] = tensor.to(parameter.device)
     for name, tensor in weights.items():
@@ -126,23 +155,41 @@ def restore(path, model: nn.Module, optimizer=None) -> Checkpoint:
 
 
 def _named(optimizer) -> dict:
-    return {name: p for group in optimizer.param_groups for name, p in zip(group["param_names"], group["params"], strict=True)}
+    return {
+        name: p
+        for group in optimizer.param_groups
+        for name, p in zip(group["param_names"], group["params"], strict=True)
+    }
 
 
 def _optimizer_tensors(optimizer) -> dict:
     names = {p: name for name, p in _named(optimizer).items()}
-    return {f"{kind}/{names[p]}": t.cpu().contiguous() for p, state in optimizer.state.items() for kind, t in state.items()}
+    return {
+        f"{kind}/{names[p]}": t.cpu().contiguous()
+        for p, state in optimizer.state.items()
+        for kind, t in state.items()
+    }
 
 
 def _check_fit(path, found, expected):
     """Same names, same shapes."""
-    for title, names in (("lacks", sorted(expected.keys() - found.keys())), ("has unknown", sorted(found.keys() - expected.keys()))):
+    for title, names in (
+        ("lacks", sorted(expected.keys() - found.keys())),
+        ("has unknown", sorted(found.keys() - expected.keys())),
+    ):
         if names:
-            raise ValueError(f"{path} {title} {names[0]}" + (f" and {len(names) - 1} more" if len(names) > 1 else ""))
+            raise ValueError(
+                f"{path} {title} {names[0]}"
+                + (f" and {len(names) - 1} more" if len(names) > 1 else "")
+            )
     for name, tensor in found.items():
         if tensor is not None and tensor.shape != expected[name].shape:
-            classes = " (another number of classes?)" if name.rpartition(".")[0] in PREDICTORS else ""
-            raise ValueError(f"{path}: {name} is {list(tensor.shape)}, the model's {list(expected[name].shape)}{classes}")
+            classes = (
+                " (another number of classes?)" if name.rpartition(".")[0] in PREDICTORS else ""
+            )
+            raise ValueError(
+                f"{path}: {name} is {list(tensor.shape)}, the model's {list(expected[name].shape)}{classes}"
+            )
 
 
 def _tensors(path) -> dict:

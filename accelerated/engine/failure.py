@@ -5,7 +5,16 @@ from torch import Tensor
 
 STAGES = (  # of a record, in the order of computation
     *("images", "C1", "C2", "C3", "C4", "C5", "P2", "P3", "P4", "P5", "P6"),
-    *("rpn_logits", "rpn_deltas", "proposals", "box_features", "class_logits", "box_deltas", "mask_features", "mask_logits"),
+    *(
+        "rpn_logits",
+        "rpn_deltas",
+        "proposals",
+        "box_features",
+        "class_logits",
+        "box_deltas",
+        "mask_features",
+        "mask_logits",
+    ),
 )
 
 
@@ -23,7 +32,10 @@ def first_failure(model, losses_of, batch) -> str:
             return f"weight {name}"
     record = {}
     losses = losses_of(record)
-    for stage, value in {"images": batch.images, **{name: record[name] for name in STAGES if name in record}}.items():
+    for stage, value in {
+        "images": batch.images,
+        **{name: record[name] for name in STAGES if name in record},
+    }.items():
         if not _finite(value):
             return stage
     for name, loss in losses.items():
@@ -31,7 +43,9 @@ def first_failure(model, losses_of, batch) -> str:
             return f"loss {name}"
     model.zero_grad()
     sum(losses.values()).backward()
-    for name, parameter in reversed(list(model.named_parameters())):  # backward runs from the heads to the backbone
+    for name, parameter in reversed(
+        list(model.named_parameters())
+    ):  # backward runs from the heads to the backbone
         if parameter.grad is not None and not _finite(parameter.grad):
             return f"gradient of {name}"
     return "norm of the gradients"

@@ -12,7 +12,14 @@ import time
 from pathlib import Path
 
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from torch import Tensor
 
 
@@ -30,7 +37,13 @@ class Log:
         partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
         partial.replace(path)
         self._file = path.open("a")
-        columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()]
+        columns = [
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        ]
         self._bar = Progress(*columns, disable=not bar)
         self._task = self._bar.add_task("starting", total=iterations, completed=start)
 
@@ -40,7 +53,11 @@ class Log:
         self._file.flush()
         os.fsync(self._file.fileno())
         if "loss" in values:
-            self._bar.update(self._task, completed=iteration, description=f"loss {values['loss']:.3f}  lr {values['learning_rate']:.2g}")
+            self._bar.update(
+                self._task,
+                completed=iteration,
+                description=f"loss {values['loss']:.3f}  lr {values['learning_rate']:.2g}",
+            )
 
     def __enter__(self):
         self._bar.start()
@@ -74,14 +91,29 @@ class Window:
         self._clear()
 
     def _clear(self):
-        self.names, self.rows, self.images, self.data_seconds, self.start = [], [], 0, 0.0, time.perf_counter()
+        self.names, self.rows, self.images, self.data_seconds, self.start = (
+            [],
+            [],
+            0,
+            0.0,
+            time.perf_counter(),
+        )
 
     def __len__(self):
         return len(self.rows)
 
-    def add(self, losses: dict[str, Tensor], loss: Tensor, norm: Tensor, images: int, data_seconds: float):
+    def add(
+        self,
+        losses: dict[str, Tensor],
+        loss: Tensor,
+        norm: Tensor,
+        images: int,
+        data_seconds: float,
+    ):
         self.names = [*losses, "loss", "gradient_norm"]
-        self.rows.append(torch.stack([value.detach().float() for value in (*losses.values(), loss, norm)]))
+        self.rows.append(
+            torch.stack([value.detach().float() for value in (*losses.values(), loss, norm)])
+        )
         self.images += images
         self.data_seconds += data_seconds
 

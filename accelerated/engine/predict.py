@@ -9,8 +9,8 @@ import torch
 from pycocotools import mask as coco_mask
 from rich.progress import track
 
-from accelerated import visualize
 from accelerated.data import images
+from accelerated.drawing import visualize
 from accelerated.engine.evaluate import entries, write_json
 
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
@@ -35,7 +35,10 @@ def predict(model, inputs, output, *, categories, threshold=0.5, bar=False) -> R
     """
     output, paths = Path(output), find(inputs)
     drawn = _pictures(paths, output)
-    ids, names = [category["id"] for category in categories], [category["name"] for category in categories]
+    ids, names = (
+        [category["id"] for category in categories],
+        [category["name"] for category in categories],
+    )
     found = {"images": [], "categories": categories, "annotations": []}
     failed = []
     try:
@@ -47,11 +50,32 @@ def predict(model, inputs, output, *, categories, threshold=0.5, bar=False) -> R
                 failed.append((str(path), " ".join(str(error).split())))
                 continue
             image_id = len(found["images"]) + 1
-            found["images"].append({"id": image_id, "file_name": str(path), "width": image.shape[1], "height": image.shape[0]})
+            found["images"].append(
+                {
+                    "id": image_id,
+                    "file_name": str(path),
+                    "width": image.shape[1],
+                    "height": image.shape[0],
+                }
+            )
             for entry in entries(detections, ids):
-                area = int(coco_mask.area(entry["segmentation"])) if "segmentation" in entry else entry["bbox"][2] * entry["bbox"][3]
-                found["annotations"].append({"id": len(found["annotations"]) + 1, "image_id": image_id, "area": area, "iscrowd": 0} | entry)
-            visualize.save(visualize.draw(image, detections, names, threshold=threshold), drawn[path])
+                area = (
+                    int(coco_mask.area(entry["segmentation"]))
+                    if "segmentation" in entry
+                    else entry["bbox"][2] * entry["bbox"][3]
+                )
+                found["annotations"].append(
+                    {
+                        "id": len(found["annotations"]) + 1,
+                        "image_id": image_id,
+                        "area": area,
+                        "iscrowd": 0,
+                    }
+                    | entry
+                )
+            visualize.save(
+                visualize.draw(image, detections, names, threshold=threshold), drawn[path]
+            )
     finally:
         write_json(output / "predictions.json", found)
     return Result(found, failed)
@@ -62,9 +86,17 @@ def find(inputs) -> list[Path]:
     paths = {}
     for item in map(str, inputs):
         if Path(item).is_dir():
-            matches = sorted(path for path in Path(item).iterdir() if path.suffix.lower() in SUFFIXES and not path.name.startswith("."))
+            matches = sorted(
+                path
+                for path in Path(item).iterdir()
+                if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+            )
         else:
-            matches = [Path(item)] if Path(item).exists() else sorted(map(Path, glob.glob(item, recursive=True)))
+            matches = (
+                [Path(item)]
+                if Path(item).exists()
+                else sorted(map(Path, glob.glob(item, recursive=True)))
+            )
             matches = matches or ([] if glob.has_magic(item) else [Path(item)])
         paths |= dict.fromkeys(matches)
     if not paths:
@@ -77,13 +109,19 @@ def _pictures(paths, output) -> dict:
     drawn, inputs, counts = {}, {path.resolve() for path in paths}, Counter()
     for path in paths:
         counts[path.stem] += 1
-        drawn[path] = output / (f"{path.stem}.png" if counts[path.stem] == 1 else f"{path.stem}_{counts[path.stem]}.png")
+        drawn[path] = output / (
+            f"{path.stem}.png" if counts[path.stem] == 1 else f"{path.stem}_{counts[path.stem]}.png"
+        )
         if drawn[path].resolve() in inputs:
-            raise ValueError(f"{drawn[path]} is a picture to look at, and would be written over: choose another folder")
+            raise ValueError(
+                f"{drawn[path]} is a picture to look at, and would be written over: choose another folder"
+            )
     return drawn
 
 
 def _above(detections, threshold):
     keep = detections.scores >= threshold
     values = {field.name: getattr(detections, field.name) for field in fields(detections)}
-    return replace(detections, **{name: value[keep] for name, value in values.items() if value is not None})
+    return replace(
+        detections, **{name: value[keep] for name, value in values.items() if value is not None}
+    )

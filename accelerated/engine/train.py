@@ -87,20 +87,29 @@ def train(
 
     def batches(first):
         options = {"batch_size": batch_size, "workers": workers, "seed": seed, "training": True}
-        return iter(loader(dataset, config, **options, start_iteration=first, iterations=iterations))
+        return iter(
+            loader(dataset, config, **options, start_iteration=first, iterations=iterations)
+        )
 
     def losses_of(batch, iteration, record=None):
         with torch.autocast(device.type, torch.bfloat16, enabled=amp):
-            return model.batch_losses(batch, generator=_generator(seed, iteration, device), record=record)
+            return model.batch_losses(
+                batch, generator=_generator(seed, iteration, device), record=record
+            )
 
     def measure(iteration):
-        metrics = evaluate(model, evaluation, workers=workers, output=output / "evaluations" / f"{iteration:08d}")
+        metrics = evaluate(
+            model, evaluation, workers=workers, output=output / "evaluations" / f"{iteration:08d}"
+        )
         log.write(iteration, evaluation=metrics)
         model.train()
         return metrics
 
     metrics, iteration = None, start
-    with Log(output / "log.jsonl", start, iterations, bar=bar) as log, _interruptible() as interrupted:
+    with (
+        Log(output / "log.jsonl", start, iterations, bar=bar) as log,
+        _interruptible() as interrupted,
+    ):
         if fresh:
             log.write(start, weights=str(weights), not_in_weights=fresh)
         source, window, failed = batches(start), Window(device), torch.zeros((), device=device)
@@ -121,15 +130,31 @@ def train(
             iteration += 1
 
             last = iteration == iterations or interrupted.is_set()
-            save, line, look = (last or (every and iteration % every == 0) for every in (checkpoint_every, log_every, evaluate_every))
+            save, line, look = (
+                last or (every and iteration % every == 0)
+                for every in (checkpoint_every, log_every, evaluate_every)
+            )
             if save or line or look:
                 first = iteration - len(window)
                 values, bad = window.read()
                 if bad is not None:
-                    raise NotFiniteError(_explain(model, losses_of, next(batches(first + bad)).to(device), first + bad))
+                    raise NotFiniteError(
+                        _explain(
+                            model, losses_of, next(batches(first + bad)).to(device), first + bad
+                        )
+                    )
                 log.write(iteration, **values, learning_rate=rate)
             if save:
-                checkpoint.save(output, model, config, categories(dataset), optimizer, iteration, settings=settings, keep=keep)
+                checkpoint.save(
+                    output,
+                    model,
+                    config,
+                    categories(dataset),
+                    optimizer,
+                    iteration,
+                    settings=settings,
+                    keep=keep,
+                )
             if look and evaluation is not None and not last:
                 metrics = measure(iteration)
                 window = Window(device)
@@ -139,7 +164,10 @@ def train(
 
 
 # What weights take for granted without its showing in their shapes.
-UNSEEN = (*(f"transform.{name}" for name in ("channel_order", "pixel_scale", "mean", "std")), "backbone.stride_in_1x1")
+UNSEEN = (
+    *(f"transform.{name}" for name in ("channel_order", "pixel_scale", "mean", "std")),
+    "backbone.stride_in_1x1",
+)
 
 
 @torch.no_grad()
@@ -159,26 +187,37 @@ def initialize(model, weights) -> list[str]:
             raise ValueError(
                 f"{weights} was made for {path} = {json.dumps(theirs)}, not {json.dumps(ours)}: --set {path}={json.dumps(theirs)}"
             )
-    same = (source.config.num_classes, source.config.background) == (model.config.num_classes, model.config.background)
+    same = (source.config.num_classes, source.config.background) == (
+        model.config.num_classes,
+        model.config.background,
+    )
     tensors, state = source.state_dict(), model.state_dict()
-    left = [name for name in state if name not in tensors or (not same and name.startswith(PREDICTORS))]
+    left = [
+        name for name in state if name not in tensors or (not same and name.startswith(PREDICTORS))
+    ]
     for name in state.keys() - set(left):
         if tensors[name].shape != state[name].shape:
-            raise ValueError(f"{weights}: {name} is {list(tensors[name].shape)}, the model's {list(state[name].shape)}")
+            raise ValueError(
+                f"{weights}: {name} is {list(tensors[name].shape)}, the model's {list(state[name].shape)}"
+            )
         state[name].copy_(tensors[name])
     return left
 
 
 def _generator(seed, iteration, device):
     """Of the sampling priorities of one step."""
-    return torch.Generator(device).manual_seed(int(np.random.SeedSequence([seed, iteration]).generate_state(1)[0]))
+    return torch.Generator(device).manual_seed(
+        int(np.random.SeedSequence([seed, iteration]).generate_state(1)[0])
+    )
 
 
 def _check(config, dataset, evaluation, output, resume):
     if len(dataset) == 0:
         raise ValueError("the data set has no images")
     if len(dataset.category_ids) != config.num_classes:
-        raise ValueError(f"the data set has {len(dataset.category_ids)} categories, but num_classes is {config.num_classes}")
+        raise ValueError(
+            f"the data set has {len(dataset.category_ids)} categories, but num_classes is {config.num_classes}"
+        )
     if evaluation is not None and categories(evaluation) != categories(dataset):
         raise ValueError("the data sets for training and evaluation have different categories")
     if not resume and (output / "last").exists():
@@ -191,9 +230,13 @@ def _resume(output, model, optimizer, config, settings) -> int:
     for before, now in ((to_dict(found.config), to_dict(config)), (found.settings, settings)):
         for path, a, b in _differences(before, now):
             if path != "iterations":  # a longer run may go on from a shorter one
-                raise ValueError(f"{output} was started with {path} = {a!r}, not {b!r}: resume it with that, or choose another folder")
+                raise ValueError(
+                    f"{output} was started with {path} = {a!r}, not {b!r}: resume it with that, or choose another folder"
+                )
     if found.iteration > settings["iterations"]:
-        raise ValueError(f"{output} has taken {found.iteration} steps already, more than {settings['iterations']}")
+        raise ValueError(
+            f"{output} has taken {found.iteration} steps already, more than {settings['iterations']}"
+        )
     return checkpoint.restore(output, model, optimizer).iteration
 
 

@@ -39,10 +39,17 @@ class Kind:
 
 
 KINDS = (
-    Kind("layer1.0.conv1.weight", ((r"((?:conv1|bn1|layer[1-4])\..+)", r"backbone.\1"),), r"fc\..+"),
+    Kind(
+        "layer1.0.conv1.weight", ((r"((?:conv1|bn1|layer[1-4])\..+)", r"backbone.\1"),), r"fc\..+"
+    ),
     Kind(
         "res2.0.conv1.weight",
-        ((r"((?:stem|res[2-5])\..+)", lambda m: f"backbone.{rename(m[1], detectron2.BODY_TO_OURS) or m[1]}"),),
+        (
+            (
+                r"((?:stem|res[2-5])\..+)",
+                lambda m: f"backbone.{rename(m[1], detectron2.BODY_TO_OURS) or m[1]}",
+            ),
+        ),
         r"(fc|linear|stem\.fc)\..+",
     ),
     Kind(
@@ -50,12 +57,18 @@ KINDS = (
         (
             (r"conv1_w", r"backbone.conv1.weight"),
             (r"(?:res_conv1_bn|conv1_gn)_(s|b|rm|riv)", lambda m: f"backbone.bn1.{BLOB[m[1]]}"),
-            (r"res([2-5])_(\d+)_branch1_w", lambda m: f"backbone.layer{int(m[1]) - 1}.{m[2]}.downsample.0.weight"),
+            (
+                r"res([2-5])_(\d+)_branch1_w",
+                lambda m: f"backbone.layer{int(m[1]) - 1}.{m[2]}.downsample.0.weight",
+            ),
             (
                 r"res([2-5])_(\d+)_branch1_[bg]n_(s|b|rm|riv)",
                 lambda m: f"backbone.layer{int(m[1]) - 1}.{m[2]}.downsample.1.{BLOB[m[3]]}",
             ),
-            (r"res([2-5])_(\d+)_branch(2[abc])_w", lambda m: f"backbone.layer{int(m[1]) - 1}.{m[2]}.conv{BRANCH[m[3]]}.weight"),
+            (
+                r"res([2-5])_(\d+)_branch(2[abc])_w",
+                lambda m: f"backbone.layer{int(m[1]) - 1}.{m[2]}.conv{BRANCH[m[3]]}.weight",
+            ),
             (
                 r"res([2-5])_(\d+)_branch(2[abc])_[bg]n_(s|b|rm|riv)",
                 lambda m: f"backbone.layer{int(m[1]) - 1}.{m[2]}.bn{BRANCH[m[3]]}.{BLOB[m[4]]}",
@@ -90,14 +103,22 @@ def translate(tensors, eps):
     """
     kind = of(tensors)
     if kind is None:
-        raise ValueError(f"no backbone of ResNet, ResNeXt or VGG-16: its tensors begin with {', '.join(list(tensors)[:3])}")
-    original = {rename(name, kind.names) or name: name for name in tensors if rename(name, ((kind.classifier, ""),)) is None}
+        raise ValueError(
+            f"no backbone of ResNet, ResNeXt or VGG-16: its tensors begin with {', '.join(list(tensors)[:3])}"
+        )
+    original = {
+        rename(name, kind.names) or name: name
+        for name in tensors
+        if rename(name, ((kind.classifier, ""),)) is None
+    }
     ours = {name: tensors[theirs] for name, theirs in original.items()}
     for name, theirs in list(original.items()):
         affine = theirs.endswith("_bn_s") and f"{theirs[:-1]}rm" not in tensors
         if affine:
             layer = name.removesuffix("weight")
             ours[f"{layer}running_mean"] = torch.zeros(len(ours[name]), dtype=torch.float64)
-            ours[f"{layer}running_var"] = torch.full((len(ours[name]),), 1 - eps, dtype=torch.float64)
+            ours[f"{layer}running_var"] = torch.full(
+                (len(ours[name]),), 1 - eps, dtype=torch.float64
+            )
             original |= {f"{layer}running_mean": theirs, f"{layer}running_var": theirs}
     return ours, original

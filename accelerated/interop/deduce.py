@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from accelerated import roi_features
+from accelerated import shared_head
 from accelerated.resnet import BLOCKS
 
 
@@ -47,7 +47,9 @@ def widths(config, tensors):
     number = classes(tensors)
     deltas = _shape(tensors, "box_head.box_deltas.weight")[0] // 4
     if deltas == 1 < number:
-        raise ValueError("the boxes of all classes share their deltas (class-agnostic box regression); there is no such head here")
+        raise ValueError(
+            "the boxes of all classes share their deltas (class-agnostic box regression); there is no such head here"
+        )
     background = "first" if deltas == number + 1 else "last"
     pyramid, fc = "fpn.lateral2.weight" in tensors, "box_head.fc6.weight" in tensors
     vgg = "backbone.conv1_1.weight" in tensors
@@ -55,14 +57,28 @@ def widths(config, tensors):
         ("put the background", background, config.background),
         ("have the neck", "fpn" if pyramid else "single", config.neck),
         ("have the backbone", "vgg" if vgg else "resnet", config.backbone.kind),
-        ("have a box head", *("of layers" if layers else "of a mean" for layers in (fc, config.box_head.kind != "mean"))),
+        (
+            "have a box head",
+            *(
+                "of layers" if layers else "of a mean"
+                for layers in (fc, config.box_head.kind != "mean")
+            ),
+        ),
     ):
         if found != expected:
-            raise ValueError(f"the tensors {what} {found}, the preset {expected}: choose another preset")
-    backbone = {"width": _shape(tensors, "backbone.conv1_1.weight")[0]} if vgg else _resnet(tensors, config)
+            raise ValueError(
+                f"the tensors {what} {found}, the preset {expected}: choose another preset"
+            )
+    backbone = (
+        {"width": _shape(tensors, "backbone.conv1_1.weight")[0]}
+        if vgg
+        else _resnet(tensors, config)
+    )
     config = replace(config, num_classes=number, backbone=replace(config.backbone, **backbone))
     if pyramid:
-        config = replace(config, fpn=replace(config.fpn, channels=_shape(tensors, "fpn.lateral2.weight")[0]))
+        config = replace(
+            config, fpn=replace(config.fpn, channels=_shape(tensors, "fpn.lateral2.weight")[0])
+        )
     return replace(
         config,
         rpn=replace(config.rpn, conv_depth=_count(tensors, "rpn.conv{1}.weight")),
@@ -73,12 +89,20 @@ def widths(config, tensors):
 
 def _resnet(tensors, config):
     bottleneck = "backbone.layer1.0.conv3.weight" in tensors
-    blocks = tuple(_count(tensors, f"backbone.layer{stage}.{{0}}.conv1.weight") for stage in (1, 2, 3, 4))
+    blocks = tuple(
+        _count(tensors, f"backbone.layer{stage}.{{0}}.conv1.weight") for stage in (1, 2, 3, 4)
+    )
     blocks = blocks if blocks[3] else blocks[:3]  # a model on stage 4 alone has no more
-    depths = [depth for depth, counts in BLOCKS.items() if counts[: len(blocks)] == blocks and (depth >= 50) == bottleneck]
+    depths = [
+        depth
+        for depth, counts in BLOCKS.items()
+        if counts[: len(blocks)] == blocks and (depth >= 50) == bottleneck
+    ]
     if not depths:
         kind = "bottlenecks" if bottleneck else "basic blocks"
-        raise ValueError(f"stages of {blocks} {kind}: no ResNet of depth {', '.join(map(str, BLOCKS))}")
+        raise ValueError(
+            f"stages of {blocks} {kind}: no ResNet of depth {', '.join(map(str, BLOCKS))}"
+        )
     found = {"depth": depths[0], "width": _shape(tensors, "backbone.conv1.weight")[0], "groups": 1}
     if bottleneck:
         inner, of_group = _shape(tensors, "backbone.layer1.0.conv2.weight")[:2]
@@ -94,7 +118,7 @@ def _box_head(tensors, config):
         channels = _shape(tensors, "box_head.conv1.weight")[0]
         found, before = {"kind": "four_conv_fc", "conv_channels": channels}, channels
     else:
-        found, before = {"kind": "two_fc"}, roi_features.shape(config, config.box_head.pooler)[0]
+        found, before = {"kind": "two_fc"}, shared_head.shape(config, config.box_head.pooler)[0]
     found["channels"] = _shape(tensors, "box_head.class_logits.weight")[1]
     if config.shared_head == "none":  # else the side shrinks on the way
         area = _shape(tensors, "box_head.fc6.weight")[1] / before
@@ -109,7 +133,7 @@ def _mask_head(tensors, config):
     masks = _shape(tensors, "mask_head.logits.weight")[0]
     if "mask_head.fc1.weight" in tensors:
         found = {"kind": "mlp", "mlp_channels": _shape(tensors, "mask_head.fc1.weight")[0]}
-        masks //= (2 * roi_features.shape(config, head.pooler)[1]) ** 2
+        masks //= (2 * shared_head.shape(config, head.pooler)[1]) ** 2
     else:
         found = {
             "kind": "fcn",

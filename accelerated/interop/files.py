@@ -14,7 +14,11 @@ import torch
 from accelerated.interop import unpickle
 from reference import config as configuration
 
-WRAPPERS = ("model", "state_dict", "blobs")  # what training scripts, and Caffe2, keep the weights under
+WRAPPERS = (
+    "model",
+    "state_dict",
+    "blobs",
+)  # what training scripts, and Caffe2, keep the weights under
 NO_WEIGHTS = re.compile(r".*_momentum|weight_order")  # beside Caffe2's weights
 
 
@@ -59,7 +63,9 @@ def config_beside(source):
 def _weights(source):
     path = Path(source)
     if path.is_dir():
-        path = (path if (path / "model.safetensors").is_file() else path / "last") / "model.safetensors"
+        path = (
+            path if (path / "model.safetensors").is_file() else path / "last"
+        ) / "model.safetensors"
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
     return path
@@ -76,7 +82,9 @@ def _torch(path):
                 " torch.save its state dict alone"
             ) from error
         first = " ".join(str(error).split(". ")[0].split())
-        raise ValueError(f"not a file of plain tensors, or damaged ({type(error).__name__}: {first})") from error
+        raise ValueError(
+            f"not a file of plain tensors, or damaged ({type(error).__name__}: {first})"
+        ) from error
 
 
 def _tensors(content):
@@ -85,8 +93,16 @@ def _tensors(content):
             content = content[key]
     if not isinstance(content, Mapping) or not content:
         raise ValueError(f"expected named tensors, got {type(content).__name__}")
-    content = {str(name): value for name, value in content.items() if not NO_WEIGHTS.fullmatch(str(name))}
-    wrong = [name for name, value in content.items() if not isinstance(value, torch.Tensor | np.ndarray | np.generic)]
+    content = {
+        str(name): value for name, value in content.items() if not NO_WEIGHTS.fullmatch(str(name))
+    }
+    wrong = [
+        name
+        for name, value in content.items()
+        if not isinstance(value, torch.Tensor | np.ndarray | np.generic)
+    ]
     if wrong:
-        raise ValueError(f"expected named tensors, but {wrong[0]!r} is a {type(content[wrong[0]]).__name__}")
+        raise ValueError(
+            f"expected named tensors, but {wrong[0]!r} is a {type(content[wrong[0]]).__name__}"
+        )
     return {name.removeprefix("module."): torch.as_tensor(value) for name, value in content.items()}

@@ -72,13 +72,29 @@ def nearest(tensors):
 def described(tensors, theirs):
     """The configuration that comes nearest, before widths and depths."""
     config = configuration.preset(nearest(tensors))
-    inner, of_group = tensors["backbone.layer1.0.conv2.weight"].shape[:2] if "backbone.layer1.0.conv2.weight" in tensors else (1, 1)
+    inner, of_group = (
+        tensors["backbone.layer1.0.conv2.weight"].shape[:2]
+        if "backbone.layer1.0.conv2.weight" in tensors
+        else (1, 1)
+    )
     return replace(
         config,
         background="first",
-        transform=replace(config.transform, size_rounding="nearest", interpolation="pillow", normalize_first=False, ratio_dtype="float64"),
+        transform=replace(
+            config.transform,
+            size_rounding="nearest",
+            interpolation="pillow",
+            normalize_first=False,
+            ratio_dtype="float64",
+        ),
         backbone=replace(config.backbone, norm_eps=0.0, stride_in_1x1=inner == of_group),
         rpn=replace(config.rpn, min_size=0.0, zero_iou_matches=True),
-        box_head=replace(config.box_head, drop_empty=False, pooler=replace(config.box_head.pooler, level_epsilon="inside")),
-        mask_head=replace(config.mask_head, pooler=replace(config.mask_head.pooler, level_epsilon="inside")),
+        box_head=replace(
+            config.box_head,
+            drop_empty=False,
+            pooler=replace(config.box_head.pooler, level_epsilon="inside"),
+        ),
+        mask_head=replace(
+            config.mask_head, pooler=replace(config.mask_head.pooler, level_epsilon="inside")
+        ),
     )

@@ -22,4 +22,6 @@ def nearest(tensors):
 
 
 def described(tensors, theirs):
-    raise ValueError("a model of ours without its config.json: say which configuration it has, preset=NAME or preset=Config(..)")
+    raise ValueError(
+        "a model of ours without its config.json: say which configuration it has, preset=NAME or preset=Config(..)"
+    )

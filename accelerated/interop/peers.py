@@ -29,7 +29,10 @@ STRANGERS = (
     (r".*feature_extractor\.head\.layer4\..+", "C4 model of maskrcnn-benchmark"),
     (r"backbone\.body\.\d+\..+", "MobileNet backbone"),
     (r"features\.1\.running_mean", "VGG with batch normalisation"),
-    (r"conv_rpn_.+|rpn_cls_logits_.+|cls_score_w", "whole detector of Caffe2's Detectron, of which only the ImageNet backbones are read,"),
+    (
+        r"conv_rpn_.+|rpn_cls_logits_.+|cls_score_w",
+        "whole detector of Caffe2's Detectron, of which only the ImageNet backbones are read,",
+    ),
 )
 
 

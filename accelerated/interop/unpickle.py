@@ -20,7 +20,11 @@ class NotAdmittedError(ValueError):
 class _Dtype:
     def __init__(self, code, *_):
         if not isinstance(code, str) or not PLAIN.fullmatch(code):
-            kind = "object arrays, which could hold anything" if code in ("O", "O8", "O4") else f"arrays of type {code!r}"
+            kind = (
+                "object arrays, which could hold anything"
+                if code in ("O", "O8", "O4")
+                else f"arrays of type {code!r}"
+            )
             raise NotAdmittedError(f"it holds {kind}; only plain numbers are admitted")
         self.code = code.lstrip("<>=|")
         self.order = code[0] if code[0] in "<>" else "="

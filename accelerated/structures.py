@@ -1,0 +1,176 @@
+"""What goes into the model, what comes out of it, and what happens between.
+
+Legend: N images, T anchors of all levels, A anchors per cell, P proposal slots and B sampled RoIs of an image,
+R RoIs of all images, G ground truths, D detection slots, K classes, S side of a mask.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+
+
+@dataclass
+class Target:
+    """The ground truth of one image: boxes [G, 4] xyxy pixels, labels [G] in 1..K, masks [G, H, W] bool."""
+
+    boxes: torch.Tensor
+    labels: torch.Tensor
+    masks: torch.Tensor
+
+
+@dataclass
+class PackedTarget:
+    """A Target after `transform.prepare`, in pixels of the resized image, its masks packed to bits.
+
+    boxes [G, 4], labels [G], masks [G, h, ceil(w / 8)] uint8; the first pixel is the highest bit (numpy.packbits).
+    """
+
+    boxes: torch.Tensor
+    labels: torch.Tensor
+    masks: torch.Tensor
+
+
+@dataclass
+class Batch:
+    """The images and targets of a step, in G ground-truth slots per image.
+
+    images          [N, 3, H, W]               normalised, zeros to the right and below
+    sizes           [N, 2] int64               (h, w) without padding
+    boxes           [N, G, 4]                  xyxy, pixels of `images`
+    labels          [N, G] int64               1..K, 0 in empty slots
+    valid           [N, G] bool                whether a slot holds an object
+    masks           [N, G, H, ceil(W / 8)]     uint8, packed to bits
+    original_sizes  [(H, W)]                   sides of the images as they came in
+    image_ids       list                       one id per image
+    """
+
+    images: torch.Tensor
+    sizes: torch.Tensor
+    boxes: torch.Tensor
+    labels: torch.Tensor
+    valid: torch.Tensor
+    masks: torch.Tensor
+    original_sizes: list[tuple[int, int]]
+    image_ids: list
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
+        """Return the batch on `device`."""
+        return self._map(lambda x: x.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> "Batch":
+        """Return the batch in page-locked memory, for asynchronous copies to a GPU (DataLoader calls this)."""
+        return self._map(torch.Tensor.pin_memory)
+
+    def _map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> "Batch":
+        values = (getattr(self, field.name) for field in dataclasses.fields(self))
+        return Batch(*(function(x) if isinstance(x, torch.Tensor) else x for x in values))
+
+
+@dataclass
+class Detections:
+    """The objects in one image, by falling score, in pixels of the image as it came in.
+
+    boxes [D, 4] xyxy, scores [D] in [0, 1], labels [D] in 1..K, masks [D, H, W] bool (None without a mask branch).
+    """
+
+    boxes: torch.Tensor
+    scores: torch.Tensor
+    labels: torch.Tensor
+    masks: torch.Tensor | None
+
+
+class PaddedDetections(NamedTuple):
+    """The detections of a batch in D slots per image, by falling score, in pixels of the network's input.
+
+    boxes [N, D, 4] xyxy, scores [N, D], labels [N, D] in 1..K, valid [N, D] bool, mask_probabilities [N, D, S, S] (None without a mask branch).
+    Empty slots stand last and hold zeros.
+    """
+
+    boxes: torch.Tensor
+    scores: torch.Tensor
+    labels: torch.Tensor
+    valid: torch.Tensor
+    mask_probabilities: torch.Tensor | None = None
+
+
+@dataclass
+class Stages:
+    """The intermediate results of one `detect` or `losses`, in the order in which they are computed.
+
+    Pass an empty one as `record`; a field stays None where its stage does not run. Boxes are xyxy in pixels of
+    the network's input. The reference has the same fields. Where it holds as many rows as there are, this one
+    holds all slots: `proposal_valid` and `roi_labels` tell which are filled.
+
+    images              [N, 3, H, W]        padded and normalised
+    C1 .. C5            [N, C, h, w]        stages of the backbone (C1: VGG only)
+    P2 .. P6            [N, C, h, w]        maps that the RPN and the heads read; level l has stride 2^l
+    rpn_logits          [N, A, h, w]        objectness, a list over levels
+    rpn_deltas          [N, 4 A, h, w]      channel 4 a + coordinate, a list over levels
+    anchors             [h w A, 4]          a list over levels
+    priorities          {"rpn": [N, T], "roi": [N, P + G]}    of the candidates in sampling; training only
+    rpn_labels          [N, T]              1 object, 0 background, -1 ignored; training only
+    rpn_sampled         [N, T]              1 positive, 0 negative, -1 not sampled; training only
+    proposals           [N, P, 4]           by falling score
+    proposal_scores     [N, P]              probabilities or logits (`rpn.nms_score`)
+    proposal_valid      [N, P] bool         whether a slot is filled
+    samples             Samples             RoIs that the heads learn from; training only
+    sampled_rois        [N, B, 4]           their boxes; training only
+    roi_labels          [N, B]              their labels, 0..K, -1 in empty slots; training only
+    box_features        [R, C, P, P]        input of the box head: proposals, or sampled RoIs in training
+    class_logits        [R, K + 1]          see `labels.class_layout` for the order of the columns
+    box_deltas          [R, 4 E]            class-major, see `labels.delta_layout`
+    detections          PaddedDetections    without their masks; inference only
+    mask_features       [R, C, P, P]        input of the mask head: detections, or the first slots in training
+    mask_logits         [R, M, S, S]        see `labels.mask_layout` for the order of the channels
+    mask_targets        [R, S, S]           in [0, 1]; training only
+    mask_probabilities  [N, D, S, S]        of the predicted class; inference only
+    """
+
+    images: Any = None
+    C1: Any = None
+    C2: Any = None
+    C3: Any = None
+    C4: Any = None
+    C5: Any = None
+    P2: Any = None
+    P3: Any = None
+    P4: Any = None
+    P5: Any = None
+    P6: Any = None
+    rpn_logits: Any = None
+    rpn_deltas: Any = None
+    anchors: Any = None
+    priorities: Any = None
+    rpn_labels: Any = None
+    rpn_sampled: Any = None
+    proposals: Any = None
+    proposal_scores: Any = None
+    proposal_valid: Any = None
+    samples: Any = None
+    sampled_rois: Any = None
+    roi_labels: Any = None
+    box_features: Any = None
+    class_logits: Any = None
+    box_deltas: Any = None
+    detections: Any = None
+    mask_features: Any = None
+    mask_logits: Any = None
+    mask_targets: Any = None
+    mask_probabilities: Any = None
+
+    def computed(self) -> dict[str, Any]:
+        """Return {field: value} of the stages that ran, in order."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+def keep(record: Stages | None, **values: Any) -> None:
+    """Set fields of `record`. Without a record, nothing is kept alive."""
+    if record is not None:
+        for name, value in values.items():
+            if not hasattr(record, name):
+                raise AttributeError(f"Stages has no field {name}")
+            setattr(record, name, value)

@@ -1,0 +1,122 @@
+"""What goes into the model, what comes out of it, and what happens between.
+
+Legend: N images, T anchors of all levels, A anchors per cell, P proposals of an image, R RoIs of all images,
+G ground truths, D detections, K classes, S side of a mask. A list has one item per image unless it says otherwise.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+@dataclass
+class Target:
+    """The ground truth of one image: boxes [G, 4] xyxy pixels, labels [G] in 1..K, masks [G, H, W] bool."""
+
+    boxes: np.ndarray
+    labels: np.ndarray
+    masks: np.ndarray
+
+
+@dataclass
+class Detections:
+    """The objects in one image, by falling score, in pixels of the image as it came in.
+
+    boxes [D, 4] xyxy, scores [D] in [0, 1], labels [D] in 1..K, masks [D, H, W] bool (None without a mask branch).
+    """
+
+    boxes: np.ndarray
+    scores: np.ndarray
+    labels: np.ndarray
+    masks: np.ndarray | None
+
+
+class NetworkDetections(NamedTuple):
+    """The detections of one image in pixels of the network's input, by falling score.
+
+    boxes [D, 4] xyxy, scores [D], labels [D] in 1..K, mask_probabilities [D, S, S] (None without a mask branch).
+    """
+
+    boxes: np.ndarray
+    scores: np.ndarray
+    labels: np.ndarray
+    mask_probabilities: np.ndarray | None = None
+
+
+@dataclass
+class Stages:
+    """The intermediate results of one `detect` or `losses`, in the order in which they are computed.
+
+    Pass an empty one as `record`; a field stays None where its stage does not run. Boxes are xyxy in pixels of
+    the network's input. In `MaskRCNN.gradients` a field that a gradient runs through is a Variable.
+
+    images              [N, 3, H, W]        padded and normalised
+    C1 .. C5            [N, C, h, w]        stages of the backbone (C1: VGG only)
+    P2 .. P6            [N, C, h, w]        maps that the RPN and the heads read; level l has stride 2^l
+    rpn_logits          [N, A, h, w]        objectness, a list over levels
+    rpn_deltas          [N, 4 A, h, w]      channel 4 a + coordinate, a list over levels
+    anchors             [h w A, 4]          a list over levels
+    priorities          {"rpn": [N, T], "roi": list of [P + G]}    of the candidates in sampling; training only
+    rpn_labels          [N, T]              1 object, 0 background, -1 ignored; training only
+    rpn_sampled         [N, T]              1 positive, 0 negative, -1 not sampled; training only
+    proposals           list of [P, 4]      by falling score
+    proposal_scores     list of [P]         probabilities or logits (`rpn.nms_score`)
+    samples             list of Samples     RoIs that the heads learn from; training only
+    sampled_rois        list of [R_n, 4]    their boxes; training only
+    roi_labels          list of [R_n]       their labels, 0..K; training only
+    box_features        [R, C, P, P]        input of the box head: proposals, or sampled RoIs in training
+    class_logits        [R, K + 1]          see `labels.class_layout` for the order of the columns
+    box_deltas          [R, 4 E]            class-major, see `labels.delta_layout`
+    detections          list of NetworkDetections    without their masks; inference only
+    mask_features       [R, C, P, P]        input of the mask head: detections, or sampled objects in training
+    mask_logits         [R, M, S, S]        see `labels.mask_layout` for the order of the channels
+    mask_targets        [R, S, S]           in [0, 1]; training only
+    mask_probabilities  [R, S, S]           of the predicted class; inference only
+    """
+
+    images: Any = None
+    C1: Any = None
+    C2: Any = None
+    C3: Any = None
+    C4: Any = None
+    C5: Any = None
+    P2: Any = None
+    P3: Any = None
+    P4: Any = None
+    P5: Any = None
+    P6: Any = None
+    rpn_logits: Any = None
+    rpn_deltas: Any = None
+    anchors: Any = None
+    priorities: Any = None
+    rpn_labels: Any = None
+    rpn_sampled: Any = None
+    proposals: Any = None
+    proposal_scores: Any = None
+    samples: Any = None
+    sampled_rois: Any = None
+    roi_labels: Any = None
+    box_features: Any = None
+    class_logits: Any = None
+    box_deltas: Any = None
+    detections: Any = None
+    mask_features: Any = None
+    mask_logits: Any = None
+    mask_targets: Any = None
+    mask_probabilities: Any = None
+
+    def computed(self) -> dict[str, Any]:
+        """Return {field: value} of the stages that ran, in order."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+def keep(record: Stages | None, **values: Any) -> None:
+    """Set fields of `record`. Without a record, nothing is kept alive."""
+    if record is not None:
+        for name, value in values.items():
+            if not hasattr(record, name):
+                raise AttributeError(f"Stages has no field {name}")
+            setattr(record, name, value)

@@ -1,0 +1,37 @@
+"""A function run in two processes that can talk to each other (gloo, on the CPU)."""
+
+import torch
+from torch import distributed, multiprocessing
+
+from accelerated.norm import SyncBatchNorm2d
+
+
+def run(function, folder, *arguments):
+    """What function(rank, *arguments) returns for the ranks 0 and 1; tensors and containers of them."""
+    multiprocessing.spawn(_process, (function, str(folder), arguments), nprocs=2)
+    return [torch.load(f"{folder}/{rank}.pt") for rank in (0, 1)]
+
+
+def _process(rank, function, folder, arguments):
+    torch.set_num_threads(1)
+    distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2
+    )
+    torch.save(function(rank, *arguments), f"{folder}/{rank}.pt")
+    distributed.barrier()
+    distributed.destroy_process_group()
+
+
+def normalise(rank, cases):
+    """Of each case, (x, valid or None, grad_out) per rank: output, gradients and running statistics of a layer that is synchronised."""
+    results = []
+    for case in cases:
+        x, valid, grad_out = case[rank]
+        layer = SyncBatchNorm2d(x.shape[1]).double()
+        with torch.no_grad():
+            layer.weight.copy_(torch.arange(1.0, x.shape[1] + 1))
+        x.requires_grad_()
+        y = layer(x, valid)
+        gradients = torch.autograd.grad((y * grad_out).sum(), [x, layer.weight, layer.bias])
+        results.append((y.detach(), *gradients, layer.running_mean, layer.running_var))
+    return results
