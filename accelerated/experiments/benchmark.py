@@ -147,7 +147,9 @@ def pooling(operator, dtype, layout, device) -> Case:
 
     def pool(features, rois, backend):
         if name == "pyramid_roi_align":
-            return pool(dict(enumerate(features, 2)), rois, image_index, pooler, backend=backend)
+            return pool_levels(
+                dict(enumerate(features, 2)), rois, image_index, pooler, backend=backend
+            )
         if name == "roi_pool":
             return roi_pool.roi_pool(
                 *features, rois, image_index, output_size=7, spatial_scale=0.25, backend=backend
@@ -186,7 +188,7 @@ def _peer_pooling(name, rois, image_index, dtype):
     if name == "pyramid_roi_align":
         pool = operators.MultiScaleRoIAlign(list("2345"), 7, 2)
         rows = [rois[image_index == n] for n in (0, 1)]
-        return lambda features: pool(
+        return lambda features: pool_levels(
             dict(zip("2345", features, strict=True)), rows, [(800, 1344)] * 2
         )
     five = torch.cat([image_index[:, None].to(dtype), rois.to(dtype)], 1)
