@@ -4,7 +4,6 @@ Legend: R rois, C channels, P side of the RoI features, D numbers that describe 
 (classes that have deltas: K, or K + 1 with the background first).
 """
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +11,8 @@ import numpy as np
 from reference import box_coder, boxes, matcher, norm, sampler, shared_head
 from reference.activations import relu
 from reference.average_pool import global_average_pool
-from reference.linear import linear
+from reference.linear import flatten, fully_connected, linear
+from reference.linear import parameter_shapes as linear_shapes
 
 
 @dataclass
@@ -53,9 +53,9 @@ def targets(proposals, gt_boxes, gt_labels, priorities, config):
     return Samples(rois, roi_labels, matched, deltas, labels, chosen)
 
 
-def forward(parameters, features, config, training=False):
+def forward(parameters, features, config, statistics=None):
     """RoI features [R, C, P, P] -> class_logits [R, K + 1], box_deltas [R, 4E], class-major."""
-    x = KINDS[config.box_head.kind](parameters, features, config, training)
+    x = KINDS[config.box_head.kind](parameters, features, config, statistics)
     class_logits = linear(
         x, parameters["box_head.class_logits.weight"], parameters["box_head.class_logits.bias"]
     )
@@ -64,14 +64,14 @@ def forward(parameters, features, config, training=False):
     )
 
 
-def two_fc(parameters, x, config, training):
+def two_fc(parameters, x, config, statistics):
     """[R, C, P, P] -> [R, D] by fully connected layers fc6 and fc7 [FPN §4.2]; with 4096 channels, those of VGG-16."""
     return fully_connected(
         parameters, "box_head.fc7", fully_connected(parameters, "box_head.fc6", flatten(x))
     )
 
 
-def four_conv_fc(parameters, x, config, training):
+def four_conv_fc(parameters, x, config, statistics):
     """[R, C, P, P] -> [R, D] by four 3x3 convolutions, then fc6 [Group Normalization §4.2]."""
     for i in range(1, 5):
         name = f"box_head.conv{i}"
@@ -83,29 +83,19 @@ def four_conv_fc(parameters, x, config, training):
                 x,
                 config.box_head.norm,
                 config,
-                training,
+                statistics,
                 padding=1,
             )
         )
     return fully_connected(parameters, "box_head.fc6", flatten(x))
 
 
-def mean(parameters, x, config, training):
+def mean(parameters, x, config, statistics):
     """[R, C, P, P] -> [R, C]: behind a shared stage of the backbone the mean over the pixels is enough [Deep Residual Learning §A]."""
     return global_average_pool(x)
 
 
 KINDS = {"two_fc": two_fc, "four_conv_fc": four_conv_fc, "mean": mean}
-
-
-def flatten(x):
-    """[R, C, P, P] -> [R, C P P], in the order C, P, P."""
-    return x.reshape(len(x), math.prod(x.shape[1:]))
-
-
-def fully_connected(parameters, name, x):
-    """A fully connected layer and its ReLU."""
-    return relu(linear(x, parameters[f"{name}.weight"], parameters[f"{name}.bias"]))
 
 
 def entries(config):
@@ -135,5 +125,5 @@ def parameter_shapes(config):
         "box_deltas": (4 * entries(config), channels),
     }
     for name, shape in layers.items():
-        shapes |= norm.parameter_shapes(f"box_head.{name}", "", shape, "none")
+        shapes |= linear_shapes(f"box_head.{name}", shape)
     return shapes

@@ -5,17 +5,16 @@ Legend: R rois, C channels, P side of the RoI features, S = 2 P mask size, E cha
 
 from reference import losses, norm, shared_head
 from reference.activations import relu
-from reference.box_head import flatten, fully_connected
 from reference.conv import conv2d, conv_transpose2d
-from reference.linear import linear
+from reference.linear import flatten, fully_connected, linear
 
 
-def forward(parameters, features, config, training=False):
+def forward(parameters, features, config, statistics=None):
     """RoI features [R, C, P, P] -> logits [R, E, S, S]."""
-    return KINDS[config.mask_head.kind](parameters, features, config, training)
+    return KINDS[config.mask_head.kind](parameters, features, config, statistics)
 
 
-def fcn(parameters, x, config, training):
+def fcn(parameters, x, config, statistics):
     """3x3 convolutions, a transposed convolution that doubles the side, and a 1x1 convolution: every pixel keeps its place."""
     for i in range(1, config.mask_head.convs + 1):
         name = f"mask_head.conv{i}"
@@ -27,7 +26,7 @@ def fcn(parameters, x, config, training):
                 x,
                 config.mask_head.norm,
                 config,
-                training,
+                statistics,
                 padding=1,
             )
         )
@@ -39,7 +38,7 @@ def fcn(parameters, x, config, training):
     return conv2d(x, parameters["mask_head.logits.weight"], parameters["mask_head.logits.bias"])
 
 
-def mlp(parameters, x, config, training):
+def mlp(parameters, x, config, statistics):
     """Two fully connected layers, then one that puts out all pixels at once [Mask R-CNN, table 2e]."""
     side = 2 * x.shape[2]
     x = fully_connected(

@@ -83,7 +83,8 @@ class MaskRCNN:
         batch, sizes = self.batch(prepared), [image.shape[1:] for image in prepared]
         gt_boxes = [target.boxes.astype(self.dtype) for target in targets]
 
-        pyramid = self.features(batch, record, training=True)
+        statistics = {}
+        pyramid = self.features(batch, record, statistics)
         logits, deltas, level_anchors = self.objectness(pyramid, batch.shape[2:], record)
         if priorities is None:
             priorities = self.draw_priorities(
@@ -110,16 +111,17 @@ class MaskRCNN:
             "roi_labels": [s.labels for s in samples],
             "samples": samples,
         }
-        classification, box = self.box_losses(pyramid, samples, record)
+        classification, box = self.box_losses(pyramid, samples, record, statistics)
         computed = {
             "rpn_objectness": objectness,
             "rpn_box": rpn_box,
             "class": classification,
             "box": box,
         }
-        if self.config.mask_head.kind == "none":
-            return computed
-        return computed | {"mask": self.mask_loss(pyramid, samples, targets, record)}
+        if self.config.mask_head.kind != "none":
+            computed["mask"] = self.mask_loss(pyramid, samples, targets, record, statistics)
+        self.parameters.update(statistics)
+        return computed
 
     def gradients(self, images, targets, priorities=None, record=None, generator=None):
         """The losses, and the gradient of their sum with respect to every parameter that is trained: ({name: scalar}, {name: array}).
@@ -138,10 +140,10 @@ class MaskRCNN:
         """List of [3, h, w] -> [N, 3, H, W], padded, in the dtype of the parameters."""
         return transform.pad(prepared, self.config.transform.size_divisor).astype(self.dtype)
 
-    def features(self, images, record, training=False):
+    def features(self, images, record, statistics=None):
         """[N, 3, H, W] -> the maps that RPN and heads read, {2: P2, ..., 6: P6}, or a single one."""
-        stages = backbone.of(self.config).forward(self.parameters, images, self.config, training)
-        pyramid = neck.of(self.config).forward(self.parameters, stages, self.config, training)
+        stages = backbone.of(self.config).forward(self.parameters, images, self.config, statistics)
+        pyramid = neck.of(self.config).forward(self.parameters, stages, self.config, statistics)
         record |= {
             "images": images,
             **{f"C{level}": x for level, x in stages.items()},
@@ -246,12 +248,12 @@ class MaskRCNN:
         )
         return box_head.targets(boxes, gt_boxes, target.labels, priorities, self.config.box_head)
 
-    def roi_features(self, pyramid, rois, image_index, pooler, training=False):
+    def roi_features(self, pyramid, rois, image_index, pooler, statistics=None):
         """What the heads read of rois [R, 4] in the images image_index [R]: [R, C, P, P]."""
         pooled = pooling.pool(pyramid, rois, image_index, pooler)
-        return shared_head.forward(self.parameters, pooled, self.config, training)
+        return shared_head.forward(self.parameters, pooled, self.config, statistics)
 
-    def box_losses(self, pyramid, samples, record):
+    def box_losses(self, pyramid, samples, record, statistics):
         """Classification and box loss of all sampled RoIs."""
         rois, image_index = join([s.rois for s in samples])
         labels, target_deltas = (
@@ -259,15 +261,15 @@ class MaskRCNN:
             np.concatenate([s.deltas for s in samples]),
         )
         features = self.roi_features(
-            pyramid, rois, image_index, self.config.box_head.pooler, training=True
+            pyramid, rois, image_index, self.config.box_head.pooler, statistics
         )
         class_logits, box_deltas = box_head.forward(
-            self.parameters, features, self.config, training=True
+            self.parameters, features, self.config, statistics
         )
         record |= {"box_features": features, "class_logits": class_logits, "box_deltas": box_deltas}
         return losses.box_losses(class_logits, box_deltas, labels, target_deltas, self.config)
 
-    def mask_loss(self, pyramid, samples, targets, record):
+    def mask_loss(self, pyramid, samples, targets, record, statistics):
         """Mask loss of the foreground among the sampled RoIs."""
         config = self.config
         foreground = [s.labels > 0 for s in samples]
@@ -275,11 +277,11 @@ class MaskRCNN:
         labels = np.concatenate([s.labels[f] for s, f in zip(samples, foreground, strict=True)])
         if config.shared_head == "none":
             features = self.roi_features(
-                pyramid, rois, image_index, config.mask_head.pooler, training=True
+                pyramid, rois, image_index, config.mask_head.pooler, statistics
             )
         else:  # the box branch has been there already (SPEC §14)
             features = record["box_features"][np.concatenate(foreground)]
-        logits = mask_head.forward(self.parameters, features, config, training=True)
+        logits = mask_head.forward(self.parameters, features, config, statistics)
         wanted = [
             masks.targets(target.masks, s.matched[f], s.rois[f], config.mask_head, logits.shape[-1])
             for target, s, f in zip(targets, samples, foreground, strict=True)
