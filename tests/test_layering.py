@@ -45,6 +45,7 @@ PRIMITIVES = {
     "config",
     "presets",
     "shapes",
+    "typed",
 }  # no twin needed
 
 
