@@ -43,7 +43,9 @@ def targets(
     priorities: torch.Tensor,
     head: BoxHeadConfig,
 ) -> Samples:
-    """Sample RoIs among the proposals of each image and, if configured, its ground truths (SPEC §6).
+    """Sample RoIs among the proposals of each image and, if configured, its ground truths.
+
+    This is SPEC §6.
 
     proposals   [N, P, 4]
     valid       [N, P] bool
@@ -194,8 +196,8 @@ def losses(
     labels         [R]     0..K, -1 in empty slots
     target_deltas  [R, 4]  used for objects; may be anything elsewhere
 
-    Both are divided by the number of filled slots (at least 1). Boxes count for objects only, in the
-    deltas of their class. Every loss depends on every input, if only by a factor of 0.
+    Both are divided by the number of filled slots (at least 1). Boxes count for objects only, in
+    the deltas of their class. Every loss depends on every input, if only by a factor of 0.
     """
     filled, objects = labels >= 0, labels > 0
     normalizer = filled.sum().clamp(min=1)

@@ -183,7 +183,7 @@ class MaskRCNN(nn.Module):
         return losses | self.head_losses(pyramid, samples, batch, record)
 
     def batch(self, images: list, targets: list[Target] | None = None) -> Batch:
-        """Prepare images, and targets if any, as a Batch on the model's device, at inference size."""
+        """Prepare images and targets as a Batch on the model's device, at the size of inference."""
         config, weight = self.config.transform, self.weight
         targets = [None] * len(images) if targets is None else targets
         dtype = torch.promote_types(weight.dtype, torch.float32)
@@ -239,7 +239,7 @@ class MaskRCNN(nn.Module):
     def features(
         self, images: torch.Tensor, record: Stages | None = None
     ) -> dict[int, torch.Tensor]:
-        """Compute the maps that RPN and heads read: [N, 3, H, W] -> {2: P2, .., 6: P6}, or one map."""
+        """Compute the maps that RPN and heads read: [N, 3, H, W] -> {2: P2, .., 6: P6}, or one."""
         # Tensor cores and RoIAlign are fastest on channels-last maps.
         on_gpu = self.weight.is_cuda
         memory_format = torch.channels_last if on_gpu else torch.preserve_format
@@ -256,7 +256,7 @@ class MaskRCNN(nn.Module):
         image_shape: tuple[int, int],
         record: Stages | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
-        """Compute logits [N, T] and deltas [N, T, 4] of all anchors, and the anchors of each level."""
+        """Compute logits [N, T] and deltas [N, T, 4] of all anchors, and each level's anchors."""
         maps = self.rpn(pyramid)
         logits, deltas = rpn.flatten(*maps)
         shapes, strides = [x.shape[-2:] for x in pyramid.values()], [2**level for level in pyramid]
@@ -311,11 +311,11 @@ class MaskRCNN(nn.Module):
             # The shared stage has already run on these RoIs, in the box branch (SPEC §14).
             x = x.unflatten(0, samples.labels.shape)[:, :slots].flatten(0, 1)
         logits = at_least_float32(self.mask_head(x, image_index >= 0))
-        masks = mask_head.targets(
+        mask_targets = mask_head.targets(
             batch, image_index, matched, rois, config.mask_head, logits.shape[-1], self.backend
         )
-        keep(record, mask_features=x, mask_logits=logits, mask_targets=masks)
-        mask = mask_head.loss(logits, labels.flatten(), masks, config)
+        keep(record, mask_features=x, mask_logits=logits, mask_targets=mask_targets)
+        mask = mask_head.loss(logits, labels.flatten(), mask_targets, config)
         return {"class": classification, "box": box, "mask": mask}
 
     @property
@@ -324,7 +324,7 @@ class MaskRCNN(nn.Module):
         return self.rpn.logits.weight
 
     def _stack(self, rows, width=None):
-        """Stack rows to [N, width] on the model's device; infinity fills up, and is never sampled."""
+        """Stack rows to [N, width] on the model's device, filled up with infinity."""
         rows = [torch.as_tensor(row, device=self.weight.device) for row in rows]
         width = len(rows[0]) if width is None else width
         return torch.stack(

@@ -273,7 +273,7 @@ def objectness(
     config: Config,
     record: Stages | None = None,
 ) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
-    """Compute logits [N, T] and deltas [N, T, 4] of all anchors, and the anchors of each level."""
+    """Compute logits [N, T] and deltas [N, T, 4] of all anchors, and each level's anchors."""
     logits, deltas = rpn.head(parameters, pyramid, config.rpn)
     shapes, strides = [x.shape[2:] for x in pyramid.values()], [2**level for level in pyramid]
     grid = anchors.grid(shapes, image_shape, config.anchors, strides=strides)
@@ -325,10 +325,10 @@ def head_losses(
         # The shared stage has already run on these RoIs, in the box branch (SPEC §14).
         x = x[objects]
     logits = mask_head.forward(parameters, x, config, statistics)
-    masks = mask_head.targets(targets, samples, config.mask_head, logits.shape[-1])
-    masks = masks.astype(logits.dtype)
-    keep(record, mask_features=x, mask_logits=logits, mask_targets=masks)
-    mask = mask_head.loss(logits, labels[objects], masks, config)
+    mask_targets = mask_head.targets(targets, samples, config.mask_head, logits.shape[-1])
+    mask_targets = mask_targets.astype(logits.dtype)
+    keep(record, mask_features=x, mask_logits=logits, mask_targets=mask_targets)
+    mask = mask_head.loss(logits, labels[objects], mask_targets, config)
     return {"class": classification, "box": box, "mask": mask}
 
 
