@@ -3,19 +3,7 @@
 import torch
 from torch import Tensor
 
-STAGES = (  # of a record, in the order of computation
-    *("images", "C1", "C2", "C3", "C4", "C5", "P2", "P3", "P4", "P5", "P6"),
-    *(
-        "rpn_logits",
-        "rpn_deltas",
-        "proposals",
-        "box_features",
-        "class_logits",
-        "box_deltas",
-        "mask_features",
-        "mask_logits",
-    ),
-)
+from accelerated.structures import Stages
 
 
 class NotFiniteError(RuntimeError):
@@ -30,12 +18,9 @@ def first_failure(model, losses_of, batch) -> str:
     for name, parameter in model.named_parameters():
         if not _finite(parameter):
             return f"weight {name}"
-    record = {}
+    record = Stages()
     losses = losses_of(record)
-    for stage, value in {
-        "images": batch.images,
-        **{name: record[name] for name in STAGES if name in record},
-    }.items():
+    for stage, value in ({"images": batch.images} | record.computed()).items():
         if not _finite(value):
             return stage
     for name, loss in losses.items():

@@ -11,8 +11,10 @@ import torch
 
 from accelerated import backend as backends
 from accelerated import interop, rpn
+from accelerated.structures import Stages
 from reference import mask_rcnn as oracle
 from reference import rpn as oracle_rpn
+from reference import structures as oracle_structures
 
 BACKENDS = ("torch", "triton")
 TOLERANCE = {"float64": 1e-9, "float32": 1e-4}  # of max|a - r| / max|r|, with r from NumPy
@@ -100,7 +102,7 @@ def compare(model, image, *, dtype="float64", proposals=None) -> Report:
     proposals  at most so many proposals and detections, all three alike (interpreted kernels take half a second for each); None: all
     A backend that cannot run here is left out, with its reason in the report. ValueError for another dtype.
     """
-    model, record = converted(model, dtype).eval(), {}
+    model, record = converted(model, dtype).eval(), oracle_structures.Stages()
     if proposals is not None:
         model.config = _limited(model.config, proposals)
     expected = _reference_stages(
@@ -108,7 +110,7 @@ def compare(model, image, *, dtype="float64", proposals=None) -> Report:
     )
     found, skipped = {}, unavailable(model)
     for name in (name for name in BACKENDS if name not in skipped):
-        model.backend, record = name, {}
+        model.backend, record = name, Stages()
         with torch.backends.cudnn.flags(allow_tf32=False):
             detections = model.detect([image], record=record)[0]
         found[name] = _accelerated_stages(record, detections)
@@ -186,38 +188,42 @@ def _limited(config, count):
 
 def _reference_stages(record, detections):
     """{stage: array} of one image, from what the reference recorded."""
-    stages = {name: record[name] for name in _feature_names(record)}
+    stages = {name: getattr(record, name) for name in _feature_names(record)}
     stages["rpn_logits"], stages["rpn_deltas"] = oracle_rpn.flatten(
-        record["rpn_logits"], record["rpn_deltas"]
+        record.rpn_logits, record.rpn_deltas
     )
-    stages["anchors"] = np.concatenate(record["anchors"])
-    stages |= {"proposals": record["proposals"][0], "proposal_scores": record["proposal_scores"][0]}
+    stages["anchors"] = np.concatenate(record.anchors)
+    stages |= {"proposals": record.proposals[0], "proposal_scores": record.proposal_scores[0]}
     stages |= {
-        name: record[name]
+        name: getattr(record, name)
         for name in ("box_features", "class_logits", "box_deltas", *MASKS)
-        if name in record
+        if name in record.computed()
     }
     return stages | _final(detections)
 
 
 def _accelerated_stages(record, detections):
     """The same from the accelerated record: flattened, and without the padding."""
-    stages = {name: record[name] for name in _feature_names(record)}
-    stages["rpn_logits"], stages["rpn_deltas"] = rpn.flatten(
-        record["rpn_logits"], record["rpn_deltas"]
-    )
-    stages["anchors"] = torch.cat(record["anchors"])
-    valid, found = record["proposal_valid"][0], record["detections"][3][0]
-    stages |= {name: record[name][0][valid] for name in ("proposals", "proposal_scores")}
-    stages |= {name: record[name][valid] for name in ("box_features", "class_logits", "box_deltas")}
-    stages |= {name: record[name][found] for name in MASKS if name in record}
+    stages = {name: getattr(record, name) for name in _feature_names(record)}
+    stages["rpn_logits"], stages["rpn_deltas"] = rpn.flatten(record.rpn_logits, record.rpn_deltas)
+    stages["anchors"] = torch.cat(record.anchors)
+    valid, found = record.proposal_valid[0], record.detections.valid[0]
+    stages |= {name: getattr(record, name)[0][valid] for name in ("proposals", "proposal_scores")}
+    stages |= {
+        name: getattr(record, name)[valid]
+        for name in ("box_features", "class_logits", "box_deltas")
+    }
+    stages |= {name: getattr(record, name)[found] for name in MASKS if name in record.computed()}
     return {
         name: value.detach().cpu().numpy() for name, value in (stages | _final(detections)).items()
     }
 
 
 def _feature_names(record):
-    return ["images", *sorted(name for name in record if name[0] in "CP" and name[1:].isdigit())]
+    return [
+        "images",
+        *sorted(name for name in record.computed() if name[0] in "CP" and name[1:].isdigit()),
+    ]
 
 
 def _final(detections):

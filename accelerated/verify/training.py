@@ -27,6 +27,7 @@ from accelerated.verify.detection import (
 )
 from reference import mask_rcnn as oracle
 from reference import optimizer as oracle_optimizer
+from reference import parameters as reference_parameters
 from reference import train as oracle_train
 from reference.structures import Target
 
@@ -176,7 +177,7 @@ def train(
     """
     generator = np.random.default_rng(seed)
     reference = oracle.MaskRCNN(
-        config, oracle.initial_parameters(config, generator, np.dtype(dtype))
+        config, reference_parameters.initial_parameters(config, generator, np.dtype(dtype))
     )
     model = MaskRCNN(config).to(device, getattr(torch, dtype)).train()
     model.load_state_dict(
