@@ -8,7 +8,7 @@ from support.golden_runs import IMAGES, check, unpacked
 from accelerated.verify.equality import GOLDEN_MODEL, assert_close, assert_equal
 from reference import pooler
 from reference.mask_rcnn import MaskRCNN, join
-from reference.structures import Stages
+from reference.structures import NetworkDetections, Stages
 
 
 def check_maps(record, z, backbone, pyramid):
@@ -150,9 +150,8 @@ def test_detectron2_detect(detectron2):
         wanted = z[
             f"in.out_hw.{i}"
         ]  # the second image's detections are wanted in an image of another size
-        found = reference.finish(
-            boxes, scores, labels, probabilities, run.images[i].shape[:2], wanted
-        )
+        image = NetworkDetections(boxes, scores, labels, probabilities)
+        found = reference.unpad(image, run.images[i].shape[:2], wanted)
         check(found.boxes, z, f"eval.out.boxes.{i}")
         check(found.scores, z, f"eval.out.scores.{i}")
         assert_equal(found.labels - 1, z[f"eval.out.classes.{i}"])

@@ -163,4 +163,4 @@ def test_ground_truths_have_their_priorities_behind_all_proposal_slots(rng):
     for priority, chosen in ((0.0, 1), (2.0, 0)):
         row = np.ones(slots + 1)
         row[slots] = priority
-        assert model.sample((box, np.ones(1)), box, target, row).indices.tolist() == [chosen]
+        assert model.sample(box, target, box, row).indices.tolist() == [chosen]

@@ -98,8 +98,9 @@ def test_it_trains_where_there_is_no_torch():
         sys.modules["torch"] = sys.modules["triton"] = None
         import numpy as np
         from reference import config, mask_rcnn, train
+        from reference.parameters import initial_parameters
         tiny = config.preset("tiny")
-        model = mask_rcnn.MaskRCNN(tiny, reference_parameters.initial_parameters(tiny, np.random.default_rng(0)))
+        model = mask_rcnn.MaskRCNN(tiny, initial_parameters(tiny, np.random.default_rng(0)))
         batches = train.shape_batches(0, 1, height=64, width=64)
         (taken,) = train.train(model, batches, iterations=1, generator=np.random.default_rng(0))
         assert len(taken.losses) == 5 and taken.norm > 0

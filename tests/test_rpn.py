@@ -44,7 +44,7 @@ def test_head_twins(rng, name):
         level: rng.standard_normal((2, channels, *shape))
         for level, shape in enumerate(shapes, start=2)
     }
-    expected = rpn.head(narrow.parameters(model), features, config)
+    expected = rpn.head(narrow.parameters(model), features, config.rpn)
     actual = model.rpn({level: torch.from_numpy(x) for level, x in features.items()})
     for what, a, e in zip(("logits", "deltas"), actual, expected, strict=True):
         for ours, theirs in zip(a, e, strict=True):
@@ -118,7 +118,7 @@ def test_proposals_fewer_than_slots():
         torch.zeros(1, total, 4),
         [g.float() for g in grid],
         torch.tensor([[32, 44]]),
-        config,
+        config.rpn,
         training=False,
     )
     assert found.shape == (1, 5000, 4)
@@ -137,7 +137,7 @@ def test_proposals_ties_take_the_first_anchor():
         torch.zeros(1, total, 4, dtype=torch.float64),
         grid,
         torch.tensor([[1000, 1000]]),
-        config,
+        config.rpn,
         training=False,
     )
     assert valid.all()
@@ -158,7 +158,7 @@ def test_no_suppression_between_levels():
         torch.zeros(1, total, 4, dtype=torch.float64),
         grid,
         torch.tensor([[32, 44]]),
-        config,
+        config.rpn,
         training=False,
     )
     assert_equal(found[0, 0], found[0, 1])

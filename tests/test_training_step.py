@@ -405,7 +405,8 @@ def test_finite_differences(rng, monkeypatch):
     _, oracle = narrow.twins(config)
     step, record = draw(rng, config), structures.Stages()
     oracle.losses(*step, record)
-    proposals = list(zip(record.proposals, record.proposal_scores, strict=True))
+    pairs = zip(record.proposals, record.proposal_scores, strict=True)
+    proposals = [rpn.Proposals(*pair) for pair in pairs]
     monkeypatch.setattr(rpn, "proposals", lambda *arguments, **keywords: proposals)
     names = reference_parameters.trained_parameters(config)
 

@@ -93,9 +93,10 @@ def test_statistics_of_batch_norms_are_new_too(batch, in_torch):
 def test_a_wrong_gradient_is_named(batch, in_torch, monkeypatch):
     exact = oracle.MaskRCNN.gradients
 
-    def spoilt(self, *arguments):
-        losses, gradients = exact(self, *arguments)
-        return losses, gradients | {"rpn.conv1.weight": gradients["rpn.conv1.weight"] * (1 + 1e-6)}
+    def spoilt(self, *arguments, **keywords):
+        result = exact(self, *arguments, **keywords)
+        wrong = {"rpn.conv1.weight": result.gradients["rpn.conv1.weight"] * (1 + 1e-6)}
+        return result._replace(gradients=result.gradients | wrong)
 
     monkeypatch.setattr(oracle.MaskRCNN, "gradients", spoilt)
     report = training.compare(model(kind="sgd", learning_rate=0.1), *batch)
