@@ -196,7 +196,10 @@ def legend(text):
     paragraphs = (" ".join(part.split()) for part in text.split("\n\n"))
     lines = [part.removeprefix("Legend: ") for part in paragraphs if part.startswith("Legend: ")]
     entries = re.findall(r"(?:^|, |and )([A-Z]) ((?:(?!, [A-Z] | and [A-Z] ).)*)", " ".join(lines))
-    return {letter: set(re.findall(r"[A-Za-z-]{3,}", meaning)) for letter, meaning in entries}
+    return {
+        letter: {word.rstrip("s") for word in re.findall(r"[A-Za-z]{3,}", meaning)}
+        for letter, meaning in entries
+    }
 
 
 @pytest.mark.parametrize("name", TWINS)
