@@ -188,7 +188,7 @@ def _peer_pooling(name, rois, image_index, dtype):
     if name == "pyramid_roi_align":
         pool = operators.MultiScaleRoIAlign(list("2345"), 7, 2)
         rows = [rois[image_index == n] for n in (0, 1)]
-        return lambda features: pool_levels(
+        return lambda features: pool(
             dict(zip("2345", features, strict=True)), rows, [(800, 1344)] * 2
         )
     five = torch.cat([image_index[:, None].to(dtype), rois.to(dtype)], 1)
