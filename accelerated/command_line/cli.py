@@ -272,8 +272,7 @@ def verify(
     device = arguments.prepare(device, "auto", interpret=True)
     from accelerated.command_line import report
     from accelerated.data import images
-    from accelerated.verify import detection as verification
-    from accelerated.verify import training
+    from accelerated.verify import detection, training
 
     console = report.console()
     model, known = arguments.load(checkpoint, device)
@@ -285,7 +284,7 @@ def verify(
         )
     if not train:
         results = (
-            verification.compare(model, image, dtype=dtype, proposals=proposals) for image in arrays
+            detection.compare(model, image, dtype=dtype, proposals=proposals) for image in arrays
         )
     else:
         if data:

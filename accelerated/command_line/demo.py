@@ -12,7 +12,7 @@ from accelerated.command_line.arguments import INTERPRETED
 from accelerated.data import synthetic
 from accelerated.drawing import curves, detections
 from accelerated.engine import train as training
-from accelerated.verify import detection as verify
+from accelerated.verify import detection, equality
 from accelerated.verify import training as verify_training
 from reference import config as configuration
 
@@ -50,7 +50,7 @@ def train(output, iterations, batch_size, workers, device, seed) -> bool | None:
         for image in shown
     ]
     detections.save(detections.sheet(pictures, 4), output / "predictions.png")
-    checked = verify.compare(
+    checked = detection.compare(
         model, shown[0], proposals=INTERPRETED if device.type == "cpu" else None
     )
     report.print_verification(console, checked)
@@ -80,7 +80,7 @@ def train_in_numpy(output, iterations, batch_size, device, seed) -> bool:
     curves.loss_comparison(pairs, output / "loss.png")
     console.print(report.training(pairs))
     worst = max(pairs, key=lambda pair: pair.difference)
-    passed = worst.difference <= verify.TOLERANCE["float64"]
+    passed = worst.difference <= equality.MODEL["float64"]
     console.print(
         f"The five losses {'agree' if passed else 'differ'}: {worst.difference:.1e} apart at most, relative, in step {worst.iteration}."
         + (

@@ -69,7 +69,8 @@ def draw(
         x1, y1, x2, y2 = boxes[index].tolist()
         if x2 >= x1 and y2 >= y1:
             pen.rectangle((x1, y1, x2, y2), outline=color(index))
-    captions = _Captions(pen, *canvas.shape[:2], len(shown))
+    height, width = canvas.shape[:2]
+    captions = _Captions(pen, height, width, len(shown))
     for index in best_first:
         score = "" if given_scores is None else f"{scores[index]:.2f}"
         name = "" if len(names) == 1 else _name(names, int(labels[index]))
