@@ -1,4 +1,4 @@
-"""Tables say what they are given: metrics without objects, classes that do not occur, every problem."""
+"""Tables of metrics without objects, of classes that do not occur, of every problem."""
 
 import io
 from types import SimpleNamespace
@@ -82,7 +82,7 @@ def test_data_set():
 
 
 def test_verification():
-    """Stages with absolute differences; parameters with a number for each side, their long names in full; a backend that did not run."""
+    """Stages have absolute differences, parameters a number for each side and long names."""
     differences = {"torch": difference(np.array([1.0, 2.5]), np.array([1.0, 2.0]))}
     parameter = Row(
         "backbone.layer4.0.downsample.0.weight",

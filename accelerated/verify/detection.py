@@ -13,17 +13,17 @@ import torch
 from accelerated import backend as backends
 from accelerated import interop, rpn
 from accelerated.mask_rcnn import MaskRCNN
+from accelerated.structures import Stages
 from accelerated.verify.equality import MODEL, difference
 from accelerated.verify.report import Report, Row
 from reference import mask_rcnn as oracle
 from reference import rpn as oracle_rpn
+from reference.structures import Stages as OracleStages
 
 BACKENDS = ("torch", "triton")
 DTYPES = ("float64", "float32")
 # Discrete results, which must be exactly equal.
 EXACT = ("labels", "masks")
-# Recorded if there is a mask branch.
-MASKS = ("mask_features", "mask_logits")
 
 
 def compare(
@@ -41,14 +41,14 @@ def compare(
     A backend that cannot run here is skipped, with the reason in the report.
     Raises ValueError for another dtype.
     """
-    model, record = converted(model, dtype).eval(), {}
+    model, record = converted(model, dtype).eval(), OracleStages()
     if proposals is not None:
         model.config = _limited(model.config, proposals)
     detections = reference_model(model, dtype).detect([image], record=record)[0]
     expected = _reference_stages(record, detections)
     stages, skipped = {}, unavailable(model)
     for backend in [name for name in BACKENDS if name not in skipped]:
-        model.backend, record = backend, {}
+        model.backend, record = backend, Stages()
         with torch.backends.cudnn.flags(allow_tf32=False):
             detections = model.detect([image], record=record)[0]
         stages[backend] = _accelerated_stages(record, detections)
@@ -88,7 +88,7 @@ def comparison(model: MaskRCNN, names: Iterable[str]) -> str:
 
 def reference_model(model: MaskRCNN, dtype: str = "float64") -> oracle.MaskRCNN:
     """Make a reference model with the weights of the accelerated `model`."""
-    return oracle.MaskRCNN(model.config, interop.parameters(model, np.dtype(dtype)))
+    return oracle.MaskRCNN(model.config, interop.parameters(model, getattr(np, dtype)))
 
 
 def _limited(config, count):
@@ -99,41 +99,44 @@ def _limited(config, count):
 
 
 def _reference_stages(record, detections):
-    """{stage: array} of one image, from what the reference recorded."""
-    stages = {name: record[name] for name in _feature_names(record)}
-    stages["rpn_logits"], stages["rpn_deltas"] = oracle_rpn.flatten(
-        record["rpn_logits"], record["rpn_deltas"]
-    )
-    stages["anchors"] = np.concatenate(record["anchors"])
-    stages |= {"proposals": record["proposals"][0], "proposal_scores": record["proposal_scores"][0]}
-    stages |= {
-        name: record[name]
-        for name in ("box_features", "class_logits", "box_deltas", *MASKS)
-        if name in record
+    """Return {stage: array} of one image, from the reference's Stages and Detections."""
+    logits, deltas = oracle_rpn.flatten(record.rpn_logits, record.rpn_deltas)
+    stages = record.computed() | {
+        "rpn_logits": logits,
+        "rpn_deltas": deltas,
+        "anchors": np.concatenate(record.anchors),
+        "proposals": record.proposals[0],
+        "proposal_scores": record.proposal_scores[0],
     }
-    return stages | _final(detections)
+    return _compared(stages, detections)
 
 
 def _accelerated_stages(record, detections):
-    """The same from the accelerated record: flattened, and without the padding."""
-    stages = {name: record[name] for name in _feature_names(record)}
-    stages["rpn_logits"], stages["rpn_deltas"] = rpn.flatten(
-        record["rpn_logits"], record["rpn_deltas"]
-    )
-    stages["anchors"] = torch.cat(record["anchors"])
-    valid, found = record["proposal_valid"][0], record["detections"][3][0]
-    stages |= {name: record[name][0][valid] for name in ("proposals", "proposal_scores")}
-    stages |= {name: record[name][valid] for name in ("box_features", "class_logits", "box_deltas")}
-    stages |= {name: record[name][found] for name in MASKS if name in record}
-    return {
-        name: value.detach().cpu().numpy() for name, value in (stages | _final(detections)).items()
+    """Return {stage: array} of one image like `_reference_stages`, without the empty slots."""
+    logits, deltas = rpn.flatten(record.rpn_logits, record.rpn_deltas)
+    proposal, detection = record.proposal_valid[0], record.detections.valid[0]
+    stages = record.computed() | {
+        "rpn_logits": logits,
+        "rpn_deltas": deltas,
+        "anchors": torch.cat(record.anchors),
+        "proposals": record.proposals[0][proposal],
+        "proposal_scores": record.proposal_scores[0][proposal],
+        "box_features": record.box_features[proposal],
+        "class_logits": record.class_logits[proposal],
+        "box_deltas": record.box_deltas[proposal],
     }
+    if record.mask_logits is not None:
+        stages["mask_features"] = record.mask_features[detection]
+        stages["mask_logits"] = record.mask_logits[detection]
+    compared = _compared(stages, detections)
+    return {name: value.numpy(force=True) for name, value in compared.items()}
 
 
-def _feature_names(record):
-    return ["images", *sorted(name for name in record if name[0] in "CP" and name[1:].isdigit())]
-
-
-def _final(detections):
-    values = {name: getattr(detections, name) for name in ("boxes", "scores", "labels", "masks")}
-    return {name: value for name, value in values.items() if value is not None}
+def _compared(stages, detections):
+    """Replace the network's padded detections by the final ones."""
+    skipped = ("proposal_valid", "detections", "mask_probabilities")
+    stages = {name: value for name, value in stages.items() if name not in skipped}
+    stages |= {"boxes": detections.boxes, "scores": detections.scores, "labels": detections.labels}
+    if detections.masks is not None:
+        stages["masks"] = detections.masks
+    return stages

@@ -28,6 +28,7 @@ from accelerated.verify.equality import MODEL, difference
 from accelerated.verify.report import Report, Row
 from reference import mask_rcnn as oracle
 from reference import optimizer as oracle_optimizer
+from reference import parameters as oracle_parameters
 from reference import train as oracle_train
 from reference.config import Config
 from reference.structures import Target as OracleTarget
@@ -67,7 +68,7 @@ def compare(
     if rois is not None:
         model.config = _limited(model.config, rois)
     images, targets = list(images), [_arrays(target) for target in targets]
-    optimizer, before = model.config.optimizer, interop.parameters(model, np.dtype(dtype))
+    optimizer, before = model.config.optimizer, interop.parameters(model, getattr(np, dtype))
     rate = optimizer.learning_rate * len(images) / optimizer.batch_size
     reference, generator = reference_model(model, dtype), np.random.default_rng(seed)
     expected = oracle_train.step(
@@ -84,7 +85,7 @@ def compare(
         fused = torch_optimizer.build(subject, optimizer)
         losses, gradients = step(subject, fused, images, targets, rate, expected.priorities, update)
         _check_trained(backend, gradients, expected.gradients)
-        parameters = interop.parameters(subject, np.dtype(dtype))
+        parameters = interop.parameters(subject, getattr(np, dtype))
         steps[backend] = _Step(losses, gradients, parameters)
 
     def rows(field: str, names: Iterable[str], relative_to: Arrays | None = None) -> list[Row]:
@@ -205,7 +206,7 @@ def train(
     """
     generator = np.random.default_rng(seed)
     reference = oracle.MaskRCNN(
-        config, oracle.initial_parameters(config, generator, np.dtype(dtype))
+        config, oracle_parameters.initial_parameters(config, generator, getattr(np, dtype))
     )
     model = MaskRCNN(config).to(device, getattr(torch, dtype)).train()
     model.load_state_dict(
