@@ -124,22 +124,27 @@ def train(
         if missing:
             log.write(start, weights=str(weights), not_in_weights=missing)
         run = Run(model, optimizer, settings, folder, dataset, evaluation, log, start, workers)
-        batches = run.batches(start)
-        is_last = start == iterations
-        while not is_last:
-            batch, waited = run.load(batches)
-            run.step(batch, waited)
-            is_last = run.iteration == iterations or interrupted.is_set()
-            save = is_last or run.is_due(checkpoint_every)
-            if save or run.is_due(log_every) or run.is_due(evaluate_every):
-                run.check_and_log()
-            if save:
-                run.save_checkpoint(keep)
-            if run.is_due(evaluate_every) and not is_last:
-                run.evaluate()
+        _loop(run, interrupted, checkpoint_every, log_every, evaluate_every, keep)
         if run.iteration == iterations:
             run.evaluate()
     return Result(model, run.iteration, run.iteration < iterations, run.metrics)
+
+
+def _loop(run, interrupted, checkpoint_every, log_every, evaluate_every, keep):
+    """Train until the last iteration or an interruption, and end with a checkpoint."""
+    batches, iterations = run.batches(run.iteration), run.settings.iterations
+    is_last = run.iteration == iterations
+    while not is_last:
+        batch, waited = run.load(batches)
+        run.step(batch, waited)
+        is_last = run.iteration == iterations or interrupted.is_set()
+        save = is_last or run.is_due(checkpoint_every)
+        if save or run.is_due(log_every) or run.is_due(evaluate_every):
+            run.check_and_log()
+        if save:
+            run.save_checkpoint(keep)
+        if run.is_due(evaluate_every) and not is_last:
+            run.evaluate()
 
 
 class Run:
