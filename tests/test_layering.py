@@ -46,6 +46,7 @@ PRIMITIVES = {
     "config",
     "presets",
     "shapes",
+    "typed",
 }  # no twin needed
 
 
