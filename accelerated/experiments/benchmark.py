@@ -27,6 +27,7 @@ import torch
 from accelerated import nms, optimizer, roi_align, roi_pool
 from accelerated.experiments.timing import in_a_process, memory_mb, quantiles
 from accelerated.mask_rcnn import MaskRCNN
+from accelerated.pooler import pool as pool_levels
 from accelerated.structures import Batch, Target
 from accelerated.verify import equality
 from reference.config import preset
