@@ -38,7 +38,9 @@ def test_twins(rng, kind, norm, background, training):
     model = narrow.model(config).train(training)
     pooled = rng.standard_normal((9, config.fpn.channels, 7, 7))
     valid = np.array([1, 1, 0, 1, 0, 1, 1, 1, 0], bool)
-    expected = box_head.forward(narrow.parameters(model), pooled[valid], config, training)
+    expected = box_head.forward(
+        narrow.parameters(model), pooled[valid], config, {} if training else None
+    )
     actual = model.box_head(torch.from_numpy(pooled), torch.from_numpy(valid))
     assert actual[0].shape == (9, config.num_classes + 1) and actual[1].shape == (
         9,

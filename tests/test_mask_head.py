@@ -26,7 +26,9 @@ def test_twins(rng, convs, norm, background, training):
     model = narrow.model(config).train(training)
     pooled = rng.standard_normal((6, config.fpn.channels, 14, 14))
     valid = np.array([1, 0, 1, 1, 0, 1], bool)
-    expected = mask_head.forward(narrow.parameters(model), pooled[valid], config, training)
+    expected = mask_head.forward(
+        narrow.parameters(model), pooled[valid], config, {} if training else None
+    )
     actual = model.mask_head(torch.from_numpy(pooled), torch.from_numpy(valid))
     assert actual.shape == (6, config.num_classes + (background == "first"), 28, 28)
     assert_close(actual[torch.from_numpy(valid)], expected, MODEL["float64"])

@@ -36,7 +36,7 @@ Images = Annotated[Path, typer.Option(help="Folder with the images that --data n
 Val = Annotated[Path | None, typer.Option(help="Annotation file of the evaluation data.")]
 ValImages = Annotated[
     Path | None,
-    typer.Option(help="Folder with the images that --val names.", show_default="--images"),
+    typer.Option(help="Folder with the images that --val names (default: --images)."),
 ]
 Preset = Annotated[str, typer.Option(help=f"Base configuration: {', '.join(PRESETS)}.")]
 Changes = Annotated[
@@ -46,7 +46,6 @@ Changes = Annotated[
         help="Change one configuration field, for example optimizer.learning_rate=0.01."
         " May be repeated.",
         metavar="FIELD=VALUE",
-        show_default=False,
     ),
 ]
 Output = Annotated[Path, typer.Option(help="Output folder.")]
@@ -59,7 +58,7 @@ Backend = Annotated[
 ]
 BatchSize = Annotated[
     int | None,
-    typer.Option(help="Images per step.", min=1, show_default="from the configuration"),
+    typer.Option(help="Images per step (default: from the configuration).", min=1),
 ]
 Workers = Annotated[
     int, typer.Option(help="Data loading processes (0: load in the main process).", min=0)

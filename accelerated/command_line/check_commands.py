@@ -23,7 +23,7 @@ def inspect_data(
     from accelerated.command_line import report
     from accelerated.data import lint
     from accelerated.data.summary import summary
-    from accelerated.drawing import visualize
+    from accelerated.drawing import detections
 
     console = report.console()
     result = lint.check(data, images)
@@ -34,7 +34,7 @@ def inspect_data(
         for table in report.dataset(summary(dataset)):
             console.print(table)
         if output is not None and len(dataset):
-            visualize.save(visualize.sample(dataset, samples, seed), output)
+            detections.save(detections.sample(dataset, samples, seed), output)
             console.print(f"Sample: {output}.")
     blocking = len(result.blocking)
     if blocking:
@@ -78,10 +78,10 @@ def verify_model(
     proposals: Annotated[
         int | None,
         typer.Option(
-            help="Maximum number of proposals per image; with --train also of sampled RoIs.",
+            help="Maximum number of proposals per image; with --train also of sampled RoIs"
+            " (default: no limit; on a CPU, where Triton is interpreted,"
+            f" {arguments.INTERPRETED}, with --train {arguments.INTERPRETED_TRAINING}).",
             min=1,
-            show_default=f"no limit on a GPU; on a CPU, where Triton is interpreted,"
-            f" {arguments.INTERPRETED}, with --train {arguments.INTERPRETED_TRAINING}",
         ),
     ] = None,
     device: Device = "auto",

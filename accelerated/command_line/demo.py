@@ -13,9 +13,9 @@ from rich.progress import track
 from accelerated.command_line import report
 from accelerated.command_line.arguments import INTERPRETED
 from accelerated.data import synthetic
-from accelerated.drawing import visualize
+from accelerated.drawing import curves, detections
 from accelerated.engine.train import train
-from accelerated.verify import detection, training
+from accelerated.verify import detection, equality, training
 from reference import config as configuration
 
 
@@ -56,14 +56,14 @@ def train_on_shapes(
         return None
     assert result.metrics is not None, "evaluated at the end"
     console.print(report.metrics(result.metrics))
-    visualize.loss_curve(output / "log.jsonl", output / "loss.png")
+    curves.loss_curve(output / "log.jsonl", output / "loss.png")
     model = result.model.eval()
     images = [val_data[index].image for index in range(min(12, len(val_data)))]
     drawings = [
-        visualize.draw(image, model.detect([image])[0], val_data.class_names, scale=2)
+        detections.draw(image, model.detect([image])[0], val_data.class_names, scale=2)
         for image in images
     ]
-    visualize.save(visualize.sheet(drawings, 4), output / "predictions.png")
+    detections.save(detections.sheet(drawings, 4), output / "predictions.png")
     limit = INTERPRETED if device.type == "cpu" else None
     comparison = detection.compare(model, images[0], proposals=limit)
     report.print_verification(console, comparison)
@@ -98,10 +98,10 @@ def train_in_numpy(
     pairs = list(track(steps, total=iterations, transient=True, disable=not sys.stdout.isatty()))
     output.mkdir(parents=True)
     (output / "log.jsonl").write_text("".join(json.dumps(vars(pair)) + "\n" for pair in pairs))
-    visualize.loss_comparison(pairs, output / "loss.png")
+    curves.loss_comparison(pairs, output / "loss.png")
     console.print(report.training(pairs))
     worst = max(pairs, key=lambda pair: pair.difference)
-    passed = worst.difference <= detection.TOLERANCE["float64"]
+    passed = worst.difference <= equality.MODEL["float64"]
     console.print(
         f"The five losses {'agree' if passed else 'differ'}: the largest relative difference is"
         f" {worst.difference:.1e}, in step {worst.iteration}."

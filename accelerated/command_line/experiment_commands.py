@@ -35,7 +35,7 @@ def run_demo(
     ] = False,
     iterations: Annotated[
         int | None,
-        typer.Option(help="Training steps.", min=1, show_default="1200; with --numpy 100"),
+        typer.Option(help="Training steps (default: 1200, with --numpy 100).", min=1),
     ] = None,
     batch_size: BatchSize = None,
     workers: Workers = 0,
@@ -67,15 +67,14 @@ def run_ablation(
         bool | None,
         typer.Option(
             "--reduced/--full",
-            help="Narrow networks and small images, or the paper's depths.",
-            show_default="--reduced on a CPU, --full on a GPU",
+            help="Narrow networks and small images, or the paper's depths (default: --reduced on a"
+            " CPU, --full on a GPU).",
         ),
     ] = None,
     data: Annotated[
         Path | None,
         typer.Option(
-            help="Annotation file of the training data in COCO format (JSON).",
-            show_default="synthetic shapes",
+            help="Annotation file of the training data in COCO format (default: synthetic shapes)."
         ),
     ] = None,
     images: Annotated[
@@ -86,34 +85,31 @@ def run_ablation(
     seeds: Annotated[
         int | None,
         typer.Option(
-            help="Runs per configuration, with seeds 0, 1, ...",
+            help="Runs per configuration, with seeds 0, 1, ... (default: 2 with --reduced, 3 with"
+            " --full).",
             min=1,
-            show_default="2 with --reduced, 3 with --full",
         ),
     ] = None,
     iterations: Annotated[
         int | None,
         typer.Option(
-            help="Training steps per run.",
+            help="Training steps per run (default: 600 with --reduced, 300 with --full).",
             min=1,
-            show_default="600 with --reduced, 300 with --full",
         ),
     ] = None,
     changes: Changes = None,
     jobs: Annotated[
         int | None,
         typer.Option(
-            help="Runs at a time, each in its own process.",
+            help="Runs at a time, each in its own process (default: number of cores, at most 4).",
             min=1,
-            show_default="number of cores, at most 4",
         ),
     ] = None,
     workers: Annotated[
         int | None,
         typer.Option(
-            help="Data loading processes per run.",
+            help="Data loading processes per run (default: 0 with --reduced, 3 with --full).",
             min=0,
-            show_default="0 with --reduced, 3 with --full",
         ),
     ] = None,
     device: Device = "auto",
@@ -187,9 +183,7 @@ def run_benchmark(
     seconds: Annotated[float, typer.Option(help="Seconds per measurement.", min=0)] = 0.5,
     only: Annotated[
         str,
-        typer.Option(
-            help="Measure only operators whose name contains this text.", show_default="all"
-        ),
+        typer.Option(help="Measure only operators whose name contains this text (default: all)."),
     ] = "",
     model: Annotated[
         bool,

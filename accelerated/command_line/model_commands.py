@@ -47,8 +47,7 @@ def train_model(
         Path | None,
         typer.Option(
             help="Initial weights: a run or checkpoint, or a torchvision, detectron2,"
-            " maskrcnn-benchmark or Caffe2 file of a detector or a backbone.",
-            show_default="random",
+            " maskrcnn-benchmark or Caffe2 file of a detector or a backbone (default: random)."
         ),
     ] = None,
     batch_size: BatchSize = None,
@@ -70,7 +69,7 @@ def train_model(
         config = reference.config.override(config, change)
     torch_device = arguments.select_device(device, backend)
     from accelerated.command_line import report
-    from accelerated.drawing import visualize
+    from accelerated.drawing import curves
     from accelerated.engine.train import train
 
     dataset = arguments.open_dataset(data, images, skip_invalid)
@@ -92,7 +91,7 @@ def train_model(
         checkpoint_every=checkpoint_every,
     )
     console = report.console()
-    visualize.loss_curve(output / "log.jsonl", output / "loss.png")
+    curves.loss_curve(output / "log.jsonl", output / "loss.png")
     if result.metrics:
         console.print(report.metrics(result.metrics))
     if result.interrupted:
@@ -190,15 +189,14 @@ def convert_checkpoint(
     preset: Annotated[
         str | None,
         typer.Option(
-            help="Preset for settings that cannot be inferred from the tensors.",
-            show_default="inferred",
+            help="Preset for settings that cannot be inferred from the tensors (default: inferred)."
         ),
     ] = None,
     format: Annotated[
         str | None,
         typer.Option(
-            help="Format of a target file: torchvision or detectron2.",
-            show_default="detectron2 if the background is the last class, else torchvision",
+            help="Format of a target file: torchvision or detectron2 (default: detectron2 if the"
+            " background is the last class, else torchvision)."
         ),
     ] = None,
 ) -> None:

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from accelerated.data.annotations import Problem
 from accelerated.experiments.ablation_results import Line, orderings
-from accelerated.verify.detection import Report, Row
+from accelerated.verify.report import Report, Row
 from accelerated.verify.training import Pair
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
@@ -87,8 +87,8 @@ def print_verification(console: Console, result: Report) -> bool:
 def training(pairs: Sequence[Pair], lines: int = 12) -> Table:
     """Show a training run of both implementations, a row every few steps.
 
-    A row has the sums of the losses in its step, and the largest difference of any loss and the mean
-    times since the row above.
+    A row has the sums of the losses in its step; the largest difference of any loss and the mean
+    times are those since the row above.
     """
     every, rows = -(-len(pairs) // lines), []
     ends = sorted({1, *range(every, len(pairs), every), len(pairs)})

@@ -1,7 +1,7 @@
-"""The ablation: train and evaluate the configurations of the paper's comparisons, several seeds each.
+"""The ablation: train and evaluate the configurations of the paper's comparisons.
 
-Each configuration is trained from scratch with the same seeds, images, steps and optimizer. Equal
-rows of two comparisons are trained once.
+Each configuration is trained from scratch, with several seeds, which are the same for all, as are
+images, steps and optimizer. Equal rows of two comparisons are trained once.
 
     OUTPUT/results/<row>-<seed>.json    configuration, schedule and metrics of a finished run
     OUTPUT/unfinished/<row>-<seed>-*/   checkpoints of an unfinished run

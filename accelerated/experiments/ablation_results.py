@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
-from accelerated.drawing import visualize
+from accelerated.drawing import curves
 from accelerated.experiments.ablate import METRICS, Run, read_result
 from accelerated.experiments.ablation_rows import Comparison, Row
 
@@ -145,4 +145,4 @@ def write(table: Sequence[Line], output: Path, iterations: int) -> None:
     for line in table:
         entry = (line.row.name, line.values["mask AP"], line.row.paper)
         groups.setdefault(line.comparison, []).append(entry)
-    visualize.comparisons(groups, Path(output) / "ablation.png", unit="mask AP, points")
+    curves.comparisons(groups, Path(output) / "ablation.png", unit="mask AP, points")

@@ -2,8 +2,8 @@
 
 Every result is first compared with that of the float64 `torch` backend; a wrong one is reported and
 not measured. Each row is a line of JSON: date, commit, device, versions, operator, backend, shape,
-dtype, layout, error, p20/p50/p80 in milliseconds, and peer_ratio = torchvision's p50 / ours (above 1:
-ours is faster). `python -m accelerated.experiments.benchmark` needs only PyTorch and NumPy.
+dtype, layout, error, p20/p50/p80 in milliseconds, and peer_ratio = torchvision's p50 / ours (above
+1: ours is faster). `python -m accelerated.experiments.benchmark` needs only PyTorch and NumPy.
 """
 
 import argparse
