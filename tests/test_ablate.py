@@ -163,6 +163,21 @@ def test_every_row_trains_on_coco_files_by_one_command_and_only_once(tmp_path, m
     )
 
 
+def test_the_command_trains_on_shapes_by_default(tmp_path, monkeypatch, capsys):
+    sizes = []
+
+    def instead(runs, output, train_data, val_data, **options):
+        sizes.append((len(runs), len(train_data), len(val_data), options["jobs"]))
+
+    monkeypatch.setattr(ablate, "ablate", instead)
+    command = ["maskrcnn", "ablate", "--output", str(tmp_path), "--jobs", "3", "--device", "cpu"]
+    monkeypatch.setattr("sys.argv", command)
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert not stop.value.code and sizes == [(24, 2000, 120, 3)]
+    assert "24 of 24 runs to do: 600 steps each, on 2000 images" in capsys.readouterr().out
+
+
 def test_a_full_row_trains(tmp_path):
     _, todo = planned(ablation_rows.FULL, rows=1)  # the C4 model with stage 5 on the RoIs
     assert todo[0].config.shared_head == "res5_unstrided" and len(run(todo, tmp_path)) == 1

@@ -131,7 +131,7 @@ def run_ablation(
         reduced = torch_device.type == "cpu"
     scale = REDUCED if reduced else FULL
     if data is None:
-        train_data, val_data = ablate.shapes(scale)
+        train_data, val_data = ablate.shape_datasets(scale)
         description = ablate.SHAPES
     elif images is None or val is None:
         raise ValueError("--data also needs --images and --val")

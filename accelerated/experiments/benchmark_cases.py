@@ -81,10 +81,15 @@ def pooling(operator: str, dtype: torch.dtype, layout: str, device: torch.device
             return pooler.pool(levels, rois, image_index, settings, backend=backend)
         if name == "roi_pool":
             return roi_pool.roi_pool(
-                *features, rois, image_index, output_size=7, spatial_scale=0.25, backend=backend
+                features[0],
+                rois,
+                image_index,
+                output_size=7,
+                spatial_scale=0.25,
+                backend=backend,
             )
         return roi_align.roi_align(
-            *features,
+            features[0],
             rois,
             image_index,
             output_size=7,
@@ -140,8 +145,8 @@ def _peer_pooling(name, rois, image_index, dtype):
         return lambda features: peer(dict(zip("2345", features, strict=True)), rows, sizes)
     indexed_rois = torch.cat([image_index[:, None].to(dtype), rois.to(dtype)], 1)
     if name == "roi_pool":
-        return lambda features: operators.roi_pool(*features, indexed_rois, 7, 0.25)
-    return lambda features: operators.roi_align(*features, indexed_rois, 7, 0.25, 2, True)
+        return lambda features: operators.roi_pool(features[0], indexed_rois, 7, 0.25)
+    return lambda features: operators.roi_align(features[0], indexed_rois, 7, 0.25, 2, True)
 
 
 def suppression(operator: str, device: torch.device) -> Case:
@@ -238,7 +243,7 @@ def _peer_model(training, batch, dtype):
             out = model(list(batch.images.sigmoid()), targets if training else None)
         if training:
             model.zero_grad()
-            sum(out.values()).backward()
+            torch.stack(list(out.values())).sum().backward()
 
     return call
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -11,7 +12,6 @@ from accelerated import optimizer
 from accelerated.experiments.benchmark_cases import random_batch
 from accelerated.experiments.timing import in_a_process, memory_mb, quantiles
 from accelerated.mask_rcnn import MaskRCNN
-from accelerated.structures import Target
 from reference.config import preset
 
 # (operator, preset, images, height, width)
@@ -59,7 +59,7 @@ def measure(operator: str, name: str, shape: Sequence[int], backend: str, second
     batch = random_batch(config, count, height, width)
     masks = np.unpackbits(batch.masks.numpy(), axis=-1, count=width).astype(bool)
     targets = [
-        Target(boxes.numpy(), labels.numpy(), mask)
+        SimpleNamespace(boxes=boxes.numpy(), labels=labels.numpy(), masks=mask)
         for boxes, labels, mask in zip(batch.boxes, batch.labels, masks, strict=True)
     ]
     model = MaskRCNN(config).train(operator != "detect")
@@ -80,6 +80,6 @@ def measure(operator: str, name: str, shape: Sequence[int], backend: str, second
 def _training_step(model, updates, images, targets):
     losses = model.losses(images, targets)
     updates.zero_grad()
-    sum(losses.values()).backward()
+    torch.stack(list(losses.values())).sum().backward()
     settings = model.config.optimizer
     optimizer.step(updates, settings.learning_rate, settings.clip_gradient_norm)
