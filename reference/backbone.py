@@ -1,6 +1,6 @@
 """The kinds of backbone. Each is a module with
 
-forward(parameters, images, config, training=False)   images [N, 3, H, W] -> {stage: [N, C, h, w]}
+forward(parameters, images, config, statistics=None)   images [N, 3, H, W] -> {stage: [N, C, h, w]}
 channels(config), strides(config)                     {stage: number}
 frozen(config)                                        prefixes of the parameters that receive no gradient
 parameter_shapes(config)                              {parameter: shape}

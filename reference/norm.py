@@ -87,39 +87,45 @@ def group_norm_backward(grad_out, x, weight, bias, groups, eps):
     )
 
 
-def conv_norm(parameters, conv, norm, x, kind, config, training, **keywords):
-    """The convolution `conv`, then the normalisation `norm` of the given kind, both found in `parameters` by these names.
+def conv_norm(parameters, conv, norm, x, kind, config, statistics=None, **keywords):
+    """Apply the convolution `conv` and then the normalisation `norm`, named as in `parameters`.
 
-    "none": no normalisation. "frozen" always uses the stored statistics, "batch" and "sync_batch" in training those of the batch,
-    "group" none. In training the second and third move the stored statistics in `parameters` towards those of the batch, as PyTorch does.
-    A convolution has a bias only where `parameters` have one; the other keywords are those of `conv2d`.
+    kind        "none": no normalisation; "frozen": by the stored statistics; "batch" and
+                "sync_batch": in training by those of the batch, otherwise like "frozen"; "group"
+    statistics  a dict that receives the updated running statistics, {name: array};
+                None in inference, where the stored statistics are used
+    keywords    those of `conv2d`
+
+    The convolution has a bias only if `parameters` contains one.
     """
     x = conv2d(x, parameters[f"{conv}.weight"], parameters.get(f"{conv}.bias"), **keywords)
     if kind == "none":
         return x
-    weight, bias, eps = (
-        parameters[f"{norm}.weight"],
-        parameters[f"{norm}.bias"],
-        config.backbone.norm_eps,
-    )
+    weight, bias = parameters[f"{norm}.weight"], parameters[f"{norm}.bias"]
+    eps = config.backbone.norm_eps
     if kind == "group":
         return group_norm(x, weight, bias, config.norm_groups, eps)
-    if kind in ("batch", "sync_batch") and training:
-        update_running_statistics(parameters, norm, detached(x))
+    running = f"{norm}.running_mean", f"{norm}.running_var"
+    if kind in ("batch", "sync_batch") and statistics is not None:
+        before = [statistics.get(name, parameters[name]) for name in running]
+        statistics.update(zip(running, running_statistics(*before, detached(x))))
         return batch_norm(x, weight, bias, eps)
-    return frozen_batch_norm(
-        x, weight, bias, parameters[f"{norm}.running_mean"], parameters[f"{norm}.running_var"], eps
-    )
+    return frozen_batch_norm(x, weight, bias, *(parameters[name] for name in running), eps)
 
 
-def update_running_statistics(parameters, norm, x):
-    """The running mean and (unbiased) variance of `norm` become 0.9 of themselves and 0.1 of those of the batch x, if it is not empty."""
+def running_statistics(mean, var, x):
+    """Move the running mean and (unbiased) variance, each [C], a tenth of the way to those of x.
+
+    This is what PyTorch does. An empty batch changes nothing.
+    """
     if len(x) == 0:
-        return
-    mean, var = batch_statistics(x)
-    unbiased = var * _count(x) / max(_count(x) - 1, 1)
-    for name, batch in ((f"{norm}.running_mean", mean), (f"{norm}.running_var", unbiased)):
-        parameters[name] = parameters[name] * (1 - MOMENTUM) + batch * MOMENTUM
+        return mean, var
+    batch_mean, batch_var = batch_statistics(x)
+    unbiased = batch_var * _count(x) / max(_count(x) - 1, 1)
+    return (
+        mean * (1 - MOMENTUM) + batch_mean * MOMENTUM,
+        var * (1 - MOMENTUM) + unbiased * MOMENTUM,
+    )
 
 
 def parameter_shapes(conv, norm, shape, kind):

@@ -12,7 +12,7 @@ BASIC = (18, 34)  # the depths made of two 3x3 convolutions a block
 EXPANSION = 4  # a bottleneck puts out this many times its inner channels
 
 
-def forward(parameters, images, config, training=False):
+def forward(parameters, images, config, statistics=None):
     """images [N, 3, H, W] -> {2: C2 [N, C, H/4, W/4], 3: C3, .., `out_stage`}."""
     x = relu(
         conv_norm(
@@ -21,7 +21,7 @@ def forward(parameters, images, config, training=False):
             "backbone.bn1",
             images,
             config,
-            training,
+            statistics,
             stride=2,
             padding=3,
         )
@@ -29,11 +29,11 @@ def forward(parameters, images, config, training=False):
     x = max_pool2d(x, kernel=3, stride=2, padding=1)
     stages = {}
     for number in range(2, config.backbone.out_stage + 1):
-        stages[number] = x = stage(parameters, x, number, config, training)
+        stages[number] = x = stage(parameters, x, number, config, statistics)
     return stages
 
 
-def stage(parameters, x, number, config, training=False, stride=None):
+def stage(parameters, x, number, config, statistics=None, stride=None):
     """The blocks of stage `number` (2..5), which are called layer 1..4; the first of them strides, by `stride` if it is given."""
     block = basic_block if config.backbone.depth in BASIC else bottleneck
     if stride is None:
@@ -47,12 +47,12 @@ def stage(parameters, x, number, config, training=False, stride=None):
             stride if i == 0 else 1,
             dilation,
             config,
-            training,
+            statistics,
         )
     return x
 
 
-def bottleneck(parameters, name, x, stride, dilation, config, training):
+def bottleneck(parameters, name, x, stride, dilation, config, statistics):
     """1x1, 3x3, 1x1 convolutions, each normalised, plus the shortcut; `stride_in_1x1` says which of the first two strides (SPEC §13)."""
     first, second = (stride, 1) if config.backbone.stride_in_1x1 else (1, stride)
     middle = {
@@ -62,25 +62,25 @@ def bottleneck(parameters, name, x, stride, dilation, config, training):
         "groups": config.backbone.groups,
     }
     y = relu(
-        conv_norm(parameters, f"{name}.conv1", f"{name}.bn1", x, config, training, stride=first)
+        conv_norm(parameters, f"{name}.conv1", f"{name}.bn1", x, config, statistics, stride=first)
     )
-    y = relu(conv_norm(parameters, f"{name}.conv2", f"{name}.bn2", y, config, training, **middle))
-    y = conv_norm(parameters, f"{name}.conv3", f"{name}.bn3", y, config, training)
-    return relu(y + shortcut(parameters, name, x, stride, config, training))
+    y = relu(conv_norm(parameters, f"{name}.conv2", f"{name}.bn2", y, config, statistics, **middle))
+    y = conv_norm(parameters, f"{name}.conv3", f"{name}.bn3", y, config, statistics)
+    return relu(y + shortcut(parameters, name, x, stride, config, statistics))
 
 
-def basic_block(parameters, name, x, stride, dilation, config, training):
+def basic_block(parameters, name, x, stride, dilation, config, statistics):
     """Two 3x3 convolutions, each normalised, plus the shortcut."""
     first, second = (
         {"stride": stride, "padding": dilation, "dilation": dilation},
         {"padding": dilation, "dilation": dilation},
     )
-    y = relu(conv_norm(parameters, f"{name}.conv1", f"{name}.bn1", x, config, training, **first))
-    y = conv_norm(parameters, f"{name}.conv2", f"{name}.bn2", y, config, training, **second)
-    return relu(y + shortcut(parameters, name, x, stride, config, training))
+    y = relu(conv_norm(parameters, f"{name}.conv1", f"{name}.bn1", x, config, statistics, **first))
+    y = conv_norm(parameters, f"{name}.conv2", f"{name}.bn2", y, config, statistics, **second)
+    return relu(y + shortcut(parameters, name, x, stride, config, statistics))
 
 
-def shortcut(parameters, name, x, stride, config, training):
+def shortcut(parameters, name, x, stride, config, statistics):
     """x itself, or its strided 1x1 projection where the block changes the shape."""
     if f"{name}.downsample.0.weight" not in parameters:
         return x
@@ -90,14 +90,14 @@ def shortcut(parameters, name, x, stride, config, training):
         f"{name}.downsample.1",
         x,
         config,
-        training,
+        statistics,
         stride=stride,
     )
 
 
-def conv_norm(parameters, conv, bn, x, config, training, **keywords):
+def conv_norm(parameters, conv, bn, x, config, statistics, **keywords):
     return norm.conv_norm(
-        parameters, conv, bn, x, config.backbone.norm, config, training, **keywords
+        parameters, conv, bn, x, config.backbone.norm, config, statistics, **keywords
     )
 
 

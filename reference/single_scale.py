@@ -3,7 +3,7 @@
 from reference import backbone
 
 
-def forward(parameters, stages, config, training=False):
+def forward(parameters, stages, config, statistics=None):
     """{stage: map} -> {level: the map of the last stage}."""
     return {level(config): stages[config.backbone.out_stage]}
 

@@ -10,7 +10,7 @@ from reference.max_pool import max_pool2d
 CONVOLUTIONS = {1: 2, 2: 2, 3: 3, 4: 3, 5: 3}  # per block
 
 
-def forward(parameters, images, config, training=False):
+def forward(parameters, images, config, statistics=None):
     """images [N, 3, H, W] -> {1: conv1_2 [N, C, H, W], 2: conv2_2, .., `out_stage`}."""
     x, stages = images, {}
     for block in range(1, config.backbone.out_stage + 1):

@@ -200,9 +200,9 @@ def test_verify_a_training_step(run, shapes, trained, monkeypatch):
 
 
 def test_verify_fails_on_a_difference(run, shapes, trained, monkeypatch):
-    from accelerated.verify import detection as verify
+    from accelerated.verify import detection
 
-    exact = verify.interop.parameters
+    exact = detection.interop.parameters
 
     def spoilt(model, dtype):
         return {
@@ -210,8 +210,8 @@ def test_verify_fails_on_a_difference(run, shapes, trained, monkeypatch):
             for name, value in exact(model, dtype).items()
         }
 
-    monkeypatch.setattr(verify.interop, "parameters", spoilt)
-    monkeypatch.setattr(verify, "BACKENDS", ("torch",))
+    monkeypatch.setattr(detection.interop, "parameters", spoilt)
+    monkeypatch.setattr(detection, "BACKENDS", ("torch",))
     code, out, _ = run("verify", trained, shapes[1] / "000001.png", "--device", "cpu")
     assert code == 1 and "first in rpn_logits" in out
 

@@ -24,7 +24,7 @@ def test_twins(rng, norm, sides, training):
         features[level] = rng.standard_normal((2, channels, h, w))
         h, w = -(-h // 2), -(-w // 2)
     parameters = narrow.parameters(model)
-    expected = fpn.forward(parameters, features, config, training)
+    expected = fpn.forward(parameters, features, config, {} if training else None)
     actual = model.fpn({level: torch.from_numpy(x) for level, x in features.items()})
     assert list(actual) == list(expected) == [2, 3, 4, 5, 6]
     for level in expected:

@@ -9,8 +9,9 @@ from support import narrow
 
 from accelerated import mask_head as fast
 from accelerated.verify.equality import MODEL, assert_close
-from reference import losses, mask_head
+from reference import mask_head
 from reference.config import override, preset
+from reference.labels import mask_layout
 
 
 def settings(convs, norm, background="first"):
@@ -26,7 +27,9 @@ def test_twins(rng, convs, norm, background, training):
     model = narrow.model(config).train(training)
     pooled = rng.standard_normal((6, config.fpn.channels, 14, 14))
     valid = np.array([1, 0, 1, 1, 0, 1], bool)
-    expected = mask_head.forward(narrow.parameters(model), pooled[valid], config, training)
+    expected = mask_head.forward(
+        narrow.parameters(model), pooled[valid], config, {} if training else None
+    )
     actual = model.mask_head(torch.from_numpy(pooled), torch.from_numpy(valid))
     assert actual.shape == (6, config.num_classes + (background == "first"), 28, 28)
     assert_close(actual[torch.from_numpy(valid)], expected, MODEL["float64"])
@@ -70,7 +73,7 @@ def test_variants_twins(rng, kind, loss, agnostic, background):
     )
     expected = mask_head.forward(narrow.parameters(model), features[valid], config)
     actual = model.mask_head(torch.from_numpy(features), torch.from_numpy(valid))
-    assert expected.shape == (2, losses.mask_channels(config), 28, 28)
+    assert expected.shape == (2, mask_layout(config).columns, 28, 28)
     assert_close(actual[torch.from_numpy(valid)], expected, MODEL["float64"])
     assert {
         f"mask_head.{n}": tuple(t.shape) for n, t in model.mask_head.state_dict().items()

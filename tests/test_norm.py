@@ -78,7 +78,13 @@ def test_conv_norm_takes_the_statistics_its_kind_says(case, rng):
 
     def run(kind, training):
         return norm.conv_norm(
-            parameters, "c", "n", x, kind, config.preset("torchvision_r50_fpn"), training
+            parameters,
+            "c",
+            "n",
+            x,
+            kind,
+            config.preset("torchvision_r50_fpn"),
+            {} if training else None,
         )
 
     assert error(run("frozen", True), run("frozen", False)) == 0
@@ -176,14 +182,17 @@ def check_group_norm_backward(x, weight, bias, groups):
 @pytest.mark.parametrize("kind", ["frozen", "batch", "sync_batch", "group"])
 def test_conv_norm_on_the_tape(kind, rng):
     """Convolution and norm in training; the running statistics move on as plain arrays, which no gradient runs through."""
-    full, parameters = replace(config.preset("torchvision_r50_fpn"), norm_groups=2), {}
+    full, statistics = replace(config.preset("torchvision_r50_fpn"), norm_groups=2), {}
 
     def function(x, weight, scale, shift):
-        parameters.update({"c.weight": weight, "n.weight": scale, "n.bias": shift})
-        parameters.update(
-            {"n.running_mean": np.ones(4, x.dtype), "n.running_var": np.full(4, 2, x.dtype)}
-        )
-        return norm.conv_norm(parameters, "c", "n", x, kind, full, training=True)
+        parameters = {
+            "c.weight": weight,
+            "n.weight": scale,
+            "n.bias": shift,
+            "n.running_mean": np.ones(4, x.dtype),
+            "n.running_var": np.full(4, 2, x.dtype),
+        }
+        return norm.conv_norm(parameters, "c", "n", x, kind, full, statistics)
 
     def twin(x, weight, scale, shift):
         x = F.conv2d(x, weight)
@@ -206,8 +215,9 @@ def test_conv_norm_on_the_tape(kind, rng):
         rng.standard_normal((4, 3, 1, 1)),
         *rng.standard_normal((2, 4)),
     )
-    mean = parameters["n.running_mean"]
-    assert type(mean) is np.ndarray and (mean != 1).all() == (kind in ("batch", "sync_batch"))
+    updated = {"n.running_mean", "n.running_var"} if kind in ("batch", "sync_batch") else set()
+    assert statistics.keys() == updated
+    assert all(type(value) is np.ndarray for value in statistics.values())
 
 
 def test_no_rows_have_no_gradient():
@@ -224,33 +234,39 @@ def test_no_rows_have_no_gradient():
 
 def test_running_statistics_are_those_of_pytorch_after_several_steps(rng):
     module = torch.nn.BatchNorm2d(3, dtype=torch.float64)
-    parameters = {"n.running_mean": np.zeros(3), "n.running_var": np.ones(3)}
+    running = np.zeros(3), np.ones(3)
     for shape in ((2, 3, 4, 5), (1, 3, 2, 2), (3, 3, 1, 1), (2, 3, 6, 6)):
         x = rng.standard_normal(shape) * 2 + 5
         module(torch.tensor(x))
-        before = dict(parameters)
-        norm.update_running_statistics(parameters, "n", x)
-        for name, old in before.items():
-            assert parameters[name] is not old  # whoever holds the old ones keeps them
-            assert_close(parameters[name], getattr(module, name[2:]), REDUCTION["float64"], name)
-    norm.update_running_statistics(parameters, "n", x[:0])
-    assert_close(
-        parameters["n.running_var"],
-        module.running_var,
-        REDUCTION["float64"],
-        "an empty batch changes nothing",
-    )
+        before, copies = running, [value.copy() for value in running]
+        running = norm.running_statistics(*before, x)
+        for old, copy in zip(before, copies, strict=True):
+            assert_equal(old, copy, "the old ones do not change")
+        for new, name in zip(running, ("running_mean", "running_var"), strict=True):
+            assert_close(new, getattr(module, name), REDUCTION["float64"], name)
+    for new, old in zip(norm.running_statistics(*running, x[:0]), running, strict=True):
+        assert_equal(new, old, "an empty batch changes nothing")
 
 
 def test_running_statistics_of_float32_stay_float32(rng):
-    parameters = {
-        "n.running_mean": np.zeros(3, np.float32),
-        "n.running_var": np.ones(3, np.float32),
-    }
-    norm.update_running_statistics(
-        parameters, "n", rng.standard_normal((2, 3, 4, 4)).astype(np.float32)
-    )
-    assert {value.dtype for value in parameters.values()} == {np.dtype(np.float32)}
+    running = np.zeros(3, np.float32), np.ones(3, np.float32)
+    x = rng.standard_normal((2, 3, 4, 4)).astype(np.float32)
+    assert {new.dtype for new in norm.running_statistics(*running, x)} == {np.dtype(np.float32)}
+
+
+def test_running_statistics_are_returned_and_the_stored_ones_stay(case, rng):
+    """A norm that is applied twice in one step moves its statistics twice, from where they were."""
+    x, weight, bias, mean, var = case
+    parameters = {"n.weight": weight, "n.bias": bias, "c.weight": np.eye(6)[:, :, None, None]}
+    parameters |= {"n.running_mean": mean.copy(), "n.running_var": var.copy()}
+    statistics, running = {}, (mean, var)
+    for batch in (x, x[:1] - 3):
+        full = config.preset("torchvision_r50_fpn")
+        norm.conv_norm(parameters, "c", "n", batch, "batch", full, statistics)
+        running = norm.running_statistics(*running, batch)
+    for name, stored, expected in zip(("mean", "var"), (mean, var), running, strict=True):
+        assert_close(statistics[f"n.running_{name}"], expected, REDUCTION["float64"], name)
+        assert_equal(parameters[f"n.running_{name}"], stored, name)
 
 
 # ---- statistics of several processes

@@ -36,7 +36,7 @@ def test_twins(rng, depth, norm, stride_in_1x1, training):
     model = narrow.model(config).train(training)
     images = rng.standard_normal((2, 3, 75, 97))  # odd sides: every stage rounds up
     parameters = narrow.parameters(model)
-    expected = resnet.forward(parameters, images, config, training)
+    expected = resnet.forward(parameters, images, config, {} if training else None)
     actual = model.backbone(torch.from_numpy(images))
     assert (
         {level: x.shape[1] for level, x in actual.items()}
@@ -124,7 +124,7 @@ def test_variants_twins(rng, fields, training):
     config = variant(**fields)
     model = narrow.model(config).train(training)
     images = rng.standard_normal((2, 3, 75, 97))
-    expected = resnet.forward(narrow.parameters(model), images, config, training)
+    expected = resnet.forward(narrow.parameters(model), images, config, {} if training else None)
     actual = model.backbone(torch.from_numpy(images))
     assert list(expected) == list(actual) == list(range(2, config.backbone.out_stage + 1))
     for stage, x in expected.items():

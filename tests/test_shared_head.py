@@ -40,7 +40,7 @@ def test_twins(rng, name, kind, side, norm):
     model = narrow.model(config).train()
     channels = shared_head.neck.of(config).channels(config)
     pooled, valid = rng.standard_normal((5, channels, side, side)), np.array([1, 0, 1, 1, 0], bool)
-    expected = shared_head.forward(narrow.parameters(model), pooled[valid], config, training=True)
+    expected = shared_head.forward(narrow.parameters(model), pooled[valid], config, {})
     actual = fast.forward(model.backbone, torch.from_numpy(pooled), torch.from_numpy(valid), config)
     assert_close(actual[torch.from_numpy(valid)], expected, MODEL["float64"])
     assert shared_head.shape(config, pooler) == fast.shape(config, pooler) == expected.shape[1:3]

@@ -136,7 +136,7 @@ def train(
         config = configuration.override(config, change)
     device = arguments.prepare(device, backend)
     from accelerated.command_line import report
-    from accelerated.drawing import visualize
+    from accelerated.drawing import curves
     from accelerated.engine import train as training
 
     dataset = arguments.dataset(data, images, skip_invalid)
@@ -156,7 +156,7 @@ def train(
         checkpoint_every=checkpoint_every,
     )
     console = report.console()
-    visualize.loss_curve(output / "log.jsonl", output / "loss.png")
+    curves.loss_curve(output / "log.jsonl", output / "loss.png")
     if result.metrics:
         console.print(report.metrics(result.metrics))
     if result.interrupted:
@@ -272,8 +272,7 @@ def verify(
     device = arguments.prepare(device, "auto", interpret=True)
     from accelerated.command_line import report
     from accelerated.data import images
-    from accelerated.verify import detection as verification
-    from accelerated.verify import training
+    from accelerated.verify import detection, training
 
     console = report.console()
     model, known = arguments.load(checkpoint, device)
@@ -285,7 +284,7 @@ def verify(
         )
     if not train:
         results = (
-            verification.compare(model, image, dtype=dtype, proposals=proposals) for image in arrays
+            detection.compare(model, image, dtype=dtype, proposals=proposals) for image in arrays
         )
     else:
         if data:
@@ -317,7 +316,7 @@ def inspect(
     from accelerated.command_line import report
     from accelerated.data import lint
     from accelerated.data.summary import summary
-    from accelerated.drawing import visualize
+    from accelerated.drawing import detections
 
     console = report.console()
     found = lint.check(data, images)
@@ -328,7 +327,7 @@ def inspect(
         for table in report.dataset(summary(dataset)):
             console.print(table)
         if output is not None and len(dataset):
-            visualize.save(visualize.sample(dataset, samples, seed), output)
+            detections.save(detections.sample(dataset, samples, seed), output)
             console.print(f"Sample in {output}")
     stop = len(found.blocking)
     if stop:

@@ -10,9 +10,9 @@ from rich.progress import track
 from accelerated.command_line import report
 from accelerated.command_line.arguments import INTERPRETED
 from accelerated.data import synthetic
-from accelerated.drawing import visualize
+from accelerated.drawing import curves, detections
 from accelerated.engine import train as training
-from accelerated.verify import detection as verify
+from accelerated.verify import detection, equality
 from accelerated.verify import training as verify_training
 from reference import config as configuration
 
@@ -40,17 +40,17 @@ def train(output, iterations, batch_size, workers, device, seed) -> bool | None:
     if result.interrupted:
         return None
     console.print(report.metrics(result.metrics))
-    visualize.loss_curve(output / "log.jsonl", output / "loss.png")
+    curves.loss_curve(output / "log.jsonl", output / "loss.png")
     model, shown = (
         result.model.eval(),
         [val_data[index].image for index in range(min(12, len(val_data)))],
     )
     pictures = [
-        visualize.draw(image, model.detect([image])[0], val_data.class_names, scale=2)
+        detections.draw(image, model.detect([image])[0], val_data.class_names, scale=2)
         for image in shown
     ]
-    visualize.save(visualize.sheet(pictures, 4), output / "predictions.png")
-    checked = verify.compare(
+    detections.save(detections.sheet(pictures, 4), output / "predictions.png")
+    checked = detection.compare(
         model, shown[0], proposals=INTERPRETED if device.type == "cpu" else None
     )
     report.print_verification(console, checked)
@@ -77,10 +77,10 @@ def train_in_numpy(output, iterations, batch_size, device, seed) -> bool:
     pairs = list(track(steps, total=iterations, transient=True, disable=not sys.stdout.isatty()))
     output.mkdir(parents=True)
     (output / "log.jsonl").write_text("".join(json.dumps(vars(pair)) + "\n" for pair in pairs))
-    visualize.loss_comparison(pairs, output / "loss.png")
+    curves.loss_comparison(pairs, output / "loss.png")
     console.print(report.training(pairs))
     worst = max(pairs, key=lambda pair: pair.difference)
-    passed = worst.difference <= verify.TOLERANCE["float64"]
+    passed = worst.difference <= equality.MODEL["float64"]
     console.print(
         f"The five losses {'agree' if passed else 'differ'}: {worst.difference:.1e} apart at most, relative, in step {worst.iteration}."
         + (

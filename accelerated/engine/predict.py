@@ -10,7 +10,7 @@ from pycocotools import mask as coco_mask
 from rich.progress import track
 
 from accelerated.data import images
-from accelerated.drawing import visualize
+from accelerated.drawing.detections import draw, save
 from accelerated.engine.evaluate import entries, write_json
 
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
@@ -73,9 +73,7 @@ def predict(model, inputs, output, *, categories, threshold=0.5, bar=False) -> R
                     }
                     | entry
                 )
-            visualize.save(
-                visualize.draw(image, detections, names, threshold=threshold), drawn[path]
-            )
+            save(draw(image, detections, names, threshold=threshold), drawn[path])
     finally:
         write_json(output / "predictions.json", found)
     return Result(found, failed)

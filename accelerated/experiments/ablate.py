@@ -27,7 +27,7 @@ from pathlib import Path
 import torch
 
 from accelerated.data.synthetic import ShapesDataset
-from accelerated.drawing import visualize
+from accelerated.drawing import curves
 from accelerated.engine import train as training
 from accelerated.engine.evaluate import write_json
 from reference import config as configuration
@@ -492,4 +492,4 @@ def write(table, output, iterations):
         groups.setdefault(line.comparison, []).append(
             (line.row.name, line.values["mask AP"], line.row.paper)
         )
-    visualize.comparisons(groups, Path(output) / "ablation.png", unit="mask AP, points")
+    curves.comparisons(groups, Path(output) / "ablation.png", unit="mask AP, points")

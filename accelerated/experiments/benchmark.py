@@ -27,24 +27,12 @@ import torch
 from accelerated import nms, optimizer, roi_align, roi_pool
 from accelerated.experiments.timing import in_a_process, memory_mb, quantiles
 from accelerated.mask_rcnn import MaskRCNN
+from accelerated.pooler import pool as pool_levels
 from accelerated.structures import Batch, Target
+from accelerated.verify import equality
 from reference.config import preset
 
 EPS32 = torch.finfo(torch.float32).eps
-POINTWISE = {
-    torch.float32: 2e-6,
-    torch.float16: 1e-3,
-    torch.bfloat16: 8e-3,
-}  # error of a pooling, beside the coordinates'
-SCATTERED = {
-    torch.float32: 1e-5,
-    torch.float16: 2e-3,
-    torch.bfloat16: 1.6e-2,
-}  # and of its gradient
-MODEL = {
-    torch.float32: 5e-2,
-    torch.bfloat16: 2e-1,
-}  # of losses and scores: a rounding may sample or rank another candidate
 
 
 @dataclass
@@ -116,17 +104,10 @@ def time_case(case: Case, backends, device, seconds) -> Iterator[dict]:
 
 
 def relative_error(actual, expected) -> float:
-    """max|a - r| / max|r| of tensors or sequences of tensors; infinite where shapes differ or something is not finite."""
-    if not isinstance(expected, torch.Tensor):
-        return max(relative_error(a, e) for a, e in zip(actual, expected, strict=True))
-    if actual.shape != expected.shape:
-        return float("inf")
-    if not expected.numel():
-        return 0.0
-    error = (actual.double() - expected.double()).abs().max() / expected.double().abs().max().clamp(
-        min=1e-300
-    )
-    return float(error) if torch.isfinite(error) else float("inf")
+    """Return the largest error of tensors or sequences of tensors; infinite if shapes differ."""
+    if isinstance(expected, torch.Tensor):
+        return equality.difference(actual, expected).relative
+    return max(relative_error(a, e) for a, e in zip(actual, expected, strict=True))
 
 
 def pooling(operator, dtype, layout, device) -> Case:
@@ -173,7 +154,8 @@ def pooling(operator, dtype, layout, device) -> Case:
         )()
 
     peer = _peer_pooling(name, rois, image_index, dtype)
-    tolerance = (POINTWISE if direction == "forward" else SCATTERED)[dtype] + 2 * EPS32 * 336
+    table = equality.POINTWISE if direction == "forward" else equality.REDUCTION
+    tolerance = table[str(dtype).removeprefix("torch.")] + 2 * EPS32 * 336
     shape = " + ".join("x".join(map(str, s)) for s in shapes) + ", 1000 rois 7x7"
     ours = lambda backend: bind(lambda x: pool(x, rois, backend), features, grad)  # noqa: E731
     return Case(
@@ -261,7 +243,7 @@ def whole_model(operator, dtype, device) -> Case:
         "",
         ours,
         oracle,
-        MODEL[dtype],
+        equality.MODEL_RERANKED[str(dtype).removeprefix("torch.")],
         _peer_model(training, batch, dtype) if gpu else None,
     )
 
@@ -348,8 +330,7 @@ def numpy_beside_torch(seconds, only="") -> Iterator[dict]:
 
 def _time_alone(operator, name, shape, backend, seconds):
     """What one of these calls takes; in a process of its own."""
-    from accelerated.verify import detection as verify
-    from accelerated.verify import training
+    from accelerated.verify import detection, training
 
     torch.manual_seed(0)
     config, (count, height, width) = preset(name), shape
@@ -367,7 +348,7 @@ def _time_alone(operator, name, shape, backend, seconds):
     model = MaskRCNN(config).train(operator != "detect")
     if operator == "detect":
         call = partial(
-            (model if backend == "torch" else verify.reference_model(model, "float32")).detect,
+            (model if backend == "torch" else detection.reference_model(model, "float32")).detect,
             images,
         )
     elif backend == "torch":
