@@ -1,7 +1,8 @@
-"""Box head: RoI features -> class logits and class-specific box deltas; and the RoIs it is trained on.
+"""Box head [Fast R-CNN §2]: its RoIs in training, its class logits and box deltas, its losses.
 
-Shapes: R rois, C channels, P side of the RoI features, D numbers that describe a RoI, K classes, E entries (classes that have deltas:
-K, or K + 1 with the background first); N images, P proposal slots (in the sampling), G ground-truth slots, B sampled RoIs of an image.
+Legend: R RoIs, C channels, P side of the RoI features, D features that describe a RoI, K classes,
+E box deltas per RoI (see labels.delta_layout), N images, G ground-truth slots, P proposal slots in
+sampling, B sampled RoIs of an image.
 """
 
 from typing import NamedTuple
@@ -11,51 +12,128 @@ import torch.nn.functional as F
 from torch import nn
 
 from accelerated import box_coder, matcher, norm, sampler, shared_head
+from accelerated.labels import class_layout, delta_layout
+from accelerated.losses import cross_entropy, smooth_l1
+from reference.config import BoxHead as BoxHeadConfig
+from reference.config import Config
+
+
+class Samples(NamedTuple):
+    """The RoIs of each image that the heads learn from, objects first.
+
+    rois     [N, B, 4]  xyxy
+    labels   [N, B]     0..K, -1 in empty slots
+    matched  [N, B]     ground-truth slot; used for objects
+    deltas   [N, B, 4]  0 unless an object
+    """
+
+    rois: torch.Tensor
+    labels: torch.Tensor
+    matched: torch.Tensor
+    deltas: torch.Tensor
+
+
+@torch.no_grad()
+def targets(
+    proposals: torch.Tensor,
+    valid: torch.Tensor,
+    gt_boxes: torch.Tensor,
+    gt_labels: torch.Tensor,
+    gt_valid: torch.Tensor,
+    priorities: torch.Tensor,
+    head: BoxHeadConfig,
+) -> Samples:
+    """Sample RoIs among the proposals of each image and, if configured, its ground truths.
+
+    This is SPEC §6.
+
+    proposals   [N, P, 4]
+    valid       [N, P] bool
+    gt_boxes    [N, G, 4]
+    gt_labels   [N, G]      1..K
+    gt_valid    [N, G] bool
+    priorities  [N, P + G]  of the proposals, then of the ground truths; the smallest are sampled
+    """
+    candidates = proposals
+    if head.append_ground_truth:
+        candidates = torch.cat([proposals, gt_boxes], 1)
+        valid = torch.cat([valid, gt_valid], 1)
+    candidate_labels, matched = matcher.match_boxes(
+        gt_boxes, gt_valid, candidates, head.foreground_iou, head.background_iou, low_quality=False
+    )
+    candidate_labels = candidate_labels.masked_fill(~valid, -1)
+    index, positive, filled = sampler.sample(
+        candidate_labels,
+        priorities[:, : candidate_labels.shape[1]],
+        head.batch_size,
+        head.positive_fraction,
+    )
+    matched = matched.gather(1, index)
+    labels = torch.where(positive, gt_labels.gather(1, matched), 0).masked_fill(~filled, -1)
+    rois = candidates.gather(1, index[..., None].expand(-1, -1, 4))
+    matched_boxes = gt_boxes.gather(1, matched[..., None].expand(-1, -1, 4))
+    # The deltas of background and empty slots are meaningless and may be NaN.
+    deltas = box_coder.encode(matched_boxes, rois, head.box_weights)
+    return Samples(rois, labels, matched, torch.where(positive[..., None], deltas, 0))
 
 
 class BoxHead(nn.Module):
-    """RoI features [R, C, P, P], valid [R] or None -> class_logits [R, K + 1], box_deltas [R, 4 E], class-major.
+    """Predict class logits [R, K + 1] and box deltas [R, 4 E] from RoI features [R, C, P, P].
 
-    `valid` keeps padded RoIs out of batch statistics; it changes nothing else.
-    A kind adds its `layers`, and with them comes to `describe` a RoI by D numbers.
+    Deltas are class-major (4 * class + coordinate). `valid` [R] keeps padded RoIs out of batch
+    statistics and changes nothing else. Subclasses define `layers` (create modules, return D) and
+    `describe` (RoI features -> [R, D]).
     """
 
-    def __init__(self, config):
+    def __init__(self, config: Config):
         super().__init__()
         width = self.layers(*shared_head.shape(config, config.box_head.pooler), config)
-        self.class_logits = nn.Linear(width, config.num_classes + 1)
-        self.box_deltas = nn.Linear(width, 4 * entries(config))
+        self.class_logits = nn.Linear(width, class_layout(config).columns)
+        self.box_deltas = nn.Linear(width, 4 * delta_layout(config).columns)
         for module in self.modules():
             initialise(module)
         nn.init.normal_(self.class_logits.weight, std=0.01)
         nn.init.normal_(self.box_deltas.weight, std=0.001)
 
-    def forward(self, features, valid=None):
+    def forward(
+        self, features: torch.Tensor, valid: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         x = self.describe(features, valid)
         return self.class_logits(x), self.box_deltas(x)
 
+    def layers(self, channels: int, side: int, config: Config) -> int:
+        """Create the modules for RoI features [R, channels, side, side] and return D."""
+        raise NotImplementedError
+
+    def describe(self, x: torch.Tensor, valid: torch.Tensor | None) -> torch.Tensor:
+        """Describe each RoI by D features: [R, C, P, P] -> [R, D]."""
+        raise NotImplementedError
+
 
 class TwoFC(BoxHead):
-    """Fully connected layers fc6 and fc7 [FPN §4.2]; with 4096 channels, those of VGG-16."""
+    """Describe RoIs by fully connected layers fc6 and fc7 [FPN §4.2].
 
-    def layers(self, channels, side, config):
+    With 4096 channels these are VGG-16's.
+    """
+
+    def layers(self, channels: int, side: int, config: Config) -> int:
         width = config.box_head.channels
         self.fc6, self.fc7 = nn.Linear(channels * side**2, width), nn.Linear(width, width)
         return width
 
-    def describe(self, x, valid):
-        return F.relu_(self.fc7(F.relu_(self.fc6(x.flatten(1)))))  # in the order C, P, P
+    def describe(self, x: torch.Tensor, valid: torch.Tensor | None) -> torch.Tensor:
+        return F.relu_(self.fc7(F.relu_(self.fc6(x.flatten(1)))))
 
 
 class FourConvFC(BoxHead):
-    """Four 3x3 convolutions, then fc6 [Group Normalization §4.2]."""
+    """Describe RoIs by four 3x3 convolutions, then fc6 [Group Normalization §4.2]."""
 
-    def layers(self, channels, side, config):
+    def layers(self, channels: int, side: int, config: Config) -> int:
         head = config.box_head
         for i in range(1, 5):
+            bias = head.norm == "none"
             self.add_module(
-                f"conv{i}",
-                nn.Conv2d(channels, head.conv_channels, 3, padding=1, bias=head.norm == "none"),
+                f"conv{i}", nn.Conv2d(channels, head.conv_channels, 3, padding=1, bias=bias)
             )
             if head.norm != "none":
                 self.add_module(f"conv{i}_norm", norm.make(head.norm, head.conv_channels, config))
@@ -63,36 +141,39 @@ class FourConvFC(BoxHead):
         self.fc6 = nn.Linear(channels * side**2, head.channels)
         return head.channels
 
-    def describe(self, x, valid):
+    def describe(self, x: torch.Tensor, valid: torch.Tensor | None) -> torch.Tensor:
         for i in range(1, 5):
-            x = F.relu_(
-                norm.conv_norm(
-                    getattr(self, f"conv{i}"), getattr(self, f"conv{i}_norm", None), x, valid
-                )
-            )
+            normalise = getattr(self, f"conv{i}_norm", None)
+            x = F.relu_(norm.conv_norm(getattr(self, f"conv{i}"), normalise, x, valid))
         return F.relu_(self.fc6(x.flatten(1)))
 
 
 class Mean(BoxHead):
-    """The mean over the pixels: enough behind a shared stage of the backbone [He et al. 2015 §A]."""
+    """Describe RoIs by the mean over their pixels.
 
-    def layers(self, channels, side, config):
+    It is enough after a shared stage of the backbone [Deep Residual Learning §A].
+    """
+
+    def layers(self, channels: int, side: int, config: Config) -> int:
         return channels
 
-    def describe(self, x, valid):
+    def describe(self, x: torch.Tensor, valid: torch.Tensor | None) -> torch.Tensor:
         return x.mean((2, 3))
 
 
 KINDS = {"two_fc": TwoFC, "four_conv_fc": FourConvFC, "mean": Mean}
 
 
-def make(config):
-    """The box head of the configured kind."""
+def make(config: Config) -> BoxHead:
+    """Create the configured box head."""
     return KINDS[config.box_head.kind](config)
 
 
-def initialise(module):
-    """Convolutions by fan out [He et al. 2015], fully connected layers uniformly by fan in, biases 0."""
+def initialise(module: nn.Module) -> None:
+    """Draw the weights of a layer to start training from, with biases 0 (SPEC §17).
+
+    Convolutions: He et al. 2015, by fan out. Fully connected layers: uniform, by fan in.
+    """
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
         nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
     elif isinstance(module, nn.Linear):
@@ -101,46 +182,29 @@ def initialise(module):
         nn.init.zeros_(module.bias)
 
 
-def entries(config):
-    """How many classes have deltas of their own: K, or K + 1 where the (unused) background comes first."""
-    return config.num_classes + (config.background == "first")
+def losses(
+    class_logits: torch.Tensor,
+    box_deltas: torch.Tensor,
+    labels: torch.Tensor,
+    target_deltas: torch.Tensor,
+    config: Config,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the classification loss and the box loss of the sampled RoIs, two scalars.
 
+    class_logits   [R, K + 1]
+    box_deltas     [R, 4 E]
+    labels         [R]     0..K, -1 in empty slots
+    target_deltas  [R, 4]  used for objects; may be anything elsewhere
 
-class Samples(NamedTuple):
-    """The RoIs of each image that the heads train on, objects first, each kind by rising priority."""
-
-    rois: torch.Tensor  # [N, B, 4]
-    labels: torch.Tensor  # [N, B]: 1..K, 0 background, -1 empty slot
-    matched: torch.Tensor  # [N, B], ground truth of each; of consequence for objects only
-    deltas: torch.Tensor  # [N, B, 4], wanted; 0 unless an object
-
-
-@torch.no_grad()
-def targets(proposals, valid, gt_boxes, gt_labels, gt_valid, priorities, config):
-    """Match proposals (and ground truths themselves) to ground truths, and draw a balanced sample [Fast R-CNN §2.3].
-
-    proposals [N, P, 4], valid [N, P]; gt_boxes [N, G, 4], gt_labels [N, G], gt_valid [N, G]; priorities [N, P + G]:
-    the smallest are taken; config: config.BoxHead. Returns Samples.
+    Both are divided by the number of filled slots (at least 1). Boxes count for objects only, in
+    the deltas of their class. Every loss depends on every input, if only by a factor of 0.
     """
-    if config.append_ground_truth:
-        proposals, valid = torch.cat([proposals, gt_boxes], 1), torch.cat([valid, gt_valid], 1)
-    kind, matched = matcher.match_boxes(
-        gt_boxes,
-        gt_valid,
-        proposals,
-        config.foreground_iou,
-        config.background_iou,
-        low_quality=False,
-    )
-    kind = kind.masked_fill(~valid, -1)
-    index, positive, filled = sampler.sample(
-        kind, priorities[:, : kind.shape[1]], config.batch_size, config.positive_fraction
-    )
-    matched = matched.gather(1, index)
-    labels = torch.where(positive, gt_labels.gather(1, matched), 0).masked_fill(~filled, -1)
-    rois = proposals.gather(1, index[..., None].expand(-1, -1, 4))
-    wanted = gt_boxes.gather(1, matched[..., None].expand(-1, -1, 4))
-    deltas = box_coder.encode(
-        wanted, rois, config.box_weights
-    )  # meaningless, even NaN, but for objects
-    return Samples(rois, labels, matched, torch.where(positive[..., None], deltas, 0))
+    filled, objects = labels >= 0, labels > 0
+    normalizer = filled.sum().clamp(min=1)
+    per_roi = cross_entropy(class_logits, class_layout(config).column(labels))
+    classification = torch.where(filled, per_roi, 0).sum() / normalizer
+    layout = delta_layout(config)
+    per_class = box_deltas.unflatten(1, (layout.columns, 4))
+    deltas = per_class.take_along_dim(layout.column(labels)[:, None, None], 1)[:, 0]
+    difference = torch.where(objects[:, None], deltas - target_deltas, 0)
+    return classification, smooth_l1(difference, config.box_head.smooth_l1_beta).sum() / normalizer

@@ -1,77 +1,167 @@
-"""Mask head: RoI features -> one mask of logits per class [Mask R-CNN §3, figure 4], or a single one for all.
+"""Mask head [Mask R-CNN §3, figure 4]: its logits per class and pixel, its targets and its loss.
 
-Shapes: R rois, C channels, P side of the RoI features, S = 2 P mask size, E channels of masks (see losses.mask_channels).
+Legend: R RoIs, C channels, P side of the RoI features, S = 2 P side of a mask,
+M channels of masks (see labels.mask_layout).
 """
 
 import math
 
+import torch
 import torch.nn.functional as F
 from torch import nn
 
-from accelerated import losses, norm, shared_head
+from accelerated import masks, norm, shared_head
 from accelerated.box_head import initialise
+from accelerated.labels import mask_layout
+from accelerated.losses import binary_cross_entropy
+from accelerated.structures import Batch
+from reference.config import Config, MaskHead
 
 
 class FCN(nn.Module):
-    """RoI features [R, C, P, P], valid [R] or None -> logits [R, E, S, S]. `valid` as in BoxHead.
+    """Apply 3x3 convolutions, a transposed one that doubles the side, and a 1x1 convolution.
 
-    3x3 convolutions, a transposed convolution that doubles the side, and a 1x1 convolution: every pixel keeps its place.
+    RoI features [R, C, P, P] -> mask logits [R, M, S, S]. Every pixel keeps its position.
+    `valid` [R] keeps padded RoIs out of batch statistics and changes nothing else.
     """
 
-    def __init__(self, config):
+    def __init__(self, config: Config):
         super().__init__()
         head = config.mask_head
         channels, _ = shared_head.shape(config, head.pooler)
         self.convs = head.convs
         for i in range(1, self.convs + 1):
-            self.add_module(
-                f"conv{i}",
-                nn.Conv2d(channels, head.channels, 3, padding=1, bias=head.norm == "none"),
-            )
+            bias = head.norm == "none"
+            self.add_module(f"conv{i}", nn.Conv2d(channels, head.channels, 3, padding=1, bias=bias))
             if head.norm != "none":
                 self.add_module(f"conv{i}_norm", norm.make(head.norm, head.channels, config))
             channels = head.channels
         self.deconv = nn.ConvTranspose2d(channels, head.channels, 2, 2)
-        self.logits = nn.Conv2d(head.channels, losses.mask_channels(config), 1)
+        self.logits = nn.Conv2d(head.channels, mask_layout(config).columns, 1)
         for module in self.modules():
             initialise(module)
-        nn.init.normal_(self.logits.weight, std=0.001)  # all probabilities start equal
+        # All probabilities start equal.
+        nn.init.normal_(self.logits.weight, std=0.001)
 
-    def forward(self, features, valid=None):
+    def forward(self, features: torch.Tensor, valid: torch.Tensor | None = None) -> torch.Tensor:
         x = features
         for i in range(1, self.convs + 1):
-            x = F.relu_(
-                norm.conv_norm(
-                    getattr(self, f"conv{i}"), getattr(self, f"conv{i}_norm", None), x, valid
-                )
-            )
+            normalise = getattr(self, f"conv{i}_norm", None)
+            x = F.relu_(norm.conv_norm(getattr(self, f"conv{i}"), normalise, x, valid))
         return self.logits(F.relu_(self.deconv(x)))
 
 
 class MLP(nn.Module):
-    """As FCN, by two fully connected layers and one that puts out all pixels at once [Mask R-CNN, table 2e]."""
+    """Apply two fully connected layers and one that predicts all pixels [Mask R-CNN, table 2e]."""
 
-    def __init__(self, config):
+    def __init__(self, config: Config):
         super().__init__()
         channels, side = shared_head.shape(config, config.mask_head.pooler)
-        width, self.out = (
-            config.mask_head.mlp_channels,
-            (losses.mask_channels(config), 2 * side, 2 * side),
-        )
+        width = config.mask_head.mlp_channels
+        self.shape = (mask_layout(config).columns, 2 * side, 2 * side)
         self.fc1, self.fc2 = nn.Linear(channels * side**2, width), nn.Linear(width, width)
-        self.logits = nn.Linear(width, math.prod(self.out))
+        self.logits = nn.Linear(width, math.prod(self.shape))
         for module in self.modules():
             initialise(module)
         nn.init.normal_(self.logits.weight, std=0.001)
 
-    def forward(self, features, valid=None):
+    def forward(self, features: torch.Tensor, valid: torch.Tensor | None = None) -> torch.Tensor:
         x = F.relu_(self.fc2(F.relu_(self.fc1(features.flatten(1)))))
-        return self.logits(x).unflatten(1, self.out)
+        return self.logits(x).unflatten(1, self.shape)
 
 
 KINDS = {"fcn": FCN, "mlp": MLP}
 
 
-def make(config):
-    """The mask head of the configured kind."""
+def make(config: Config) -> nn.Module:
+    """Create the configured mask head."""
     return KINDS[config.mask_head.kind](config)
+
+
+def targets(
+    batch: Batch,
+    image_index: torch.Tensor,
+    matched: torch.Tensor,
+    rois: torch.Tensor,
+    head: MaskHead,
+    size: int,
+    backend: str = "auto",
+) -> torch.Tensor:
+    """Sample each object's ground-truth mask inside its RoI: [R, size, size] in [0, 1] (SPEC §10).
+
+    image_index  [R]  -1 in empty slots, whose targets are 0
+    matched      [R]  ground-truth slot
+    rois         [R, 4]
+    """
+    return masks.targets(
+        batch.masks,
+        image_index,
+        matched,
+        rois,
+        image_index >= 0,
+        head,
+        size,
+        sizes=batch.sizes,
+        backend=backend,
+    )
+
+
+def loss(
+    mask_logits: torch.Tensor, labels: torch.Tensor, targets: torch.Tensor, config: Config
+) -> torch.Tensor:
+    """Return the mask loss, the mean over objects and pixels; 0 without objects.
+
+    mask_logits  [R, M, S, S]
+    labels       [R]        1..K, 0 or less in empty slots
+    targets      [R, S, S]  in [0, 1]
+    """
+    objects = labels > 0
+    targets = targets.to(mask_logits.dtype)
+    pixels = LOSSES[config.mask_head.loss](mask_logits, labels, targets, config)
+    total = torch.where(objects[:, None, None], pixels, 0).sum()
+    pixels_per_mask = targets[0].numel() if len(targets) else 1
+    return total / (objects.sum().clamp(min=1) * pixels_per_mask)
+
+
+def sigmoid_loss(
+    mask_logits: torch.Tensor, labels: torch.Tensor, targets: torch.Tensor, config: Config
+) -> torch.Tensor:
+    """Return the binary cross-entropy of each object's class channel [R, S, S].
+
+    Classes do not compete.
+    """
+    columns = mask_layout(config).column(labels)
+    return binary_cross_entropy(_channel(mask_logits, columns), targets)
+
+
+def softmax_loss(
+    mask_logits: torch.Tensor, labels: torch.Tensor, targets: torch.Tensor, config: Config
+) -> torch.Tensor:
+    """Return the cross-entropy of all pixels [R, S, S]. Classes and background compete.
+
+    A pixel belongs to its object's class with the target's probability, else to the background.
+    """
+    layout, likelihood = mask_layout(config), mask_logits.log_softmax(1)
+    of_class = _channel(likelihood, layout.column(labels))
+    of_background = likelihood[:, layout.background]
+    return -(targets * of_class + (1 - targets) * of_background)
+
+
+LOSSES = {"sigmoid": sigmoid_loss, "softmax": softmax_loss}
+
+
+def probabilities(mask_logits: torch.Tensor, labels: torch.Tensor, config: Config) -> torch.Tensor:
+    """Return the probability of each pixel to belong to the object -> [R, S, S].
+
+    mask_logits  [R, M, S, S]
+    labels       [R]  1..K; for other labels the result is meaningless
+    """
+    columns = mask_layout(config).column(labels)
+    if config.mask_head.loss == "softmax":
+        return _channel(mask_logits.softmax(1), columns)
+    return _channel(mask_logits, columns).sigmoid()
+
+
+def _channel(maps, columns):
+    """Take channel columns[r] of each row of maps [R, M, S, S]: [R, S, S]."""
+    return maps.take_along_dim(columns[:, None, None, None], 1)[:, 0]

@@ -1,35 +1,70 @@
-"""Region proposal network [Ren et al. 2015, arXiv 1506.01497 §3.1]: its head, what it is trained towards, and the proposals it makes.
+"""Region proposal network [Faster R-CNN §3.1]: its head, its proposals, its targets and its losses.
 
-Shapes: N images, L levels, A anchors per cell, T anchors of all levels, G ground truths, P proposal slots.
+Legend: N images, A anchors per cell, T anchors of all levels, G ground-truth slots, P proposal
+slots.
 Flattened order: level, y, x, anchor.
 """
+
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from accelerated import box_coder, boxes, matcher, neck, nms
+from accelerated import box_coder, boxes, matcher, neck, nms, sampler
+from accelerated.losses import binary_cross_entropy, smooth_l1
+from reference.config import RPN as RPNConfig
+from reference.config import Config
+
+
+class Proposals(NamedTuple):
+    """The proposals of N images in P slots, by falling score.
+
+    boxes [N, P, 4] xyxy, scores [N, P], valid [N, P] bool. Empty slots stand last and hold zeros.
+    """
+
+    boxes: torch.Tensor
+    scores: torch.Tensor
+    valid: torch.Tensor
+
+
+class Targets(NamedTuple):
+    """What the anchors of N images should predict.
+
+    labels   [N, T]     1 object, 0 background, -1 ignored
+    sampled  [N, T]     the labels of the anchors that the losses use, -1 for all others
+    deltas   [N, T, 4]  0 unless the label is 1
+    """
+
+    labels: torch.Tensor
+    sampled: torch.Tensor
+    deltas: torch.Tensor
 
 
 class RPN(nn.Module):
-    """{level: [N, C, h, w]} -> (logits, deltas), lists over the levels of [N, A, h, w] and [N, 4 A, h, w] (channel 4 a + coordinate)."""
+    """Predict objectness and deltas of every anchor, by the same convolutions on each level.
 
-    def __init__(self, config):
+    {level: [N, C, h, w]} -> two lists over levels: logits [N, A, h, w] and deltas [N, 4 A, h, w],
+    channel 4 a + coordinate.
+    """
+
+    def __init__(self, config: Config):
         super().__init__()
-        channels, anchors = (
-            neck.of(config).channels(config),
-            len(config.anchors.sizes[0]) * len(config.anchors.ratios),
-        )
+        channels = neck.of(config).channels(config)
+        anchors = len(config.anchors.sizes[0]) * len(config.anchors.ratios)
         self.conv_depth = config.rpn.conv_depth
         for i in range(1, self.conv_depth + 1):
             self.add_module(f"conv{i}", nn.Conv2d(channels, channels, 3, padding=1))
         self.logits = nn.Conv2d(channels, anchors, 1)
         self.deltas = nn.Conv2d(channels, 4 * anchors, 1)
         for module in self.children():
+            assert isinstance(module, nn.Conv2d) and module.bias is not None
             nn.init.normal_(module.weight, std=0.01)
             nn.init.zeros_(module.bias)
 
-    def forward(self, features):
+    def forward(
+        self, features: dict[int, torch.Tensor]
+    ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         logits, deltas = [], []
         for x in features.values():
             for i in range(1, self.conv_depth + 1):
@@ -39,59 +74,60 @@ class RPN(nn.Module):
         return logits, deltas
 
 
-def flatten(logits, deltas):
-    """Per-level maps -> logits [N, T] and deltas [N, T, 4], float32 or better."""
+def flatten(
+    logits: list[torch.Tensor], deltas: list[torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Order the maps of all levels as the anchors: logits [N, T], deltas [N, T, 4].
+
+    Returns float32, or float64 for float64.
+    """
     precision = torch.promote_types(logits[0].dtype, torch.float32)
-    n = len(logits[0])
-    flat_logits = torch.cat([x.permute(0, 2, 3, 1).reshape(n, -1) for x in logits], 1)
-    flat_deltas = torch.cat([x.permute(0, 2, 3, 1).reshape(n, -1, 4) for x in deltas], 1)
-    return flat_logits.to(precision), flat_deltas.to(precision)
+    images = len(logits[0])
+    flat_logits = [x.permute(0, 2, 3, 1).reshape(images, -1) for x in logits]
+    flat_deltas = [x.permute(0, 2, 3, 1).reshape(images, -1, 4) for x in deltas]
+    return torch.cat(flat_logits, 1).to(precision), torch.cat(flat_deltas, 1).to(precision)
 
 
 @torch.no_grad()
-def proposals(logits, deltas, anchors, sizes, config, *, training, backend="auto"):
-    """The best-scored boxes of every image after suppression within each level, in a fixed number of slots (SPEC §7).
+def proposals(
+    logits: torch.Tensor,
+    deltas: torch.Tensor,
+    anchors: list[torch.Tensor],
+    sizes: torch.Tensor,
+    rpn: RPNConfig,
+    *,
+    training: bool,
+    backend: str = "auto",
+) -> Proposals:
+    """Choose the best boxes of every image after suppression within each level (SPEC §7).
 
-    logits [N, T], deltas [N, T, 4]; anchors: list over levels of [T_l, 4]; sizes [N, 2] (h, w) to clip to
-    Returns boxes [N, P, 4], scores [N, P] (probabilities, or logits where `nms_score` says so) falling, valid [N, P].
-    P is `post_nms_top_n`; an empty slot has box 0, score 0 and stands behind all others. Ties: lower level, then lower anchor first.
+    logits   [N, T]
+    deltas   [N, T, 4]
+    anchors  list over levels of [T_l, 4]
+    sizes    [N, 2]  (h, w) of every image without its padding
+    Returns Proposals in P = post_nms_top_n slots.
+
+    Take the pre_nms_top_n highest logits of each level; clip to the image; drop short boxes;
+    suppress within each level; keep the post_nms_top_n best of all levels.
+    Scores are probabilities or logits (`nms_score`). Equal scores: lower level, then lower anchor.
     """
-    rpn = config.rpn
     pre = rpn.pre_nms_top_n_train if training else rpn.pre_nms_top_n_test
     post = rpn.post_nms_top_n_train if training else rpn.post_nms_top_n_test
-    counts = [len(a) for a in anchors]
+    counts = [len(level) for level in anchors]
     width = min(pre, max(counts))
-    chosen_boxes, chosen_scores, chosen_valid = [], [], []
-    for level_logits, level_deltas, level_anchors in zip(
-        logits.split(counts, 1), deltas.split(counts, 1), anchors, strict=True
-    ):
-        k = min(pre, len(level_anchors))
-        index = nms.top_k(level_logits, k)
-        score = level_logits.gather(1, index)
-        decoded = box_coder.decode(
-            level_deltas.gather(1, index[..., None].expand(-1, -1, 4)),
-            level_anchors[index],
-            rpn.box_weights,
-        )
-        chosen_boxes.append(F.pad(decoded, (0, 0, 0, width - k)))
-        chosen_scores.append(F.pad(score, (0, width - k)))
-        chosen_valid.append(F.pad(torch.ones_like(score, dtype=torch.bool), (0, width - k)))
-    box, score, valid = (
-        torch.cat(chosen_boxes, 1),
-        torch.cat(chosen_scores, 1),
-        torch.cat(chosen_valid, 1),
-    )
+    levels = [
+        _best_of_level(*level, min(pre, len(level[2])), width, rpn)
+        for level in zip(logits.split(counts, 1), deltas.split(counts, 1), anchors, strict=True)
+    ]
+    box, score, valid = (torch.cat(parts, 1) for parts in zip(*levels, strict=True))
     if rpn.nms_score == "probability":
         score = score.sigmoid()
     box = boxes.clip(box, sizes[:, None, 0], sizes[:, None, 1])
     valid = valid & boxes.is_valid(box, rpn.min_size, rpn.min_size_inclusive)
-    by_level = (
-        len(logits) * len(anchors),
-        width,
-    )  # rows of one suppression each, already in order of score
-    keep = nms.keep_mask(
-        box.reshape(*by_level, 4), valid.reshape(by_level), rpn.nms_iou, backend=backend
-    ).reshape(valid.shape)
+    # Each row of a level and an image is suppressed alone, already in order of score.
+    rows = (len(logits) * len(anchors), width)
+    keep = nms.keep_mask(box.reshape(*rows, 4), valid.reshape(rows), rpn.nms_iou, backend=backend)
+    keep = keep.reshape(valid.shape)
     missing = max(0, post - keep.shape[1])
     box, score, keep = (
         F.pad(box, (0, 0, 0, missing)),
@@ -101,26 +137,84 @@ def proposals(logits, deltas, anchors, sizes, config, *, training, backend="auto
     order = nms.top_k(score.masked_fill(~keep, -torch.inf), post)
     keep = keep.gather(1, order)
     box = box.gather(1, order[..., None].expand(-1, -1, 4)).masked_fill(~keep[..., None], 0)
-    return box, score.gather(1, order).masked_fill(~keep, 0), keep
+    return Proposals(box, score.gather(1, order).masked_fill(~keep, 0), keep)
+
+
+def _best_of_level(logits, deltas, anchors, count, width, rpn):
+    """Decode the `count` highest logits of a level: boxes, logits and validity in `width` slots."""
+    index = nms.top_k(logits, count)
+    score = logits.gather(1, index)
+    deltas = deltas.gather(1, index[..., None].expand(-1, -1, 4))
+    decoded = box_coder.decode(deltas, anchors[index], rpn.box_weights)
+    valid = torch.ones_like(score, dtype=torch.bool)
+    empty = width - count
+    return F.pad(decoded, (0, 0, 0, empty)), F.pad(score, (0, empty)), F.pad(valid, (0, empty))
 
 
 @torch.no_grad()
-def targets(anchors, gt_boxes, gt_valid, config):
-    """What each anchor should say: labels [N, T] (1 object, 0 background, -1 ignored) and deltas [N, T, 4] (0 unless the label is 1).
+def targets(
+    anchors: torch.Tensor,
+    gt_boxes: torch.Tensor,
+    gt_valid: torch.Tensor,
+    priorities: torch.Tensor,
+    rpn: RPNConfig,
+) -> Targets:
+    """Match the anchors to the ground truth of each image and sample those that the losses use.
 
-    anchors [T, 4]; gt_boxes [N, G, 4]; gt_valid [N, G]; config: config.RPN
+    anchors     [T, 4]
+    gt_boxes    [N, G, 4]
+    gt_valid    [N, G] bool
+    priorities  [N, T]; the smallest are sampled
     """
+    labels, deltas = match(anchors, gt_boxes, gt_valid, rpn)
+    positive, negative = sampler.sampled_mask(
+        labels, priorities, rpn.batch_size, rpn.positive_fraction
+    )
+    sampled = torch.where(positive, 1, torch.where(negative, 0, -1))
+    return Targets(labels, sampled, deltas)
+
+
+@torch.no_grad()
+def match(
+    anchors: torch.Tensor, gt_boxes: torch.Tensor, gt_valid: torch.Tensor, rpn: RPNConfig
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the labels [N, T] and deltas [N, T, 4] that the anchors should predict."""
     labels, matched = matcher.match_boxes(
         gt_boxes,
         gt_valid,
         anchors,
-        config.foreground_iou,
-        config.background_iou,
-        config.low_quality_matches,
-        config.zero_iou_matches,
+        rpn.foreground_iou,
+        rpn.background_iou,
+        rpn.low_quality_matches,
+        rpn.zero_iou_matches,
     )
-    wanted = gt_boxes.gather(1, matched[..., None].expand(-1, -1, 4))
-    deltas = box_coder.encode(
-        wanted, anchors, config.box_weights
-    )  # of padded ground truths infinite or NaN
+    matched_boxes = gt_boxes.gather(1, matched[..., None].expand(-1, -1, 4))
+    # The deltas of empty ground-truth slots are infinite or NaN.
+    deltas = box_coder.encode(matched_boxes, anchors, rpn.box_weights)
     return labels, torch.where((labels == 1)[..., None], deltas, 0)
+
+
+def losses(
+    logits: torch.Tensor,
+    deltas: torch.Tensor,
+    sampled: torch.Tensor,
+    target_deltas: torch.Tensor,
+    rpn: RPNConfig,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the objectness loss and the box loss of the sampled anchors, two scalars.
+
+    logits         [N, T]
+    deltas         [N, T, 4]
+    sampled        [N, T]     1 positive, 0 negative, -1 not sampled
+    target_deltas  [N, T, 4]  used where positive; may be anything elsewhere
+
+    Both are divided by the number of sampled anchors (at least 1), or by batch_size * N (SPEC §7).
+    """
+    positive, used = sampled == 1, sampled >= 0
+    normalizer = rpn.batch_size * len(sampled)
+    if rpn.loss_normalizer == "sampled":
+        normalizer = used.sum().clamp(min=1)
+    entropy = binary_cross_entropy(logits, positive.to(logits.dtype))
+    objectness = torch.where(used, entropy, 0).sum() / normalizer
+    difference = torch.where(positive[..., None], deltas - target_deltas, 0)
+    return objectness, smooth_l1(difference, rpn.smooth_l1_beta).sum() / normalizer

@@ -1,129 +1,160 @@
-"""Box head: which RoIs it learns from, and RoI features -> class logits and class-specific box deltas.
+"""Box head [Fast R-CNN §2]: its RoIs in training, its class logits and box deltas, its losses.
 
-Legend: R rois, C channels, P side of the RoI features, D numbers that describe a RoI, K classes, G ground truths, E entries
-(classes that have deltas: K, or K + 1 with the background first).
+Legend: R RoIs, C channels, P side of the RoI features, D features that describe a RoI, K classes,
+E box deltas per RoI (see labels.delta_layout), G ground truths, P proposals in sampling.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from reference import box_coder, boxes, matcher, norm, sampler, shared_head
 from reference.activations import relu
 from reference.average_pool import global_average_pool
+from reference.config import BoxHead, Config
+from reference.labels import class_layout, delta_layout
 from reference.linear import flatten, fully_connected, linear
 from reference.linear import parameter_shapes as linear_shapes
+from reference.losses import cross_entropy, smooth_l1
 
 
-@dataclass
-class Samples:
-    """The RoIs of one image that the heads learn from, foreground first: what they are, and what the heads should answer."""
+class Samples(NamedTuple):
+    """The RoIs of one image that the heads learn from, objects first.
 
-    rois: np.ndarray  # [R, 4]
-    labels: np.ndarray  # [R], 0..K
-    matched: np.ndarray  # [R], row of the ground truth
-    deltas: np.ndarray  # [R, 4], 0 for background
-    candidate_labels: np.ndarray  # [P + G], before sampling: 1 foreground, 0 background, -1 ignored
-    indices: np.ndarray  # [R], row of the candidate
-
-
-def targets(proposals, gt_boxes, gt_labels, priorities, config):
-    """A balanced sample of one image's proposals, and of its ground-truth boxes where the configuration appends them (SPEC §6).
-
-    proposals [P, 4], gt_boxes [G, 4], gt_labels [G] in 1..K; G may be 0, P too
-    priorities [P + G]: of the proposals, then of the ground truths; the smallest are taken. config: config.BoxHead
+    rois              [R, 4]   xyxy
+    labels            [R]      0..K
+    matched           [R]      row of the ground truth
+    deltas            [R, 4]   0 for background
+    candidate_labels  [P + G]  before sampling: 1 foreground, 0 background, -1 ignored
+    indices           [R]      row of the candidate
     """
-    candidates = np.concatenate([proposals, gt_boxes]) if config.append_ground_truth else proposals
-    labels, matched = matcher.match(
-        boxes.iou(gt_boxes, candidates),
-        config.foreground_iou,
-        config.background_iou,
-        low_quality=False,
+
+    rois: np.ndarray
+    labels: np.ndarray
+    matched: np.ndarray
+    deltas: np.ndarray
+    candidate_labels: np.ndarray
+    indices: np.ndarray
+
+
+def targets(
+    proposals: np.ndarray,
+    gt_boxes: np.ndarray,
+    gt_labels: np.ndarray,
+    priorities: np.ndarray,
+    head: BoxHead,
+) -> Samples:
+    """Sample RoIs among the proposals of one image and, if configured, its ground truths (SPEC §6).
+
+    proposals   [P, 4]; P may be 0
+    gt_boxes    [G, 4]; G may be 0
+    gt_labels   [G]      1..K
+    priorities  [P + G]  of the proposals, then of the ground truths; the smallest are sampled
+    """
+    candidates = np.concatenate([proposals, gt_boxes]) if head.append_ground_truth else proposals
+    candidate_labels, matched = matcher.match(
+        boxes.iou(gt_boxes, candidates), head.foreground_iou, head.background_iou, low_quality=False
     )
-    chosen = sampler.sample(
-        labels, priorities[: len(candidates)], config.batch_size, config.positive_fraction
+    positive, negative = sampler.sample(
+        candidate_labels, priorities[: len(candidates)], head.batch_size, head.positive_fraction
     )
-    objects, chosen = len(chosen[0]), np.concatenate(chosen)
-    rois, matched = candidates[chosen], matched[chosen]
-    roi_labels, deltas = np.zeros(len(rois), int), np.zeros_like(rois)
-    roi_labels[:objects] = gt_labels[matched[:objects]]
+    objects, indices = len(positive), np.concatenate([positive, negative])
+    rois, matched = candidates[indices], matched[indices]
+    labels, deltas = np.zeros(len(rois), int), np.zeros_like(rois)
+    labels[:objects] = gt_labels[matched[:objects]]
     deltas[:objects] = box_coder.encode(
-        gt_boxes[matched[:objects]], rois[:objects], config.box_weights
+        gt_boxes[matched[:objects]], rois[:objects], head.box_weights
     )
-    return Samples(rois, roi_labels, matched, deltas, labels, chosen)
+    return Samples(rois, labels, matched, deltas, candidate_labels, indices)
 
 
-def forward(parameters, features, config, statistics=None):
-    """RoI features [R, C, P, P] -> class_logits [R, K + 1], box_deltas [R, 4E], class-major."""
+def forward(
+    parameters: dict, features: np.ndarray, config: Config, statistics: dict | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Predict class logits [R, K + 1] and box deltas [R, 4 E] from RoI features [R, C, P, P].
+
+    Deltas are class-major (4 * class + coordinate). `statistics` as in `norm.conv_norm`.
+    """
     x = KINDS[config.box_head.kind](parameters, features, config, statistics)
-    class_logits = linear(
-        x, parameters["box_head.class_logits.weight"], parameters["box_head.class_logits.bias"]
+    class_logits, box_deltas = (
+        linear(x, parameters[f"box_head.{name}.weight"], parameters[f"box_head.{name}.bias"])
+        for name in ("class_logits", "box_deltas")
     )
-    return class_logits, linear(
-        x, parameters["box_head.box_deltas.weight"], parameters["box_head.box_deltas.bias"]
-    )
+    return class_logits, box_deltas
 
 
-def two_fc(parameters, x, config, statistics):
-    """[R, C, P, P] -> [R, D] by fully connected layers fc6 and fc7 [FPN §4.2]; with 4096 channels, those of VGG-16."""
-    return fully_connected(
-        parameters, "box_head.fc7", fully_connected(parameters, "box_head.fc6", flatten(x))
-    )
+def two_fc(parameters: dict, x: np.ndarray, config: Config, statistics: dict | None) -> np.ndarray:
+    """Describe RoIs by fully connected layers fc6 and fc7 [FPN §4.2]: [R, C, P, P] -> [R, D].
+
+    With 4096 channels these are VGG-16's.
+    """
+    x = fully_connected(parameters, "box_head.fc6", flatten(x))
+    return fully_connected(parameters, "box_head.fc7", x)
 
 
-def four_conv_fc(parameters, x, config, statistics):
-    """[R, C, P, P] -> [R, D] by four 3x3 convolutions, then fc6 [Group Normalization §4.2]."""
-    for i in range(1, 5):
-        name = f"box_head.conv{i}"
-        x = relu(
-            norm.conv_norm(
-                parameters,
-                name,
-                f"{name}_norm",
-                x,
-                config.box_head.norm,
-                config,
-                statistics,
-                padding=1,
-            )
-        )
+def four_conv_fc(
+    parameters: dict, x: np.ndarray, config: Config, statistics: dict | None
+) -> np.ndarray:
+    """Describe RoIs by four 3x3 convolutions, then fc6 [Group Normalization §4.2]: -> [R, D]."""
+    kind = config.box_head.norm
+    for name in (f"box_head.conv{i}" for i in range(1, 5)):
+        x = norm.conv_norm(parameters, name, f"{name}_norm", x, kind, config, statistics, padding=1)
+        x = relu(x)
     return fully_connected(parameters, "box_head.fc6", flatten(x))
 
 
-def mean(parameters, x, config, statistics):
-    """[R, C, P, P] -> [R, C]: behind a shared stage of the backbone the mean over the pixels is enough [Deep Residual Learning §A]."""
+def mean(parameters: dict, x: np.ndarray, config: Config, statistics: dict | None) -> np.ndarray:
+    """Describe RoIs by the mean over their pixels: [R, C, P, P] -> [R, C].
+
+    It is enough after a shared stage of the backbone [Deep Residual Learning §A].
+    """
     return global_average_pool(x)
 
 
 KINDS = {"two_fc": two_fc, "four_conv_fc": four_conv_fc, "mean": mean}
 
 
-def entries(config):
-    """How many classes have deltas of their own: K, or K + 1 where the (unused) background comes first."""
-    return config.num_classes + (config.background == "first")
+def losses(
+    class_logits: np.ndarray,
+    box_deltas: np.ndarray,
+    labels: np.ndarray,
+    target_deltas: np.ndarray,
+    config: Config,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the classification loss and the box loss of the sampled RoIs, two scalars.
+
+    class_logits   [R, K + 1]
+    box_deltas     [R, 4 E]
+    labels         [R]     0..K
+    target_deltas  [R, 4]  used for objects
+
+    Both are divided by R (at least 1). Boxes count for objects only, in the deltas of their class.
+    """
+    normalizer = max(len(labels), 1)
+    columns = class_layout(config).column(labels)
+    classification = cross_entropy(class_logits, columns).sum() / normalizer
+    layout, objects = delta_layout(config), np.flatnonzero(labels > 0)
+    per_class = box_deltas.reshape(len(labels), layout.columns, 4)
+    deltas = per_class[objects, layout.column(labels[objects])]
+    difference = deltas - target_deltas[objects]
+    return classification, smooth_l1(difference, config.box_head.smooth_l1_beta).sum() / normalizer
 
 
-def parameter_shapes(config):
-    """{parameter: shape}."""
-    head = config.box_head
+def parameter_shapes(config: Config) -> dict[str, tuple[int, ...]]:
+    """Return {parameter: shape}."""
+    head, shapes = config.box_head, {}
     channels, side = shared_head.shape(config, head.pooler)
-    shapes, layers = {}, {}
     if head.kind == "four_conv_fc":
-        for i in range(1, 5):
+        for name in (f"box_head.conv{i}" for i in range(1, 5)):
             shape = (head.conv_channels, channels, 3, 3)
-            shapes |= norm.parameter_shapes(
-                f"box_head.conv{i}", f"box_head.conv{i}_norm", shape, head.norm
-            )
+            shapes |= norm.parameter_shapes(name, f"{name}_norm", shape, head.norm)
             channels = head.conv_channels
-    if head.kind in ("two_fc", "four_conv_fc"):
-        layers["fc6"] = (head.channels, channels * side**2)
+    if head.kind != "mean":
+        shapes |= linear_shapes("box_head.fc6", (head.channels, channels * side**2))
         channels = head.channels
     if head.kind == "two_fc":
-        layers["fc7"] = (channels, channels)
-    layers |= {
-        "class_logits": (config.num_classes + 1, channels),
-        "box_deltas": (4 * entries(config), channels),
-    }
-    for name, shape in layers.items():
-        shapes |= linear_shapes(f"box_head.{name}", shape)
-    return shapes
+        shapes |= linear_shapes("box_head.fc7", (channels, channels))
+    shapes |= linear_shapes("box_head.class_logits", (class_layout(config).columns, channels))
+    return shapes | linear_shapes(
+        "box_head.box_deltas", (4 * delta_layout(config).columns, channels)
+    )

@@ -1,11 +1,10 @@
-"""Mask R-CNN [He et al. 2017, arXiv 1703.06870]: the wiring of backbone, pyramid, proposals and heads into detections and losses.
+"""Mask R-CNN [Mask R-CNN, He et al. 2017]: the wiring of the stages into detections and losses.
 
-Legend: N images, T anchors of all levels, P proposals, R rois, G ground truths, D detections, K classes, E entries of deltas,
-S side of a mask. Lists have one item per image.
+Legend: N images, T anchors of all levels, P proposals, R RoIs, G ground truths, D detections.
+A list has one item per image.
 """
 
-import copy
-import math
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,358 +12,326 @@ from reference import (
     anchors,
     backbone,
     box_head,
-    losses,
     mask_head,
     masks,
     neck,
-    optimizer,
     postprocess,
     rpn,
-    sampler,
     shared_head,
     transform,
 )
-from reference import config as configuration
-from reference import pooler as pooling
 from reference.autodiff import Tape, detached
-from reference.structures import Detections
+from reference.config import Config, Pooler, check
+from reference.parameters import check_parameters, trained_parameters
+from reference.pooler import pool
+from reference.structures import Detections, NetworkDetections, Stages, Target, keep
+
+
+class Gradients(NamedTuple):
+    """One backward pass.
+
+    losses      {name: scalar}
+    gradients   {name: array} of the sum of the losses, for every parameter that is trained
+    priorities  those of the sampling, as in `MaskRCNN.losses`
+    """
+
+    losses: dict[str, np.ndarray]
+    gradients: dict[str, np.ndarray]
+    priorities: dict
 
 
 class MaskRCNN:
-    """The model of `config` with `parameters` {name: array}, named as in the accelerated model's state_dict. Computes in their dtype.
+    """The model of `config` with `parameters` {name: array}, in whose dtype it computes.
 
-    Raises one ValueError for all parameters that are missing, unexpected or of the wrong shape.
+    The names are those of the accelerated model's state_dict. Raises one ValueError for all
+    parameters that are missing, unexpected or of the wrong shape.
     """
 
-    def __init__(self, config, parameters):
-        configuration.check(config)
+    def __init__(self, config: Config, parameters: dict[str, np.ndarray]):
+        check(config)
         self.config = config
         self.parameters = check_parameters(parameters, config)
         self.dtype = next(iter(self.parameters.values())).dtype
 
-    def detect(self, images, record=None):
-        """The objects in each image: a list of Detections, in pixels of the images as they came in.
+    def __repr__(self) -> str:
+        backbone_name = f"{self.config.backbone.kind}-{self.config.backbone.depth}"
+        count = sum(value.size for value in self.parameters.values())
+        classes = f"{self.config.num_classes} classes"
+        return f"MaskRCNN({backbone_name}, {self.config.neck}, {classes}, {count:,} {self.dtype})"
+
+    def detect(self, images: list[np.ndarray], record: Stages | None = None) -> list[Detections]:
+        """Find the objects in each image, in pixels of the images as they came in.
 
         images  list of [H, W, 3] RGB, uint8 or floats in 0..255; may be empty
-        record  a dict that receives intermediate results by name
+        record  an empty Stages, which receives the intermediate results
         """
         if len(images) == 0:
             return []
         prepared = [transform.prepare(image, None, self.config.transform)[0] for image in images]
-        sizes, originals = (
-            [image.shape[1:] for image in prepared],
-            [np.shape(image)[:2] for image in images],
-        )
-        found = self.batch_detections(self.batch(prepared), sizes, record)
+        sizes = [image.shape[1:] for image in prepared]
+        detections = self.batch_detections(self.batch(prepared), sizes, record)
         return [
-            self.finish(*one, size, original)
-            for one, size, original in zip(found, sizes, originals, strict=True)
+            self.unpad(image_detections, size, np.shape(image)[:2])
+            for image_detections, size, image in zip(detections, sizes, images)
         ]
 
-    def losses(self, images, targets, priorities=None, record=None, generator=None):
-        """The five losses of one training step; training makes their sum small.
+    def losses(
+        self,
+        images: list[np.ndarray],
+        targets: list[Target],
+        priorities: dict | None = None,
+        record: Stages | None = None,
+        generator: np.random.Generator | None = None,
+    ) -> dict[str, np.ndarray]:
+        """Return the losses of one training step, whose sum training minimises.
 
-        images, targets  as in `detect`, with a Target for each in pixels of the image; an image may have no object at all
-        priorities       {"rpn": [N][T], "roi": [N][P + G]}: who is sampled where there are more candidates than places, the smallest first.
-                         A roi row has post_nms_top_n_train numbers for the proposals, then one per ground truth. None: random
-        generator        numpy.random.Generator for these; None: a fresh one
-        Returns {"rpn_objectness", "rpn_box", "class", "box", "mask"}: scalars; without a mask branch there is no "mask".
+        images, record  as in `detect`
+        targets         a Target per image, in its pixels; an image may have no object at all
+        priorities      {"rpn": [N][T], "roi": [N][P + G]}; where there are more candidates than
+                        needed, those of the smallest priority are sampled. A "roi" row holds
+                        post_nms_top_n_train entries for proposals, then one per ground truth.
+        generator       draws the priorities if there are none; None: a fresh one
+        Returns {"rpn_objectness", "rpn_box", "class", "box", "mask"}: scalars. Without a mask
+        branch there is no "mask". Running statistics of batch norms in `parameters` are updated.
+        """
+        statistics = {}
+        losses, _ = self.batch_losses(
+            self.parameters, statistics, images, targets, priorities, record, generator
+        )
+        self.parameters = self.parameters | statistics
+        return losses
+
+    def gradients(
+        self,
+        images: list[np.ndarray],
+        targets: list[Target],
+        priorities: dict | None = None,
+        record: Stages | None = None,
+        generator: np.random.Generator | None = None,
+    ) -> Gradients:
+        """Return the losses and the gradients of their sum. Arguments as in `losses`.
+
+        What `record` receives are Variables wherever a gradient runs through: see `value`, `grad`.
+        """
+        tape, statistics = Tape(), {}
+        names = trained_parameters(self.config)
+        variables = {name: tape.variable(self.parameters[name]) for name in names}
+        losses, priorities = self.batch_losses(
+            self.parameters | variables, statistics, images, targets, priorities, record, generator
+        )
+        tape.backward(sum(losses.values()))
+        self.parameters = self.parameters | statistics
+        gradients = {name: variable.grad for name, variable in variables.items()}
+        return Gradients(detached(losses), gradients, priorities)
+
+    def batch_detections(
+        self, images: np.ndarray, sizes: list[tuple[int, int]], record: Stages | None = None
+    ) -> list[NetworkDetections]:
+        """Detect in a padded batch [N, 3, H, W] of images with sides `sizes` (h, w).
+
+        The mask branch runs on the detections only.
+        """
+        config, parameters = self.config, self.parameters
+        pyramid = features(parameters, images, config, record)
+        logits, deltas, grid = objectness(parameters, pyramid, images.shape[2:], config, record)
+        proposals = rpn.proposals(logits, deltas, grid, sizes, config.rpn, training=False)
+        keep(record, proposals=[image.boxes for image in proposals])
+        keep(record, proposal_scores=[image.scores for image in proposals])
+
+        rois, image_index = join([image.boxes for image in proposals])
+        x = roi_features(parameters, pyramid, rois, image_index, config.box_head.pooler, config)
+        class_logits, box_deltas = box_head.forward(parameters, x, config)
+        keep(record, box_features=x, class_logits=class_logits, box_deltas=box_deltas)
+        rows = [image_index == n for n in range(len(sizes))]
+        detections = [
+            postprocess.detections(class_logits[r], box_deltas[r], rois[r], size, config)
+            for r, size in zip(rows, sizes)
+        ]
+        keep(record, detections=detections)
+        if config.mask_head.kind == "none":
+            return detections
+
+        rois, image_index = join([image.boxes for image in detections])
+        labels = np.concatenate([image.labels for image in detections])
+        x = roi_features(parameters, pyramid, rois, image_index, config.mask_head.pooler, config)
+        logits = mask_head.forward(parameters, x, config)
+        probabilities = mask_head.probabilities(logits, labels, config)
+        keep(record, mask_features=x, mask_logits=logits, mask_probabilities=probabilities)
+        return [
+            image._replace(mask_probabilities=probabilities[image_index == n])
+            for n, image in enumerate(detections)
+        ]
+
+    def batch_losses(
+        self,
+        parameters: dict,
+        statistics: dict,
+        images: list[np.ndarray],
+        targets: list[Target],
+        priorities: dict | None,
+        record: Stages | None,
+        generator: np.random.Generator | None,
+    ) -> tuple[dict, dict]:
+        """Return the losses, and the priorities of the sampling.
+
+        parameters  arrays, or Variables of those that are trained
+        statistics  receives the new running statistics of batch norms
+        The other arguments are those of `losses`.
         """
         if len(images) == 0 or len(images) != len(targets):
-            raise ValueError(
-                f"losses: expected images, and a target for each; got {len(images)} images and {len(targets)} targets"
-            )
-        record = {} if record is None else record
-        pairs = [
-            transform.prepare(image, target, self.config.transform)
-            for image, target in zip(images, targets, strict=True)
-        ]
-        prepared, targets = zip(*pairs, strict=True)
-        batch, sizes = self.batch(prepared), [image.shape[1:] for image in prepared]
+            counts = f"{len(images)} images and {len(targets)} targets"
+            raise ValueError(f"losses: expected images and a target for each, got {counts}")
+        config = self.config
+        pairs = [transform.prepare(*pair, config.transform) for pair in zip(images, targets)]
+        prepared, targets = [image for image, _ in pairs], [target for _, target in pairs]
         gt_boxes = [target.boxes.astype(self.dtype) for target in targets]
+        sizes, batch = [image.shape[1:] for image in prepared], self.batch(prepared)
 
-        statistics = {}
-        pyramid = self.features(batch, record, statistics)
-        logits, deltas, level_anchors = self.objectness(pyramid, batch.shape[2:], record)
+        pyramid = features(parameters, batch, config, record, statistics)
+        logits, deltas, grid = objectness(parameters, pyramid, batch.shape[2:], config, record)
         if priorities is None:
-            priorities = self.draw_priorities(
-                logits.shape[1], gt_boxes, generator or np.random.default_rng()
-            )
-        record["priorities"] = priorities
-        objectness, rpn_box = self.rpn_losses(
-            logits, deltas, np.concatenate(level_anchors), gt_boxes, priorities["rpn"], record
-        )
+            generator = np.random.default_rng() if generator is None else generator
+            priorities = self.draw_priorities(logits.shape[1], gt_boxes, generator)
+        answers = rpn.targets(np.concatenate(grid), gt_boxes, priorities["rpn"], config.rpn)
+        keep(record, priorities=priorities, rpn_labels=answers.labels, rpn_sampled=answers.sampled)
+        rpn_losses = rpn.losses(logits, deltas, answers.sampled, answers.deltas, config.rpn)
 
         proposals = rpn.proposals(
-            detached(logits), detached(deltas), level_anchors, sizes, self.config, training=True
+            detached(logits), detached(deltas), grid, sizes, config.rpn, training=True
         )
+        keep(record, proposals=[image.boxes for image in proposals])
+        keep(record, proposal_scores=[image.scores for image in proposals])
         samples = [
-            self.sample(*one)
-            for one in zip(proposals, gt_boxes, targets, priorities["roi"], strict=True)
+            self.sample(image.boxes, target, boxes, row)
+            for image, target, boxes, row in zip(proposals, targets, gt_boxes, priorities["roi"])
         ]
-        record |= {
-            "proposals": [boxes for boxes, _ in proposals],
-            "proposal_scores": [scores for _, scores in proposals],
-        }
-        record |= {
-            "sampled_rois": [s.rois for s in samples],
-            "roi_labels": [s.labels for s in samples],
-            "samples": samples,
-        }
-        classification, box = self.box_losses(pyramid, samples, record, statistics)
-        computed = {
-            "rpn_objectness": objectness,
-            "rpn_box": rpn_box,
-            "class": classification,
-            "box": box,
-        }
-        if self.config.mask_head.kind != "none":
-            computed["mask"] = self.mask_loss(pyramid, samples, targets, record, statistics)
-        self.parameters.update(statistics)
-        return computed
+        keep(record, samples=samples, roi_labels=[s.labels for s in samples])
+        keep(record, sampled_rois=[s.rois for s in samples])
+        losses = {"rpn_objectness": rpn_losses[0], "rpn_box": rpn_losses[1]}
+        losses |= head_losses(parameters, pyramid, samples, targets, config, record, statistics)
+        return losses, priorities
 
-    def gradients(self, images, targets, priorities=None, record=None, generator=None):
-        """The losses, and the gradient of their sum with respect to every parameter that is trained: ({name: scalar}, {name: array}).
-
-        Arguments as in `losses`; what `record` receives are Variables of the tape where a gradient runs through, with `value` and `grad`.
-        """
-        tape, taped = Tape(), copy.copy(self)
-        variables = {name: tape.variable(self.parameters[name]) for name in trained(self.config)}
-        taped.parameters = self.parameters | variables
-        losses = taped.losses(images, targets, priorities, record, generator)
-        tape.backward(sum(losses.values()))
-        self.parameters = taped.parameters | {name: self.parameters[name] for name in variables}
-        return detached(losses), {name: variable.grad for name, variable in variables.items()}
-
-    def batch(self, prepared):
-        """List of [3, h, w] -> [N, 3, H, W], padded, in the dtype of the parameters."""
+    def batch(self, prepared: list[np.ndarray]) -> np.ndarray:
+        """Pad a list of [3, h, w] to one array [N, 3, H, W] in the dtype of the parameters."""
         return transform.pad(prepared, self.config.transform.size_divisor).astype(self.dtype)
 
-    def features(self, images, record, statistics=None):
-        """[N, 3, H, W] -> the maps that RPN and heads read, {2: P2, ..., 6: P6}, or a single one."""
-        stages = backbone.of(self.config).forward(self.parameters, images, self.config, statistics)
-        pyramid = neck.of(self.config).forward(self.parameters, stages, self.config, statistics)
-        record |= {
-            "images": images,
-            **{f"C{level}": x for level, x in stages.items()},
-            **{f"P{level}": x for level, x in pyramid.items()},
-        }
-        return pyramid
-
-    def objectness(self, pyramid, image_shape, record):
-        """Logits [N, T] and deltas [N, T, 4] of all anchors; the anchors, a list over the levels of [T_l, 4]."""
-        logits, deltas = rpn.head(self.parameters, pyramid, self.config)
-        shapes, strides = [x.shape[2:] for x in pyramid.values()], [2**level for level in pyramid]
-        grid = anchors.grid(shapes, image_shape, self.config.anchors, strides=strides)
-        grid = [level.astype(self.dtype) for level in grid]
-        record |= {"rpn_logits": logits, "rpn_deltas": deltas, "anchors": grid}
-        return *rpn.flatten(logits, deltas), grid
-
-    def batch_detections(self, images, sizes, record=None):
-        """Detections of a padded batch [N, 3, H, W] whose images have the sides `sizes` [(h, w)].
-
-        Returns a list of (boxes [D, 4], scores [D], labels [D], mask probabilities [D, S, S]), in pixels of the batch.
-        The mask branch runs on the detections only; without one the probabilities are None.
-        """
-        config, record = self.config, {} if record is None else record
-        pyramid = self.features(images, record)
-        logits, deltas, level_anchors = self.objectness(pyramid, images.shape[2:], record)
-        proposals = rpn.proposals(logits, deltas, level_anchors, sizes, config, training=False)
-        record |= {
-            "proposals": [boxes for boxes, _ in proposals],
-            "proposal_scores": [scores for _, scores in proposals],
-        }
-
-        rois, image_index = join([boxes for boxes, _ in proposals])
-        features = self.roi_features(pyramid, rois, image_index, config.box_head.pooler)
-        class_logits, box_deltas = box_head.forward(self.parameters, features, config)
-        record |= {"box_features": features, "class_logits": class_logits, "box_deltas": box_deltas}
-        found = []
-        for n, size in enumerate(sizes):
-            rows = image_index == n
-            found.append(
-                postprocess.detections(
-                    class_logits[rows], box_deltas[rows], rois[rows], size, config
-                )
-            )
-
-        record["detections"] = found
-        if config.mask_head.kind == "none":
-            return [(*one, None) for one in found]
-        rois, image_index = join([boxes for boxes, _, _ in found])
-        features = self.roi_features(pyramid, rois, image_index, config.mask_head.pooler)
-        logits = mask_head.forward(self.parameters, features, config)
-        probabilities = losses.mask_probabilities(
-            logits, np.concatenate([labels for _, _, labels in found]), config
-        )
-        record |= {
-            "mask_features": features,
-            "mask_logits": logits,
-            "mask_probabilities": probabilities,
-        }
-        return [(*one, probabilities[image_index == n]) for n, one in enumerate(found)]
-
-    def finish(self, boxes, scores, labels, probabilities, network, original):
-        """Detections in an image of sides `original` (h, w), from those in the network's input of sides `network`."""
-        boxes, keep = postprocess.rescale(boxes, network, original, self.config)
-        boxes, head = boxes[keep], self.config.mask_head
-        if probabilities is None:
-            return Detections(boxes, scores[keep], labels[keep], None)
+    def unpad(
+        self, detections: NetworkDetections, network: tuple[int, int], original: tuple[int, int]
+    ) -> Detections:
+        """Map the detections of one image from the network's input (h, w) to the image (H, W)."""
+        boxes, keep_row = postprocess.rescale(detections.boxes, network, original, self.config)
+        boxes, scores = boxes[keep_row], detections.scores[keep_row]
+        labels, head = detections.labels[keep_row], self.config.mask_head
+        if detections.mask_probabilities is None:
+            return Detections(boxes, scores, labels, None)
+        probabilities = detections.mask_probabilities[keep_row]
         pasted = masks.paste(
-            probabilities[keep], boxes, *original, convention=head.paste, threshold=head.threshold
+            probabilities, boxes, *original, convention=head.paste, threshold=head.threshold
         )
-        return Detections(boxes, scores[keep], labels[keep], pasted)
+        return Detections(boxes, scores, labels, pasted)
 
-    def draw_priorities(self, count, gt_boxes, generator):
-        """Random priorities for `count` anchors and for the proposals and ground truths of each image."""
+    def draw_priorities(
+        self, anchor_count: int, gt_boxes: list[np.ndarray], generator: np.random.Generator
+    ) -> dict:
+        """Draw random priorities for the anchors, proposals and ground truths of each image."""
         slots = self.config.rpn.post_nms_top_n_train
         return {
-            "rpn": generator.random((len(gt_boxes), count)),
+            "rpn": generator.random((len(gt_boxes), anchor_count)),
             "roi": [generator.random(slots + len(boxes)) for boxes in gt_boxes],
         }
 
-    def rpn_losses(self, logits, deltas, all_anchors, gt_boxes, priorities, record):
-        """Objectness and box loss of a sample of each image's anchors."""
-        config = self.config.rpn
-        labels, target_deltas = zip(
-            *(rpn.targets(all_anchors, boxes, config) for boxes in gt_boxes), strict=True
-        )
-        sampled = np.full(logits.shape, -1)
-        for row, own, priority in zip(sampled, labels, priorities, strict=True):
-            for value, chosen in zip(
-                (1, 0),
-                sampler.sample(own, priority, config.batch_size, config.positive_fraction),
-                strict=True,
-            ):
-                row[chosen] = value
-        record |= {"rpn_labels": np.stack(labels), "rpn_sampled": sampled}
-        return losses.rpn_losses(logits, deltas, sampled, np.stack(target_deltas), config)
-
-    def sample(self, proposals, gt_boxes, target, priorities):
-        """The RoIs of one image that the heads learn from."""
-        boxes, slots = proposals[0], self.config.rpn.post_nms_top_n_train
-        priorities = np.concatenate(
-            [priorities[: len(boxes)], priorities[slots : slots + len(gt_boxes)]]
-        )
-        return box_head.targets(boxes, gt_boxes, target.labels, priorities, self.config.box_head)
-
-    def roi_features(self, pyramid, rois, image_index, pooler, statistics=None):
-        """What the heads read of rois [R, 4] in the images image_index [R]: [R, C, P, P]."""
-        pooled = pooling.pool(pyramid, rois, image_index, pooler)
-        return shared_head.forward(self.parameters, pooled, self.config, statistics)
-
-    def box_losses(self, pyramid, samples, record, statistics):
-        """Classification and box loss of all sampled RoIs."""
-        rois, image_index = join([s.rois for s in samples])
-        labels, target_deltas = (
-            np.concatenate([s.labels for s in samples]),
-            np.concatenate([s.deltas for s in samples]),
-        )
-        features = self.roi_features(
-            pyramid, rois, image_index, self.config.box_head.pooler, statistics
-        )
-        class_logits, box_deltas = box_head.forward(
-            self.parameters, features, self.config, statistics
-        )
-        record |= {"box_features": features, "class_logits": class_logits, "box_deltas": box_deltas}
-        return losses.box_losses(class_logits, box_deltas, labels, target_deltas, self.config)
-
-    def mask_loss(self, pyramid, samples, targets, record, statistics):
-        """Mask loss of the foreground among the sampled RoIs."""
-        config = self.config
-        foreground = [s.labels > 0 for s in samples]
-        rois, image_index = join([s.rois[f] for s, f in zip(samples, foreground, strict=True)])
-        labels = np.concatenate([s.labels[f] for s, f in zip(samples, foreground, strict=True)])
-        if config.shared_head == "none":
-            features = self.roi_features(
-                pyramid, rois, image_index, config.mask_head.pooler, statistics
-            )
-        else:  # the box branch has been there already (SPEC §14)
-            features = record["box_features"][np.concatenate(foreground)]
-        logits = mask_head.forward(self.parameters, features, config, statistics)
-        wanted = [
-            masks.targets(target.masks, s.matched[f], s.rois[f], config.mask_head, logits.shape[-1])
-            for target, s, f in zip(targets, samples, foreground, strict=True)
-        ]
-        wanted = np.concatenate(wanted).astype(self.dtype)
-        record |= {"mask_features": features, "mask_logits": logits, "mask_targets": wanted}
-        return losses.mask_loss(logits, labels, wanted, config)
+    def sample(
+        self, proposals: np.ndarray, target: Target, gt_boxes: np.ndarray, priorities: np.ndarray
+    ) -> box_head.Samples:
+        """Sample the RoIs of one image that the heads learn from."""
+        slots = self.config.rpn.post_nms_top_n_train
+        ground_truth = priorities[slots : slots + len(gt_boxes)]
+        priorities = np.concatenate([priorities[: len(proposals)], ground_truth])
+        head = self.config.box_head
+        return box_head.targets(proposals, gt_boxes, target.labels, priorities, head)
 
 
-def join(rois):
-    """A list of [R_n, 4], one per image -> all rois [R, 4], image_index [R]."""
+def features(
+    parameters: dict,
+    images: np.ndarray,
+    config: Config,
+    record: Stages | None = None,
+    statistics: dict | None = None,
+) -> dict[int, np.ndarray]:
+    """Compute the maps that RPN and heads read: [N, 3, H, W] -> {2: P2, .., 6: P6}, or one map."""
+    stages = backbone.of(config).forward(parameters, images, config, statistics)
+    pyramid = neck.of(config).forward(parameters, stages, config, statistics)
+    keep(record, images=images, **{f"C{level}": x for level, x in stages.items()})
+    keep(record, **{f"P{level}": x for level, x in pyramid.items()})
+    return pyramid
+
+
+def objectness(
+    parameters: dict,
+    pyramid: dict[int, np.ndarray],
+    image_shape: tuple[int, ...],
+    config: Config,
+    record: Stages | None = None,
+) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
+    """Compute logits [N, T] and deltas [N, T, 4] of all anchors, and each level's anchors."""
+    logits, deltas = rpn.head(parameters, pyramid, config.rpn)
+    shapes, strides = [x.shape[2:] for x in pyramid.values()], [2**level for level in pyramid]
+    grid = anchors.grid(shapes, image_shape, config.anchors, strides=strides)
+    grid = [level.astype(logits[0].dtype) for level in grid]
+    keep(record, rpn_logits=logits, rpn_deltas=deltas, anchors=grid)
+    return *rpn.flatten(logits, deltas), grid
+
+
+def roi_features(
+    parameters: dict,
+    pyramid: dict[int, np.ndarray],
+    rois: np.ndarray,
+    image_index: np.ndarray,
+    pooler: Pooler,
+    config: Config,
+    statistics: dict | None = None,
+) -> np.ndarray:
+    """Compute what the heads read of rois [R, 4] in images image_index [R]: [R, C, P, P]."""
+    pooled = pool(pyramid, rois, image_index, pooler)
+    return shared_head.forward(parameters, pooled, config, statistics)
+
+
+def head_losses(
+    parameters: dict,
+    pyramid: dict[int, np.ndarray],
+    samples: list[box_head.Samples],
+    targets: list[Target],
+    config: Config,
+    record: Stages | None,
+    statistics: dict,
+) -> dict[str, np.ndarray]:
+    """Return the losses of the box branch and, where there is one, of the mask branch."""
+    rois, image_index = join([s.rois for s in samples])
+    labels = np.concatenate([s.labels for s in samples])
+    deltas = np.concatenate([s.deltas for s in samples])
+    x = roi_features(
+        parameters, pyramid, rois, image_index, config.box_head.pooler, config, statistics
+    )
+    class_logits, box_deltas = box_head.forward(parameters, x, config, statistics)
+    keep(record, box_features=x, class_logits=class_logits, box_deltas=box_deltas)
+    classification, box = box_head.losses(class_logits, box_deltas, labels, deltas, config)
+    if config.mask_head.kind == "none":
+        return {"class": classification, "box": box}
+
+    objects, pooler = labels > 0, config.mask_head.pooler
+    if config.shared_head == "none":
+        x = roi_features(parameters, pyramid, rois[objects], image_index[objects], pooler, config)
+    else:
+        # The shared stage has already run on these RoIs, in the box branch (SPEC §14).
+        x = x[objects]
+    logits = mask_head.forward(parameters, x, config, statistics)
+    mask_targets = mask_head.targets(targets, samples, config.mask_head, logits.shape[-1])
+    mask_targets = mask_targets.astype(logits.dtype)
+    keep(record, mask_features=x, mask_logits=logits, mask_targets=mask_targets)
+    mask = mask_head.loss(logits, labels[objects], mask_targets, config)
+    return {"class": classification, "box": box, "mask": mask}
+
+
+def join(rois: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Join a list of [R_n, 4] into rois [R, 4] and their image_index [R]."""
     return np.concatenate(rois), np.repeat(np.arange(len(rois)), [len(r) for r in rois])
-
-
-def parameter_shapes(config):
-    """{name: shape} of every parameter of the model, running statistics included."""
-    parts = (backbone.of(config), neck.of(config), rpn, box_head, mask_head)
-    return {name: shape for part in parts for name, shape in part.parameter_shapes(config).items()}
-
-
-def trained(config):
-    """Names of the parameters that training changes: all but stored statistics, frozen norms and the frozen stages of the backbone."""
-    frozen = backbone.of(config).frozen(config)
-    names = [
-        name
-        for name in parameter_shapes(config)
-        if not name.startswith(frozen) and ".running_" not in name
-    ]
-    return [
-        name
-        for name in names
-        if not (
-            config.backbone.norm == "frozen"
-            and name.startswith("backbone.")
-            and optimizer.is_norm(name)
-        )
-    ]
-
-
-def check_parameters(parameters, config):
-    """The parameters as arrays; ValueError naming those that are missing, unexpected or of the wrong shape (batch counters are ignored)."""
-    parameters = {
-        name: np.asarray(value)
-        for name, value in parameters.items()
-        if not name.endswith(".num_batches_tracked")
-    }
-    shapes = parameter_shapes(config)
-    problems = [f"{name} is missing" for name in shapes if name not in parameters]
-    problems += [f"{name} is unexpected" for name in parameters if name not in shapes]
-    for name, value in parameters.items():
-        if name in shapes and value.shape != shapes[name]:
-            problems.append(f"{name} has shape {list(value.shape)}, expected {list(shapes[name])}")
-    if problems:
-        shown = "; ".join(problems[:8]) + (
-            f"; and {len(problems) - 8} more" if len(problems) > 8 else ""
-        )
-        raise ValueError(f"the parameters do not fit the configuration: {shown}")
-    return parameters
-
-
-def initial_parameters(config, generator, dtype=np.float64):
-    """Random parameters to start training from, {name: array}.
-
-    Convolutions of the backbone and of the heads: He et al. 2015, by fan out. Pyramid and fully connected layers: uniform, variance
-    1 / fan in. RPN and class logits: N(0, 0.01²); box deltas and mask logits: N(0, 0.001²). Biases 0, normalisations the identity.
-    """
-    small = {
-        "rpn.": 0.01,
-        "box_head.class_logits": 0.01,
-        "box_head.box_deltas": 0.001,
-        "mask_head.logits": 0.001,
-    }
-    parameters = {}
-    for name, shape in parameter_shapes(config).items():
-        std = next(
-            (value for prefix, value in small.items() if name.startswith(prefix)),
-            math.sqrt(2 / (shape[0] * math.prod(shape[2:]))),
-        )
-        if len(shape) == 1:
-            value = np.full(shape, float(name.endswith((".running_var", ".weight"))))
-        elif name.startswith(("fpn.", "box_head.fc", "mask_head.fc")):
-            value = generator.uniform(-1, 1, shape) * math.sqrt(3 / math.prod(shape[1:]))
-        else:
-            value = generator.standard_normal(shape) * std
-        parameters[name] = value.astype(dtype)
-    return parameters

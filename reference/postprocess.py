@@ -1,6 +1,6 @@
-"""Class logits and deltas -> the detections of one image, in pixels of the image that came in (SPEC §8).
+"""From class logits and deltas to the detections (SPEC §8).
 
-P proposals, K classes, E = K + 1 or K deltas per proposal, D detections.
+Legend: P proposals, K classes, E box deltas per proposal (see labels.delta_layout), D detections.
 """
 
 import numpy as np
@@ -8,47 +8,60 @@ import numpy as np
 from reference import box_coder, nms, transform
 from reference.activations import softmax
 from reference.boxes import clip, is_valid
-from reference.losses import foreground
+from reference.config import BoxHead, Config
+from reference.labels import class_layout, delta_layout
+from reference.structures import NetworkDetections
 
 
-def detections(class_logits, box_deltas, proposals, size, config):
-    """Decode, score, clip, filter, suppress per class, keep the best.
+def detections(
+    class_logits: np.ndarray,
+    box_deltas: np.ndarray,
+    proposals: np.ndarray,
+    size: tuple[int, int],
+    config: Config,
+) -> NetworkDetections:
+    """Decode, score, clip, filter, suppress within each class and keep the best.
 
-    class_logits [P, K + 1]; box_deltas [P, 4E]; proposals [P, 4]; size: (h, w) of the unpadded network input; config: config.Config
-    Returns boxes [D, 4], scores [D], labels [D], by falling score (ties: lower proposal, then lower label).
+    class_logits  [P, K + 1]
+    box_deltas    [P, 4 E]
+    proposals     [P, 4]  xyxy
+    size          (h, w) of the network's input without its padding
+    Returns NetworkDetections by falling score; equal scores: lower proposal, then lower label.
     """
-    boxes = box_coder.decode(box_deltas, proposals, config.box_head.box_weights).reshape(
-        len(proposals), box_deltas.shape[1] // 4, 4
-    )
-    return select(
-        boxes[:, foreground(config)],
-        softmax(class_logits)[:, foreground(config)],
-        size,
-        config.box_head,
-    )
+    boxes = box_coder.decode(box_deltas, proposals, config.box_head.box_weights)
+    layout = delta_layout(config)
+    boxes = boxes.reshape(len(proposals), layout.columns, 4)[:, layout.objects]
+    scores = softmax(class_logits)[:, class_layout(config).objects]
+    return select(boxes, scores, size, config.box_head)
 
 
-def select(boxes, scores, size, config):
-    """The detections among boxes [P, K, 4] with scores [P, K]; config: config.BoxHead.
+def select(
+    boxes: np.ndarray, scores: np.ndarray, size: tuple[int, int], head: BoxHead
+) -> NetworkDetections:
+    """Choose the detections among boxes [P, K, 4] with scores [P, K], as in `detections`.
 
-    A proposal with any non-finite number is dropped whole. Returns as `detections`.
+    A proposal with any non-finite value is dropped with all its classes.
     """
     finite = np.isfinite(boxes).all(axis=(1, 2)) & np.isfinite(scores).all(axis=1)
     boxes, scores = boxes[finite], scores[finite]
     boxes = clip(boxes, *size)
-    wanted = scores > config.score_threshold
-    if config.min_size is not None:
-        wanted &= is_valid(boxes, config.min_size, inclusive=True)
-    row, column = np.nonzero(wanted)  # proposal after proposal, classes rising within
+    candidate = scores > head.score_threshold
+    if head.min_size is not None:
+        candidate &= is_valid(boxes, head.min_size, inclusive=True)
+    # The order of candidates: proposal by proposal, rising classes within.
+    row, column = np.nonzero(candidate)
     boxes, scores, labels = boxes[row, column], scores[row, column], column + 1
-    keep = nms.batched_nms(boxes, scores, labels, config.nms_iou)[: config.max_detections]
-    return boxes[keep], scores[keep], labels[keep]
+    keep = nms.batched_nms(boxes, scores, labels, head.nms_iou)[: head.max_detections]
+    return NetworkDetections(boxes[keep], scores[keep], labels[keep])
 
 
-def rescale(boxes, network, original, config):
-    """Boxes [D, 4] of the network's input, sides `network` (h, w), in pixels of the image that came in, sides `original`.
+def rescale(
+    boxes: np.ndarray, network: tuple[int, int], original: tuple[int, int], config: Config
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scale boxes [D, 4] from the network's input (h, w) to the image as it came in (H, W).
 
-    Returns (boxes [D, 4], keep [D] bool): with `config.box_head.drop_empty` boxes are clipped, and those left without area are not kept.
+    Returns boxes [D, 4] and keep [D] bool. With `box_head.drop_empty` boxes are clipped, and boxes
+    without area are not kept.
     """
     boxes = transform.scale_boxes(boxes, network, original, config.transform)
     if not config.box_head.drop_empty:

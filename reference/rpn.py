@@ -1,111 +1,181 @@
-"""Region proposal network [Faster R-CNN §3.1]: its head, what it is trained towards, and the proposals it makes.
+"""Region proposal network [Faster R-CNN §3.1]: its head, its proposals, its targets and its losses.
 
-Legend: N images, A anchors per cell, T anchors of all levels, G ground truths, P proposals of an image.
+Legend: N images, A anchors per cell, T anchors of all levels, G ground truths, P proposals.
 Flattened order: level, y, x, anchor.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 
-from reference import box_coder, boxes, matcher, neck, nms
+from reference import box_coder, boxes, matcher, neck, nms, sampler
 from reference.activations import relu, sigmoid
+from reference.config import RPN, Config
 from reference.conv import conv2d
+from reference.losses import binary_cross_entropy, smooth_l1
 
 
-def head(parameters, features, config):
-    """Objectness and deltas of every anchor, by the same convolutions at every level.
+class Proposals(NamedTuple):
+    """The proposals of one image by falling score: boxes [P, 4] xyxy, scores [P]."""
 
-    features {level: [N, C, h, w]}
-    Returns two lists over the levels: logits [N, A, h, w], deltas [N, 4A, h, w] (channel 4 a + coordinate).
+    boxes: np.ndarray
+    scores: np.ndarray
+
+
+class Targets(NamedTuple):
+    """What the anchors of N images should predict.
+
+    labels   [N, T]     1 object, 0 background, -1 ignored
+    sampled  [N, T]     the labels of the anchors that the losses use, -1 for all others
+    deltas   [N, T, 4]  0 unless the label is 1
+    """
+
+    labels: np.ndarray
+    sampled: np.ndarray
+    deltas: np.ndarray
+
+
+def head(
+    parameters: dict, features: dict[int, np.ndarray], rpn: RPN
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Predict objectness and deltas of every anchor, by the same convolutions on each level.
+
+    {level: [N, C, h, w]} -> two lists over levels: logits [N, A, h, w] and deltas [N, 4 A, h, w],
+    channel 4 a + coordinate.
     """
     logits, deltas = [], []
     for x in features.values():
-        for i in range(1, config.rpn.conv_depth + 1):
-            x = relu(
-                conv2d(
-                    x, parameters[f"rpn.conv{i}.weight"], parameters[f"rpn.conv{i}.bias"], padding=1
-                )
-            )
+        for i in range(1, rpn.conv_depth + 1):
+            weight, bias = parameters[f"rpn.conv{i}.weight"], parameters[f"rpn.conv{i}.bias"]
+            x = relu(conv2d(x, weight, bias, padding=1))
         logits.append(conv2d(x, parameters["rpn.logits.weight"], parameters["rpn.logits.bias"]))
         deltas.append(conv2d(x, parameters["rpn.deltas.weight"], parameters["rpn.deltas.bias"]))
     return logits, deltas
 
 
-def flatten(logits, deltas):
-    """The maps of all levels in the order of the anchors: logits [N, T], deltas [N, T, 4]."""
+def flatten(logits: list[np.ndarray], deltas: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Order the maps of all levels as the anchors: logits [N, T], deltas [N, T, 4]."""
     images = len(logits[0])
     flat_logits = [x.transpose(0, 2, 3, 1).reshape(images, -1) for x in logits]
     flat_deltas = [x.transpose(0, 2, 3, 1).reshape(images, -1, 4) for x in deltas]
     return np.concatenate(flat_logits, axis=1), np.concatenate(flat_deltas, axis=1)
 
 
-def proposals(logits, deltas, anchors, sizes, config, *, training):
-    """The best-scored boxes of every image after suppression within each level (SPEC §7). No gradient runs through them.
+def proposals(
+    logits: np.ndarray,
+    deltas: np.ndarray,
+    anchors: list[np.ndarray],
+    sizes: list[tuple[int, int]],
+    rpn: RPN,
+    *,
+    training: bool,
+) -> list[Proposals]:
+    """Choose the best boxes of every image after suppression within each level (SPEC §7).
 
-    logits [N, T], deltas [N, T, 4]: arrays; anchors: list over the levels of [T_l, 4]; sizes: (h, w) of every unpadded image
-    Returns one (boxes [P, 4], scores [P]) per image, by falling score; P <= post_nms_top_n. See `select`.
+    logits   [N, T]
+    deltas   [N, T, 4]
+    anchors  list over levels of [T_l, 4]
+    sizes    (h, w) of every image without its padding
+    Returns a list of Proposals, P <= post_nms_top_n; see `select`. No gradient reaches them.
     """
     level = np.repeat(np.arange(len(anchors)), [len(a) for a in anchors])
-    all_boxes = box_coder.decode(deltas, np.concatenate(anchors), config.rpn.box_weights)
+    decoded = box_coder.decode(deltas, np.concatenate(anchors), rpn.box_weights)
     return [
-        select(b, s, level, size, config.rpn, training=training)
-        for b, s, size in zip(all_boxes, logits, sizes, strict=True)
+        select(image_boxes, image_logits, level, size, rpn, training=training)
+        for image_boxes, image_logits, size in zip(decoded, logits, sizes)
     ]
 
 
-def select(boxes_, logits, level, size, config, *, training):
-    """The proposals among one image's decoded boxes [T, 4] with logits [T] on levels [T]; config: config.RPN
+def select(
+    decoded: np.ndarray,
+    logits: np.ndarray,
+    level: np.ndarray,
+    size: tuple[int, int],
+    rpn: RPN,
+    *,
+    training: bool,
+) -> Proposals:
+    """Choose the proposals of one image among its decoded boxes [T, 4], logits [T] and levels [T].
 
-    Per level the pre_nms_top_n highest logits; clipped to `size` (h, w); short boxes dropped; suppressed per level; of all the
-    post_nms_top_n best.
-    Scores are probabilities or logits, as `nms_score` says. Ties in score: lower index first.
+    Take the pre_nms_top_n highest logits of each level; clip to `size` (h, w); drop short boxes;
+    suppress within each level; keep the post_nms_top_n best of all levels.
+    Scores are probabilities or logits (`nms_score`). Equal scores: lower index first.
     """
-    pre = config.pre_nms_top_n_train if training else config.pre_nms_top_n_test
-    post = config.post_nms_top_n_train if training else config.post_nms_top_n_test
-    best = []
-    for number in np.unique(level):
-        rows = np.flatnonzero(level == number)
-        best.append(rows[nms.top_k(logits[rows], pre)])
-    best = np.concatenate(best)
-    boxes_, logits, level = boxes.clip(boxes_[best], *size), logits[best], level[best]
-    valid = boxes.is_valid(boxes_, config.min_size, config.min_size_inclusive)
-    boxes_, logits, level = boxes_[valid], logits[valid], level[valid]
-    scores = sigmoid(logits) if config.nms_score == "probability" else logits
-    keep = nms.batched_nms(boxes_, scores, level, config.nms_iou)[:post]
-    return boxes_[keep], scores[keep]
+    pre = rpn.pre_nms_top_n_train if training else rpn.pre_nms_top_n_test
+    post = rpn.post_nms_top_n_train if training else rpn.post_nms_top_n_test
+    rows_by_level = [np.flatnonzero(level == index) for index in np.unique(level)]
+    best = np.concatenate([rows[nms.top_k(logits[rows], pre)] for rows in rows_by_level])
+    decoded, logits, level = boxes.clip(decoded[best], *size), logits[best], level[best]
+    valid = boxes.is_valid(decoded, rpn.min_size, rpn.min_size_inclusive)
+    decoded, logits, level = decoded[valid], logits[valid], level[valid]
+    scores = sigmoid(logits) if rpn.nms_score == "probability" else logits
+    keep = nms.batched_nms(decoded, scores, level, rpn.nms_iou)[:post]
+    return Proposals(decoded[keep], scores[keep])
 
 
-def targets(anchors, gt_boxes, config):
-    """What each anchor of one image should say: labels [T] (1 object, 0 background, -1 ignored), deltas [T, 4] (0 unless the label is 1).
+def targets(
+    anchors: np.ndarray, gt_boxes: list[np.ndarray], priorities: np.ndarray, rpn: RPN
+) -> Targets:
+    """Match the anchors to the ground truth of each image and sample those that the losses use.
 
-    anchors [T, 4], gt_boxes [G, 4] (G may be 0); config: config.RPN
+    anchors     [T, 4]
+    gt_boxes    list of [G, 4]; G may be 0
+    priorities  [N, T]; the smallest are sampled
     """
-    iou = boxes.iou(gt_boxes, anchors)
+    matches = [match(anchors, image_boxes, rpn) for image_boxes in gt_boxes]
+    labels = np.stack([image_labels for image_labels, _ in matches])
+    sampled = np.full_like(labels, -1)
+    for row, image_labels, priority in zip(sampled, labels, priorities):
+        positive, negative = sampler.sample(
+            image_labels, priority, rpn.batch_size, rpn.positive_fraction
+        )
+        row[positive], row[negative] = 1, 0
+    return Targets(labels, sampled, np.stack([deltas for _, deltas in matches]))
+
+
+def match(anchors: np.ndarray, gt_boxes: np.ndarray, rpn: RPN) -> tuple[np.ndarray, np.ndarray]:
+    """Return the labels [T] and deltas [T, 4] that the anchors of one image should predict."""
     labels, matched = matcher.match(
-        iou,
-        config.foreground_iou,
-        config.background_iou,
-        config.low_quality_matches,
-        config.zero_iou_matches,
+        boxes.iou(gt_boxes, anchors),
+        rpn.foreground_iou,
+        rpn.background_iou,
+        rpn.low_quality_matches,
+        rpn.zero_iou_matches,
     )
     positive, deltas = labels == 1, np.zeros_like(anchors)
     deltas[positive] = box_coder.encode(
-        gt_boxes[matched[positive]], anchors[positive], config.box_weights
+        gt_boxes[matched[positive]], anchors[positive], rpn.box_weights
     )
     return labels, deltas
 
 
-def parameter_shapes(config):
-    """{parameter: shape}."""
-    channels, anchors = (
-        neck.of(config).channels(config),
-        len(config.anchors.sizes[0]) * len(config.anchors.ratios),
-    )
-    shapes = {
-        f"rpn.conv{i}": (channels, channels, 3, 3) for i in range(1, config.rpn.conv_depth + 1)
-    }
+def losses(
+    logits: np.ndarray, deltas: np.ndarray, sampled: np.ndarray, target_deltas: np.ndarray, rpn: RPN
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the objectness loss and the box loss of the sampled anchors, two scalars.
+
+    logits         [N, T]
+    deltas         [N, T, 4]
+    sampled        [N, T]     1 positive, 0 negative, -1 not sampled
+    target_deltas  [N, T, 4]  used where positive
+
+    Both are divided by the number of sampled anchors (at least 1), or by batch_size * N (SPEC §7).
+    """
+    positive, used = sampled == 1, sampled >= 0
+    normalizer = rpn.batch_size * len(sampled)
+    if rpn.loss_normalizer == "sampled":
+        normalizer = max(int(used.sum()), 1)
+    objectness = binary_cross_entropy(logits[used], positive[used]).sum() / normalizer
+    difference = deltas[positive] - target_deltas[positive]
+    return objectness, smooth_l1(difference, rpn.smooth_l1_beta).sum() / normalizer
+
+
+def parameter_shapes(config: Config) -> dict[str, tuple[int, ...]]:
+    """Return {parameter: shape}."""
+    channels = neck.of(config).channels(config)
+    anchors = len(config.anchors.sizes[0]) * len(config.anchors.ratios)
+    depth = config.rpn.conv_depth
+    shapes = {f"rpn.conv{i}": (channels, channels, 3, 3) for i in range(1, depth + 1)}
     shapes |= {"rpn.logits": (anchors, channels, 1, 1), "rpn.deltas": (4 * anchors, channels, 1, 1)}
-    return {
-        f"{name}.{part}": size
-        for name, shape in shapes.items()
-        for part, size in (("weight", shape), ("bias", shape[:1]))
-    }
+    weights = {f"{name}.weight": shape for name, shape in shapes.items()}
+    return weights | {f"{name}.bias": shape[:1] for name, shape in shapes.items()}

@@ -1,4 +1,4 @@
-"""Tables say what they are given: metrics without objects, classes that do not occur, every problem."""
+"""Tables of metrics without objects, of classes that do not occur, of every problem."""
 
 import io
 from types import SimpleNamespace
@@ -8,7 +8,8 @@ import pytest
 from rich.console import Console
 
 from accelerated.command_line import report
-from accelerated.verify import detection as verify
+from accelerated.verify.equality import difference
+from accelerated.verify.report import Report, Row
 from accelerated.verify.training import Pair
 
 
@@ -81,18 +82,18 @@ def test_data_set():
 
 
 def test_verification():
-    """Stages with absolute differences; parameters with a number for each side, their long names in full; a backend that did not run."""
-    differences = {"torch": verify.difference(np.array([1.0, 2.5]), np.array([1.0, 2.0]))}
-    parameter = verify.Row(
+    """Stages have absolute differences, parameters a number for each side and long names."""
+    differences = {"torch": difference(np.array([1.0, 2.5]), np.array([1.0, 2.0]))}
+    parameter = Row(
         "backbone.layer4.0.downsample.0.weight",
         "2048 1024 1 1",
         differences,
         1e-9,
         {"NumPy": 3.0, "torch": 3.25},
     )
-    result = verify.Report(
+    result = Report(
         "A title",
-        {"stages": [verify.Row("C2", "2", differences, 1.0)], "gradients": [parameter]},
+        {"stages": [Row("C2", "2", differences, 1.0)], "gradients": [parameter]},
         {"triton": "why"},
     )
     stages, gradients = (text(table) for table in report.verification(result))

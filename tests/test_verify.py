@@ -1,4 +1,4 @@
-"""The three-way comparison: it agrees on equal weights, it names the first stage of a planted fault, it says why a backend is left out."""
+"""Detection in three implementations: equal weights agree, and the first wrong stage is named."""
 
 from dataclasses import replace
 
@@ -8,7 +8,9 @@ import torch
 from support import narrow
 
 from accelerated import interop, mask_rcnn
-from accelerated.verify import detection as verify
+from accelerated.verify import detection
+from accelerated.verify.equality import difference
+from accelerated.verify.report import Report, Row
 from reference import shapes
 from reference.config import preset
 
@@ -53,7 +55,7 @@ def image():
 
 
 def test_three_implementations_agree_in_every_stage(model, image):
-    report = verify.compare(model, image, proposals=3)
+    report = detection.compare(model, image, proposals=3)
     assert report.passed and not report.skipped, report.summary
     rows = {row.name: row for row in report.rows}
     assert set(STAGES) <= rows.keys()
@@ -80,56 +82,42 @@ def test_the_first_wrong_stage_is_named(model, image, weight, first, monkeypatch
         parameters = exact(model, dtype)
         return parameters | {weight: parameters[weight] + 1e-6}
 
-    monkeypatch.setattr(verify.interop, "parameters", spoilt)
-    monkeypatch.setattr(verify, "BACKENDS", ("torch",))
-    report = verify.compare(model, image)
+    monkeypatch.setattr(detection.interop, "parameters", spoilt)
+    monkeypatch.setattr(detection, "BACKENDS", ("torch",))
+    report = detection.compare(model, image)
     assert not report.passed
     assert next(row.name for row in report.rows if not row.passed) == first
     assert f"first in {first}" in report.summary
 
 
 def test_float32(model, image, monkeypatch):
-    monkeypatch.setattr(verify, "BACKENDS", ("torch",))
-    rows = {row.name: row for row in verify.compare(model, image, dtype="float32").rows}
+    monkeypatch.setattr(detection, "BACKENDS", ("torch",))
+    rows = {row.name: row for row in detection.compare(model, image, dtype="float32").rows}
     assert rows["C5"].passed and rows["C5"].differences["torch"].relative > 0
     with pytest.raises(ValueError, match="float64 or float32"):
-        verify.compare(model, image, dtype="float16")
+        detection.compare(model, image, dtype="float16")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there Triton runs")
-def test_a_backend_that_cannot_run_is_left_out_with_its_reason(model, image, monkeypatch):
+def test_a_backend_that_cannot_run_is_skipped_with_its_reason(model, image, monkeypatch):
     monkeypatch.setenv("TRITON_INTERPRET", "0")
-    report = verify.compare(model, image)
+    report = detection.compare(model, image)
     assert report.passed and "TRITON_INTERPRET=1" in report.skipped["triton"]
     assert report.rows[0].text("triton") == "-"
 
 
-def test_differences():
-    same = verify.difference(np.array([1.0, np.nan]), np.array([1.0, np.nan]))
-    assert (same.relative, same.wrong) == (0.0, 0)
-    off = verify.difference(np.array([1.0, 4.5]), np.array([1.0, 4.0]))
-    assert (off.relative, off.absolute, off.wrong) == (0.125, 0.5, 1)
-    assert verify.difference(np.array([np.nan, 1.0]), np.array([0.0, 1.0])).relative == np.inf
-    assert verify.difference(np.array([1.0, 1.0]), np.array([np.inf, 1.0])).relative == np.inf
-    assert verify.difference(np.zeros(0), np.zeros(0)).relative == 0
-    assert "expected [3]" in verify.difference(np.zeros(2), np.zeros(3)).note
-    assert (
-        verify.Row(
-            "labels", "3", {"torch": verify.difference(np.array([1, 2]), np.array([1, 3]))}, 0.0
-        ).verdict
-        == "1 entries differ"
-    )
+def test_discrete_results_are_counted():
+    differences = {"torch": difference(np.array([1, 2]), np.array([1, 3]))}
+    assert Row("labels", "3", differences, 0.0).verdict == "1 entries differ"
 
 
 def test_a_report_counts_by_section():
-    ok, bad = (
-        {"torch": verify.difference(np.array([value]), np.array([1.0]))} for value in (1.0, 2.0)
-    )
+    ok, bad = ({"torch": difference(np.array([value]), np.array([1.0]))} for value in (1.0, 2.0))
     rows = [
-        verify.Row(name, "1", differences, 1e-9)
+        Row(name, "1", differences, 1e-9)
         for name, differences in (("a", ok), ("b", bad), ("c", bad))
     ]
-    report = verify.Report(
+    report = Report(
         "title",
         {"losses": rows[:1], "gradients": rows[:2], "new weights": rows},
         {"triton": "no reason"},
@@ -138,7 +126,7 @@ def test_a_report_counts_by_section():
         "differ in 1 gradients and 2 new weights, first in b: differs > 1e-09"
     )
     assert (
-        verify.Report("", {"losses": rows[:1]}, {"triton": ""}).summary
+        Report("", {"losses": rows[:1]}, {"triton": ""}).summary
         == "NumPy and torch agree in all 1 losses."
     )
 
@@ -151,11 +139,11 @@ def test_a_report_counts_by_section():
     ],
 )
 def test_a_single_map_and_no_mask_branch(name, without_masks, maps, image, monkeypatch):
-    monkeypatch.setattr(verify, "BACKENDS", ("torch",))
+    monkeypatch.setattr(detection, "BACKENDS", ("torch",))
     config = narrow.config(name)
     if without_masks:
         config = replace(config, mask_head=replace(config.mask_head, kind="none"))
-    report = verify.compare(narrow.model(config, dtype=torch.float32), image, proposals=5)
+    report = detection.compare(narrow.model(config, dtype=torch.float32), image, proposals=5)
     assert report.passed, report.summary
     stages = [row.name for row in report.rows]
     assert [stage for stage in stages if stage[0] in "CP"] == maps

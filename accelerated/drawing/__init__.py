@@ -1,0 +1,1 @@
+"""Pictures of detections, data sets and loss curves. Nothing is computed here."""

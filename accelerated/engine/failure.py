@@ -1,59 +1,52 @@
-"""Where a step that was not finite went wrong: it is repeated, and its stages are looked through in order."""
+"""Find the first stage with NaN or infinity by rerunning the failed step."""
+
+from collections.abc import Callable
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import nn
 
-STAGES = (  # of a record, in the order of computation
-    *("images", "C1", "C2", "C3", "C4", "C5", "P2", "P3", "P4", "P5", "P6"),
-    *(
-        "rpn_logits",
-        "rpn_deltas",
-        "proposals",
-        "box_features",
-        "class_logits",
-        "box_deltas",
-        "mask_features",
-        "mask_logits",
-    ),
-)
+from accelerated.structures import Batch, Stages
 
 
 class NotFiniteError(RuntimeError):
-    """A loss, gradient or weight became NaN or infinite."""
+    """A loss, gradient or weight is NaN or infinite."""
 
 
-def first_failure(model, losses_of, batch) -> str:
-    """Name of the first stage that is not finite: a weight, an intermediate of the forward pass, a loss or a gradient.
+def first_failure(
+    model: nn.Module, losses_of: Callable[[Stages], dict[str, torch.Tensor]], batch: Batch
+) -> str:
+    """Name the first non-finite value: a weight, the images, a stage, a loss or a gradient.
 
-    losses_of(record) repeats the forward pass of the failed step with the same weights, batch and priorities, and fills `record`.
+    losses_of(record) repeats the forward pass of the failed step, with the same weights, batch and
+    priorities, and fills the Stages `record`.
     """
     for name, parameter in model.named_parameters():
-        if not _finite(parameter):
+        if not _is_finite(parameter):
             return f"weight {name}"
-    record = {}
+    if not _is_finite(batch.images):
+        return "images"
+    record = Stages()
     losses = losses_of(record)
-    for stage, value in {
-        "images": batch.images,
-        **{name: record[name] for name in STAGES if name in record},
-    }.items():
-        if not _finite(value):
-            return stage
+    for name, value in record.computed().items():
+        if not _is_finite(value):
+            return name
     for name, loss in losses.items():
-        if not _finite(loss):
+        if not _is_finite(loss):
             return f"loss {name}"
     model.zero_grad()
-    sum(losses.values()).backward()
-    for name, parameter in reversed(
-        list(model.named_parameters())
-    ):  # backward runs from the heads to the backbone
-        if parameter.grad is not None and not _finite(parameter.grad):
+    torch.stack(list(losses.values())).sum().backward()
+    # The backward pass runs from the heads to the backbone.
+    for name, parameter in reversed(list(model.named_parameters())):
+        if parameter.grad is not None and not _is_finite(parameter.grad):
             return f"gradient of {name}"
     return "norm of the gradients"
 
 
-def _finite(value) -> bool:
-    if isinstance(value, Tensor):
+def _is_finite(value: Any) -> bool:
+    if value is None:
+        return True
+    if isinstance(value, torch.Tensor):
         return bool(torch.isfinite(value).all())
-    if isinstance(value, dict):
-        value = value.values()
-    return all(_finite(v) for v in value)
+    values = value.values() if isinstance(value, dict) else value
+    return all(_is_finite(item) for item in values)

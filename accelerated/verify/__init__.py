@@ -1,0 +1,1 @@
+"""Compare the two implementations; the only folder that imports both."""

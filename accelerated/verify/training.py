@@ -1,156 +1,180 @@
-"""Training where both implementations meet: one step through NumPy, PyTorch and Triton, number by number; a run of NumPy beside PyTorch.
+"""Compare a training step in NumPy, PyTorch and Triton, or whole runs in NumPy and PyTorch.
 
-The same weights, images and sampling priorities on every side. In float64 every choice between candidates falls the same way.
+All implementations get the same weights, images and sampling priorities. In float64 they choose the
+same candidates.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import tee
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from accelerated import interop
-from accelerated import optimizer as optim
+from accelerated import optimizer as torch_optimizer
 from accelerated.mask_rcnn import MaskRCNN
+from accelerated.structures import Target
 from accelerated.verify.detection import (
     BACKENDS,
-    TOLERANCE,
-    Report,
-    Row,
-    beside,
+    comparison,
     converted,
-    difference,
     reference_model,
     unavailable,
 )
+from accelerated.verify.equality import MODEL, difference
+from accelerated.verify.report import Report, Row
 from reference import mask_rcnn as oracle
 from reference import optimizer as oracle_optimizer
+from reference import parameters as oracle_parameters
 from reference import train as oracle_train
-from reference.structures import Target
+from reference.config import Config
+from reference.structures import Target as OracleTarget
+
+Arrays = Mapping[str, np.ndarray]
 
 
-def compare(model, images, targets, *, dtype="float64", rois=None, seed=0) -> Report:
-    """One training step with the three implementations: the losses, the gradient of every parameter and what it becomes.
+def compare(
+    model: MaskRCNN,
+    images: Iterable[np.ndarray],
+    targets: Iterable[Any],
+    *,
+    dtype: str = "float64",
+    rois: int | None = None,
+    seed: int = 0,
+) -> Report:
+    """Compare losses, gradients and new weights of one training step in the three implementations.
 
-    model            accelerated.mask_rcnn.MaskRCNN on any device; it is left as it is. Its configuration names the optimizer, which starts
-                     afresh, at the full learning rate for as many images: no warm-up, which would hide the update in rounding
-    images, targets  one batch: list of [H, W, 3] RGB in 0..255, and of anything with boxes, labels and masks, arrays or tensors
-    dtype            "float64" or "float32"; as in `verify.compare`, in float32 rounding may sample another candidate
-    rois             at most so many proposals, and RoIs to learn from, of each image, all three alike (an interpreted kernel takes a
-                     second for each); None: the configuration's
-    seed             of the sampling priorities
-    AdamW's first step divides each gradient by its own size, so that what was only rounding moves a weight as far as any other: in float32
-    it is NumPy's gradients that update all the weights, so that the new ones differ by the optimizers alone, and the title says so.
-    The rows' values are the losses, the L2 norms of the gradients before clipping, and those of what the weights changed by.
+    model    on any device; it is not changed. Its configuration names the optimizer, which starts
+             without momentum and at the full learning rate for this number of images (warm-up would
+             hide the update in rounding)
+    images   the batch: [H, W, 3] RGB in 0..255 each
+    targets  anything with boxes, labels and masks for each image, arrays or tensors
+    dtype    "float64" or "float32"; in float32 rounding may sample another candidate
+    rois     limit on the proposals and sampled RoIs of an image (an interpreted kernel takes a
+             second for each); None: the configuration's
+    seed     of the sampling priorities
+
+    The first step of AdamW divides each gradient by its magnitude, so that a gradient of mere
+    rounding moves a weight as far as any other. In float32 NumPy's gradients therefore update all
+    weights: the new ones differ by the optimizers alone, and the title says so.
+    The values of the rows are the losses, the L2 norms of the gradients before clipping, and the L2
+    norms of the changes of the weights.
+    Raises ValueError for another dtype.
     """
     model = converted(model, dtype)
     if rois is not None:
         model.config = _limited(model.config, rois)
     images, targets = list(images), [_arrays(target) for target in targets]
-    settings, before = model.config.optimizer, interop.parameters(model, np.dtype(dtype))
-    rate = settings.learning_rate * len(images) / settings.batch_size
-    reference = reference_model(model, dtype)
-    generator = np.random.default_rng(seed)
-    taken = oracle_train.step(
+    optimizer, before = model.config.optimizer, interop.parameters(model, getattr(np, dtype))
+    rate = optimizer.learning_rate * len(images) / optimizer.batch_size
+    reference, generator = reference_model(model, dtype), np.random.default_rng(seed)
+    expected = oracle_train.step(
         reference, images, targets, oracle_optimizer.State(), rate, generator=generator
     )
-    shared = taken.gradients if settings.kind == "adamw" and dtype == "float32" else None
-    sides = {"NumPy": (taken.losses, taken.gradients, reference.parameters)}
+    steps = {"NumPy": _Step(expected.losses, expected.gradients, reference.parameters)}
+    share_gradients = optimizer.kind == "adamw" and dtype == "float32"
+    update = expected.gradients if share_gradients else None
     skipped = unavailable(model)
-    for backend in (name for name in BACKENDS if name not in skipped):
-        own = converted(model, dtype)
-        own.backend = backend
-        losses, gradients = step(
-            own, optim.build(own, settings), images, targets, rate, taken.priorities, shared
-        )
-        if odd := gradients.keys() ^ taken.gradients.keys():
-            raise RuntimeError(
-                f"NumPy and {backend} do not train the same parameters: {', '.join(sorted(odd)[:8])} on one side only"
-            )
-        sides[backend] = losses, gradients, interop.parameters(own, np.dtype(dtype))
-    changed = {
-        name
-        for *_, new in sides.values()
-        for name in new
-        if not np.array_equal(new[name], before[name])
-    }  # statistics, too
-    names = (
-        taken.losses,
-        taken.gradients,
-        [name for name in before if name in changed | taken.gradients.keys()],
-    )
+    backends = [name for name in BACKENDS if name not in skipped]
+    for backend in backends:
+        subject = converted(model, dtype)
+        subject.backend = backend
+        fused = torch_optimizer.build(subject, optimizer)
+        losses, gradients = step(subject, fused, images, targets, rate, expected.priorities, update)
+        _check_trained(backend, gradients, expected.gradients)
+        parameters = interop.parameters(subject, getattr(np, dtype))
+        steps[backend] = _Step(losses, gradients, parameters)
+
+    def rows(field: str, names: Iterable[str], relative_to: Arrays | None = None) -> list[Row]:
+        values = {side: getattr(result, field) for side, result in steps.items()}
+        return [_row(name, values, relative_to, MODEL[dtype]) for name in names]
+
+    weights = [
+        name for name in before if name in expected.gradients or _changed(name, steps, before)
+    ]
     sections = {
-        section: [
-            _row(
-                name,
-                {side: values[place][name] for side, values in sides.items()},
-                origin.get(name, 0.0),
-                TOLERANCE[dtype],
-            )
-            for name in names[place]
-        ]
-        for place, (section, origin) in enumerate(
-            (("losses", {}), ("gradients", {}), ("new weights", before))
-        )
+        "losses": rows("losses", expected.losses),
+        "gradients": rows("gradients", expected.gradients),
+        "new weights": rows("parameters", weights, relative_to=before),
     }
-    count = f"{len(images)} image{'s' * (len(images) != 1)} with {sum(len(t.labels) for t in targets)} objects"
-    update = f"{settings.kind}, learning rate {rate:g}" + (
-        ", all by NumPy's gradients" if shared else ""
+    objects = sum(len(target.labels) for target in targets)
+    count = f"{len(images)} image{'s' * (len(images) != 1)} with {objects} objects"
+    source = ", all by NumPy's gradients" if share_gradients else ""
+    title = (
+        f"{comparison(model, backends)}, {dtype}, {count};"
+        f" {optimizer.kind}, learning rate {rate:g}{source}"
     )
-    return Report(
-        f"{beside(model, list(sides)[1:])}, {dtype}, {count}; {update}", sections, skipped
-    )
+    return Report(title, sections, skipped)
 
 
-def step(model, optimizer, images, targets, rate, priorities, update=None):
-    """`reference.train.step`, accelerated: ({loss: scalar array}, {parameter: gradient before clipping}); the weights are updated.
+def step(
+    model: MaskRCNN,
+    optimizer: torch.optim.Optimizer,
+    images: Sequence[np.ndarray],
+    targets: Sequence[Any],
+    rate: float,
+    priorities: Any,
+    update: Arrays | None = None,
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Take one training step of the accelerated model, like `reference.train.step`.
 
-    update  {parameter: array} to update by, where it should not be those gradients
+    update  {parameter: gradient} to update by, instead of the step's gradients
+    Returns {loss: scalar array} and {parameter: gradient before clipping}.
     """
     with torch.backends.cudnn.flags(allow_tf32=False):
         losses = model.losses(images, targets, priorities)
         optimizer.zero_grad()
-        sum(losses.values()).backward()
+        torch.stack(list(losses.values())).sum().backward()
     gradients = {
-        name: p.grad.numpy(force=True).copy()
-        for name, p in model.named_parameters()
-        if p.grad is not None
+        name: parameter.grad.numpy(force=True).copy()
+        for name, parameter in model.named_parameters()
+        if parameter.grad is not None
     }
     for name, gradient in (update or {}).items():
         parameter = model.get_parameter(name)
-        parameter.grad = torch.from_numpy(gradient).to(
-            parameter, copy=True
-        )  # clipping works in place
-    optim.step(optimizer, rate, model.config.optimizer.clip_gradient_norm)
+        # A copy, as clipping works in place.
+        parameter.grad = torch.from_numpy(gradient).to(parameter, copy=True)
+    torch_optimizer.step(optimizer, rate, model.config.optimizer.clip_gradient_norm)
     return {name: loss.numpy(force=True) for name, loss in losses.items()}, gradients
 
 
-def reference_step(model, dtype="float64"):
-    """A function of (images, targets) that takes a step of training with the reference, from the weights of the accelerated `model`."""
+def reference_step(model: MaskRCNN, dtype: str = "float64") -> Callable[..., oracle_train.Step]:
+    """Return a function of (images, targets) that takes a training step with the reference.
+
+    The steps start from the weights of the accelerated `model`.
+    """
     reference, rate = reference_model(model, dtype), model.config.optimizer.learning_rate
-    return lambda images, targets: oracle_train.step(
-        reference, images, targets, oracle_optimizer.State(), rate
-    )
+
+    def take(images: Sequence[np.ndarray], targets: Sequence[OracleTarget]) -> oracle_train.Step:
+        return oracle_train.step(reference, images, targets, oracle_optimizer.State(), rate)
+
+    return take
 
 
-def own_targets(model, images, threshold=0.5):
-    """What the model itself finds in the images, from the score `threshold` on, in the place of ground truths.
+def own_targets(
+    model: MaskRCNN, images: Sequence[np.ndarray], threshold: float = 0.5
+) -> list[Target]:
+    """Detect objects in the images, to serve as ground truth; `threshold` is the minimum score.
 
-    Without a mask branch nobody reads their masks, which are empty.
+    Without a mask branch their masks are empty, and no loss reads them.
     """
     targets = []
-    for image, found in zip(images, model.detect(images), strict=True):
-        keep = (found.scores >= threshold) & (found.boxes[:, 2:] > found.boxes[:, :2]).all(1)
-        masks = keep.new_zeros(len(keep), *image.shape[:2]) if found.masks is None else found.masks
-        targets.append(Target(found.boxes[keep], found.labels[keep], masks[keep]))
+    for image, detections in zip(images, model.detect(images), strict=True):
+        keep = detections.scores >= threshold
+        keep &= (detections.boxes[:, 2:] > detections.boxes[:, :2]).all(1)
+        masks = detections.masks
+        if masks is None:
+            masks = keep.new_zeros(len(keep), *image.shape[:2])
+        targets.append(Target(detections.boxes[keep], detections.labels[keep], masks[keep]))
     return targets
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One training step of both implementations: the losses {name: number} and the seconds it took."""
+    """One training step of both implementations: {loss: value} of each, and the seconds it took."""
 
     iteration: int
     numpy: dict[str, float]
@@ -159,72 +183,107 @@ class Pair:
     torch_seconds: float
 
     @property
-    def difference(self):
-        """The largest of the five losses', relative to NumPy's."""
+    def difference(self) -> float:
+        """The largest relative difference of a loss."""
         return max(
-            abs(self.torch[name] - value) / (abs(value) or 1.0)
-            for name, value in self.numpy.items()
+            difference(self.torch[name], value).relative for name, value in self.numpy.items()
         )
 
 
 def train(
-    config, iterations, *, batch_size=None, seed=0, dtype="float64", device="cpu"
+    config: Config,
+    iterations: int,
+    *,
+    batch_size: int | None = None,
+    seed: int = 0,
+    dtype: str = "float64",
+    device: torch.device | str = "cpu",
 ) -> Iterator[Pair]:
-    """Train twice from the same random weights on the same batches of shapes: NumPy alone, and PyTorch; yields each step.
+    """Train in NumPy and in PyTorch from the same weights on the same batches of shapes.
 
-    NumPy draws the weights and the sampling priorities; all that the two share is handed over as arrays.
+    NumPy draws the weights and the sampling priorities; PyTorch gets both as arrays.
+    Yields every step.
     """
     generator = np.random.default_rng(seed)
     reference = oracle.MaskRCNN(
-        config, oracle.initial_parameters(config, generator, np.dtype(dtype))
+        config, oracle_parameters.initial_parameters(config, generator, getattr(np, dtype))
     )
     model = MaskRCNN(config).to(device, getattr(torch, dtype)).train()
     model.load_state_dict(
-        {name: torch.from_numpy(value.copy()) for name, value in reference.parameters.items()},
+        {name: torch.from_numpy(np.array(value)) for name, value in reference.parameters.items()},
         strict=False,
     )
-    optimizer = optim.build(model, config.optimizer)
-    batches, same = tee(oracle_train.shape_batches(seed, batch_size or config.optimizer.batch_size))
+    optimizer = torch_optimizer.build(model, config.optimizer)
+    shapes = oracle_train.shape_batches(seed, batch_size or config.optimizer.batch_size)
+    batches, repeated = tee(shapes)
     steps = oracle_train.train(reference, batches, iterations=iterations, generator=generator)
-    for iteration, (images, targets) in zip(range(iterations), same, strict=False):
+    for iteration, (images, targets) in zip(range(iterations), repeated, strict=False):
         start = time.perf_counter()
-        taken = next(steps)
+        expected = next(steps)
         between = time.perf_counter()
-        rate = optim.learning_rate(config.optimizer, iteration, iterations, len(images))
-        losses, _ = step(model, optimizer, images, targets, rate, taken.priorities)
-        sides = (
-            {name: float(value) for name, value in side.items()} for side in (taken.losses, losses)
+        rate = torch_optimizer.learning_rate(config.optimizer, iteration, iterations, len(images))
+        losses, _ = step(model, optimizer, images, targets, rate, expected.priorities)
+        end = time.perf_counter()
+        numpy, torch_ = _floats(expected.losses), _floats(losses)
+        yield Pair(iteration + 1, numpy, torch_, between - start, end - between)
+
+
+class _Step(NamedTuple):
+    """One implementation's training step; `parameters` are the weights and statistics after it."""
+
+    losses: Mapping[str, Any]
+    gradients: Mapping[str, Any]
+    parameters: Mapping[str, Any]
+
+
+def _row(name, values, relative_to, tolerance):
+    """Compare one loss or parameter.
+
+    values       {implementation: {name: array}}
+    relative_to  {name: array} that the shown norms are distances from, or None for 0
+    """
+    arrays = {side: np.asarray(of_side[name]) for side, of_side in values.items()}
+    origin = 0.0 if relative_to is None else relative_to[name]
+    norms = {side: float(np.linalg.norm(array - origin)) for side, array in arrays.items()}
+    expected = arrays.pop("NumPy")
+    differences = {side: difference(array, expected) for side, array in arrays.items()}
+    return Row(name, " ".join(map(str, expected.shape)), differences, tolerance, norms)
+
+
+def _changed(name, steps, before):
+    """Whether any implementation changed a weight or a running statistic."""
+    return any(
+        not np.array_equal(result.parameters[name], before[name]) for result in steps.values()
+    )
+
+
+def _check_trained(backend, gradients, expected):
+    differing = sorted(gradients.keys() ^ expected.keys())
+    if differing:
+        raise RuntimeError(
+            f"NumPy and {backend} do not train the same parameters:"
+            f" {', '.join(differing[:8])} on one side only"
         )
-        yield Pair(iteration + 1, *sides, between - start, time.perf_counter() - between)
-
-
-def _row(name, sides, origin, tolerance):
-    """One loss or parameter; `sides` {implementation: array}. Its values are the norms of the distances from `origin`."""
-    expected = np.asarray(sides["NumPy"])
-    differences = {
-        side: difference(value, expected) for side, value in sides.items() if side != "NumPy"
-    }
-    values = {side: float(np.linalg.norm(value - origin)) for side, value in sides.items()}
-    return Row(name, " ".join(map(str, expected.shape)), differences, tolerance, values)
 
 
 def _limited(config, count):
-    """At most `count` proposals and sampled RoIs of an image; room for one object at least."""
+    """Limit the proposals and sampled RoIs of an image to `count`, at least one for an object."""
     head, rpn = config.box_head, config.rpn
     head = replace(
         head,
         batch_size=min(count, head.batch_size),
         positive_fraction=max(head.positive_fraction, 1 / count),
     )
-    return replace(
-        config,
-        rpn=replace(rpn, post_nms_top_n_train=min(count, rpn.post_nms_top_n_train)),
-        box_head=head,
-    )
+    rpn = replace(rpn, post_nms_top_n_train=min(count, rpn.post_nms_top_n_train))
+    return replace(config, rpn=rpn, box_head=head)
 
 
 def _arrays(target):
-    values = (target.boxes, target.labels, target.masks)
-    return Target(
-        *(x.numpy(force=True) if isinstance(x, torch.Tensor) else np.asarray(x) for x in values)
-    )
+    def array(x):
+        return x.numpy(force=True) if isinstance(x, torch.Tensor) else np.asarray(x)
+
+    return OracleTarget(array(target.boxes), array(target.labels), array(target.masks))
+
+
+def _floats(losses):
+    return {name: float(value) for name, value in losses.items()}

@@ -1,0 +1,109 @@
+"""Pictures of detections: which pixels change, at any size and number of objects."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from accelerated.data.synthetic import ShapesDataset
+from accelerated.drawing import detections
+
+
+def objects(boxes, height, width, scores=None):
+    boxes = np.asarray(boxes, dtype=float).reshape(-1, 4)
+    masks = np.zeros((len(boxes), height, width), bool)
+    for mask, (x1, y1, x2, y2) in zip(masks, boxes.astype(int), strict=True):
+        mask[max(y1, 0) : y2, max(x1, 0) : x2] = True
+    return SimpleNamespace(boxes=boxes, labels=np.ones(len(boxes), int), masks=masks, scores=scores)
+
+
+def test_masks_are_tinted_and_the_rest_is_left_alone():
+    image = np.full((60, 80, 3), 100, np.uint8)
+    out = detections.draw(image, objects([[20, 30, 50, 55]], 60, 80), ["thing"])
+    assert out.shape == image.shape and out.dtype == np.uint8
+    assert (out[35:50, 25:45] != image[35:50, 25:45]).any(-1).all()  # inside the mask
+    assert (out[:, 60:] == 100).all() and (out[57:] == 100).all()
+    assert (image == 100).all()
+
+
+def test_objects_below_the_threshold_are_not_drawn():
+    image = np.full((60, 80, 3), 100, np.uint8)
+    faint = objects([[20, 30, 50, 55]], 60, 80, scores=np.array([0.49]))
+    assert np.array_equal(detections.draw(image, faint, ["thing"], threshold=0.5), image)
+    assert not np.array_equal(detections.draw(image, faint, ["thing"], threshold=0.4), image)
+
+
+@pytest.mark.parametrize(
+    "boxes", [[], [[-5, -5, 200, 200]], [[10, 10, 10, 10]], [[30, 20, 10, 5]], [[79, 59, 80, 60]]]
+)
+def test_no_objects_and_degenerate_boxes(boxes):
+    image = np.zeros((60, 80, 3), np.uint8)
+    out = detections.draw(image, objects(boxes, 60, 80, np.ones(len(boxes))), ["thing"])
+    assert out.shape == (60, 80, 3)
+    if not boxes:
+        assert np.array_equal(out, image)
+
+
+def test_without_masks_boxes_and_names_alone_are_drawn():
+    image = np.full((60, 80, 3), 100, np.uint8)
+    thing = objects([[20, 30, 50, 55]], 60, 80, np.array([0.9]))
+    thing.masks = None
+    out = detections.draw(image, thing, ["thing"])
+    assert (out[32:54, 22:49] == 100).all() and tuple(out[40, 20]) == tuple(
+        out[55, 35]
+    ) == detections.color(0)
+
+
+def test_tensors_scale_and_unknown_labels():
+    thing = objects([[4, 4, 12, 12]], 20, 30, np.array([0.9]))
+    expected = detections.draw(np.zeros((20, 30, 3)), thing, [], scale=3)
+    tensors = SimpleNamespace(
+        **{key: torch.from_numpy(value) for key, value in vars(thing).items()}
+    )
+    assert expected.shape == (60, 90, 3)
+    assert np.array_equal(detections.draw(torch.zeros(20, 30, 3), tensors, [], scale=3), expected)
+
+
+def test_a_small_object_stays_visible_on_a_large_one():
+    image = np.zeros((60, 80, 3), np.uint8)
+    both = objects(
+        [[40, 30, 50, 40], [0, 0, 80, 60]], 60, 80, np.array([0.1, 0.9])
+    )  # the small one first and with the worse score
+    out = detections.draw(image, both, ["thing"], threshold=0.0)
+    assert tuple(out[35, 40]) == detections.color(0)  # its rim
+
+
+def test_a_hundred_objects_in_under_a_second_each_in_its_own_color():
+    rng = np.random.default_rng(0)
+    corners = rng.uniform(0, 700, (100, 2))
+    thing = objects(
+        np.concatenate([corners, corners + rng.uniform(5, 90, (100, 2))], 1),
+        800,
+        800,
+        rng.uniform(0.5, 1, 100),
+    )
+    assert detections.draw(np.zeros((800, 800, 3)), thing, ["thing"]).any()
+    assert len({detections.color(i) for i in range(100)}) == 100
+
+
+def test_sheet_holds_images_of_different_sizes():
+    images = [
+        np.full((h, w, 3), 40 * (i + 1), np.uint8)
+        for i, (h, w) in enumerate([(20, 30), (20, 30), (40, 60), (10, 10), (20, 30)])
+    ]
+    page = detections.sheet(images, columns=2, gap=6)
+    assert page.shape == (3 * 26 + 6, 2 * 36 + 6, 3)
+    assert all((page == 40 * (i + 1)).all(-1).any() for i in range(5))
+    with pytest.raises(ValueError, match="at least one"):
+        detections.sheet([])
+
+
+def test_sample_of_a_data_set():
+    dataset = ShapesDataset(5, size=64)
+    page = detections.sample(dataset, 4)
+    assert page.shape == (76, 4 * 70 + 6, 3)
+    assert np.array_equal(page, detections.sample(dataset, 4)) and not np.array_equal(
+        page, detections.sample(dataset, 4, seed=1)
+    )
+    assert detections.sample(dataset, 99).shape[0] == 2 * 70 + 6
