@@ -1,6 +1,7 @@
-"""Normalisation of feature maps where PyTorch's layers do not fit.
+"""Normalisation of feature maps: per channel with stored or batch statistics, or per group.
 
-Stored statistics are constants; batch statistics count valid rows only, and those of all processes.
+PyTorch's layers are used where they fit. Here stored statistics are constants, and batch statistics
+leave out padded rows and may run over all processes.
 
 Legend: N images, C channels, H x W pixels.
 """

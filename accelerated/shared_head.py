@@ -2,7 +2,7 @@
 
 The shared stage is the last of a ResNet-C4 [Mask R-CNN, figure 4; SPEC §14].
 
-Legend: R rois, C channels, P pooled size.
+Legend: R RoIs, C channels, P pooled size.
 """
 
 import torch

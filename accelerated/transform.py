@@ -1,8 +1,9 @@
-"""From the input image to the tensor that the network sees, and to a batch in fixed shapes.
+"""Preparation of images and targets: from the input image to a batch that the network sees.
 
 The two conventions are those of torchvision's GeneralizedRCNNTransform and of detectron2's
-ResizeShortestEdge and ImageList (SPEC §12). Everything runs on the workers' CPU. Masks are stored
-as bits: 8 pixels of a row in one byte, the first in the highest bit (numpy.packbits).
+ResizeShortestEdge and ImageList (SPEC §12). Everything runs on the workers' CPU. The batch has
+fixed shapes. Masks are stored as bits: 8 pixels of a row in one byte, the first in the highest bit
+(numpy.packbits).
 
 Legend: N images, G ground-truth slots; H, W sides of the input image or of the batch; h, w sides
 after resizing.
