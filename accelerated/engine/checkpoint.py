@@ -54,8 +54,8 @@ def save(
 ) -> Path:
     """Write RUN/checkpoints/<iteration>, point RUN/last at it and delete all but the `keep` newest.
 
-    The folder gets its name only once all its bytes are on the disk, so that a killed process leaves
-    the previous checkpoint intact.
+    The folder gets its name only once all its bytes are on the disk, so that a killed process
+    leaves the previous checkpoint intact.
     Returns the path of the checkpoint.
     Raises ValueError, and writes nothing, if a weight or buffer is not finite.
     """

@@ -24,6 +24,7 @@ import torch
 
 from accelerated import interop
 from accelerated import optimizer as torch_optimizer
+from accelerated.data.dataset import Dataset
 from accelerated.data.loader import loader
 from accelerated.engine import checkpoint
 from accelerated.engine.checkpoint import PREDICTORS
@@ -69,7 +70,7 @@ class Settings:
 
 def train(
     config: Config,
-    dataset: Any,
+    dataset: Dataset,
     output: str | Path,
     *,
     iterations: int,
@@ -80,7 +81,7 @@ def train(
     amp: bool = False,
     weights: str | Path | None = None,
     resume: bool = False,
-    evaluation: Any = None,
+    evaluation: Dataset | None = None,
     evaluate_every: int = 0,
     checkpoint_every: int = 1000,
     keep: int = 3,
@@ -156,8 +157,8 @@ class Run:
         optimizer: torch.optim.Optimizer,
         settings: Settings,
         folder: Path,
-        dataset: Any,
-        evaluation: Any,
+        dataset: Dataset,
+        evaluation: Dataset | None,
         log: Log,
         iteration: int,
         workers: int,
