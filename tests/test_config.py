@@ -90,7 +90,7 @@ CONTRADICTIONS = [
         [
             "box_head.pooler.min_level = 2",
             "mask_head.pooler.min_level = 2",
-            "anchors.sizes = ((32.0,), (64.0,), (128.0,), (256.0,), (512.0,)): neck = single needs 1",
+            "(256.0,), (512.0,)): neck = single needs 1",
         ],
     ),
     (

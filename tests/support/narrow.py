@@ -8,7 +8,7 @@ import torch
 
 from accelerated.mask_rcnn import MaskRCNN
 from reference import config as configuration
-from reference import mask_rcnn, presets, single_scale
+from reference import mask_rcnn, presets
 
 PRESETS = tuple(presets.PRESETS)
 LAYOUTS = (  # one preset of each way to wire the model, for what is too slow for all
@@ -128,7 +128,7 @@ def priorities(rng, config, image_shapes, objects):
     """{"rpn": [N][T], "roi": [N][P + G]} for images of these padded shapes, all distinct."""
     divisor = max(config.transform.size_divisor, 1)
     height, width = (-(-max(side) // divisor) * divisor for side in zip(*image_shapes, strict=True))
-    levels = (2, 3, 4, 5, 6) if config.neck == "fpn" else (single_scale.level(config),)
+    levels = (2, 3, 4, 5, 6) if config.neck == "fpn" else (configuration.single_map_level(config),)
     shrink = math.floor if config.backbone.kind == "vgg" else math.ceil
     cells = 0
     for level in levels:
