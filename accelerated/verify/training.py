@@ -5,7 +5,7 @@ same candidates.
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import tee
 from typing import Any, NamedTuple
@@ -113,8 +113,8 @@ def compare(
 def step(
     model: MaskRCNN,
     optimizer: torch.optim.Optimizer,
-    images: Sequence[np.ndarray],
-    targets: Sequence[Any],
+    images: list[np.ndarray],
+    targets: list,
     rate: float,
     priorities: Any,
     update: Arrays | None = None,
@@ -148,15 +148,13 @@ def reference_step(model: MaskRCNN, dtype: str = "float64") -> Callable[..., ora
     """
     reference, rate = reference_model(model, dtype), model.config.optimizer.learning_rate
 
-    def take(images: Sequence[np.ndarray], targets: Sequence[OracleTarget]) -> oracle_train.Step:
+    def take(images: list[np.ndarray], targets: list[OracleTarget]) -> oracle_train.Step:
         return oracle_train.step(reference, images, targets, oracle_optimizer.State(), rate)
 
     return take
 
 
-def own_targets(
-    model: MaskRCNN, images: Sequence[np.ndarray], threshold: float = 0.5
-) -> list[Target]:
+def own_targets(model: MaskRCNN, images: list[np.ndarray], threshold: float = 0.5) -> list[Target]:
     """Detect objects in the images, to serve as ground truth; `threshold` is the minimum score.
 
     Without a mask branch their masks are empty, and no loss reads them.
