@@ -1,4 +1,4 @@
-"""The ablation: rows that differ where they say so, results that are kept, tables that say what was measured and what was not."""
+"""The ablation: its rows, the results it keeps, the tables and verdicts it makes of them."""
 
 import csv
 import io
@@ -11,12 +11,12 @@ from rich.console import Console
 
 from accelerated.command_line import cli, report
 from accelerated.data.synthetic import ShapesDataset
-from accelerated.experiments import ablate
+from accelerated.experiments import ablate, ablation_results, ablation_rows
 from reference import config as configuration
 from reference import shapes
 
-SCALES = {"reduced": ablate.REDUCED, "full": ablate.FULL}
-# As little as trains: what is tested here is not how well.
+SCALES = {"reduced": ablation_rows.REDUCED, "full": ablation_rows.FULL}
+# As little as can be trained: accuracy is not tested here.
 SMALL = (
     "transform.min_size=[64]",
     "transform.max_size=64",
@@ -38,7 +38,7 @@ def data(count=2):
     )
 
 
-def planned(scale=ablate.REDUCED, seeds=1, iterations=1, rows=None, **options):
+def planned(scale=ablation_rows.REDUCED, seeds=1, iterations=1, rows=None, **options):
     """(comparisons, runs), the latter of the first `rows` rows."""
     compared, todo = ablate.plan(
         scale, *data(), data="test", changes=SMALL, seeds=seeds, iterations=iterations, **options
@@ -69,8 +69,8 @@ def fields(before, after):
 
 @pytest.mark.parametrize("scale", SCALES.values(), ids=SCALES)
 def test_rows_differ_in_the_fields_they_name(scale):
-    base = ablate.base(scale)
-    compared = ablate.comparisons(scale)
+    base = ablation_rows.base(scale)
+    compared = ablation_rows.comparisons(scale)
     assert [len(comparison.rows) for comparison in compared] == [4, 2, 4, 2, 2, 2]
     for comparison in compared:
         made = []
@@ -153,7 +153,7 @@ def test_every_row_trains_on_coco_files_by_one_command_and_only_once(tmp_path, m
     ).exists()
 
     code, said, _ = call()
-    assert code == 0 and "0 of them to do" in said and "mask AP 0.0 after" not in said
+    assert code == 0 and "0 of 12 runs to do" in said and "mask AP 0.0 after" not in said
     table = (tmp_path / "out" / "ablation.csv").read_bytes()
     code, _, error = call("--set", "optimizer.learning_rate=0.1")
     assert (
@@ -163,14 +163,29 @@ def test_every_row_trains_on_coco_files_by_one_command_and_only_once(tmp_path, m
     )
 
 
+def test_the_command_trains_on_shapes_by_default(tmp_path, monkeypatch, capsys):
+    sizes = []
+
+    def instead(runs, output, train_data, val_data, **options):
+        sizes.append((len(runs), len(train_data), len(val_data), options["jobs"]))
+
+    monkeypatch.setattr(ablate, "ablate", instead)
+    command = ["maskrcnn", "ablate", "--output", str(tmp_path), "--jobs", "3", "--device", "cpu"]
+    monkeypatch.setattr("sys.argv", command)
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert not stop.value.code and sizes == [(24, 2000, 120, 3)]
+    assert "24 of 24 runs to do: 600 steps each, on 2000 images" in capsys.readouterr().out
+
+
 def test_a_full_row_trains(tmp_path):
-    _, todo = planned(ablate.FULL, rows=1)  # the C4 model with stage 5 on the RoIs
+    _, todo = planned(ablation_rows.FULL, rows=1)  # the C4 model with stage 5 on the RoIs
     assert todo[0].config.shared_head == "res5_unstrided" and len(run(todo, tmp_path)) == 1
 
 
 def test_finished_runs_are_kept_and_unfinished_ones_go_on(tmp_path, monkeypatch):
     _, todo = planned(rows=2, iterations=2)
-    train = ablate.training.train
+    train = ablate.train
 
     def interrupted_in_the_second(config, dataset, output, **options):
         result = train(
@@ -181,7 +196,7 @@ def test_finished_runs_are_kept_and_unfinished_ones_go_on(tmp_path, monkeypatch)
         )
         return replace(result, interrupted=config != todo[0].config)
 
-    monkeypatch.setattr(ablate.training, "train", interrupted_in_the_second)
+    monkeypatch.setattr(ablate, "train", interrupted_in_the_second)
     with pytest.raises(KeyboardInterrupt):
         run(todo, tmp_path)
     (kept,) = (tmp_path / "results").iterdir()
@@ -191,7 +206,7 @@ def test_finished_runs_are_kept_and_unfinished_ones_go_on(tmp_path, monkeypatch)
 
     resumed = []
     monkeypatch.setattr(
-        ablate.training,
+        ablate,
         "train",
         lambda *a, **options: resumed.append(options["resume"]) or train(*a, **options),
     )
@@ -234,7 +249,7 @@ def test_table_and_verdicts(tmp_path):
         "class-agnostic": (21,),
     }
     put(todo, tmp_path, values)
-    table = ablate.lines(compared, todo, tmp_path)
+    table = ablation_results.lines(compared, todo, tmp_path)
     by_name = {line.row.name: line for line in table}
     assert (
         by_name["sigmoid"].values
@@ -246,19 +261,19 @@ def test_table_and_verdicts(tmp_path):
         by_name["class-agnostic"].text("mask AP") == "21.0"
         and by_name["MLP"].text("mask AP") == "-"
     )
-    assert ablate.spread(table) == pytest.approx(1)
-    found = {(o.better, o.worse): o for o in ablate.orderings(table)}
+    assert ablation_results.spread(table) == pytest.approx(1)
+    found = {(o.better, o.worse): o for o in ablation_results.orderings(table)}
     assert found["sigmoid", "softmax"].verdict == "reproduced" and found[
         "sigmoid", "softmax"
     ].error == pytest.approx(2 * (2 / 3) ** 0.5)
     assert (
         found["RoIAlign, mean", "RoIPool"].verdict == "reversed"
-        and found["RoIWarp", "RoIPool"].verdict == "here they differ"
+        and found["RoIWarp", "RoIPool"].verdict == "different, unlike in the paper"
     )
     assert (
         found["RoIAlign, mean", "RoIWarp"].verdict
         == found["class-specific", "class-agnostic"].verdict
-        == "not decided"
+        == "undecided"
     )
     assert len(found) == 5
 
@@ -273,7 +288,7 @@ def test_table_and_verdicts(tmp_path):
         and "reversed" in shown
     )
 
-    ablate.write(table, tmp_path, 7)
+    ablation_results.write(table, tmp_path, 7)
     rows = list(csv.DictReader((tmp_path / "ablation.csv").open()))
     assert len(rows) == 16 and (tmp_path / "ablation.png").stat().st_size > 10_000
     softmax = next(row for row in rows if row["row"] == "softmax")
@@ -306,18 +321,16 @@ def test_spread_counts_a_run_once_and_a_pair_is_judged_by_the_larger(tmp_path):
             "ResNet-34-FPN": (30, 30),
         },
     )
-    table = ablate.lines(compared, todo, tmp_path)
-    assert ablate.spread(table) == pytest.approx(
-        (8 / 4) ** 0.5
-    )  # the first stands in four comparisons
-    found = {(o.better, o.worse): o.error for o in ablate.orderings(table)}
-    assert found["sigmoid", "softmax"] == pytest.approx(
-        2 * (8 / 2) ** 0.5
-    )  # 4, of these two; 2.8, of all
+    table = ablation_results.lines(compared, todo, tmp_path)
+    # The first row stands in four comparisons.
+    assert ablation_results.spread(table) == pytest.approx((8 / 4) ** 0.5)
+    found = {(o.better, o.worse): o.error for o in ablation_results.orderings(table)}
+    # 4 by the spread of these two; by that of all rows it would be 2.8.
+    assert found["sigmoid", "softmax"] == pytest.approx(2 * (8 / 2) ** 0.5)
 
 
 def test_one_seed_decides_nothing(tmp_path):
     compared, todo = planned()
     put(todo, tmp_path, {"ResNet-18-C3": (20,), "softmax": (10,)})
-    table = ablate.lines(compared, todo, tmp_path)
-    assert ablate.spread(table) is None and ablate.orderings(table) == []
+    table = ablation_results.lines(compared, todo, tmp_path)
+    assert ablation_results.spread(table) is None and ablation_results.orderings(table) == []

@@ -1,4 +1,4 @@
-"""What commands make of what they are given: devices, data sets, the annotations of pictures named one by one."""
+"""Arguments of the commands: devices, data sets, and the annotations of image files."""
 
 import os
 from pathlib import Path
@@ -22,10 +22,10 @@ def test_a_device_is_checked(monkeypatch):
     monkeypatch.setenv("MASKRCNN_BACKEND", "auto")
     monkeypatch.setenv("TRITON_INTERPRET", "0")
     assert (
-        arguments.prepare("cpu", "torch") == torch.device("cpu")
+        arguments.select_device("cpu", "torch") == torch.device("cpu")
         and os.environ["MASKRCNN_BACKEND"] == "torch"
     )
-    arguments.prepare("cpu", "auto", interpret=True)
+    arguments.select_device("cpu", "auto", interpret=True)
     assert os.environ["TRITON_INTERPRET"] == "0", "what the user says stays"
     for device, backend, said in (
         ("quantum", "auto", "expected auto, cpu"),
@@ -33,29 +33,29 @@ def test_a_device_is_checked(monkeypatch):
         ("cpu", "magic", "--backend"),
     ):
         with pytest.raises(ValueError, match=said):
-            arguments.prepare(device, backend)
+            arguments.select_device(device, backend)
 
 
 def test_annotations_are_found_by_file_name(shapes, monkeypatch):
     made, json_path, folder = shapes
-    opened = arguments.dataset(json_path, "nowhere", open_images=False)
+    opened = arguments.open_dataset(json_path, "nowhere", open_images=False)
     monkeypatch.chdir(folder)
-    third, first = arguments.annotated(opened, [folder / "000003.png", Path("000001.png")])
+    third, first = arguments.targets_of(opened, [folder / "000003.png", Path("000001.png")])
     for target, item in ((third, made[2]), (first, made[0])):
         assert torch.equal(target.boxes, item.target.boxes) and torch.equal(
             target.masks, item.target.masks
         )
     for name in ("000009.png", "x000001.png"):
-        with pytest.raises(ValueError, match="no images of that name"):
-            arguments.annotated(opened, [folder / name])
+        with pytest.raises(ValueError, match="no images of this name"):
+            arguments.targets_of(opened, [folder / name])
 
 
-def test_folders_in_file_names_tell_pictures_apart(shapes):
-    opened = arguments.dataset(shapes[1], "nowhere", open_images=False)
+def test_folders_in_file_names_tell_images_apart(shapes):
+    opened = arguments.open_dataset(shapes[1], "nowhere", open_images=False)
     opened.file_names = ["a/1.png", "b/1.png", "1.png"]
-    assert len(arguments.annotated(opened, [Path("c/1.png")])) == 1
-    with pytest.raises(ValueError, match="2 images of that name"):
-        arguments.annotated(opened, [Path("photos/a/1.png")])
+    assert len(arguments.targets_of(opened, [Path("c/1.png")])) == 1
+    with pytest.raises(ValueError, match="2 images of this name"):
+        arguments.targets_of(opened, [Path("photos/a/1.png")])
 
 
 def test_a_broken_data_set_is_listed(tmp_path, capsys):
@@ -63,4 +63,4 @@ def test_a_broken_data_set_is_listed(tmp_path, capsys):
         '{"images": [{"id": 1}], "annotations": [], "categories": []}'
     )
     with pytest.raises((typer.Exit, ValueError)):
-        arguments.dataset(tmp_path / "broken.json", tmp_path)
+        arguments.open_dataset(tmp_path / "broken.json", tmp_path)

@@ -1,11 +1,14 @@
-"""The benchmark: rows hold what a reader needs, a wrong result is refused, quantiles are ordered."""
+"""The benchmark: complete rows, wrong results that are not measured, cases that agree."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
 
-from accelerated.experiments import benchmark
+from accelerated.experiments import benchmark, benchmark_cases, benchmark_numpy
+from accelerated.verify import equality
 
 
 @pytest.fixture
@@ -14,8 +17,11 @@ def small(monkeypatch):
 
     def make(name, wrong=0.0):
         x = torch.arange(8.0)
-        return benchmark.Case(
-            *(name, "8", torch.float32, "nchw"),
+        return benchmark_cases.Case(
+            name,
+            "8",
+            torch.float32,
+            "nchw",
             ours=lambda backend: lambda: x + x + wrong,
             oracle=lambda: 2 * x.double(),
             tolerance=1e-6,
@@ -59,25 +65,41 @@ def test_rows(small, tmp_path, capsys):
     assert len(file.read_text().splitlines()) == 4  # appended
 
 
-def test_a_wrong_result_is_not_timed(small, tmp_path, capsys):
+def test_a_wrong_result_is_not_measured(small, tmp_path, capsys):
     small(wrong=0.1)
     assert benchmark.report(tmp_path, "cpu", seconds=0.0) == 1
     row = json.loads((tmp_path / "cpu.jsonl").read_text().splitlines()[1])
-    assert "not timed" in row["failed"] and "p50_ms" not in row
+    assert "not measured" in row["failed"] and "p50_ms" not in row
     assert "1 results were wrong" in capsys.readouterr().out
 
 
 def test_relative_error():
     a = torch.tensor([1.0, 2.0])
-    assert benchmark.relative_error(a, a) == 0
-    assert benchmark.relative_error(a + torch.tensor([0.0, 1.0]), a) == 0.5
-    assert benchmark.relative_error([a, a * 2], [a, a]) == 1
-    assert benchmark.relative_error(a[:1], a) == float("inf")
-    assert benchmark.relative_error(a * float("nan"), a) == float("inf")
+    assert benchmark_cases.relative_error(a, a) == 0
+    assert benchmark_cases.relative_error(a + torch.tensor([0.0, 1.0]), a) == 0.5
+    assert benchmark_cases.relative_error([a, a * 2], [a, a]) == 1
+    assert benchmark_cases.relative_error(a[:1], a) == float("inf")
+    assert benchmark_cases.relative_error(a * float("nan"), a) == float("inf")
+    actual, expected = torch.randn(2, 50, generator=torch.Generator().manual_seed(0))
+    assert benchmark_cases.relative_error(actual, expected) == pytest.approx(
+        equality.error(actual, expected), rel=1e-12
+    )
+
+
+def test_it_needs_no_more_than_torch_and_numpy():
+    """Neither the command line nor what only it and data sets need."""
+    code = """
+import sys
+for name in ("typer", "rich", "pycocotools", "safetensors", "matplotlib"):
+    sys.modules[name] = None
+from accelerated.experiments import benchmark
+assert benchmark.can_import("torch") and not benchmark.can_import("typer")
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_random_boxes_lie_inside():
-    boxes = benchmark.random_boxes(500, 50, 90, 4, 40, torch.Generator().manual_seed(0))
+    boxes = benchmark_cases.random_boxes(500, 50, 90, 4, 40, torch.Generator().manual_seed(0))
     assert (boxes >= 0).all() and (boxes[:, [0, 2]] <= 90).all() and (boxes[:, [1, 3]] <= 50).all()
     sides = boxes[:, 2:] - boxes[:, :2]
     assert (sides > 3.99).all() and (sides < 40.01).all()
@@ -85,31 +107,31 @@ def test_random_boxes_lie_inside():
 
 @pytest.mark.parametrize("operator", ["training_step", "detect"])
 def test_the_whole_model_agrees_with_float64(operator):
-    case = benchmark.whole_model(operator, torch.float32, torch.device("cpu"))
-    assert benchmark.relative_error(case.ours("torch")(), case.oracle()) <= case.tolerance
+    case = benchmark_cases.whole_model(operator, torch.float32, torch.device("cpu"))
+    assert benchmark_cases.relative_error(case.ours("torch")(), case.oracle()) <= case.tolerance
 
 
 @pytest.mark.parametrize("backend", ["torch", "numpy"])
 @pytest.mark.parametrize("operator", ["training_step", "detect"])
 def test_numpy_and_torch_are_timed_on_the_same_work(operator, backend):
-    row = benchmark._time_alone(operator, "tiny", [2, 64, 64], backend, 0.0)
+    row = benchmark_numpy.measure(operator, "tiny", [2, 64, 64], backend, 0.0)
     assert 0 < row["p20_ms"] <= row["p50_ms"] <= row["p80_ms"] and row["memory_mb"] >= 0
 
 
-def test_rows_of_numpy_beside_torch(monkeypatch):
+def test_rows_of_numpy_and_torch(monkeypatch):
     times = {"torch": {"p50_ms": 2.0}, "numpy": {"p50_ms": 5.0}}
     monkeypatch.setattr(
-        benchmark,
+        benchmark_numpy,
         "in_a_process",
         lambda function, operator, name, shape, backend, seconds: times[backend],
     )
-    rows = list(benchmark.numpy_beside_torch(0.0, only="training"))
+    rows = list(benchmark_numpy.numpy_and_torch(0.0, only="training"))
     assert [(row["operator"], row["backend"]) for row in rows] == [
         ("training_step", "torch"),
         ("training_step", "numpy"),
     ] * 2
     assert rows[1]["times_torch"] == 2.5 and rows[3]["shape"] == "torchvision_r50_fpn 1x320x480"
-    assert {row["operator"] for row in benchmark.numpy_beside_torch(0.0)} == {
+    assert {row["operator"] for row in benchmark_numpy.numpy_and_torch(0.0)} == {
         "detect",
         "training_step",
     }
@@ -125,5 +147,5 @@ def test_rows_of_numpy_beside_torch(monkeypatch):
     ],
 )
 def test_operators_agree_with_float64(operator, device, backend):
-    case = benchmark.pooling(operator, torch.float32, "channels_last", device)
-    assert benchmark.relative_error(case.ours(backend)(), case.oracle()) <= case.tolerance
+    case = benchmark_cases.pooling(operator, torch.float32, "channels_last", device)
+    assert benchmark_cases.relative_error(case.ours(backend)(), case.oracle()) <= case.tolerance

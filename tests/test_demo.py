@@ -1,4 +1,4 @@
-"""The demonstrations as a user runs them, shrunk: what they write, what they say, and that a run leaves an earlier one alone."""
+"""The demonstrations as a user runs them, on less data; a run leaves an earlier one alone."""
 
 import json
 
@@ -26,7 +26,7 @@ def small(monkeypatch):
 
 
 def test_the_whole_way(small, tmp_path, capsys):
-    assert demo.train(tmp_path / "demo", 1, 2, 0, CPU, 0)
+    assert demo.train_on_shapes(tmp_path / "demo", 1, 2, 0, CPU, 0)
     out = capsys.readouterr().out
     assert "Mask AP" in out and "agree in all" in out
     assert all(

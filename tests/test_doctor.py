@@ -1,4 +1,4 @@
-"""The report on the machine names what is installed, what is missing, and why a backend runs."""
+"""The examination of the machine: what is installed, what is missing, and why a backend runs."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""Quantiles of times are ordered and of the calls that were made; memory is that of one process and no other."""
+"""Measurements: ordered quantiles of the calls that were made, and the memory of one process."""
 
 import time
 

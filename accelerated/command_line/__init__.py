@@ -1,0 +1,1 @@
+"""The `maskrcnn` command: parse arguments, call the library, print the results."""

@@ -1,56 +1,85 @@
-"""What the commands are given: the types of their options, and what becomes of them - a device, a model, a data set."""
+"""Arguments of the commands: types and help texts, and the device, model or data they name."""
 
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from reference.config import PRESETS
 
-INTERPRETED = 32  # proposals that `verify` follows on a CPU: there Triton's kernels are interpreted, half a second for each
-INTERPRETED_TRAINING = (
-    16  # and RoIs of an image with `--train`: forward and backward, a second and a half for each
-)
+if TYPE_CHECKING:
+    import torch
+
+    from accelerated.data.coco import CocoDataset
+    from accelerated.mask_rcnn import MaskRCNN
+    from accelerated.structures import Target
+
+# Proposals per image that `verify` follows on a CPU, where Triton kernels run in an interpreter:
+# half a second for each.
+INTERPRETED = 32
+# RoIs per image in a training step there: forward and backward, a second and a half for each.
+INTERPRETED_TRAINING = 16
 
 Weights = Annotated[
     str,
     typer.Argument(
-        help="A run's folder, one of its checkpoints, or a file of torchvision, detectron2 or maskrcnn-benchmark.",
+        help="Folder of a training run or of one of its checkpoints, or a checkpoint file of"
+        " torchvision, detectron2 or maskrcnn-benchmark.",
         metavar="CHECKPOINT",
     ),
 ]
-Data = Annotated[Path, typer.Option(help="Annotations, COCO json.")]
-Images = Annotated[
-    Path, typer.Option(help="Folder that the file names in the json are relative to.")
+Data = Annotated[Path, typer.Option(help="Annotation file in COCO format (JSON).")]
+Images = Annotated[Path, typer.Option(help="Folder with the images that --data names.")]
+Val = Annotated[Path | None, typer.Option(help="Annotation file of the evaluation data.")]
+ValImages = Annotated[
+    Path | None,
+    typer.Option(help="Folder with the images that --val names (default: --images)."),
 ]
-Preset = Annotated[str, typer.Option(help=f"Configuration to start from: {', '.join(PRESETS)}.")]
+Preset = Annotated[str, typer.Option(help=f"Base configuration: {', '.join(PRESETS)}.")]
 Changes = Annotated[
-    list[str],
-    typer.Option("--set", help="Change one field of the configuration, FIELD=VALUE; repeatable."),
+    list[str] | None,
+    typer.Option(
+        "--set",
+        help="Change one configuration field, for example optimizer.learning_rate=0.01."
+        " May be repeated.",
+        metavar="FIELD=VALUE",
+    ),
 ]
-Output = Annotated[Path, typer.Option(help="Folder of the results.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
-Backend = Annotated[str, typer.Option(help="How the operators run: auto, torch or triton.")]
+Output = Annotated[Path, typer.Option(help="Output folder.")]
+Device = Annotated[
+    str, typer.Option(help="Device: cpu, cuda, cuda:1, ..., or auto (a GPU if there is one).")
+]
+Backend = Annotated[
+    str,
+    typer.Option(help="Implementation of the operators: torch, triton, or auto (see `doctor`)."),
+]
 BatchSize = Annotated[
-    int | None, typer.Option(help="Images per step; default: the configuration's.", min=1)
+    int | None,
+    typer.Option(help="Images per step (default: from the configuration).", min=1),
 ]
-Workers = Annotated[int, typer.Option(help="Loader processes.", min=0)]
-Seed = Annotated[int, typer.Option(min=0)]
+Workers = Annotated[
+    int, typer.Option(help="Data loading processes (0: load in the main process).", min=0)
+]
+Seed = Annotated[int, typer.Option(help="Random seed.", min=0)]
 Threshold = Annotated[
-    float, typer.Option(help="Objects that score less are left out.", min=0, max=1)
+    float, typer.Option(help="Minimum score of a detection, 0 to 1.", min=0, max=1)
 ]
 SkipInvalid = Annotated[
     bool,
-    typer.Option(
-        "--skip-invalid", help="Leave out what `inspect` calls broken, instead of refusing."
-    ),
+    typer.Option("--skip-invalid", help="Skip invalid annotations and images instead of stopping."),
 ]
 
 
-def prepare(device, backend, interpret=False):
-    """The torch device; sets what must be set before anything imports Triton. `interpret`: without a GPU, let kernels be interpreted."""
+def select_device(device: str, backend: str, interpret: bool = False) -> "torch.device":
+    """Check the device and the backend, and set up the environment that Triton reads on import.
+
+    interpret   without a GPU, run Triton kernels in its interpreter
+
+    Raises ValueError if the device does not exist or a name is unknown.
+    """
     import torch
 
     if backend not in ("auto", "torch", "triton"):
@@ -60,75 +89,95 @@ def prepare(device, backend, interpret=False):
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        chosen = torch.device(device)
+        selected = torch.device(device)
     except RuntimeError:
-        raise ValueError(f"--device {device}: expected auto, cpu, cuda or cuda:NUMBER") from None
-    if chosen.type == "cuda" and not (
-        torch.cuda.is_available() and (chosen.index or 0) < torch.cuda.device_count()
-    ):
-        raise ValueError(
-            f"--device {device}: PyTorch {torch.__version__} sees {torch.cuda.device_count()} GPUs"
-        )
-    if interpret and chosen.type == "cpu":
+        raise ValueError(f"--device {device}: expected auto, cpu, cuda or cuda:INDEX") from None
+    if selected.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (selected.index or 0) >= count:
+            raise ValueError(f"--device {device}: PyTorch {torch.__version__} sees {count} GPUs")
+    if interpret and selected.type == "cpu":
         os.environ.setdefault("TRITON_INTERPRET", "1")
-    return chosen
+    return selected
 
 
-def load(checkpoint, device):
-    """(model in evaluation mode on the device, its categories or None for a foreign file)."""
+def load_model(
+    checkpoint: str | Path, device: "torch.device"
+) -> "tuple[MaskRCNN, list[dict] | None]":
+    """Load a model in evaluation mode and its categories (None for a foreign checkpoint)."""
     from accelerated import interop
 
-    return interop.load(checkpoint).to(device).eval(), categories(checkpoint)
+    return interop.load(checkpoint).to(device).eval(), read_categories(checkpoint)
 
 
-def categories(checkpoint):
-    from accelerated.engine import checkpoint as checkpoints
+def read_categories(checkpoint: str | Path) -> list[dict] | None:
+    """Read the categories that a checkpoint folder stores; None for a file."""
+    from accelerated.engine.checkpoint import read
 
-    return checkpoints.read(checkpoint).categories if Path(checkpoint).is_dir() else None
+    return read(checkpoint).categories if Path(checkpoint).is_dir() else None
 
 
-def unnamed(model):
+def numbered_categories(model: "MaskRCNN") -> list[dict]:
+    """Name the classes of a model without categories by their labels."""
     return [{"id": k, "name": f"class {k}"} for k in range(1, model.config.num_classes + 1)]
 
 
-def dataset(data, images, skip_invalid=False, open_images=True):
-    """The data set; its list of problems, or what --skip-invalid leaves out, goes to stderr line by line."""
+def open_dataset(
+    data: Path, images: Path | str, skip_invalid: bool = False, open_images: bool = True
+) -> "CocoDataset":
+    """Open a data set and print to stderr, a line each, the problems that stop it or are skipped.
+
+    Raises typer.Exit with code 2 after a list of problems, ValueError for a single one.
+    """
     from accelerated.data.coco import CocoDataset
 
     try:
-        opened = CocoDataset(data, images, skip_invalid, open_images)
-        for problem in opened.report.blocking:
-            print(f"maskrcnn: {data}: left out: {problem}", file=sys.stderr)
-        return opened
+        dataset = CocoDataset(data, images, skip_invalid, open_images)
     except ValueError as error:
         if str(error).count("\n") < 2 or os.environ.get("MASKRCNN_DEBUG"):
             raise
         print(f"maskrcnn: {data}: {error}", file=sys.stderr)
         raise typer.Exit(2) from None
+    for problem in dataset.report.blocking:
+        print(f"maskrcnn: {data}: skipped: {problem}", file=sys.stderr)
+    return dataset
 
 
-def check_classes(checkpoint, model, known, data, opened):
-    """ValueError unless the model of `checkpoint`, with the categories `known` (None: not known), has those of the data set `opened`."""
+def check_classes(
+    checkpoint: str | Path,
+    model: "MaskRCNN",
+    categories: list[dict] | None,
+    data: Path,
+    dataset: "CocoDataset",
+) -> None:
+    """Raise ValueError unless model and data set have the same classes.
+
+    categories   the model's; None if unknown, then only their count is compared
+    """
     from accelerated.engine import evaluate
 
-    if len(opened.class_names) != model.config.num_classes:
+    if len(dataset.class_names) != model.config.num_classes:
         raise ValueError(
-            f"{checkpoint} knows {model.config.num_classes} classes, {data} has {len(opened.class_names)} categories"
+            f"{checkpoint} has {model.config.num_classes} classes,"
+            f" but {data} has {len(dataset.class_names)} categories"
         )
-    if known and known != evaluate.categories(opened):
-        raise ValueError(f"{checkpoint} was trained on other categories than those of {data}")
+    if categories and categories != evaluate.categories(dataset):
+        raise ValueError(f"the categories in {data} differ from those {checkpoint} was trained on")
 
 
-def annotated(opened, pictures):
-    """The Target of each picture, whose path ends in one file name of the data set `opened`; ValueError for another."""
-    names = [Path(name).parts for name in opened.file_names]
+def targets_of(dataset: "CocoDataset", images: Iterable[Path]) -> "list[Target]":
+    """Find the ground truth of image files by name.
+
+    Raises ValueError unless the path ends in exactly one file name of the data set.
+    """
+    names = [Path(name).parts for name in dataset.file_names]
     targets = []
-    for picture in pictures:
-        parts = picture.resolve().parts
-        known = [index for index, name in enumerate(names) if parts[-len(name) :] == name]
-        if len(known) != 1:
+    for image in images:
+        parts = image.resolve().parts
+        matches = [index for index, name in enumerate(names) if parts[-len(name) :] == name]
+        if len(matches) != 1:
             raise ValueError(
-                f"{picture}: the annotations have {len(known) or 'no'} images of that name"
+                f"{image}: the annotations list {len(matches) or 'no'} images of this name"
             )
-        targets.append(opened.target(known[0]))
+        targets.append(dataset.target(matches[0]))
     return targets

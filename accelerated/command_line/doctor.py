@@ -1,4 +1,4 @@
-"""What this machine has: versions, devices, and which backend runs and why. Nothing is compiled, nothing is changed."""
+"""Examination of the machine: versions, devices, and which backend runs and why."""
 
 import importlib
 import os
@@ -21,7 +21,7 @@ OPTIONAL = ("triton", "torchvision")
 
 
 def versions() -> list[tuple[str, str]]:
-    """(name, version or "not installed") of Python, of ourselves and of every package we use."""
+    """List (name, version or "not installed") of Python, this project and the packages it uses."""
     return [
         ("python", platform.python_version()),
         ("maskrcnn-triton", _version("maskrcnn-triton")),
@@ -30,7 +30,7 @@ def versions() -> list[tuple[str, str]]:
 
 
 def missing() -> list[str]:
-    """Required packages that do not import, each with the reason."""
+    """List the required packages that cannot be imported, each with the reason."""
     modules = {"pillow": "PIL"}
     return [
         f"{name}: {reason}"
@@ -40,37 +40,32 @@ def missing() -> list[str]:
 
 
 def import_error(name: str) -> str:
-    """Why `import name` fails; "" when it works."""
+    """Return why `import name` fails; "" if it works."""
     try:
         importlib.import_module(name)
-    except Exception as error:  # a broken installation raises anything
+    # A broken installation may raise anything.
+    except Exception as error:
         return f"{type(error).__name__}: {' '.join(str(error).split())}"
     return ""
 
 
 def devices() -> list[tuple[str, str]]:
-    """(name, description) of the CPU and of each GPU PyTorch sees."""
+    """List (name, description) of the CPU and of each GPU that PyTorch sees."""
     import torch
 
-    found = [
-        (
-            "cpu",
-            f"{_processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads used by PyTorch",
-        )
-    ]
+    cores, threads = os.cpu_count(), torch.get_num_threads()
+    rows = [("cpu", f"{_processor()}, {cores} cores; PyTorch uses {threads} threads")]
     for index in range(torch.cuda.device_count()):
-        device = torch.cuda.get_device_properties(index)
-        found.append(
-            (
-                f"cuda:{index}",
-                f"{device.name}, {device.total_memory / 2**30:.0f} GiB, compute capability {device.major}.{device.minor}",
-            )
+        gpu = torch.cuda.get_device_properties(index)
+        memory, capability = gpu.total_memory / 2**30, f"{gpu.major}.{gpu.minor}"
+        rows.append(
+            (f"cuda:{index}", f"{gpu.name}, {memory:.0f} GiB, compute capability {capability}")
         )
-    return found
+    return rows
 
 
 def backends() -> list[tuple[str, str]]:
-    """(device, which backend "auto" means there and why)."""
+    """List (device, which backend "auto" selects there and why)."""
     import torch
 
     from accelerated import backend
@@ -79,23 +74,21 @@ def backends() -> list[tuple[str, str]]:
     for name, _ in devices():
         tensor = torch.empty(0, device=name)
         try:
-            chosen, reason = backend.resolve("auto", tensor), ""
+            selected = backend.resolve("auto", tensor)
+            rows.append((name, f"{selected} ({_reason(selected, tensor.device.type)})"))
         except RuntimeError as error:
-            chosen, reason = "none", str(error)
-        rows.append(
-            (name, chosen + (f": {reason}" if reason else f" ({_why(chosen, tensor.device.type)})"))
-        )
+            rows.append((name, f"none: {error}"))
     return rows
 
 
-def _why(chosen, device):
+def _reason(selected, device):
     if forced := os.environ.get("MASKRCNN_BACKEND"):
         return f"MASKRCNN_BACKEND={forced}"
-    if chosen == "triton":
-        return "a GPU, and Triton imports"
+    if selected == "triton":
+        return "a GPU, and Triton can be imported"
     if device == "cpu":
-        return "Triton runs on a CPU only interpreted, for tests: TRITON_INTERPRET=1 and --backend triton"
-    return f"Triton does not import: {import_error('triton')}"
+        return "always on a CPU; TRITON_INTERPRET=1 and --backend triton interpret the kernels"
+    return f"Triton cannot be imported: {import_error('triton')}"
 
 
 def _version(name):

@@ -1,82 +1,82 @@
-"""What the command line shows: tables of data, of results, of comparisons."""
+"""Tables of the command line: data sets, results and comparisons."""
 
 import sys
+from collections.abc import Iterable, Sequence
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from accelerated.experiments import ablate
+from accelerated.data.annotations import Problem
+from accelerated.experiments.ablation_results import Line, orderings
+from accelerated.verify.report import Report, Row
+from accelerated.verify.training import Pair
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
 
 def console() -> Console:
-    """Standard output, 140 columns wide where it is no terminal; texts are shown as they are."""
+    """Create a console on standard output, 140 columns wide unless that is a terminal."""
     return Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 140)
 
 
-def table(title, columns, rows) -> Table:
+def table(title: str | None, columns: Sequence[str], rows: Iterable[Sequence]) -> Table:
+    """Create a table of texts; None becomes an empty cell."""
     out = Table(*columns, title=title, box=box.SIMPLE, title_justify="left", title_style="bold")
     for row in rows:
         out.add_row(*("" if value is None else str(value) for value in row))
     return out
 
 
-def metrics(values) -> Table:
-    """Of `engine.evaluate.evaluate`; without a mask branch there is no row of masks."""
-    rows = [
-        (kind, *("-" if found[key] is None else f"{found[key]:.3f}" for key in METRICS))
-        for kind, found in values.items()
-    ]
+def metrics(values: dict[str, dict]) -> Table:
+    """Show the result of `engine.evaluate.evaluate`: a row for boxes and, if present, for masks."""
+    rows = []
+    for branch, numbers in values.items():
+        texts = ("-" if numbers[key] is None else f"{numbers[key]:.3f}" for key in METRICS)
+        rows.append((branch, *texts))
     return table("Average precision", ["", *METRICS], rows)
 
 
-def class_metrics(values) -> Table:
-    """The average precision of each class that has objects."""
-    classes = [found["classes"] for found in values.values()]
-    rows = [[name, *(of[name] for of in classes)] for name in classes[0]]
-    rows = [(name, *(f"{value:.3f}" for value in row)) for name, *row in rows if None not in row]
-    return table("By class", ["", *(f"{kind} AP" for kind in values)], rows)
+def class_metrics(values: dict[str, dict]) -> Table:
+    """Show the average precision of each class that has objects."""
+    classes = [numbers["classes"] for numbers in values.values()]
+    rows = []
+    for name in classes[0]:
+        numbers = [of_branch[name] for of_branch in classes]
+        if None not in numbers:
+            rows.append((name, *(f"{number:.3f}" for number in numbers)))
+    return table("By class", ["", *(f"{branch} AP" for branch in values)], rows)
 
 
-def verification(result, backends=("torch", "triton")) -> list[Table]:
-    """Of `verify.compare` and `verify.training.compare`, a table for each section: differences relative to the largest entry, and of
-    stages the largest of all in absolute numbers; of losses, gradients and weights the number that stands for each side."""
+def verification(result: Report, backends: Sequence[str] = ("torch", "triton")) -> list[Table]:
+    """Show a comparison, one table per section, with the relative error of each backend.
+
+    For stages there is also the largest absolute difference; for losses, gradients and weights one
+    value per implementation.
+    """
     tables = []
-    for name, rows in result.sections.items():
+    for section, rows in result.sections.items():
         sides = [side for side in ("NumPy", *backends) if any(side in row.values for row in rows)]
-        columns = [
-            name,
-            "shape",
-            *sides,
-            *(f"NumPy - {backend}" for backend in backends),
-            *([] if sides else ["largest difference"]),
-        ]
-        tables.append(
-            table(
-                None if tables else result.title,
-                [*columns, "verdict"],
-                [_compared(row, sides, backends) for row in rows],
-            )
-        )
+        columns = [section, "shape", *sides, *(f"NumPy - {backend}" for backend in backends)]
+        if not sides:
+            columns.append("largest difference")
+        columns.append("verdict")
+        cells = [_compared(row, sides, backends) for row in rows]
+        tables.append(table(None if tables else result.title, columns, cells))
     return tables
 
 
-def _compared(row, sides, backends):
-    values = [f"{row.values[side]:.5g}" if side in row.values else "-" for side in sides]
-    return (
-        row.name,
-        row.shape,
-        *values,
-        *map(row.text, backends),
-        *([] if sides else [row.largest]),
-        row.verdict,
-    )
+def _compared(row: Row, sides, backends):
+    cells = [row.name, row.shape]
+    cells += [f"{row.values[side]:.5g}" if side in row.values else "-" for side in sides]
+    cells += [row.text(backend) for backend in backends]
+    if not sides:
+        cells.append(row.largest)
+    return [*cells, row.verdict]
 
 
-def print_verification(console, result) -> bool:
-    """Show all of a comparison, and say how it ended; whether it passed."""
+def print_verification(console: Console, result: Report) -> bool:
+    """Print a comparison and its summary; return whether it passed."""
     console.print(*verification(result))
     for backend, reason in result.skipped.items():
         console.print(f"{backend} did not run: {reason}")
@@ -84,18 +84,26 @@ def print_verification(console, result) -> bool:
     return result.passed
 
 
-def training(pairs, lines=12) -> Table:
-    """Of `verify.training.train`: the sum of the losses on both sides every few steps, the largest difference of any loss in between."""
+def training(pairs: Sequence[Pair], lines: int = 12) -> Table:
+    """Show a training run of both implementations, a row every few steps.
+
+    A row has the sums of the losses in its step; the largest difference of any loss and the mean
+    times are those since the row above.
+    """
     every, rows = -(-len(pairs) // lines), []
     ends = sorted({1, *range(every, len(pairs), every), len(pairs)})
     for start, end in zip([0, *ends], ends, strict=False):
         window = pairs[start:end]
-        losses = (f"{sum(side.values()):.12f}" for side in (window[-1].numpy, window[-1].torch))
-        seconds = (
-            f"{sum(values) / len(window):.2f}"
-            for values in zip(*((p.numpy_seconds, p.torch_seconds) for p in window), strict=True)
+        rows.append(
+            (
+                end,
+                f"{sum(window[-1].numpy.values()):.12f}",
+                f"{sum(window[-1].torch.values()):.12f}",
+                f"{max(pair.difference for pair in window):.1e}",
+                f"{sum(pair.numpy_seconds for pair in window) / len(window):.2f}",
+                f"{sum(pair.torch_seconds for pair in window) / len(window):.2f}",
+            )
         )
-        rows.append((end, *losses, f"{max(pair.difference for pair in window):.1e}", *seconds))
     return table(
         "Loss",
         ["step", "NumPy", "PyTorch", "largest difference", "NumPy s/step", "PyTorch s/step"],
@@ -103,18 +111,18 @@ def training(pairs, lines=12) -> Table:
     )
 
 
-def problems(found) -> Table:
-    """Of `data.lint.check`, every one."""
-    rows = [(p.severity, p.code, p.image_id, p.annotation_id, p.message) for p in found]
+def problems(listed: Sequence[Problem]) -> Table:
+    """Show every problem that `data.lint.check` found."""
+    rows = [(p.severity, p.code, p.image_id, p.annotation_id, p.message) for p in listed]
     return table(
-        f"{len(found)} problem{'s' * (len(found) > 1)}",
-        ["severity", "code", "image", "annotation", "what"],
+        f"{len(rows)} {'problem' if len(rows) == 1 else 'problems'}",
+        ["severity", "code", "image", "annotation", "problem"],
         rows,
     )
 
 
-def dataset(summary) -> list[Table]:
-    """Of `data.summary.summary`: counts and sizes, and objects per class."""
+def dataset(summary: dict) -> list[Table]:
+    """Show the result of `data.summary.summary`: counts and sizes, and the objects per class."""
     area = summary["area"]
     rows = [
         ("images", summary["images"]),
@@ -123,64 +131,51 @@ def dataset(summary) -> list[Table]:
         ("  width, pixels", _spread(summary["image_width"])),
         ("objects", summary["objects"]),
         ("  per image", _spread(summary["objects_per_image"])),
-        (
-            "  small, medium, large",
-            f"{area['small']} below 32x32 pixels, {area['medium']}, {area['large']} from 96x96 on",
-        ),
+        ("  small (area < 32x32 pixels)", area["small"]),
+        ("  medium", area["medium"]),
+        ("  large (area >= 96x96 pixels)", area["large"]),
         ("crowd regions", summary["crowds"]),
     ]
-    found = sorted((c for c in summary["categories"] if c["objects"]), key=lambda c: -c["objects"])
-    classes = [(c["objects"], c["name"], c["id"]) for c in found]
-    if missing := len(summary["categories"]) - len(found):
-        classes.append((0, f"{missing} other categories", ""))
+    categories = sorted(summary["categories"], key=lambda category: -category["objects"])
+    used = [category for category in categories if category["objects"]]
+    classes = [(category["objects"], category["name"], category["id"]) for category in used]
+    unused = len(categories) - len(used)
+    if unused:
+        classes.append((0, f"{unused} other categories", ""))
     return [
         table("Data set", ["", ""], rows),
         table("Classes", ["objects", "class", "category id"], classes),
     ]
 
 
-def ablation(lines, iterations) -> list[Table]:
-    """Of `ablate.lines`: the results, and which of the paper's orderings they show."""
-    seeds, results, above = max(line.seeds for line in lines), [], None
+def ablation(lines: Sequence[Line], iterations: int) -> list[Table]:
+    """Show the results of an ablation, and which of the paper's orderings they reproduce."""
+    rows, previous = [], None
     for line in lines:
-        title = "" if line.comparison == above else line.comparison
-        results.append(
-            (
-                title,
-                line.row.name,
-                f"{line.row.paper:.1f}",
-                line.seeds,
-                *map(line.text, line.values),
-            )
-        )
-        above = line.comparison
-    columns = ["comparison", "row", "paper", "seeds", *lines[0].values]
-    pairs = [
+        title = "" if line.comparison == previous else line.comparison
+        texts = [line.text(metric) for metric in line.values]
+        rows.append((title, line.row.name, f"{line.row.paper:.1f}", line.seeds, *texts))
+        previous = line.comparison
+    results = table(
+        f"Average precision in points after {iterations} steps:"
+        f" mean ± standard deviation over {max(line.seeds for line in lines)} seeds",
+        ["comparison", "row", "paper", "seeds", *lines[0].values],
+        rows,
+    )
+    differences = [
         (
-            f"{o.better} over {o.worse}",
-            f"{o.paper:+.1f}",
-            f"{o.ours:+.1f} ± {o.error:.1f}",
-            o.verdict,
+            f"{ordering.better} over {ordering.worse}",
+            f"{ordering.paper:+.1f}",
+            f"{ordering.ours:+.1f} ± {ordering.error:.1f}",
+            ordering.verdict,
         )
-        for o in ablate.orderings(lines)
+        for ordering in orderings(lines)
     ]
-    out = [
-        table(
-            f"Average precision in points after {iterations} steps: mean ± standard deviation over {seeds} seeds",
-            columns,
-            results,
-        )
-    ]
-    if pairs:
-        out.append(
-            table(
-                "Differences in mask AP ± twice their standard error",
-                ["", "paper", "here", "verdict"],
-                pairs,
-            )
-        )
-    return out
+    if not differences:
+        return [results]
+    title = "Differences in mask AP ± two standard errors"
+    return [results, table(title, ["", "paper", "here", "verdict"], differences)]
 
 
 def _spread(values):
-    return "{min} to {max}, median {median:g}".format(**values)
+    return f"{values['min']} to {values['max']}, median {values['median']:g}"

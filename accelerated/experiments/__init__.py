@@ -1,0 +1,1 @@
+"""Experiments: the paper's ablation, and the benchmark of operators and whole models."""

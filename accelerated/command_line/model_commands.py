@@ -1,0 +1,217 @@
+"""Commands that work with a model: train, evaluate, predict, convert."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import reference.config
+from accelerated.command_line import arguments
+from accelerated.command_line.arguments import (
+    Backend,
+    BatchSize,
+    Changes,
+    Data,
+    Device,
+    Images,
+    Output,
+    Preset,
+    Seed,
+    SkipInvalid,
+    Threshold,
+    Val,
+    ValImages,
+    Weights,
+    Workers,
+)
+
+
+def train_model(
+    data: Data,
+    images: Images,
+    output: Output,
+    iterations: Annotated[int, typer.Option(help="Training steps.", min=1)] = 1000,
+    preset: Preset = "tiny",
+    changes: Changes = None,
+    val: Val = None,
+    val_images: ValImages = None,
+    evaluate_every: Annotated[
+        int, typer.Option(help="Steps between evaluations (0: only at the end).", min=0)
+    ] = 0,
+    checkpoint_every: Annotated[
+        int, typer.Option(help="Steps between checkpoints (0: only at the end).", min=0)
+    ] = 500,
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            help="Initial weights: a run or checkpoint, or a torchvision, detectron2,"
+            " maskrcnn-benchmark or Caffe2 file of a detector or a backbone (default: random)."
+        ),
+    ] = None,
+    batch_size: BatchSize = None,
+    workers: Workers = 0,
+    device: Device = "auto",
+    backend: Backend = "auto",
+    seed: Seed = 0,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the run in the output folder.")
+    ] = False,
+    amp: Annotated[
+        bool, typer.Option("--amp", help="Use bfloat16 where it is safe (mixed precision).")
+    ] = False,
+    skip_invalid: SkipInvalid = False,
+) -> None:
+    """Train a model on a data set in COCO format."""
+    config = reference.config.preset(preset)
+    for change in changes or []:
+        config = reference.config.override(config, change)
+    torch_device = arguments.select_device(device, backend)
+    from accelerated.command_line import report
+    from accelerated.drawing import curves
+    from accelerated.engine.train import train
+
+    dataset = arguments.open_dataset(data, images, skip_invalid)
+    evaluation = arguments.open_dataset(val, val_images or images, skip_invalid) if val else None
+    result = train(
+        replace(config, num_classes=len(dataset.class_names)),
+        dataset,
+        output,
+        iterations=iterations,
+        batch_size=batch_size,
+        workers=workers,
+        device=torch_device,
+        seed=seed,
+        amp=amp,
+        weights=weights,
+        resume=resume,
+        evaluation=evaluation,
+        evaluate_every=evaluate_every,
+        checkpoint_every=checkpoint_every,
+    )
+    console = report.console()
+    curves.loss_curve(output / "log.jsonl", output / "loss.png")
+    if result.metrics:
+        console.print(report.metrics(result.metrics))
+    if result.interrupted:
+        console.print(f"Interrupted after {result.iteration} steps. Continue with --resume.")
+        raise typer.Exit(130)
+    console.print(
+        f"Trained for {result.iteration} steps."
+        f" Weights: {output / 'last'}. Loss curve: {output / 'loss.png'}."
+    )
+
+
+def evaluate_model(
+    checkpoint: Weights,
+    data: Data,
+    images: Images,
+    output: Output = Path("evaluation"),
+    batch_size: Annotated[int, typer.Option(help="Images per forward pass.", min=1)] = 1,
+    workers: Workers = 0,
+    device: Device = "auto",
+    backend: Backend = "auto",
+    skip_invalid: SkipInvalid = False,
+) -> None:
+    """Compute COCO's average precision of boxes and masks."""
+    torch_device = arguments.select_device(device, backend)
+    from accelerated.command_line import report
+    from accelerated.engine.evaluate import evaluate
+
+    model, categories = arguments.load_model(checkpoint, torch_device)
+    dataset = arguments.open_dataset(data, images, skip_invalid)
+    arguments.check_classes(checkpoint, model, categories, data, dataset)
+    metrics = evaluate(
+        model,
+        dataset,
+        batch_size=batch_size,
+        workers=workers,
+        output=output,
+        bar=sys.stderr.isatty(),
+    )
+    console = report.console()
+    console.print(report.metrics(metrics), report.class_metrics(metrics))
+    console.print(
+        f"Detections: {output / 'results.json'}. Average precision: {output / 'metrics.json'}."
+    )
+
+
+def draw_predictions(
+    checkpoint: Weights,
+    images: Annotated[
+        list[str],
+        typer.Argument(help="Image files, folders or glob patterns.", metavar="IMAGES..."),
+    ],
+    output: Output = Path("predictions"),
+    threshold: Threshold = 0.5,
+    device: Device = "auto",
+    backend: Backend = "auto",
+) -> None:
+    """Detect objects in images, draw them, and write them to a JSON file in COCO format.
+
+    Unreadable images are reported and skipped.
+    """
+    torch_device = arguments.select_device(device, backend)
+    from accelerated.engine.predict import predict
+
+    model, categories = arguments.load_model(checkpoint, torch_device)
+    result = predict(
+        model,
+        images,
+        output,
+        categories=categories or arguments.numbered_categories(model),
+        threshold=threshold,
+        bar=sys.stderr.isatty(),
+    )
+    for path, reason in result.failed:
+        message = reason if path in reason else f"{path}: {reason}"
+        print(f"maskrcnn: skipped: {message}", file=sys.stderr)
+    predictions = result.predictions
+    print(
+        f"{len(predictions['annotations'])} objects in {len(predictions['images'])} images."
+        f" Drawings: {output}. Detections: {output / 'predictions.json'}."
+    )
+    if result.failed:
+        raise typer.Exit(2)
+
+
+def convert_checkpoint(
+    checkpoint: Weights,
+    target: Annotated[
+        Path,
+        typer.Argument(
+            help="New folder for this project's format, or a new file, NAME.safetensors or"
+            " NAME.pth, in torchvision's or detectron2's format.",
+            metavar="TARGET",
+        ),
+    ],
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            help="Preset for settings that cannot be inferred from the tensors (default: inferred)."
+        ),
+    ] = None,
+    format: Annotated[
+        str | None,
+        typer.Option(
+            help="Format of a target file: torchvision or detectron2 (default: detectron2 if the"
+            " background is the last class, else torchvision)."
+        ),
+    ] = None,
+) -> None:
+    """Convert a torchvision or detectron2 checkpoint to this project's format, or back."""
+    from accelerated import interop, optimizer
+    from accelerated.engine.checkpoint import save
+
+    if target.exists():
+        raise ValueError(f"{target} already exists")
+    model = interop.load(checkpoint, preset)
+    if target.suffix:
+        interop.save(model, target, format)
+    else:
+        categories = arguments.read_categories(checkpoint) or arguments.numbered_categories(model)
+        new_optimizer = optimizer.build(model, model.config.optimizer)
+        save(target, model, model.config, categories, new_optimizer, 0)
+    count = sum(parameter.numel() for parameter in model.parameters())
+    print(f"{target}: {count:,} parameters, {model.config.num_classes} classes.")
