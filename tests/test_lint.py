@@ -1,4 +1,4 @@
-"""The linter: one code per kind of damage, nothing raised, nothing opened outside the image folder, nothing crashed."""
+"""The linter: each damage has its code, and nothing is raised or opened outside the folder."""
 
 import contextlib
 import copy
@@ -15,7 +15,7 @@ from pycocotools import mask as pycoco
 
 from accelerated.data import images, lint, rle
 
-# ------------------------------------------------------------------------------------------------ run lengths
+# Run lengths.
 
 
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 2**31))
@@ -52,7 +52,7 @@ def test_any_text_decompresses_or_is_refused(text):
         assert rle.decompress(text).dtype == np.int64
 
 
-# ------------------------------------------------------------------------------------------------ damage, made here
+# Damage made here.
 
 RLE = {"size": [40, 60], "counts": [0, 40 * 10, 40 * 50]}
 HUGE = {"id": 1, "file_name": "a.png", "width": 10**6, "height": 10**6}
@@ -75,7 +75,8 @@ def whole(key, value):
 
 
 POLYGON = [[5, 5, 25, 5, 25, 25, 5, 25]]
-CASES = {  # code expected, severity expected, what breaks it
+# {name: (expected code, expected severity, what breaks the data)}
+CASES = {
     "good": (None, None, lambda data: None),
     "bow_tie": (None, None, annotation(segmentation=[[5, 5, 25, 25, 25, 5, 5, 25]])),
     "category_zero": (
@@ -285,7 +286,7 @@ def folder(tmp_path_factory):
 
 
 def good():
-    shared = {
+    fields = {
         "category_id": 7,
         "iscrowd": 0,
         "area": 400.0,
@@ -299,7 +300,7 @@ def good():
         ],
         "categories": [{"id": 7, "name": "thing"}],
         "annotations": [
-            {"id": n, "image_id": image_id, **copy.deepcopy(shared)}
+            {"id": n, "image_id": image_id, **copy.deepcopy(fields)}
             for n, image_id in ((10, 1), (11, 2))
         ],
     }
@@ -387,14 +388,14 @@ JSON = st.recursive(
     ),
     max_leaves=8,
 )
-PLACES = [(part, key) for part, record in good().items() for key in record[0]] + [
+FIELDS = [(part, key) for part, record in good().items() for key in record[0]] + [
     (part, None) for part in good()
 ]
 
 
-@given(st.sampled_from(PLACES), JSON)
-def test_no_value_anywhere_raises(tmp_path_factory, place, value):
-    part, key = place
+@given(st.sampled_from(FIELDS), JSON)
+def test_no_value_anywhere_raises(tmp_path_factory, field, value):
+    part, key = field
     data = good()
     if key is None:
         data[part] = value
@@ -405,11 +406,10 @@ def test_no_value_anywhere_raises(tmp_path_factory, place, value):
         assert problem.severity in lint.SEVERITIES and str(problem)
 
 
-# ------------------------------------------------------------------------------------------------ damage, collected
+# Collected damage.
 
-DEVIATING = {
-    "39_iscrowd_missing.json"
-}  # that file holds a bare 0, so its own description cannot be tested; see "crowd_gone"
+# That file holds a bare 0, so its description cannot be tested; see "crowd_gone".
+DEVIATING = {"39_iscrowd_missing.json"}
 
 
 def test_collected_broken_files(shared_data, monkeypatch):

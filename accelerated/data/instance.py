@@ -162,7 +162,35 @@ def _perimeter(polygon):
 
 def _run_lengths(value, image):
     """Check an RLE object; return its counts compressed and as [n]."""
-    size, counts, text = value.get("size"), value.get("counts"), None
+    _check_rle_size(value.get("size"), image)
+    counts, text = value.get("counts"), None
+    if isinstance(counts, str):
+        try:
+            text, runs = counts.encode(), rle.decompress(counts)
+        except ValueError as error:
+            raise Invalid("rle_invalid", f"{error}; encode the mask again") from None
+    elif isinstance(counts, list) and all(map(_is_count, counts)):
+        runs = np.array(counts, dtype=np.int64)
+    else:
+        raise Invalid(
+            "rle_invalid",
+            f"the RLE's counts are {short(counts)}; write a list of run lengths, or their"
+            " compressed text",
+        )
+    if (runs < 0).any():
+        raise Invalid(
+            "rle_negative", "the RLE contains a negative run length; encode the mask again"
+        )
+    if runs.sum() != image.height * image.width:
+        raise Invalid(
+            "rle_sum",
+            f"the RLE's run lengths sum to {runs.sum()}, not {image.height}x{image.width};"
+            " encode the mask again",
+        )
+    return text or rle.compress(runs), runs
+
+
+def _check_rle_size(size, image):
     sides = [whole(side) for side in size] if isinstance(size, list) else []
     if len(sides) != 2 or None in sides:
         raise Invalid("rle_size_missing", f"the RLE's size is {short(size)}; write [height, width]")
@@ -174,32 +202,6 @@ def _run_lengths(value, image):
             "rle_size_mismatch",
             f"the RLE's size is {size}, the image's [{image.height}, {image.width}]; {hint}",
         )
-    if isinstance(counts, str):
-        try:
-            text, counts = counts.encode(), rle.decompress(counts)
-        except ValueError as error:
-            raise Invalid("rle_invalid", f"{error}; encode the mask again") from None
-    elif isinstance(counts, list) and all(
-        type(count) is int and abs(count) <= MAX_PIXELS for count in counts
-    ):
-        counts = np.array(counts, dtype=np.int64)
-    else:
-        raise Invalid(
-            "rle_invalid",
-            f"the RLE's counts are {short(counts)}; write a list of run lengths, or their"
-            " compressed text",
-        )
-    if (counts < 0).any():
-        raise Invalid(
-            "rle_negative", "the RLE contains a negative run length; encode the mask again"
-        )
-    if counts.sum() != image.height * image.width:
-        raise Invalid(
-            "rle_sum",
-            f"the RLE's run lengths sum to {counts.sum()}, not {image.height}x{image.width};"
-            " encode the mask again",
-        )
-    return text or rle.compress(counts), counts
 
 
 def _box(bbox, outline, image, remarks):
@@ -301,3 +303,7 @@ def short(value: Any) -> str:
 
 def _is_number(value):
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_count(value):
+    return type(value) is int and abs(value) <= MAX_PIXELS

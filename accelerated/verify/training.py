@@ -100,13 +100,10 @@ def compare(
         "gradients": rows("gradients", expected.gradients),
         "new weights": rows("parameters", weights, relative_to=before),
     }
-    objects = sum(len(target.labels) for target in targets)
-    count = f"{len(images)} image{'s' * (len(images) != 1)} with {objects} objects"
-    source = ", all by NumPy's gradients" if share_gradients else ""
-    title = (
-        f"{comparison(model, backends)}, {dtype}, {count};"
-        f" {optimizer.kind}, learning rate {rate:g}{source}"
-    )
+    title = f"{comparison(model, backends)}, {dtype}, {_count(targets)}; {optimizer.kind}"
+    title += f", learning rate {rate:g}"
+    if share_gradients:
+        title += ", all by NumPy's gradients"
     return Report(title, sections, skipped)
 
 
@@ -253,6 +250,11 @@ def _changed(name, steps, before):
     return any(
         not np.array_equal(result.parameters[name], before[name]) for result in steps.values()
     )
+
+
+def _count(targets):
+    objects = sum(len(target.labels) for target in targets)
+    return f"{len(targets)} image{'s' * (len(targets) != 1)} with {objects} objects"
 
 
 def _check_trained(backend, gradients, expected):
