@@ -16,11 +16,14 @@ from accelerated.data import images, lint, rle
 # Damage made here.
 
 RLE = {"size": [40, 60], "counts": [0, 40 * 10, 40 * 50]}
-HUGE = {"id": 1, "file_name": "a.png", "width": 10**6, "height": 10**6}
 
 
 def annotation(**changes):
     return lambda data: data["annotations"][0].update(changes)
+
+
+def run_lengths(**changes):
+    return annotation(segmentation={**RLE, **changes})
 
 
 def image(**changes):
@@ -35,19 +38,18 @@ def whole(key, value):
     return lambda data: data.update({key: value})
 
 
+def renumber_category(data, category_id):
+    data["categories"][0].update(id=category_id)
+    for entry in data["annotations"]:
+        entry.update(category_id=category_id)
+
+
 POLYGON = [[5, 5, 25, 5, 25, 25, 5, 25]]
 # {name: (expected code, expected severity, what breaks the data)}
 CASES = {
     "good": (None, None, lambda data: None),
     "bow_tie": (None, None, annotation(segmentation=[[5, 5, 25, 25, 25, 5, 5, 25]])),
-    "category_zero": (
-        None,
-        None,
-        lambda d: (
-            d["categories"][0].update(id=0),
-            [a.update(category_id=0) for a in d["annotations"]],
-        ),
-    ),
+    "category_zero": (None, None, lambda d: renumber_category(d, 0)),
     "rle": (None, None, annotation(segmentation=RLE, bbox=[0, 0, 10, 40])),
     "rle_text": (
         None,
@@ -195,34 +197,14 @@ CASES = {
         "reject",
         annotation(segmentation={"counts": RLE["counts"]}),
     ),
-    "rle_other_size": (
-        "rle_size_mismatch",
-        "reject",
-        annotation(segmentation={**RLE, "size": [20, 30]}),
-    ),
-    "rle_short": ("rle_sum", "reject", annotation(segmentation={**RLE, "counts": [0, 400]})),
-    "rle_negative": (
-        "rle_negative",
-        "reject",
-        annotation(segmentation={**RLE, "counts": [0, -400, 2800]}),
-    ),
-    "rle_float": (
-        "rle_invalid",
-        "reject",
-        annotation(segmentation={**RLE, "counts": [0, 400.5, 1999.5]}),
-    ),
-    "rle_beyond_int64": (
-        "rle_invalid",
-        "reject",
-        annotation(segmentation={**RLE, "counts": [0, 10**30]}),
-    ),
-    "rle_bad_text": ("rle_invalid", "reject", annotation(segmentation={**RLE, "counts": "~~~"})),
-    "rle_cut_text": ("rle_invalid", "reject", annotation(segmentation={**RLE, "counts": "P"})),
-    "rle_background_only": (
-        "mask_empty",
-        "skip",
-        annotation(segmentation={**RLE, "counts": [2400]}),
-    ),
+    "rle_other_size": ("rle_size_mismatch", "reject", run_lengths(size=[20, 30])),
+    "rle_short": ("rle_sum", "reject", run_lengths(counts=[0, 400])),
+    "rle_negative": ("rle_negative", "reject", run_lengths(counts=[0, -400, 2800])),
+    "rle_float": ("rle_invalid", "reject", run_lengths(counts=[0, 400.5, 1999.5])),
+    "rle_beyond_int64": ("rle_invalid", "reject", run_lengths(counts=[0, 10**30])),
+    "rle_bad_text": ("rle_invalid", "reject", run_lengths(counts="~~~")),
+    "rle_cut_text": ("rle_invalid", "reject", run_lengths(counts="P")),
+    "rle_background_only": ("mask_empty", "skip", run_lengths(counts=[2400])),
 }
 
 
@@ -309,10 +291,8 @@ def test_damaged_json(folder, text, code):
 
 
 def test_files_that_cannot_be_read(folder):
-    assert [p.code for p in lint.check(folder / "none.json", folder).problems] == [
-        "json_unreadable"
-    ]
-    assert [p.code for p in lint.check(folder, folder).problems] == ["json_unreadable"]
+    for path in (folder / "none.json", folder):
+        assert [p.code for p in lint.check(path, folder).problems] == ["json_unreadable"]
 
 
 def test_byte_order_mark_and_utf16(folder):
