@@ -1,4 +1,4 @@
-"""Bare backbones: torchvision's ResNet, ResNeXt and VGG-16, detectron2's, Caffe2's pickles; and maskrcnn-benchmark's detectors."""
+"""Backbones of torchvision, detectron2 and Caffe2; detectors of maskrcnn-benchmark."""
 
 import pickle
 from collections import OrderedDict
@@ -56,7 +56,7 @@ def test_a_resnet_that_does_not_fit():
     model = MaskRCNN(narrow.config("torchvision_r50_fpn"))
     resnet = backbone(filled(model.config))
     with pytest.raises(
-        ValueError, match=r"a resnet of depth 50, frozen norm.*missing: layer4.2.conv3.weight"
+        ValueError, match=r"a resnet of depth 50 with frozen norm.*missing: layer4.2.conv3.weight"
     ):
         interop.load_backbone(without(resnet, "layer4.2.conv3.weight"), model)
     with pytest.raises(ValueError, match=r"conv1.weight \[16, 3, 7, 7\] instead of \[8, 3, 7, 7\]"):
@@ -64,7 +64,7 @@ def test_a_resnet_that_does_not_fit():
     with pytest.raises(ValueError, match=r"unexpected: layer3.6.conv1.weight"):
         interop.load_backbone(backbone(filled(narrow.config("detectron2_r101_fpn"))), model)
     with pytest.raises(
-        ValueError, match="no backbone of ResNet, ResNeXt or VGG-16: its tensors begin with encoder"
+        ValueError, match="not a ResNet, ResNeXt or VGG-16: its tensors begin with encoder"
     ):
         interop.load_backbone({"encoder": torch.zeros(1)}, model)
 
@@ -93,7 +93,7 @@ def test_detectron2s_resnet(tmp_path):
 
 
 def caffe2(model, norm="bn"):
-    """The tensors of a model's ResNet as Caffe2 names them, affine norms, with what else lies in such files."""
+    """Export a model's ResNet as Caffe2 does: affine norms, and other entries of such files."""
     blobs = {}
     for name, tensor in backbone(model).items():
         *where, layer, kind = name.split(".")
@@ -129,7 +129,7 @@ def caffe2(model, norm="bn"):
 @pytest.mark.parametrize("name", ["detectron2_r50_fpn", "detectron2_x101_fpn"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_caffe2(name, dtype, tmp_path):
-    """R-50.pkl, X-101-32x8d.pkl: scale and bias alone. The norm multiplies and adds them, and nothing else."""
+    """R-50.pkl, X-101-32x8d.pkl: the norm multiplies by scale, adds the bias, and nothing else."""
     config = narrow.config(name)
     source, model = filled(config), MaskRCNN(config).to(dtype)
     blobs = caffe2(source)
@@ -179,7 +179,7 @@ def blobs_only(blobs):
 
 
 def test_vgg(tmp_path):
-    """torchvision's vgg16 by index, its two fully connected layers into the box head where they fit."""
+    """torchvision's vgg16 by index; its fully connected layers go to the box head if they fit."""
     config = narrow.config("paper_vgg16")
     source, model = filled(config), MaskRCNN(config)
     indices = [
@@ -250,7 +250,7 @@ BENCHMARK = {  # ours: theirs
 
 @pytest.mark.parametrize("depth, groups, masks", [(50, 1, True), (101, 2, True), (50, 1, False)])
 def test_maskrcnn_benchmark(depth, groups, masks, tmp_path):
-    """A file of its training script: every tensor in its place, the background first, no eps, the other switches as near as ours come."""
+    """A file of its training script: every tensor, the background first, no eps, near settings."""
     config = narrow.config("paper_r50_fpn", background="first")
     config = replace(
         config,

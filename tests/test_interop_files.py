@@ -1,4 +1,4 @@
-"""Pickles of arrays are read, of Python 2 too; everything else in a pickle is refused by name and does not run."""
+"""Pickles of arrays are read, also Python 2's; anything else is refused and not executed."""
 
 import io
 import os
@@ -51,7 +51,7 @@ def test_arrays_and_containers(tmp_path, protocol):
 
 
 def test_python_2(tmp_path):
-    """Byte strings of Python 2 hold the numbers, as in Caffe2's files: opcode by opcode, as Python 2 wrote them."""
+    """Byte strings of Python 2 with numbers, as in Caffe2's files, opcode by opcode."""
     raw = np.array([1.0, -2.0, np.pi], np.float32).tobytes()
     assert any(byte > 127 for byte in raw)
 
@@ -85,11 +85,11 @@ class Call:
 
 
 def test_nothing_runs(tmp_path):
-    """Refused by name; the file it would have made is not there. Also where it hides inside a checkpoint."""
+    """Refused by name, also inside a checkpoint; the file it would have made is not there."""
     sprung = tmp_path / "sprung"
     for trap, name in (
         (Call(os.system, f"touch {sprung}"), "(posix|nt).system"),
-        (Call(open, str(sprung), "w"), "io.open"),
+        (Call(open, str(sprung), "w"), "_?io.open"),
         (Call(eval, f"open({str(sprung)!r}, 'w')"), "__builtin__.eval"),
         (torch.zeros(1), "torch._utils._rebuild_tensor_v2"),
         ({1, 2}, "__builtin__.set"),
@@ -98,13 +98,13 @@ def test_nothing_runs(tmp_path):
             path = pickled(content, tmp_path / "trap.pkl")
             with pytest.raises(
                 ValueError,
-                match=rf"trap.pkl: refused, for it would call ({name}), .*Nothing was run.*safetensors",
+                match=rf"trap.pkl: refused: it would call ({name}),.* Nothing was exec.*safetensors",
             ):
                 interop.load(path)
     torch.save({"model": {"b": Call(os.system, f"touch {sprung}")}}, tmp_path / "trap.pth")
     with pytest.raises(
         ValueError,
-        match=r"trap.pth: refused, for beside plain tensors it holds (posix|nt).system.*Nothing was run",
+        match=r"trap.pth: refused: .* contains (posix|nt).system besides tensors. Nothing was exec",
     ):
         interop.load(tmp_path / "trap.pth")
     assert not sprung.exists()
@@ -123,7 +123,7 @@ def test_nothing_runs(tmp_path):
     ],
 )
 def test_arrays_of_anything_else(tmp_path, value, what):
-    with pytest.raises(ValueError, match=f"it holds .*{what}.*plain numbers"):
+    with pytest.raises(ValueError, match=f"it contains .*{what}.*only numbers"):
         unpickle.load(pickled({"a": value}, tmp_path / "file.pkl"))
 
 
@@ -149,15 +149,15 @@ def test_damaged(tmp_path):
     path = tmp_path / "cut.pkl"
     for length in range(0, len(whole), 7):
         path.write_bytes(whole[:length])
-        with pytest.raises(ValueError, match=r"cut.pkl: damaged, or no pickle"):
+        with pytest.raises(ValueError, match=r"cut.pkl: not a pickle, or damaged"):
             interop.load(path)
     torch.save({"a": torch.zeros(300)}, tmp_path / "whole.pth")
     (tmp_path / "cut.pth").write_bytes((tmp_path / "whole.pth").read_bytes()[:700])
-    with pytest.raises(ValueError, match=r"cut.pth: not a file of plain tensors, or damaged"):
+    with pytest.raises(ValueError, match=r"cut.pth: not a file of tensors, or damaged"):
         interop.load(tmp_path / "cut.pth")
     deep = b"\x80\x02" + b"]" * 100_000 + b"a" * 99_999 + b"."
     path.write_bytes(deep)
-    with pytest.raises(ValueError, match="damaged, or no pickle"):
+    with pytest.raises(ValueError, match="not a pickle, or damaged"):
         interop.load(path)
 
 
