@@ -1,8 +1,10 @@
 # `make demo` and `make test` do all their own set-up, in .venv.
 PYTHON ?= python3
+PYTHON_OLDEST ?= python3.11
+PYTHON_NEWEST ?= python3.13
 BIN := .venv/bin
 
-.PHONY: demo test lint gpu clean
+.PHONY: demo test test-oldest test-newest lint types gpu clean
 
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -15,13 +17,27 @@ demo: .venv/ready  ## train the tiny model on synthetic shapes, evaluate, draw, 
 test: .venv/ready  ## everything that needs no GPU; where there is one, it is hidden
 	CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
+# The suite with the oldest and with the newest supported versions, in .venv-oldest and .venv-newest.
+test-oldest: PYTHON = $(PYTHON_OLDEST)
+test-newest: PYTHON = $(PYTHON_NEWEST)
+test-oldest test-newest: test-%: .venv-%/ready
+	CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 .venv-$*/bin/python -m pytest -n auto
+
+.venv-oldest/ready .venv-newest/ready: .venv-%/ready: pyproject.toml tests/constraints/%.txt
+	$(PYTHON) -m venv --clear .venv-$*
+	.venv-$*/bin/python -m pip install --quiet --constraint tests/constraints/$*.txt --editable ".[test]"
+	touch $@
+
 lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: .venv/ready  ## checks the annotations
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
 gpu:  ## every GPU test, then the benchmark; in the Python at hand, which needs torch, triton, pytest, hypothesis, pillow, pycocotools
 	REQUIRE_GPU=1 $(PYTHON) -m pytest -m gpu $(shell grep -lE "pytest.mark.gpu|def test_.*\bdevice\b" tests/test_*.py)
 	$(PYTHON) -m accelerated.experiments.benchmark --output benchmarks/results
 
 clean:
-	rm -rf .venv build dist *.egg-info runs
+	rm -rf .venv .venv-oldest .venv-newest build dist *.egg-info runs

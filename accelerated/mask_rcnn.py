@@ -7,7 +7,7 @@ Legend: N images, T anchors of all levels, P proposal slots, R RoIs, G ground-tr
 B sampled RoIs and D detection slots of an image.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -185,11 +185,10 @@ class MaskRCNN(nn.Module):
     def batch(self, images: list, targets: list[Target] | None = None) -> Batch:
         """Prepare images and targets as a Batch on the model's device, at the size of inference."""
         config, weight = self.config.transform, self.weight
-        targets = [None] * len(images) if targets is None else targets
+        pairs = zip(images, targets or [None] * len(images), strict=True)
         dtype = torch.promote_types(weight.dtype, torch.float32)
         prepared = [
-            transform.prepare(image, target, config, dtype=dtype)
-            for image, target in zip(images, targets, strict=True)
+            transform.prepare(image, target, config, dtype=dtype) for image, target in pairs
         ]
         originals = [tuple(image.shape[:2]) for image in images]
         return transform.collate(prepared, config, originals).to(weight.device)
@@ -253,7 +252,7 @@ class MaskRCNN(nn.Module):
     def objectness(
         self,
         pyramid: dict[int, torch.Tensor],
-        image_shape: tuple[int, int],
+        image_shape: Sequence[int],
         record: Stages | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
         """Compute logits [N, T] and deltas [N, T, 4] of all anchors, and each level's anchors."""

@@ -1,4 +1,4 @@
-"""From class logits and deltas to the detections of a batch (SPEC §8).
+"""From class logits and deltas to the detections (SPEC §8).
 
 Legend: N images, P proposal slots, K classes, E box deltas per proposal (see labels.delta_layout),
 D detection slots.

@@ -58,6 +58,7 @@ class RPN(nn.Module):
         self.logits = nn.Conv2d(channels, anchors, 1)
         self.deltas = nn.Conv2d(channels, 4 * anchors, 1)
         for module in self.children():
+            assert isinstance(module, nn.Conv2d) and module.bias is not None
             nn.init.normal_(module.weight, std=0.01)
             nn.init.zeros_(module.bias)
 

@@ -1,7 +1,7 @@
 """What goes into the model, what comes out of it, and what happens between.
 
-Legend: N images, T anchors of all levels, A anchors per cell, P proposal slots and B sampled RoIs of an image,
-R RoIs of all images, G ground truths, D detection slots, K classes, S side of a mask.
+Legend: N images, A anchors per cell, T anchors of all levels, P proposal slots, B sampled RoIs of
+an image, R RoIs of all images, G ground truths, D detection slots, K classes, S side of a mask.
 """
 
 import dataclasses
@@ -14,7 +14,10 @@ import torch
 
 @dataclass
 class Target:
-    """The ground truth of one image: boxes [G, 4] xyxy pixels, labels [G] in 1..K, masks [G, H, W] bool."""
+    """The ground truth of one image.
+
+    boxes [G, 4] xyxy pixels, labels [G] in 1..K, masks [G, H, W] bool.
+    """
 
     boxes: torch.Tensor
     labels: torch.Tensor
@@ -23,9 +26,10 @@ class Target:
 
 @dataclass
 class PackedTarget:
-    """A Target after `transform.prepare`, in pixels of the resized image, its masks packed to bits.
+    """A Target after `transform.prepare`, in pixels of the resized image.
 
-    boxes [G, 4], labels [G], masks [G, h, ceil(w / 8)] uint8; the first pixel is the highest bit (numpy.packbits).
+    boxes [G, 4], labels [G], masks [G, h, ceil(w / 8)] uint8, packed to bits, the first pixel in
+    the highest bit (numpy.packbits).
     """
 
     boxes: torch.Tensor
@@ -61,19 +65,24 @@ class Batch:
         return self._map(lambda x: x.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> "Batch":
-        """Return the batch in page-locked memory, for asynchronous copies to a GPU (DataLoader calls this)."""
+        """Return the batch in page-locked memory, for asynchronous copies (DataLoader calls it)."""
         return self._map(torch.Tensor.pin_memory)
 
     def _map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> "Batch":
-        values = (getattr(self, field.name) for field in dataclasses.fields(self))
-        return Batch(*(function(x) if isinstance(x, torch.Tensor) else x for x in values))
+        tensors = {
+            name: function(value)
+            for name, value in vars(self).items()
+            if isinstance(value, torch.Tensor)
+        }
+        return dataclasses.replace(self, **tensors)
 
 
 @dataclass
 class Detections:
     """The objects in one image, by falling score, in pixels of the image as it came in.
 
-    boxes [D, 4] xyxy, scores [D] in [0, 1], labels [D] in 1..K, masks [D, H, W] bool (None without a mask branch).
+    boxes [D, 4] xyxy, scores [D] in [0, 1], labels [D] in 1..K, masks [D, H, W] bool (None without
+    a mask branch).
     """
 
     boxes: torch.Tensor
@@ -83,10 +92,11 @@ class Detections:
 
 
 class PaddedDetections(NamedTuple):
-    """The detections of a batch in D slots per image, by falling score, in pixels of the network's input.
+    """The detections of a batch in D slots per image, in pixels of the network's input.
 
-    boxes [N, D, 4] xyxy, scores [N, D], labels [N, D] in 1..K, valid [N, D] bool, mask_probabilities [N, D, S, S] (None without a mask branch).
-    Empty slots stand last and hold zeros.
+    boxes [N, D, 4] xyxy, scores [N, D], labels [N, D] in 1..K, valid [N, D] bool,
+    mask_probabilities [N, D, S, S] (None without a mask branch).
+    They are ordered by falling score. Empty slots stand last and hold zeros.
     """
 
     boxes: torch.Tensor
@@ -98,35 +108,37 @@ class PaddedDetections(NamedTuple):
 
 @dataclass
 class Stages:
-    """The intermediate results of one `detect` or `losses`, in the order in which they are computed.
+    """The intermediate results of one `detect` or `losses`, in the order of computation.
 
-    Pass an empty one as `record`; a field stays None where its stage does not run. Boxes are xyxy in pixels of
-    the network's input. The reference has the same fields. Where it holds as many rows as there are, this one
-    holds all slots: `proposal_valid` and `roi_labels` tell which are filled.
+    Pass an empty one as `record`. A field stays None where its stage does not run. Boxes are xyxy
+    in pixels of the network's input. The reference has the same fields. Where it has as many rows
+    as there are, this one has all slots: `proposal_valid` and `roi_labels` tell which are filled.
+    The RoIs of box_features, class_logits and box_deltas are the proposals, in training the sampled
+    RoIs; those of mask_* the detections, in training the first slots of the sampled RoIs.
 
-    images              [N, 3, H, W]        padded and normalised
-    C1 .. C5            [N, C, h, w]        stages of the backbone (C1: VGG only)
-    P2 .. P6            [N, C, h, w]        maps that the RPN and the heads read; level l has stride 2^l
-    rpn_logits          [N, A, h, w]        objectness, a list over levels
-    rpn_deltas          [N, 4 A, h, w]      channel 4 a + coordinate, a list over levels
-    anchors             [h w A, 4]          a list over levels
-    priorities          {"rpn": [N, T], "roi": [N, P + G]}    of the candidates in sampling; training only
-    rpn_labels          [N, T]              1 object, 0 background, -1 ignored; training only
-    rpn_sampled         [N, T]              1 positive, 0 negative, -1 not sampled; training only
-    proposals           [N, P, 4]           by falling score
-    proposal_scores     [N, P]              probabilities or logits (`rpn.nms_score`)
-    proposal_valid      [N, P] bool         whether a slot is filled
-    samples             Samples             RoIs that the heads learn from; training only
-    sampled_rois        [N, B, 4]           their boxes; training only
-    roi_labels          [N, B]              their labels, 0..K, -1 in empty slots; training only
-    box_features        [R, C, P, P]        input of the box head: proposals, or sampled RoIs in training
-    class_logits        [R, K + 1]          see `labels.class_layout` for the order of the columns
-    box_deltas          [R, 4 E]            class-major, see `labels.delta_layout`
-    detections          PaddedDetections    without their masks; inference only
-    mask_features       [R, C, P, P]        input of the mask head: detections, or the first slots in training
-    mask_logits         [R, M, S, S]        see `labels.mask_layout` for the order of the channels
-    mask_targets        [R, S, S]           in [0, 1]; training only
-    mask_probabilities  [N, D, S, S]        of the predicted class; inference only
+    images              [N, 3, H, W]      padded and normalised
+    C1 .. C5            [N, C, h, w]      stages of the backbone (C1: VGG only)
+    P2 .. P6            [N, C, h, w]      maps for the RPN and the heads; level l has stride 2^l
+    rpn_logits          [N, A, h, w]      objectness, a list over levels
+    rpn_deltas          [N, 4 A, h, w]    channel 4 a + coordinate, a list over levels
+    anchors             [h w A, 4]        a list over levels
+    priorities          dict              of the sampling: "rpn" [N, T], "roi" [N, P + G]; training
+    rpn_labels          [N, T]            1 object, 0 background, -1 ignored; training only
+    rpn_sampled         [N, T]            1 positive, 0 negative, -1 not sampled; training only
+    proposals           [N, P, 4]         by falling score
+    proposal_scores     [N, P]            probabilities or logits (`rpn.nms_score`)
+    proposal_valid      [N, P] bool       whether a slot is filled
+    samples             Samples           RoIs that the heads learn from; training only
+    sampled_rois        [N, B, 4]         their boxes; training only
+    roi_labels          [N, B]            their labels, 0..K, -1 if empty; training only
+    box_features        [R, C, P, P]      input of the box head
+    class_logits        [R, K + 1]        columns: `labels.class_layout`
+    box_deltas          [R, 4 E]          class-major, `labels.delta_layout`
+    detections          PaddedDetections  in pixels of the network's input; detection only
+    mask_features       [R, C, P, P]      input of the mask head
+    mask_logits         [R, M, S, S]      channels: `labels.mask_layout`
+    mask_targets        [R, S, S]         in [0, 1]; training only
+    mask_probabilities  [N, D, S, S]      of the predicted class; detection only
     """
 
     images: Any = None

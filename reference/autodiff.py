@@ -1,8 +1,9 @@
-"""Reverse-mode differentiation with a tape: record what a computation calls, then run the backwards in reverse.
+"""Reverse-mode differentiation with a tape: record calls, then run their backwards in reverse.
 
-A primitive is a plain function on arrays whose backward, written by hand, stands beside it under the name `<primitive>_backward`.
-Called with arrays it is that function and nothing else. Called with a Variable among its arguments, it notes the call on the
-Variable's tape, and its result is a Variable too. So a model is written once, as inference code:
+A primitive is a plain function of arrays whose backward, derived by hand, stands next to it under
+the name `<primitive>_backward`. Called with arrays, it is that function and nothing else. Called
+with a Variable among its arguments, it records the call on the Variable's tape, and its result is
+a Variable too. So a model is written once, as inference code, and can still be trained:
 
     tape = Tape()
     weight = tape.variable(np.ones((3, 2)))
@@ -10,66 +11,85 @@ Variable's tape, and its result is a Variable too. So a model is written once, a
     tape.backward(loss)
     weight.grad                               # d loss / d weight, [3, 2]
 
-The chain rule is all there is to it: if y = f(x) and G = d loss / d y, then d loss / d x = Jᵀ G with J the Jacobian of f at x. A
-backward computes Jᵀ G without ever writing J down. A value used twice gets the sum of both gradients.
+The chain rule is all that is needed: if y = f(x) and G = d loss / d y, then d loss / d x = Jᵀ G,
+where J is the Jacobian of f at x. A backward computes Jᵀ G without ever forming J. A value that is
+used twice receives the sum of both gradients.
 """
 
 import functools
 import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, ParamSpec, TypeVar, cast
 
 import numpy as np
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
 
 class Tape:
     """The calls of primitives, in the order in which they happened."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.calls = []
 
-    def variable(self, value):
-        """A Variable to differentiate with respect to."""
+    def variable(self, value: np.ndarray) -> "Variable":
+        """Make a Variable to differentiate with respect to."""
         return Variable(value, self)
 
-    def backward(self, result, grad=1.0):
-        """Fill the gradient of every Variable that the Variable `result` depends on, from its own, `grad`. Once: the tape is used up."""
+    def backward(self, result: "Variable", grad: np.ndarray | float = 1.0) -> None:
+        """Set `.grad` on every Variable that `result` depends on. A tape can be used once.
+
+        grad  gradient of `result`, of its shape or a number for all its entries (1 for a loss)
+        Raises ValueError if a backward returns a gradient of another shape than its Variable's.
+        """
         result.grad = np.broadcast_to(np.asarray(grad, result.dtype), result.shape)
         while self.calls:
             backward, arguments, keywords, output = self.calls.pop()
-            if output.grad is not None:  # else `result` does not depend on it
+            # Without a gradient, `result` does not depend on this output.
+            if output.grad is not None:
                 gradients = backward(output.grad, *detached(arguments), **keywords)
                 _accumulate(arguments, gradients if isinstance(gradients, tuple) else (gradients,))
 
 
-def primitive(function, backward=None):
-    """Mark a function whose positional arguments may be Variables, alone or in lists and dictionaries. Keywords are constants.
+def primitive(
+    function: Callable[Arguments, Result], backward: Callable | None = None
+) -> Callable[Arguments, Result]:
+    """Let the positional arguments of a function be Variables, alone or in lists and dictionaries.
 
-    Its backward, if not given the one of its name, takes the gradient of the result and then the same arguments. It returns the gradient
-    of the first, or a tuple with those of the first few, None for a constant; for a list or dictionary, a list or dictionary of gradients.
-    A call raises ValueError for Variables of two tapes, `Tape.backward` for a gradient that has not the shape of its Variable.
+    Keyword arguments are constants. The backward, by default the one with its name, takes the
+    gradient of the result and then the same arguments. It returns the gradient of the first
+    argument, or a tuple of those of the first few; None for a constant; for a list or dictionary,
+    a list or dictionary of gradients. A call raises ValueError for Variables of two tapes.
     """
 
     @functools.wraps(function)
-    def call(*arguments, **keywords):
+    def call(*arguments: Arguments.args, **keywords: Arguments.kwargs) -> Result:
         tapes = {variable.tape for variable in _variables(arguments)}
         if not tapes:
             return function(*arguments, **keywords)
         if len(tapes) > 1:
-            raise ValueError("a call with Variables of two tapes")
+            raise ValueError(f"{function.__name__}: the arguments are Variables of two tapes")
         [tape] = tapes
         output = Variable(function(*detached(arguments), **keywords), tape)
         tape.calls.append((backward or backward_of(function), arguments, keywords, output))
-        return output
+        # To a type checker, a Variable is the array it stands for.
+        return cast(Result, output)
 
     return call
 
 
-def backward_of(function):
-    """The backward of a primitive: the function of the same file with that name."""
-    return inspect.unwrap(function).__globals__[f"{function.__name__}_backward"]
+def backward_of(function: Callable) -> Callable:
+    """Return the backward of a primitive: the function of that name in the same file."""
+    function = inspect.unwrap(function)
+    return function.__globals__[f"{function.__name__}_backward"]
 
 
-def detached(x):
-    """`x` without the tape: Variables, also those in lists, tuples and dictionaries, become their arrays. No gradient flows through it."""
+def detached(x: Any) -> Any:
+    """Replace Variables in `x`, also in lists, tuples and dictionaries, by their arrays.
+
+    No gradient flows through the result.
+    """
     if isinstance(x, Variable):
         return x.value
     if isinstance(x, dict):
@@ -85,73 +105,173 @@ def _variables(x):
 
 
 def _accumulate(x, gradient):
-    """Give the Variables in `x` what stands in their place in `gradient`."""
+    """Add to the gradient of each Variable in `x` the corresponding part of `gradient`."""
     if isinstance(x, Variable):
         if np.shape(gradient) != x.shape:
             raise ValueError(
-                f"a gradient of shape {np.shape(gradient)} for a Variable of shape {x.shape}"
+                f"gradient of shape {np.shape(gradient)} for a Variable of shape {x.shape}; "
+                "only constants are broadcast"
             )
         x.grad = gradient if x.grad is None else x.grad + gradient
+        return
     for key, item in _items(gradient):
         if item is not None:
             _accumulate(x[key], item)
 
 
 def _items(x):
-    return x.items() if isinstance(x, dict) else enumerate(x) if isinstance(x, list | tuple) else ()
+    if isinstance(x, dict):
+        return x.items()
+    return enumerate(x) if isinstance(x, list | tuple) else ()
+
+
+# The operators of a Variable. One of two operands may be a constant that broadcasts to the other.
 
 
 @primitive
-def getitem(x, key):
+def add(a: Any, b: Any) -> Any:
+    return a + b
+
+
+def add_backward(grad_out: np.ndarray, a: Any, b: Any) -> tuple:
+    return grad_out, grad_out
+
+
+@primitive
+def subtract(a: Any, b: Any) -> Any:
+    return a - b
+
+
+def subtract_backward(grad_out: np.ndarray, a: Any, b: Any) -> tuple:
+    return grad_out, -grad_out
+
+
+@primitive
+def multiply(a: Any, b: Any) -> Any:
+    return a * b
+
+
+def multiply_backward(grad_out: np.ndarray, a: Any, b: Any) -> tuple:
+    return grad_out * b, grad_out * a
+
+
+@primitive
+def divide(a: Any, b: Any) -> Any:
+    return a / b
+
+
+def divide_backward(grad_out: np.ndarray, a: Any, b: Any) -> tuple:
+    return grad_out / b, -grad_out * a / b**2
+
+
+@primitive
+def negate(x: np.ndarray) -> np.ndarray:
+    return -x
+
+
+def negate_backward(grad_out: np.ndarray, x: np.ndarray) -> np.ndarray:
+    return -grad_out
+
+
+@primitive
+def reshape(x: np.ndarray, *shape: int) -> np.ndarray:
+    return x.reshape(*shape)
+
+
+def reshape_backward(grad_out: np.ndarray, x: np.ndarray, *shape: int) -> np.ndarray:
+    return grad_out.reshape(x.shape)
+
+
+@primitive
+def transpose(x: np.ndarray, *axes: int) -> np.ndarray:
+    return x.transpose(*axes)
+
+
+def transpose_backward(grad_out: np.ndarray, x: np.ndarray, *axes: int) -> np.ndarray:
+    return grad_out.transpose(np.argsort(axes))
+
+
+@primitive
+def sum(x: np.ndarray) -> np.ndarray:
+    return x.sum()
+
+
+def sum_backward(grad_out: np.ndarray, x: np.ndarray) -> np.ndarray:
+    return np.full_like(x, grad_out)
+
+
+@primitive
+def mean(x: np.ndarray) -> np.ndarray:
+    return x.mean()
+
+
+def mean_backward(grad_out: np.ndarray, x: np.ndarray) -> np.ndarray:
+    return np.full_like(x, grad_out / x.size)
+
+
+@primitive
+def getitem(x: np.ndarray, key: Any) -> np.ndarray:
     return x[key]
 
 
-def getitem_backward(grad_out, x, key):
-    """What was read gets the gradient; what was read twice, the sum."""
+def getitem_backward(grad_out: np.ndarray, x: np.ndarray, key: Any) -> np.ndarray:
+    """Scatter the gradient back; entries read twice receive the sum."""
     grad = np.zeros_like(x)
     np.add.at(grad, key, grad_out)
     return grad
 
 
 @primitive
-def concatenate(arrays, axis=0):
+def concatenate(arrays: Sequence[np.ndarray], axis: int = 0) -> np.ndarray:
     return np.concatenate(arrays, axis)
 
 
-def concatenate_backward(grad_out, arrays, axis=0):
+def concatenate_backward(
+    grad_out: np.ndarray, arrays: Sequence[np.ndarray], axis: int = 0
+) -> list[np.ndarray]:
     return np.split(grad_out, np.cumsum([array.shape[axis] for array in arrays])[:-1], axis)
 
 
 class Variable:
-    """An array on a tape: `value`, and after `Tape.backward` its gradient `grad`, of the same shape; None where there is none.
+    """An array on a tape, and its gradient.
 
-    Its operators are primitives, the backward behind the forward: being linear, its adjoint. The other operand of a sum or
-    difference is a Variable of the same shape, or a constant that broadcasts to it.
+    value  the array
+    grad   after `Tape.backward` its gradient, of the same shape; None if there is none
+
+    The operators are the primitives above: `x + y` is `add(x, y)`.
     """
 
-    __array_ufunc__ = None  # array + variable is ours, too
+    # This makes `array + variable` call __radd__ of the Variable.
+    __array_ufunc__ = None
 
-    def __init__(self, value, tape):
-        self.value, self.tape, self.grad = value, tape, None
+    def __init__(self, value: Any, tape: Tape) -> None:
+        self.value, self.shape, self.dtype = value, value.shape, value.dtype
+        self.tape = tape
+        self.grad: np.ndarray | None = None
 
-    shape = property(lambda self: np.shape(self.value))
-    dtype = property(lambda self: self.value.dtype)
-    __add__ = __radd__ = primitive(lambda a, b: a + b, lambda grad, a, b: (grad, grad))
-    __sub__ = primitive(lambda a, b: a - b, lambda grad, a, b: (grad, -grad))
-    __truediv__ = primitive(
-        lambda x, constant: x / constant, lambda grad, x, constant: grad / constant
-    )
-    __getitem__ = getitem
-    reshape = primitive(
-        lambda x, *shape: x.reshape(*shape), lambda grad, x, *shape: grad.reshape(x.shape)
-    )
-    transpose = primitive(
-        lambda x, *axes: x.transpose(*axes), lambda grad, x, *axes: grad.transpose(np.argsort(axes))
-    )
-    sum = primitive(lambda x: x.sum(), lambda grad, x: np.full_like(x, grad))
+    def __repr__(self) -> str:
+        grad = None if self.grad is None else "set"
+        return f"Variable(shape={self.shape}, dtype={self.dtype}, grad={grad})"
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.value)
+
+    __add__ = __radd__ = add
+    __sub__ = subtract
+    __mul__ = __rmul__ = multiply
+    __truediv__ = divide
+    __neg__ = negate
+    __getitem__ = getitem
+    reshape = reshape
+    transpose = transpose
+    sum = sum
+    mean = mean
+
+    def __rsub__(self, other: Any) -> Any:
+        return subtract(other, self)
+
+    def __rtruediv__(self, other: Any) -> Any:
+        return divide(other, self)
 
     def __array_function__(self, function, types, arguments, keywords):
         return concatenate(*arguments, **keywords) if function is np.concatenate else NotImplemented

@@ -1,4 +1,4 @@
-"""Elementwise losses, forward and backward, from which each stage makes its own (SPEC §7, §8, §10).
+"""Elementwise losses, from which each stage makes its own (SPEC §7, §8, §10).
 
 Legend: R rows, K columns.
 """

@@ -269,7 +269,7 @@ def features(
 def objectness(
     parameters: dict,
     pyramid: dict[int, np.ndarray],
-    image_shape: tuple[int, int],
+    image_shape: tuple[int, ...],
     config: Config,
     record: Stages | None = None,
 ) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:

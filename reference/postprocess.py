@@ -1,4 +1,4 @@
-"""From class logits and deltas to the detections of one image (SPEC §8).
+"""From class logits and deltas to the detections (SPEC §8).
 
 Legend: P proposals, K classes, E box deltas per proposal (see labels.delta_layout), D detections.
 """

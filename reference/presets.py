@@ -7,11 +7,12 @@ Plain data: what differs from the defaults of config.py, which are torchvision's
 
 
 def merged(*layers):
-    """Nested dictionaries laid over each other: the last that knows a field has its say."""
+    """Merge nested dictionaries; later ones override earlier ones."""
     out = {}
     for layer in layers:
         for name, value in layer.items():
-            out[name] = merged(out.get(name, {}), value) if isinstance(value, dict) else value
+            both = isinstance(value, dict) and isinstance(out.get(name), dict)
+            out[name] = merged(out[name], value) if both else value
     return out
 
 

@@ -1,7 +1,7 @@
 """What goes into the model, what comes out of it, and what happens between.
 
-Legend: N images, T anchors of all levels, A anchors per cell, P proposals of an image, R RoIs of all images,
-G ground truths, D detections, K classes, S side of a mask. A list has one item per image unless it says otherwise.
+Legend: N images, A anchors per cell, T anchors of all levels, P proposals, R RoIs of all images,
+G ground truths, D detections, K classes, S side of a mask.
 """
 
 import dataclasses
@@ -13,7 +13,10 @@ import numpy as np
 
 @dataclass
 class Target:
-    """The ground truth of one image: boxes [G, 4] xyxy pixels, labels [G] in 1..K, masks [G, H, W] bool."""
+    """The ground truth of one image.
+
+    boxes [G, 4] xyxy pixels, labels [G] in 1..K, masks [G, H, W] bool.
+    """
 
     boxes: np.ndarray
     labels: np.ndarray
@@ -24,7 +27,8 @@ class Target:
 class Detections:
     """The objects in one image, by falling score, in pixels of the image as it came in.
 
-    boxes [D, 4] xyxy, scores [D] in [0, 1], labels [D] in 1..K, masks [D, H, W] bool (None without a mask branch).
+    boxes [D, 4] xyxy, scores [D] in [0, 1], labels [D] in 1..K, masks [D, H, W] bool (None without
+    a mask branch).
     """
 
     boxes: np.ndarray
@@ -36,7 +40,8 @@ class Detections:
 class NetworkDetections(NamedTuple):
     """The detections of one image in pixels of the network's input, by falling score.
 
-    boxes [D, 4] xyxy, scores [D], labels [D] in 1..K, mask_probabilities [D, S, S] (None without a mask branch).
+    boxes [D, 4] xyxy, scores [D], labels [D] in 1..K, mask_probabilities [D, S, S] (None without a
+    mask branch).
     """
 
     boxes: np.ndarray
@@ -47,33 +52,36 @@ class NetworkDetections(NamedTuple):
 
 @dataclass
 class Stages:
-    """The intermediate results of one `detect` or `losses`, in the order in which they are computed.
+    """The intermediate results of one `detect` or `losses`, in the order of computation.
 
-    Pass an empty one as `record`; a field stays None where its stage does not run. Boxes are xyxy in pixels of
-    the network's input. In `MaskRCNN.gradients` a field that a gradient runs through is a Variable.
+    Pass an empty one as `record`. A field stays None where its stage does not run; "x N" is a list
+    over images. Boxes are xyxy in pixels of the network's input. In `MaskRCNN.gradients` a field
+    that a gradient runs through is a Variable. The RoIs of box_features, class_logits and
+    box_deltas are the proposals, in training the sampled RoIs; those of mask_* the detections, in
+    training the sampled objects.
 
-    images              [N, 3, H, W]        padded and normalised
-    C1 .. C5            [N, C, h, w]        stages of the backbone (C1: VGG only)
-    P2 .. P6            [N, C, h, w]        maps that the RPN and the heads read; level l has stride 2^l
-    rpn_logits          [N, A, h, w]        objectness, a list over levels
-    rpn_deltas          [N, 4 A, h, w]      channel 4 a + coordinate, a list over levels
-    anchors             [h w A, 4]          a list over levels
-    priorities          {"rpn": [N, T], "roi": list of [P + G]}    of the candidates in sampling; training only
-    rpn_labels          [N, T]              1 object, 0 background, -1 ignored; training only
-    rpn_sampled         [N, T]              1 positive, 0 negative, -1 not sampled; training only
-    proposals           list of [P, 4]      by falling score
-    proposal_scores     list of [P]         probabilities or logits (`rpn.nms_score`)
-    samples             list of Samples     RoIs that the heads learn from; training only
-    sampled_rois        list of [R_n, 4]    their boxes; training only
-    roi_labels          list of [R_n]       their labels, 0..K; training only
-    box_features        [R, C, P, P]        input of the box head: proposals, or sampled RoIs in training
-    class_logits        [R, K + 1]          see `labels.class_layout` for the order of the columns
-    box_deltas          [R, 4 E]            class-major, see `labels.delta_layout`
-    detections          list of NetworkDetections    without their masks; inference only
-    mask_features       [R, C, P, P]        input of the mask head: detections, or sampled objects in training
-    mask_logits         [R, M, S, S]        see `labels.mask_layout` for the order of the channels
-    mask_targets        [R, S, S]           in [0, 1]; training only
-    mask_probabilities  [R, S, S]           of the predicted class; inference only
+    images              [N, 3, H, W]      padded and normalised
+    C1 .. C5            [N, C, h, w]      stages of the backbone (C1: VGG only)
+    P2 .. P6            [N, C, h, w]      maps for the RPN and the heads; level l has stride 2^l
+    rpn_logits          [N, A, h, w]      objectness, a list over levels
+    rpn_deltas          [N, 4 A, h, w]    channel 4 a + coordinate, a list over levels
+    anchors             [h w A, 4]        a list over levels
+    priorities          dict              of the sampling: "rpn" [N, T], "roi" [P + G] x N; training
+    rpn_labels          [N, T]            1 object, 0 background, -1 ignored; training only
+    rpn_sampled         [N, T]            1 positive, 0 negative, -1 not sampled; training only
+    proposals           [P, 4] x N        by falling score
+    proposal_scores     [P] x N           probabilities or logits (`rpn.nms_score`)
+    samples             Samples x N       RoIs that the heads learn from; training only
+    sampled_rois        [R_n, 4] x N      their boxes; training only
+    roi_labels          [R_n] x N         their labels, 0..K; training only
+    box_features        [R, C, P, P]      input of the box head
+    class_logits        [R, K + 1]        columns: `labels.class_layout`
+    box_deltas          [R, 4 E]          class-major, `labels.delta_layout`
+    detections          x N               in pixels of the network's input; detection only
+    mask_features       [R, C, P, P]      input of the mask head
+    mask_logits         [R, M, S, S]      channels: `labels.mask_layout`
+    mask_targets        [R, S, S]         in [0, 1]; training only
+    mask_probabilities  [R, S, S]         of the predicted class; detection only
     """
 
     images: Any = None

@@ -1,14 +1,17 @@
 """The tape: what it records, what it leaves alone, and the operators of its Variables."""
 
+import operator
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from support.gradients import check_backward, value_and_gradients
+from support.gradients import away, check_backward, value_and_gradients
 from support.strategies import arrays
 
 from accelerated.verify.equality import REDUCTION, assert_close, assert_equal
+from reference import autodiff
 from reference.activations import relu
 from reference.autodiff import Tape, Variable, backward_of, detached, primitive
 from reference.linear import linear
@@ -175,23 +178,50 @@ def test_a_backward_is_found_by_its_name():
 
 
 @given(arrays(3, 4), arrays(3, 4))
-def test_sums_and_quotients(x, y):
-    constant = np.array([1.0, -2.0, 3.0, 0.5])
+def test_operators_of_two_variables(x, y):
     check_backward(lambda x, y: x + y, torch.add, x, y)
     check_backward(lambda x, y: x - y, torch.sub, x, y)
+    check_backward(lambda x, y: x * y, torch.mul, x, y, linear=[0, 1])
+    check_backward(lambda x, y: x / y, torch.div, x, away(y, 0) + 3 * np.sign(y), linear=[0])
+    check_backward(lambda x: x * x, torch.square, x)
+
+
+@given(arrays(3, 4))
+def test_operators_with_a_constant(x):
+    """A constant stands on either side, and broadcasts."""
+    constant = np.array([1.0, -2.0, 3.0, 0.5])
+    shift = np.array([[5.0], [6.0], [-7.0]])
+
+    def sums(x):
+        c, s = (array.astype(x.dtype) for array in (constant, shift))
+        return c + (x - s) + c - (s - x) - (2 - x) + (1 + x)
 
     def twin(x):
-        return (torch.tensor(constant) + (x - torch.tensor(constant)) + torch.tensor(constant)) / 3
+        c, s = torch.tensor(constant), torch.tensor(shift)
+        return c + (x - s) + c - (s - x) - (2 - x) + (1 + x)
 
-    check_backward(
-        lambda x: (
-            (constant.astype(x.dtype) + (x - constant.astype(x.dtype)) + constant.astype(x.dtype))
-            / 3
-        ),
-        twin,
-        x,
-    )
+    check_backward(sums, twin, x)
     check_backward(lambda x: x / np.float32(7), lambda x: x / 7, x, linear=[0])
+    check_backward(lambda x: x * 3, lambda x: x * 3, x, linear=[0])
+    check_backward(
+        lambda x: constant.astype(x.dtype) * x * shift.astype(x.dtype),
+        lambda x: torch.tensor(constant * shift) * x,
+        x,
+        linear=[0],
+    )
+    check_backward(lambda x: -x, torch.neg, x, linear=[0])
+    check_backward(lambda x: 2 / x, lambda x: 2 / x, away(x, 0) + 3 * np.sign(x))
+
+
+@pytest.mark.parametrize("operation", [operator.add, operator.sub, operator.mul, operator.truediv])
+def test_variables_do_not_broadcast(operation):
+    """A gradient would have to be summed; only a constant may be the smaller operand."""
+    for shapes in (((2, 3), (3,)), ((2, 3), (2, 1)), ((), (2, 3))):
+        for first, second in (shapes, shapes[::-1]):
+            tape = Tape()
+            out = operation(*(tape.variable(np.ones(shape)) for shape in (first, second)))
+            with pytest.raises(ValueError, match="only constants are broadcast"):
+                tape.backward(out)
 
 
 @given(arrays(4, 3, 5))
@@ -232,6 +262,7 @@ def test_reshaping_transposing_adding_up(x, axes):
     check_backward(lambda x: x.reshape(3, -1, 2), lambda x: x.reshape(3, -1, 2), x, linear=[0])
     check_backward(lambda x: x.transpose(*axes), lambda x: x.permute(*axes), x, linear=[0])
     check_backward(lambda x: x.sum(), lambda x: x.sum(), x, linear=[0])
+    check_backward(lambda x: x.mean(), lambda x: x.mean(), x, linear=[0])
 
 
 @given(arrays(2, 3), arrays(2, 0), arrays(2, 4))
@@ -260,6 +291,20 @@ def test_other_functions_of_numpy_refuse_a_variable():
 def test_a_variable_has_shape_dtype_and_length():
     x = Tape().variable(np.zeros((5, 2), np.float32))
     assert x.shape == (5, 2) and x.dtype == np.float32 and len(x) == 5
+
+
+def test_a_variable_shows_its_shape_and_whether_it_has_a_gradient():
+    tape = Tape()
+    x = tape.variable(np.zeros((3, 2)))
+    assert repr(x) == "Variable(shape=(3, 2), dtype=float64, grad=None)"
+    tape.backward(x.mean())
+    assert repr(x) == "Variable(shape=(3, 2), dtype=float64, grad=set)"
+
+
+def test_every_primitive_has_a_backward_of_its_name():
+    names = "add subtract multiply divide negate reshape transpose sum mean getitem concatenate"
+    for name in names.split():
+        assert backward_of(getattr(autodiff, name)).__name__ == f"{name}_backward"
 
 
 def test_no_rows():

@@ -14,6 +14,7 @@ from accelerated import box_head as fast
 from accelerated.norm import BatchNorm2d
 from accelerated.verify.equality import MODEL, REDUCTION, assert_close, assert_equal
 from reference import box_head, boxes
+from reference.labels import delta_layout
 
 KINDS = [
     ("two_fc", "none"),
@@ -44,7 +45,7 @@ def test_twins(rng, kind, norm, background, training):
     actual = model.box_head(torch.from_numpy(pooled), torch.from_numpy(valid))
     assert actual[0].shape == (9, config.num_classes + 1) and actual[1].shape == (
         9,
-        4 * fast.entries(config),
+        4 * delta_layout(config).columns,
     )
     for a, e in zip(actual, expected, strict=True):
         assert_close(a[torch.from_numpy(valid)], e, MODEL["float64"])

@@ -1,4 +1,4 @@
-"""engine.checkpoint: everything comes back, nothing half-written is ever seen, what does not fit says so."""
+"""engine.checkpoint: everything is restored, nothing incomplete is seen, a misfit is named."""
 
 import json
 import os
@@ -21,7 +21,7 @@ CATEGORIES = [{"id": 7, "name": "cat"}, {"id": 9, "name": "dog"}]
 
 
 class Model(nn.Module):
-    """Stands for the detector: a norm with buffers, and the layer whose width is the number of classes."""
+    """A stand-in for the detector: a norm with buffers, and a layer with the classes' width."""
 
     def __init__(self, classes=2):
         super().__init__()
@@ -61,16 +61,10 @@ def test_a_restored_run_continues_bit_for_bit(kind, tmp_path):
     model, optimizer = trained(kind)
     path = save(tmp_path, 2, model, optimizer, settings={"seed": 3})
     again, fresh = trained(kind, steps=0, seed=1)
-    found = checkpoint.restore(tmp_path, again, fresh)
-    assert (found.path, found.config, found.categories, found.iteration, found.settings) == (
-        path,
-        CONFIG,
-        CATEGORIES,
-        2,
-        {"seed": 3},
-    )
-    for one in ((model, optimizer), (again, fresh)):
-        advance(*one, steps=3)
+    restored = checkpoint.restore(tmp_path, again, fresh)
+    assert restored == checkpoint.Checkpoint(path, CONFIG, CATEGORIES, 2, {"seed": 3})
+    advance(model, optimizer, steps=3)
+    advance(again, fresh, steps=3)
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, again.state_dict()[name]), name
 
@@ -156,7 +150,8 @@ def test_what_does_not_fit_is_named_and_changes_nothing(tmp_path):
     before = {name: t.clone() for name, t in other.state_dict().items()}
     with pytest.raises(
         ValueError,
-        match=r"box_head\.class_logits\.(weight|bias) is \[3.*\], the model's \[6.*\] \(another number of classes\?\)",
+        match=r"box_head\.class_logits\.(weight|bias) is \[3.*\], the model's \[6.*\]"
+        r" \(another number of classes\?\)",
     ):
         checkpoint.restore(path, other)
     assert all(torch.equal(t, before[name]) for name, t in other.state_dict().items())
@@ -174,7 +169,7 @@ def test_what_does_not_fit_is_named_and_changes_nothing(tmp_path):
 
 
 def test_a_killed_save_leaves_the_last_checkpoint_good(tmp_path):
-    """SIGKILL while files are being written: at each of the moments just before one of the calls that touch the disk."""
+    """SIGKILL while files are written: at moments just before calls that touch the disk."""
     code = """
         import os, signal, sys
         sys.path.insert(0, sys.argv[1])
@@ -191,7 +186,8 @@ def test_a_killed_save_leaves_the_last_checkpoint_good(tmp_path):
                     os.kill(os.getpid(), signal.SIGKILL)
                 return function(*arguments, **options)
             return call
-        t.checkpoint._sync, t.checkpoint.save_file = deadly(t.checkpoint._sync), deadly(t.checkpoint.save_file)
+        t.checkpoint._sync = deadly(t.checkpoint._sync)
+        t.checkpoint.save_file = deadly(t.checkpoint.save_file)
         for name in ("rename", "replace", "symlink_to", "mkdir"):
             setattr(Path, name, deadly(getattr(Path, name)))
         t.save(sys.argv[2], 2, model, optimizer, keep=1)
@@ -210,7 +206,7 @@ def test_a_killed_save_leaves_the_last_checkpoint_good(tmp_path):
             arguments, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=120, check=False
         )
         assert process.returncode == (0 if moment == 99 else -signal.SIGKILL)
-        found = checkpoint.restore(run, *trained(steps=0))
-        assert found.iteration == (2 if moment == 99 else 1), moment
+        restored = checkpoint.restore(run, *trained(steps=0))
+        assert restored.iteration == (2 if moment == 99 else 1), moment
         save(run, 3, keep=1)
         assert [p.name for p in (run / "checkpoints").iterdir()] == ["00000003"]

@@ -1,11 +1,13 @@
 """Presets say what the implementations they are named after do, and the JSON form loses nothing."""
 
 import json
+import re
+from dataclasses import fields, is_dataclass
 
 import pytest
 
 from accelerated import mask_rcnn as accelerated
-from reference import config, mask_rcnn
+from reference import backbone, config, mask_rcnn
 from reference.presets import PRESETS
 
 
@@ -81,30 +83,30 @@ CONTRADICTIONS = [
     ("torchvision_r50_fpn", "backbone.kind=vgg", ["neck = fpn", "backbone.kind = resnet"]),
     ("torchvision_r50_fpn", "backbone.out_stage=4", ["neck = fpn", "out_stage = 5"]),
     ("torchvision_r50_fpn", "backbone.dilation=2", ["neck = fpn", "dilation = 1"]),
-    ("torchvision_r50_fpn", "backbone.depth=42", ["backbone.depth = 42", "18, 34, 50, 101"]),
+    ("torchvision_r50_fpn", "backbone.depth=42", ["backbone.depth = 42", "18, 34, 50 or 101"]),
     (
         "torchvision_r50_fpn",
         "neck=single",
         [
-            "box_head.pooler.min_level = 2, max_level = 5",
-            "mask_head.pooler",
-            "anchors.sizes has 5 levels",
+            "box_head.pooler.min_level = 2",
+            "mask_head.pooler.min_level = 2",
+            "anchors.sizes = ((32.0,), (64.0,), (128.0,), (256.0,), (512.0,)): neck = single needs 1",
         ],
     ),
     (
         "torchvision_r50_fpn",
         "anchors.sizes=[[32], [64]]",
-        ["anchors.sizes has 2 levels", "neck = fpn has 5"],
+        ["anchors.sizes = ((32.0,), (64.0,))", "neck = fpn needs 5"],
     ),
     (
         "torchvision_r50_fpn",
         "anchors.sizes=[[32], [64], [8], [4], [1, 2]]",
-        ["anchors.sizes", "as many sizes"],
+        ["anchors.sizes", "of the same length"],
     ),
     (
         "torchvision_r50_fpn",
         "box_head.pooler.max_level=6",
-        ["box_head.pooler.min_level = 2, max_level = 6", "levels 2 to 5"],
+        ["box_head.pooler.max_level = 6", "levels 2 to 5"],
     ),
     ("torchvision_r50_fpn", "mask_head.pooler.min_level=1", ["mask_head.pooler.min_level = 1"]),
     (
@@ -117,7 +119,7 @@ CONTRADICTIONS = [
         "tiny",
         "norm_groups=5",
         [
-            f"norm_groups = 5 does not divide {n}"
+            f"norm_groups = 5: must divide {n}"
             for n in ("backbone.w", "fpn.ch", "box_head.conv", "mask_head.ch")
         ],
     ),
@@ -141,7 +143,7 @@ CONTRADICTIONS = [
     ("detectron2_r50_dc5", "backbone.dilation=1", ["levels 5 to 5"]),
     ("detectron2_r50_dc5", "backbone.dilation=3", ["backbone.dilation = 3"]),
     ("paper_vgg16", "backbone.out_stage=4", ["levels 3 to 3"]),
-    ("paper_vgg16", "backbone.out_stage=0", ["backbone.out_stage = 0", "vgg are 1 to 5"]),
+    ("paper_vgg16", "backbone.out_stage=0", ["backbone.out_stage = 0", "vgg has stages 1 to 5"]),
     ("paper_vgg16", "backbone.dilation=2", ["backbone.dilation = 2", "ResNet"]),
     ("paper_vgg16", "shared_head=res5", ["shared_head = res5", "backbone.kind = resnet"]),
 ]
@@ -174,3 +176,34 @@ def test_what_does_not_contradict_itself_passes(preset, assignment):
 def test_without_a_mask_branch_its_pooler_does_not_matter():
     alone = config.override(config.preset("detectron2_r50_c4"), "mask_head.pooler.output_size=7")
     config.check(config.override(alone, "mask_head.kind=none"))
+
+
+PARTS = [config.Config, *(f.type for f in fields(config.Config) if is_dataclass(f.type))]
+
+
+@pytest.mark.parametrize("cls", [*PARTS, config.Pooler])
+def test_every_field_is_documented(cls):
+    """The docstring is a sentence, then lines of "field, field  meaning" with every field once."""
+    rows = [re.match(r" {4}(\w+(?:, \w+)*)(?:  +|$)", row) for row in cls.__doc__.splitlines()]
+    documented = [name for row in rows if row for name in row[1].split(", ")]
+    assert sorted(documented) == sorted(f.name for f in fields(cls))
+
+
+def test_a_field_below_a_value_is_no_field():
+    with pytest.raises(ValueError, match=r"config\.rpn\.nms_iou: expected float"):
+        config.override(config.preset("tiny"), "rpn.nms_iou.low=0.5")
+
+
+@pytest.mark.parametrize(
+    ("name", "level"),
+    [
+        ("detectron2_r50_c4", 4),
+        ("detectron2_r50_dc5", 4),
+        ("paper_r50_c5", 5),
+        ("paper_vgg16", 4),
+    ],
+)
+def test_the_only_map_of_a_model_without_pyramid(name, level):
+    preset = config.preset(name)
+    stride = backbone.of(preset).strides(preset)[preset.backbone.out_stage]
+    assert config.single_map_level(preset) == level and stride == 2**level

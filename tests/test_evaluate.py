@@ -1,4 +1,4 @@
-"""engine.evaluate: perfect detections score 1, none score 0, and the numbers are pycocotools' on the file that is written."""
+"""engine.evaluate: perfect detections score 1, none score 0, all numbers are pycocotools'."""
 
 import contextlib
 import io
@@ -20,7 +20,7 @@ from accelerated.structures import Detections
 
 
 class Oracle(torch.nn.Module):
-    """Stands for a model: finds what the data set holds, changed by `change`."""
+    """A stand-in for a model: detects the objects of the data set, changed by `change`."""
 
     def __init__(self, dataset, change=lambda detections: detections):
         super().__init__()
@@ -45,16 +45,16 @@ class Oracle(torch.nn.Module):
             )
 
 
-def pycocotools(truth, results, kind, max_detections=100):
-    """What a user would do with the two files."""
+def pycocotools(truth, results_path, kind, max_detections=100):
+    """Score the two files as a user would."""
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO(truth)
-        entries = json.loads(results.read_text())
+        results = json.loads(results_path.read_text())
         if kind == "segm":
-            entries = [
-                {key: value for key, value in entry.items() if key != "bbox"} for entry in entries
+            results = [
+                {key: value for key, value in result.items() if key != "bbox"} for result in results
             ]
-        evaluation = COCOeval(coco, coco.loadRes(entries), kind)
+        evaluation = COCOeval(coco, coco.loadRes(results), kind)
         evaluation.params.maxDets = [1, 10, max_detections]
         evaluation.evaluate()
         evaluation.accumulate()
@@ -78,13 +78,18 @@ def test_equals_pycocotools_on_the_results_file(tmp_path, rng):
     dataset = small.shapes(12, seed=3)
     truth, _ = dataset.write_coco(tmp_path / "data")
 
-    def spoil(found):
-        shift = torch.from_numpy(rng.normal(0, 2, (len(found.labels), 1))).float()
-        masks = found.masks.clone()
+    def spoil(detections):
+        shift = torch.from_numpy(rng.normal(0, 2, (len(detections.labels), 1))).float()
+        masks = detections.masks.clone()
         masks[:, :: int(rng.integers(3, 30))] = False
-        labels = torch.where(torch.from_numpy(rng.random(len(found.labels)) < 0.2), 1, found.labels)
+        labels = torch.where(
+            torch.from_numpy(rng.random(len(detections.labels)) < 0.2), 1, detections.labels
+        )
         return Detections(
-            found.boxes + shift, torch.from_numpy(rng.random(len(found.labels))), labels, masks
+            detections.boxes + shift,
+            torch.from_numpy(rng.random(len(detections.labels))),
+            labels,
+            masks,
         )
 
     model = Oracle(dataset, spoil)
@@ -99,22 +104,32 @@ def test_equals_pycocotools_on_the_results_file(tmp_path, rng):
     assert metrics["bbox"]["AP"] != metrics["segm"]["AP"]
 
 
-def test_results_are_in_coco_format_with_the_data_sets_own_ids():
+def test_results_are_in_coco_format_with_the_data_sets_ids():
     masks = torch.zeros(2, 10, 12, dtype=torch.bool)
     masks[0, 2:5, 3:9] = True
-    found = Detections(
+    detections = Detections(
         torch.tensor([[3.0, 2, 9, 5], [0, 0, 1.5, 2.5]]),
         torch.tensor([0.75, 0.5]),
         torch.tensor([2, 1]),
         masks,
     )
-    first, second = json.loads(json.dumps(evaluate.entries(found, [11, 90])))
+    first, second = json.loads(json.dumps(evaluate.coco_results(detections, [11, 90])))
     assert (first["category_id"], first["bbox"], first["score"]) == (90, [3, 2, 6, 3], 0.75)
     assert (second["category_id"], second["bbox"], second["score"]) == (11, [0, 0, 1.5, 2.5], 0.5)
     np.testing.assert_array_equal(coco_mask.decode(first["segmentation"]), masks[0].numpy())
     assert (
-        evaluate.entries(
-            Detections(*(x[:0] for x in (found.boxes, found.scores, found.labels, found.masks))),
+        evaluate.coco_results(
+            Detections(
+                *(
+                    x[:0]
+                    for x in (
+                        detections.boxes,
+                        detections.scores,
+                        detections.labels,
+                        detections.masks,
+                    )
+                )
+            ),
             [11, 90],
         )
         == []
@@ -125,8 +140,8 @@ def test_no_detection_at_all_scores_zero():
     dataset = small.shapes(3)
     nothing = Oracle(
         dataset,
-        lambda found: Detections(
-            found.boxes[:0], found.scores[:0], found.labels[:0], found.masks[:0]
+        lambda detections: Detections(
+            detections.boxes[:0], detections.scores[:0], detections.labels[:0], detections.masks[:0]
         ),
     )
     metrics = evaluate.evaluate(nothing, dataset)
@@ -169,7 +184,7 @@ def test_more_detections_than_coco_counts(tmp_path):
 
 
 def test_the_size_of_a_mask_is_its_own_area_not_its_boxs():
-    """A wrong detection, an L of 700 pixels in a box of 1600, is small (below 32 x 32) as a mask and medium as a box."""
+    """A wrong detection, an L of 700 pixels in a box of 1600: its mask is small, its box medium."""
     right, wrong = np.zeros((2, 60, 60), np.uint8)
     right[:20, 40:] = 1
     wrong[20:, :10] = wrong[50:, :40] = 1
@@ -204,7 +219,7 @@ def test_detections_on_a_crowd_are_no_mistakes(shared_data):
     root = shared_data("coco_tiny")
     dataset = CocoDataset(root / "train.json", root / "images", skip_invalid=True)
     crowds = [a for a in dataset.coco["annotations"] if a["iscrowd"]]
-    entries = [
+    results = [
         {
             "image_id": a["image_id"],
             "category_id": a["category_id"],
@@ -215,7 +230,7 @@ def test_detections_on_a_crowd_are_no_mistakes(shared_data):
         for a in dataset.coco["annotations"]
     ]
     assert crowds
-    metrics = evaluate.score(dataset.coco, entries)
+    metrics = evaluate.score(dataset.coco, results)
     assert metrics["bbox"]["AP"] == metrics["segm"]["AP"] == 1.0
 
 
@@ -226,5 +241,5 @@ def test_a_model_that_knows_nothing_is_evaluated_too(tmp_path):
     metrics = evaluate.evaluate(model, small.shapes(3), batch_size=2, output=tmp_path)
     assert model.training and 0 <= metrics["segm"]["AP"] < 0.5
     results = json.loads((tmp_path / "results.json").read_text())
-    assert results and {entry["image_id"] for entry in results} <= {1, 2, 3}
-    assert all(entry["segmentation"]["size"] == [64, 64] for entry in results)
+    assert results and {result["image_id"] for result in results} <= {1, 2, 3}
+    assert all(result["segmentation"]["size"] == [64, 64] for result in results)

@@ -15,7 +15,7 @@ from accelerated.command_line import cli
 from accelerated.mask_rcnn import MaskRCNN
 from accelerated.verify.equality import MODEL, assert_close, assert_equal
 from reference import config as configuration
-from reference import mask_rcnn
+from reference import parameters as reference_parameters
 
 TORCHVISION = ("torchvision_r50_fpn", "torchvision_r50_fpn_v2")
 WITHOUT_MASKS = configuration.MaskHead(kind="none")
@@ -269,7 +269,9 @@ def test_our_own(tmp_path, name):
 
 def test_parameters_are_the_references(small):
     parameters = interop.parameters(small)
-    assert {n: p.shape for n, p in parameters.items()} == mask_rcnn.parameter_shapes(small.config)
+    assert {n: p.shape for n, p in parameters.items()} == reference_parameters.parameter_shapes(
+        small.config
+    )
     assert all(p.dtype == np.float64 for p in parameters.values())
 
 

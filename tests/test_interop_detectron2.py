@@ -13,6 +13,7 @@ from support.golden_runs import IMAGES, unpacked
 from accelerated import interop
 from accelerated.anchors import cell_anchors
 from accelerated.mask_rcnn import MaskRCNN
+from accelerated.structures import Stages
 from accelerated.verify.equality import GOLDEN_MODEL, assert_close, assert_equal
 from reference import config as configuration
 
@@ -65,7 +66,10 @@ def test_golden_numbers(recorded):
     model.config = replace(
         config, transform=replace(config.transform, min_size=()), rpn=replace(config.rpn, **tops)
     )
-    record, images = {}, [np.moveaxis(z[f"in.image255.{i}"][::-1], 0, -1).copy() for i in IMAGES]
+    record, images = (
+        Stages(),
+        [np.moveaxis(z[f"in.image255.{i}"][::-1], 0, -1).copy() for i in IMAGES],
+    )
     found = model.detect(images, record)
     features = (
         [("C5", "res5"), *((f"P{level}", f"p{level}") for level in (2, 3, 4, 5, 6))]
@@ -73,13 +77,13 @@ def test_golden_numbers(recorded):
         else [("C4", "res4")]
     )
     for ours, name in features:
-        assert_close(record[ours], z[f"eval.{name}"], GOLDEN_MODEL, ours)
+        assert_close(getattr(record, ours), z[f"eval.{name}"], GOLDEN_MODEL, ours)
     for level, (logits, deltas) in enumerate(
-        zip(record["rpn_logits"], record["rpn_deltas"], strict=True)
+        zip(record.rpn_logits, record.rpn_deltas, strict=True)
     ):
         assert_close(logits, z[f"eval.rpn.objectness.{level}"], GOLDEN_MODEL, "logits")
         assert_close(deltas, z[f"eval.rpn.deltas.{level}"], GOLDEN_MODEL, "deltas")
-    boxes, scores, labels, valid = record["detections"]
+    boxes, scores, labels, valid, _ = record.detections
     for i in IMAGES:
         assert_equal(labels[i][valid[i]] - 1, z[f"eval.det.classes.{i}"], "labels")
         assert_close(boxes[i][valid[i]], z[f"eval.det.boxes.{i}"], GOLDEN_MODEL, "boxes")

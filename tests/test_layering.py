@@ -2,6 +2,7 @@
 
 import ast
 import graphlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -45,6 +46,7 @@ PRIMITIVES = {
     "config",
     "presets",
     "shapes",
+    "typed",
 }  # no twin needed
 
 
@@ -184,3 +186,42 @@ def test_line_budgets():
         if path.relative_to(ROOT).parts[1].removesuffix(".py") not in {*WINGS, "__init__"}
     ]
     assert sum(map(lines, algorithm)) < 4300
+
+
+TWINS = sorted(
+    {path.stem for path in (ROOT / "reference").glob("*.py")}
+    & {path.stem for path in (ROOT / "accelerated").glob("*.py")} - {"__init__"}
+)
+
+
+def header(package, name):
+    return ast.get_docstring(ast.parse((ROOT / package / f"{name}.py").read_text())) or ""
+
+
+def citations(text):
+    """The papers and sections in brackets, such as [Mask R-CNN §3]."""
+    return set(re.findall(r"\[([^\]]*(?:§|et al|table|figure)[^\]]*)\]", " ".join(text.split())))
+
+
+def legend(text):
+    """{letter: the words of its meaning}."""
+    paragraphs = (" ".join(part.split()) for part in text.split("\n\n"))
+    lines = [part.removeprefix("Legend: ") for part in paragraphs if part.startswith("Legend: ")]
+    entries = re.findall(r"(?:^|, |and )([A-Z]) ((?:(?!, [A-Z] | and [A-Z] ).)*)", " ".join(lines))
+    return {
+        letter: {word.rstrip("s") for word in re.findall(r"[A-Za-z]{3,}", meaning)}
+        for letter, meaning in entries
+    }
+
+
+@pytest.mark.parametrize("name", TWINS)
+def test_twins_open_with_the_same_words(name):
+    ours, theirs = header("accelerated", name), header("reference", name)
+    assert ours.splitlines()[0] == theirs.splitlines()[0]
+    assert citations(ours) == citations(theirs)
+    for text in (ours, theirs):
+        for part in text.split("\n\n"):
+            assert not re.match(r"(Shapes:|[A-Z] (images|RoIs|rois|boxes)\b)", part), "say Legend:"
+    shared = legend(ours).keys() & legend(theirs).keys()
+    differ = [letter for letter in shared if not legend(ours)[letter] & legend(theirs)[letter]]
+    assert not differ, f"the legends mean different things by {differ}"

@@ -1,4 +1,4 @@
-"""engine.log: lines that survive a kill, averages read back once, a resumed run's log without a seam."""
+"""engine.log: lines survive a kill, averages are read back once, a resumed log has no seam."""
 
 import json
 import math

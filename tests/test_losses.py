@@ -13,10 +13,18 @@ from support.gradients import away, check_backward, compare_with_autograd, value
 from support.image_golden import either, read
 from support.strategies import arrays
 
-from accelerated import losses as accelerated
+import accelerated.box_head
+import accelerated.labels
+import accelerated.losses
+import accelerated.mask_head
+import accelerated.rpn
+import reference.box_head
+import reference.labels
+import reference.losses
+import reference.mask_head
+import reference.rpn
 from accelerated.verify.equality import GOLDEN_OPERATOR, REDUCTION, assert_close, assert_equal
 from reference import box_coder, masks
-from reference import losses as reference
 from reference.config import preset
 
 K = 3
@@ -45,9 +53,11 @@ def entry_count(config):
 def test_smooth_l1_as_recorded(which, golden, shared_golden, operator):
     case = read(which, golden, shared_golden, operator)
     difference, beta = case["in.a"] - case["in.b"], float(case["in.beta"])
-    assert_close(reference.smooth_l1(difference, beta).sum(), case["out.loss"], GOLDEN_OPERATOR)
     assert_close(
-        accelerated.smooth_l1(torch.from_numpy(difference), beta).sum(),
+        reference.losses.smooth_l1(difference, beta).sum(), case["out.loss"], GOLDEN_OPERATOR
+    )
+    assert_close(
+        accelerated.losses.smooth_l1(torch.from_numpy(difference), beta).sum(),
         case["out.loss"],
         GOLDEN_OPERATOR,
     )
@@ -75,14 +85,14 @@ def test_box_losses_as_recorded(which, golden, shared_golden, operator):
         target_deltas = box_coder.encode(
             case["in.gt_boxes"], case["in.proposals"], config.box_head.box_weights
         )
-    classification, box = reference.box_losses(
+    classification, box = reference.box_head.losses(
         case["in.logits"], case["in.deltas"], labels, target_deltas, config
     )
     assert_close(classification, case["out.cls"], GOLDEN_OPERATOR, "class loss")
     assert_close(box, case["out.box"], GOLDEN_OPERATOR, "box loss")
 
     logits, deltas = leaf(case["in.logits"]), leaf(case["in.deltas"])
-    found = accelerated.box_losses(
+    found = accelerated.box_head.losses(
         logits, deltas, torch.from_numpy(labels), torch.from_numpy(target_deltas), config
     )
     assert_close(found[0], case["out.cls"], GOLDEN_OPERATOR, "class loss")
@@ -103,31 +113,18 @@ def test_mask_loss_as_recorded(which, golden, shared_golden, operator):
         config, matched, labels = DETECTRON2, np.arange(6), from_zero(case["in.classes"])
     targets = masks.targets(case["in.masks"], matched, case["in.boxes"], config.mask_head, 28)
     assert_close(
-        reference.mask_loss(case["in.logits"], labels, targets, config),
+        reference.mask_head.loss(case["in.logits"], labels, targets, config),
         case["out.loss"],
         GOLDEN_OPERATOR,
     )
     logits = leaf(case["in.logits"])
-    loss = accelerated.mask_loss(
+    loss = accelerated.mask_head.loss(
         logits, torch.from_numpy(labels), torch.from_numpy(targets), config
     )
     assert_close(loss, case["out.loss"], GOLDEN_OPERATOR)
     if "out.dlogits" in case:
         loss.backward()
         assert_close(logits.grad, case["out.dlogits"], GOLDEN_OPERATOR)
-
-
-@both_configs
-def test_where_labels_stand(config):
-    labels = np.arange(K + 1)
-    columns = [0, 1, 2, 3] if config.background == "first" else [3, 0, 1, 2]
-    for twin, convert in ((reference, np.asarray), (accelerated, torch.from_numpy)):
-        assert_equal(twin.class_columns(convert(labels), config), columns)
-        assert_equal(np.arange(K + 1)[twin.foreground(config)], columns[1:])
-        assert_equal(
-            twin.entries(convert(labels[1:]), config),
-            np.arange(entry_count(config))[twin.foreground(config)],
-        )
 
 
 @given(
@@ -145,11 +142,11 @@ def test_rpn_losses_twins(config, images, anchors, sampled, seed):
     labels = np.where(
         rng.random((images, anchors)) < sampled, rng.integers(0, 2, (images, anchors)), -1
     )
-    expected = reference.rpn_losses(logits, deltas, labels, target_deltas, config.rpn)
+    expected = reference.rpn.losses(logits, deltas, labels, target_deltas, config.rpn)
     target_deltas[labels != 1] = np.nan  # never read
     for dtype in (torch.float64, torch.float32):
         leaves = leaf(logits, dtype), leaf(deltas, dtype)
-        found = accelerated.rpn_losses(
+        found = accelerated.rpn.losses(
             *leaves, torch.from_numpy(labels), torch.tensor(target_deltas, dtype=dtype), config.rpn
         )
         for actual, value in zip(found, expected, strict=True):
@@ -163,7 +160,7 @@ def test_rpn_normalizers():
     labels = np.array([[1, 0, -1, -1], [0, -1, -1, -1]])
     for config, count in ((TORCHVISION.rpn, 3), (DETECTRON2.rpn, 2 * 256)):
         for twin, convert in ((reference, np.asarray), (accelerated, torch.from_numpy)):
-            objectness, box = twin.rpn_losses(
+            objectness, box = twin.rpn.losses(
                 convert(logits), convert(deltas), convert(labels), convert(0 * deltas), config
             )
             assert_close(objectness, 3 * np.log(2) / count, 1e-14)
@@ -192,10 +189,12 @@ def test_roi_losses_twins(config, rois, empty, seed):
     labels[place] = rng.integers(0, K + 1, rois)
     objects = np.flatnonzero(labels > 0)
     expected = [
-        *reference.box_losses(
+        *reference.box_head.losses(
             class_logits[place], box_deltas[place], labels[place], target_deltas[place], config
         ),
-        reference.mask_loss(mask_logits[objects], labels[objects], mask_targets[objects], config),
+        reference.mask_head.loss(
+            mask_logits[objects], labels[objects], mask_targets[objects], config
+        ),
     ]
     target_deltas[labels < 1] = np.nan
     for dtype in (torch.float64, torch.float32):
@@ -206,8 +205,8 @@ def test_roi_losses_twins(config, rois, empty, seed):
             torch.tensor(mask_targets),
         )
         found = [
-            *accelerated.box_losses(*leaves[:2], labels_t, deltas_t, config),
-            accelerated.mask_loss(leaves[2], labels_t, masks_t, config),
+            *accelerated.box_head.losses(*leaves[:2], labels_t, deltas_t, config),
+            accelerated.mask_head.loss(leaves[2], labels_t, masks_t, config),
         ]
         for actual, value in zip(found, expected, strict=True):
             assert_close(actual, value, REDUCTION[str(dtype).removeprefix("torch.")])
@@ -225,22 +224,24 @@ def test_nothing_sampled_gives_zero_and_touches_every_input(config):
         for shape in ((2, 3), (2, 3, 4), (6, K + 1), (6, 4 * entries), (6, entries, 5, 5))
     ]
     found = [
-        *accelerated.rpn_losses(
+        *accelerated.rpn.losses(
             *leaves[:2], no_labels.view(2, 3), torch.full((2, 3, 4), torch.nan), config.rpn
         ),
-        *accelerated.box_losses(*leaves[2:4], no_labels, torch.full((6, 4), torch.nan), config),
-        accelerated.mask_loss(leaves[4], no_labels, torch.zeros(6, 5, 5), config),
+        *accelerated.box_head.losses(
+            *leaves[2:4], no_labels, torch.full((6, 4), torch.nan), config
+        ),
+        accelerated.mask_head.loss(leaves[4], no_labels, torch.zeros(6, 5, 5), config),
     ]
     assert [x.item() for x in found] == [0.0] * 5
     sum(found).backward()
     assert all(x.grad is not None and not x.grad.any() for x in leaves)
-    empty = reference.mask_loss(
+    empty = reference.mask_head.loss(
         np.ones((0, entries, 5, 5)), np.zeros(0, dtype=int), np.ones((0, 5, 5)), config
     )
     assert (
         empty
         == 0
-        == reference.box_losses(
+        == reference.box_head.losses(
             np.ones((0, K + 1)),
             np.ones((0, 4 * entries)),
             no_labels[:0].numpy(),
@@ -253,16 +254,18 @@ def test_nothing_sampled_gives_zero_and_touches_every_input(config):
 def test_extreme_logits_stay_finite():
     logits, targets = np.array([-1e4, -800.0, 0.0, 800.0, 1e4]), np.array([1.0, 0.0, 0.5, 1.0, 0.0])
     expected = [1e4, 0, np.log(2), 0, 1e4]
-    assert_close(reference.binary_cross_entropy(logits, targets), expected, 1e-15)
+    assert_close(reference.losses.binary_cross_entropy(logits, targets), expected, 1e-15)
     assert_close(
-        accelerated.binary_cross_entropy(torch.from_numpy(logits), torch.from_numpy(targets)),
+        accelerated.losses.binary_cross_entropy(
+            torch.from_numpy(logits), torch.from_numpy(targets)
+        ),
         expected,
         1e-15,
     )
     rows, columns = np.array([[1e4, 0.0], [0.0, 1e4], [-1e4, -1e4]]), np.array([1, 1, 0])
-    assert_close(reference.cross_entropy(rows, columns), [1e4, 0, np.log(2)], 1e-15)
+    assert_close(reference.losses.cross_entropy(rows, columns), [1e4, 0, np.log(2)], 1e-15)
     assert_close(
-        accelerated.cross_entropy(torch.from_numpy(rows), torch.from_numpy(columns)),
+        accelerated.losses.cross_entropy(torch.from_numpy(rows), torch.from_numpy(columns)),
         [1e4, 0, np.log(2)],
         1e-15,
     )
@@ -276,10 +279,10 @@ def test_smooth_l1_at_its_joint(beta):
         if beta < 1e-5
         else np.where(np.abs(d) < beta, d * d / (2 * beta), np.abs(d) - beta / 2)
     )
-    assert_close(reference.smooth_l1(d, beta), expected, 1e-15)
+    assert_close(reference.losses.smooth_l1(d, beta), expected, 1e-15)
     x = leaf(d)
-    accelerated.smooth_l1(x, beta).sum().backward()
-    assert_close(accelerated.smooth_l1(x, beta), expected, 1e-15)
+    accelerated.losses.smooth_l1(x, beta).sum().backward()
+    assert_close(accelerated.losses.smooth_l1(x, beta), expected, 1e-15)
     assert_close(x.grad, np.sign(d) if beta < 1e-5 else np.clip(d / beta, -1, 1), 1e-15)
 
 
@@ -296,7 +299,7 @@ def test_smooth_l1_backward(d, beta):
 def check_smooth_l1_backward(d, beta):
     theirs = beta if beta >= 1e-5 else 0.0
     check_backward(
-        lambda d: reference.smooth_l1(d, beta),
+        lambda d: reference.losses.smooth_l1(d, beta),
         lambda d: F.smooth_l1_loss(d, torch.zeros_like(d), reduction="none", beta=theirs),
         d,
     )
@@ -307,11 +310,11 @@ def test_smooth_l1_at_its_kinks(beta):
     """The sign of 0 is 0; quadratic and linear part meet in the same slope."""
     d = np.array([-beta, -0.0, 0.0, beta])
     _, [gradient], _ = value_and_gradients(
-        lambda d: reference.smooth_l1(d, beta), d, grad_out=np.full(4, 3.0)
+        lambda d: reference.losses.smooth_l1(d, beta), d, grad_out=np.full(4, 3.0)
     )
     assert_equal(gradient, 3 * np.sign(d))
     compare_with_autograd(
-        lambda d: reference.smooth_l1(d, beta),
+        lambda d: reference.losses.smooth_l1(d, beta),
         lambda d: F.smooth_l1_loss(d, torch.zeros_like(d), reduction="none", beta=beta),
         d,
     )
@@ -328,7 +331,7 @@ def check_binary_cross_entropy_backward(logits, targets):
         targets if targets.dtype == bool else targets.astype(np.float32)
     )  # as the mask targets of a float32 model
     check_backward(
-        lambda x: reference.binary_cross_entropy(x, wanted),
+        lambda x: reference.losses.binary_cross_entropy(x, wanted),
         lambda x: F.binary_cross_entropy_with_logits(
             x, torch.tensor(wanted, dtype=x.dtype), reduction="none"
         ),
@@ -348,7 +351,7 @@ def test_cross_entropy_backward(data, rows, classes):
 
 def check_cross_entropy_backward(logits, columns):
     check_backward(
-        lambda x: reference.cross_entropy(x, columns),
+        lambda x: reference.losses.cross_entropy(x, columns),
         lambda x: F.cross_entropy(x, torch.tensor(columns), reduction="none"),
         logits,
     )
@@ -357,12 +360,12 @@ def check_cross_entropy_backward(logits, columns):
 def test_gradients_at_extreme_logits():
     logits, targets = np.array([-1e4, -800.0, 0.0, 800.0, 1e4]), np.array([1.0, 0.0, 0.5, 1.0, 0.0])
     _, [gradient], _ = value_and_gradients(
-        lambda x: reference.binary_cross_entropy(x, targets), logits, grad_out=np.ones(5)
+        lambda x: reference.losses.binary_cross_entropy(x, targets), logits, grad_out=np.ones(5)
     )
     assert_close(gradient, [-1, 0, 0, 0, 1], 1e-15)
     rows, columns = np.array([[1e4, 0.0], [0.0, 1e4], [-1e4, -1e4]]), np.array([1, 1, 0])
     _, [gradient], _ = value_and_gradients(
-        lambda x: reference.cross_entropy(x, columns), rows, grad_out=np.ones(3)
+        lambda x: reference.losses.cross_entropy(x, columns), rows, grad_out=np.ones(3)
     )
     assert_close(gradient, [[1, -1], [0, 0], [-0.5, 0.5]], 1e-15)
 
@@ -394,8 +397,8 @@ def test_gradients_of_the_rpn_losses(config, images, anchors, sampled, seed):
         return function
 
     check_backward(
-        total(reference.rpn_losses, np.asarray),
-        total(accelerated.rpn_losses, torch.from_numpy),
+        total(reference.rpn.losses, np.asarray),
+        total(accelerated.rpn.losses, torch.from_numpy),
         logits,
         deltas,
     )
@@ -426,8 +429,10 @@ def test_gradients_of_the_roi_losses(config, rois, seed):
                 convert(x.astype(str(class_logits.dtype).removeprefix("torch.")))
                 for x in (target_deltas, mask_targets)
             )
-            boxes = losses.box_losses(class_logits, box_deltas, convert(labels), deltas, config)
-            return sum(boxes) + losses.mask_loss(
+            boxes = losses.box_head.losses(
+                class_logits, box_deltas, convert(labels), deltas, config
+            )
+            return sum(boxes) + losses.mask_head.loss(
                 mask_logits, convert(labels[objects]), wanted, config
             )
 
@@ -453,7 +458,7 @@ def check_soft_cross_entropy_backward(logits, weights):
     """Targets: each row of `weights` brought to a sum of 1."""
     targets = weights / weights.sum(axis=1, keepdims=True)
     check_backward(
-        lambda x: reference.soft_cross_entropy(x, targets.astype(x.dtype)),
+        lambda x: reference.losses.soft_cross_entropy(x, targets.astype(x.dtype)),
         lambda x: F.cross_entropy(x, torch.tensor(targets, dtype=x.dtype), reduction="none"),
         logits,
     )
@@ -472,28 +477,6 @@ def mask_variant(loss="sigmoid", class_agnostic=False, background="last"):
 VARIANTS = [
     mask_variant(*v) for v in product(("sigmoid", "softmax"), (False, True), ("first", "last"))
 ]
-CHANNELS = {  # (loss, class-agnostic, background): the channels, the columns of labels 1..3, and that of the background of a softmax
-    ("sigmoid", False, "first"): (4, [1, 2, 3], None),
-    ("sigmoid", False, "last"): (3, [0, 1, 2], None),
-    ("sigmoid", True, "first"): (1, [0, 0, 0], None),
-    ("sigmoid", True, "last"): (1, [0, 0, 0], None),
-    ("softmax", False, "first"): (4, [1, 2, 3], 0),
-    ("softmax", False, "last"): (4, [0, 1, 2], 3),
-    ("softmax", True, "first"): (2, [1, 1, 1], 0),
-    ("softmax", True, "last"): (2, [0, 0, 0], 1),
-}
-
-
-@pytest.mark.parametrize("variant", CHANNELS)
-def test_where_masks_stand(variant):
-    (channels, columns, background), config = CHANNELS[variant], mask_variant(*variant)
-    for twin, convert in ((reference, np.asarray), (accelerated, torch.tensor)):
-        assert twin.mask_channels(config) == channels
-        assert_equal(twin.mask_columns(convert([1, 2, 3]), config), columns)
-        if background is not None:
-            assert_equal(twin.mask_columns(convert([0]), config), [background])
-    padding = accelerated.mask_columns(torch.tensor([-1, 0]), config)
-    assert ((padding >= 0) & (padding < channels)).all(), "within bounds"
 
 
 @given(st.sampled_from(VARIANTS), st.integers(0, 6), st.integers(0, 2**31))
@@ -501,15 +484,17 @@ def test_mask_variants_twins(config, rois, seed):
     """Loss, gradient and probabilities; empty slots change nothing. The reference's gradient is the accelerated one and the true one."""
     rng, size = np.random.default_rng(seed), 3
     labels, targets = rng.integers(1, K + 1, rois), rng.random((rois, size, size))
-    logits = rng.standard_normal((rois, reference.mask_channels(config), size, size))
+    logits = rng.standard_normal((rois, reference.labels.mask_layout(config).columns, size, size))
     check_backward(
-        lambda x: reference.mask_loss(x, labels, targets.astype(x.dtype), config),
-        lambda x: accelerated.mask_loss(x, torch.tensor(labels), torch.tensor(targets), config),
+        lambda x: reference.mask_head.loss(x, labels, targets.astype(x.dtype), config),
+        lambda x: accelerated.mask_head.loss(
+            x, torch.tensor(labels), torch.tensor(targets), config
+        ),
         logits,
     )
-    probabilities = reference.mask_probabilities(logits, labels, config)
+    probabilities = reference.mask_head.probabilities(logits, labels, config)
     assert_close(
-        accelerated.mask_probabilities(torch.tensor(logits), torch.tensor(labels), config),
+        accelerated.mask_head.probabilities(torch.tensor(logits), torch.tensor(labels), config),
         probabilities,
         REDUCTION["float64"],
     )
@@ -519,12 +504,14 @@ def test_mask_variants_twins(config, rois, seed):
         torch.tensor([*labels, 0, -1]),
         torch.tensor(np.concatenate([targets, rng.random((2, size, size))])),
     )
-    loss = accelerated.mask_loss(padded, *with_empty, config)
-    assert_close(loss, reference.mask_loss(logits, labels, targets, config), REDUCTION["float64"])
+    loss = accelerated.mask_head.loss(padded, *with_empty, config)
+    assert_close(
+        loss, reference.mask_head.loss(logits, labels, targets, config), REDUCTION["float64"]
+    )
     loss.backward()
     assert not padded.grad[rois:].any()
     assert_close(
-        accelerated.mask_probabilities(padded.detach(), with_empty[0], config)[:rois],
+        accelerated.mask_head.probabilities(padded.detach(), with_empty[0], config)[:rois],
         probabilities,
         REDUCTION["float64"],
         "probabilities",
@@ -541,14 +528,16 @@ def test_softmax_of_hard_targets_is_the_cross_entropy_of_every_pixel(rng, backgr
     columns = columns if background == "first" else (columns - 1) % (K + 1)
     expected = F.cross_entropy(torch.tensor(logits), torch.tensor(columns))
     assert_close(
-        reference.mask_loss(logits, labels, targets.astype(float), config),
+        reference.mask_head.loss(logits, labels, targets.astype(float), config),
         expected,
         REDUCTION["float64"],
     )
     tensors = torch.tensor(logits), torch.tensor(labels), torch.tensor(targets)
-    assert_close(accelerated.mask_loss(*tensors, config), expected, REDUCTION["float64"])
+    assert_close(accelerated.mask_head.loss(*tensors, config), expected, REDUCTION["float64"])
     own = torch.tensor(logits).softmax(1)[np.arange(rois), labels - (background == "last")]
-    assert_close(reference.mask_probabilities(logits, labels, config), own, REDUCTION["float64"])
+    assert_close(
+        reference.mask_head.probabilities(logits, labels, config), own, REDUCTION["float64"]
+    )
 
 
 def test_masks_by_hand():
@@ -556,16 +545,16 @@ def test_masks_by_hand():
     logits, one = np.log([1.0, 3.0, 1.0, 1.0])[None, :, None, None], np.ones((1, 1, 1))
     for loss, channels, probability in (("sigmoid", 3, 3 / 4), ("softmax", 4, 3 / 6)):
         config = mask_variant(loss)
-        found = reference.mask_probabilities(logits[:, :channels], np.array([2]), config)
+        found = reference.mask_head.probabilities(logits[:, :channels], np.array([2]), config)
         assert_close(found, probability * one, 1e-15)
         assert_close(
-            reference.mask_loss(logits[:, :channels], np.array([2]), one, config),
+            reference.mask_head.loss(logits[:, :channels], np.array([2]), one, config),
             -np.log(probability),
             1e-15,
         )
         background = 1 - probability if loss == "sigmoid" else 1 / 6
         assert_close(
-            reference.mask_loss(logits[:, :channels], np.array([2]), 0 * one, config),
+            reference.mask_head.loss(logits[:, :channels], np.array([2]), 0 * one, config),
             -np.log(background),
             1e-15,
         )
@@ -579,7 +568,9 @@ def test_sigmoid_classes_do_not_compete_and_softmax_classes_do(rng):
     )
     for loss, touched in (("sigmoid", 2), ("softmax", 8)):
         [gradient] = torch.autograd.grad(
-            accelerated.mask_loss(logits, labels, targets, mask_variant(loss, background="first")),
+            accelerated.mask_head.loss(
+                logits, labels, targets, mask_variant(loss, background="first")
+            ),
             logits,
         )
         assert gradient.flatten(2).any(2).sum() == touched

@@ -9,8 +9,9 @@ from support import narrow
 
 from accelerated import mask_head as fast
 from accelerated.verify.equality import MODEL, assert_close
-from reference import losses, mask_head
+from reference import mask_head
 from reference.config import override, preset
+from reference.labels import mask_layout
 
 
 def settings(convs, norm, background="first"):
@@ -72,7 +73,7 @@ def test_variants_twins(rng, kind, loss, agnostic, background):
     )
     expected = mask_head.forward(narrow.parameters(model), features[valid], config)
     actual = model.mask_head(torch.from_numpy(features), torch.from_numpy(valid))
-    assert expected.shape == (2, losses.mask_channels(config), 28, 28)
+    assert expected.shape == (2, mask_layout(config).columns, 28, 28)
     assert_close(actual[torch.from_numpy(valid)], expected, MODEL["float64"])
     assert {
         f"mask_head.{n}": tuple(t.shape) for n, t in model.mask_head.state_dict().items()

@@ -8,7 +8,7 @@ import torch
 from support import golden_runs, narrow
 
 from accelerated.mask_rcnn import MaskRCNN
-from accelerated.structures import Target
+from accelerated.structures import Stages, Target
 from accelerated.transform import collate, prepare
 from accelerated.verify.equality import GOLDEN_MODEL, MODEL, assert_close, assert_equal
 from reference import structures
@@ -19,7 +19,10 @@ SHAPES, OBJECTS = ((96, 128), (80, 100)), (3, 2)
 
 def valid_rows(record, name):
     """A padded record [N, S, ...] as the reference's list over images, by the first slots that are valid."""
-    return [rows[valid] for rows, valid in zip(record[name], record["proposal_valid"], strict=True)]
+    return [
+        rows[valid]
+        for rows, valid in zip(getattr(record, name), record.proposal_valid, strict=True)
+    ]
 
 
 @pytest.mark.parametrize("name", narrow.PRESETS)
@@ -28,23 +31,23 @@ def test_detect_twins(rng, name):
     model, oracle = narrow.twins(config)
     images, _ = narrow.scene(rng, SHAPES, OBJECTS)
     model.train()
-    record, expected_record = {}, {}
+    record, expected_record = Stages(), structures.Stages()
     detections, expected = (
         model.detect(images, record=record),
         oracle.detect(images, record=expected_record),
     )
     assert model.training and all(m.training for m in model.modules()), "the mode is restored"
-    maps = [key for key in expected_record if key[0] in "CP" and key[1:].isdigit()]
-    assert maps == [key for key in record if key[0] in "CP" and key[1:].isdigit()]
+    maps = [key for key in expected_record.computed() if key[0] in "CP" and key[1:].isdigit()]
+    assert maps == [key for key in record.computed() if key[0] in "CP" and key[1:].isdigit()]
     for key in ("images", *maps):
-        assert_close(record[key], expected_record[key], MODEL["float64"], key)
+        assert_close(getattr(record, key), getattr(expected_record, key), MODEL["float64"], key)
     for key in ("rpn_logits", "rpn_deltas", "anchors"):
-        for ours, theirs in zip(record[key], expected_record[key], strict=True):
+        for ours, theirs in zip(getattr(record, key), getattr(expected_record, key), strict=True):
             assert_close(ours, theirs, MODEL["float64"], key)
     for i in range(2):
         assert_close(
             valid_rows(record, "proposals")[i],
-            expected_record["proposals"][i],
+            expected_record.proposals[i],
             MODEL["float64"],
             "proposals",
         )
@@ -68,25 +71,35 @@ def test_losses_twins(rng, name, objects):
     model, oracle = narrow.twins(config)
     images, targets = narrow.scene(rng, SHAPES, objects)
     priorities = narrow.priorities(rng, config, SHAPES, objects)
-    record, expected_record = {}, {}
+    record, expected_record = Stages(), structures.Stages()
     actual = model.losses(images, [Target(**t) for t in targets], priorities, record=record)
     expected = oracle.losses(
         images, [structures.Target(**t) for t in targets], priorities, record=expected_record
     )
     assert not model.training
     for key in ("rpn_labels", "rpn_sampled"):
-        assert_equal(record[key], expected_record[key], key)
-    sampled = record["roi_labels"] >= 0
+        assert_equal(getattr(record, key), getattr(expected_record, key), key)
+    sampled = record.roi_labels >= 0
     for key in ("sampled_rois", "roi_labels"):
         assert_close(
-            record[key][sampled], np.concatenate(expected_record[key]), MODEL["float64"], key
+            getattr(record, key)[sampled],
+            np.concatenate(getattr(expected_record, key)),
+            MODEL["float64"],
+            key,
         )
     for key in ("box_features", "class_logits", "box_deltas"):
-        assert_close(record[key][sampled.flatten()], expected_record[key], MODEL["float64"], key)
+        assert_close(
+            getattr(record, key)[sampled.flatten()],
+            getattr(expected_record, key),
+            MODEL["float64"],
+            key,
+        )
     slots = int(config.box_head.batch_size * config.box_head.positive_fraction)
-    foreground = (record["roi_labels"][:, :slots] > 0).flatten()
+    foreground = (record.roi_labels[:, :slots] > 0).flatten()
     for key in ("mask_features", "mask_logits", "mask_targets"):
-        assert_close(record[key][foreground], expected_record[key], MODEL["float64"], key)
+        assert_close(
+            getattr(record, key)[foreground], getattr(expected_record, key), MODEL["float64"], key
+        )
     assert tuple(actual) == tuple(expected) == LOSSES
     for loss in LOSSES:
         assert_close(actual[loss], expected[loss], MODEL["float64"], loss)
@@ -206,7 +219,7 @@ def test_autocast(rng, name):
     config = narrow.config(name)
     model = narrow.model(config, dtype=torch.float32)
     images, targets = narrow.scene(rng, SHAPES, OBJECTS)
-    record = {}
+    record = Stages()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         losses = model.losses(
             images,
@@ -215,12 +228,14 @@ def test_autocast(rng, name):
             record=record,
         )
         found = model.detect(images)
-    assert {record[key].dtype for key in record if key[0] == "P"} == {torch.bfloat16}
+    assert {getattr(record, key).dtype for key in record.computed() if key[0] == "P"} == {
+        torch.bfloat16
+    }
     for x in (
         *losses.values(),
-        record["proposals"],
-        record["proposal_scores"],
-        record["sampled_rois"],
+        record.proposals,
+        record.proposal_scores,
+        record.sampled_rois,
         found[0].boxes,
         found[0].scores,
     ):
@@ -307,10 +322,10 @@ def test_torchvision_detections(torchvision):
 
 def test_torchvision_losses_and_gradients(torchvision):
     run, model = torchvision
-    record = {}
+    record = Stages()
     check_training(run, model, record)
     assert_equal(
-        record["rpn_labels"],
+        record.rpn_labels,
         np.stack([run.z[f"train.rpn.labels.{i}"] for i in (0, 1)]),
         "labels of anchors",
     )
@@ -325,40 +340,42 @@ def detectron2(request):
 def test_detectron2_detections(detectron2):
     """In pixels of the network's input; the second image's were recorded for an image of another size."""
     run, model = detectron2
-    z, record = run.z, {}
+    z, record = run.z, Stages()
     found = model.detect(run.images, record=record)
     stages = {"C4": "res4", "P4": "p4"} if run.config.neck == "fpn" else {"C4": "res4"}
     for name, theirs in stages.items():
-        golden_runs.check(record[name], z, f"eval.{theirs}")
+        golden_runs.check(getattr(record, name), z, f"eval.{theirs}")
     for name in ("class_logits", "box_deltas"):
-        golden_runs.check(record[name][record["proposal_valid"].flatten()], z, f"eval.roi.{name}")
-    boxes, scores, labels, valid = record["detections"]
+        golden_runs.check(
+            getattr(record, name)[record.proposal_valid.flatten()], z, f"eval.roi.{name}"
+        )
+    boxes, scores, labels, valid, _ = record.detections
     for i in (0, 1):
         assert_equal(labels[i][valid[i]] - 1, z[f"eval.det.classes.{i}"], "labels")
         assert_close(boxes[i][valid[i]], z[f"eval.det.boxes.{i}"], GOLDEN_MODEL, "boxes")
         assert_close(scores[i][valid[i]], z[f"eval.det.scores.{i}"], GOLDEN_MODEL, "scores")
-        probabilities = record["mask_probabilities"][i][valid[i]]
+        probabilities = record.mask_probabilities[i][valid[i]]
         golden_runs.check(probabilities[:, None], z, f"eval.det.mask_probs.{i}", 20)
     assert_equal(found[0].masks, golden_runs.unpacked(z, "eval.out.masks.0"), "masks")
 
 
 def test_detectron2_losses_and_gradients(detectron2):
     run, model = detectron2
-    record = {}
+    record = Stages()
     check_training(run, model, record)
     for i in (0, 1):
         assert_equal(
-            record["rpn_sampled"][i], run.z[f"train.rpn.sampled_labels.{i}"], "sampled anchors"
+            record.rpn_sampled[i], run.z[f"train.rpn.sampled_labels.{i}"], "sampled anchors"
         )
         assert_close(
-            record["sampled_rois"][i], run.z[f"train.roi.proposals.{i}"], GOLDEN_MODEL, "RoIs"
+            record.sampled_rois[i], run.z[f"train.roi.proposals.{i}"], GOLDEN_MODEL, "RoIs"
         )
         assert_equal(
-            (record["roi_labels"][i] - 1) % 6, run.z[f"train.roi.gt_classes.{i}"], "labels of RoIs"
+            (record.roi_labels[i] - 1) % 6, run.z[f"train.roi.gt_classes.{i}"], "labels of RoIs"
         )
-    objects = (record["roi_labels"][:, : record["mask_targets"].shape[0] // 2] > 0).flatten()
+    objects = (record.roi_labels[:, : record.mask_targets.shape[0] // 2] > 0).flatten()
     assert_equal(
-        record["mask_targets"][objects],
+        record.mask_targets[objects],
         np.concatenate([run.z[f"train.roi.mask_targets.{i}"] for i in (0, 1)]),
         "mask targets",
     )

@@ -1,4 +1,4 @@
-"""engine.predict: every readable picture is drawn and listed, a bad one is named, nothing of the user's is written over."""
+"""engine.predict: readable pictures are drawn and listed, bad ones named, none overwritten."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ CATEGORIES = [{"id": 4, "name": "disc"}, {"id": 8, "name": "box"}]
 
 
 class Finder:
-    """Stands for a model: one object of 2x3 pixels of class 2 at 0.9, one of class 1 at 0.3."""
+    """A stand-in for a model: an object of 2x3 pixels of class 2 at 0.9, and of class 1 at 0.3."""
 
     def detect(self, images):
         height, width = images[0].shape[:2]
@@ -80,23 +80,15 @@ def test_the_json_is_a_coco_data_set(pictures, tmp_path):
         6,
     )
     assert coco.annToMask(annotation).sum() == 6 and coco.cats[8]["name"] == "box"
-    assert (
-        len(
-            predict(
-                Finder(),
-                [pictures / "a.png"],
-                tmp_path / "out",
-                categories=CATEGORIES,
-                threshold=0.2,
-            ).predictions["annotations"]
-        )
-        == 2
+    result = predict(
+        Finder(), [pictures / "a.png"], tmp_path / "out", categories=CATEGORIES, threshold=0.2
     )
+    assert len(result.predictions["annotations"]) == 2
 
 
-def test_what_is_looked_at_is_never_written_over(pictures, tmp_path):
+def test_input_pictures_are_never_overwritten(pictures, tmp_path):
     before = (pictures / "a.png").read_bytes()
-    with pytest.raises(ValueError, match=r"a\.png is a picture to look at"):
+    with pytest.raises(ValueError, match=r"a\.png is an input picture and would be overwritten"):
         predict(Finder(), [pictures / "a.png"], pictures, categories=CATEGORIES)
     assert (pictures / "a.png").read_bytes() == before
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from reference import config as configuration
-from reference.mask_rcnn import MaskRCNN, initial_parameters
-from reference.structures import Target
+from reference.mask_rcnn import MaskRCNN
+from reference.parameters import initial_parameters
+from reference.structures import Stages, Target
 
 LOSSES = {"rpn_objectness", "rpn_box", "class", "box", "mask"}
 
@@ -59,10 +60,10 @@ def test_many_wrong_parameters_are_summarised():
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_initial_parameters_compute_in_their_dtype(rng, image, dtype):
     config = small()
-    record = {}
+    record = Stages()
     MaskRCNN(config, initial_parameters(config, rng, dtype)).detect([image], record)
     assert {
-        record[name].dtype
+        getattr(record, name).dtype
         for name in ("images", "C5", "P2", "box_features", "class_logits", "mask_logits")
     } == {np.dtype(dtype)}
 
@@ -121,7 +122,7 @@ def test_one_image_with_and_one_without_objects(rng, image):
     masks = np.zeros((1, 24, 40), bool)
     masks[0, 4:20, 8:30] = True
     targets = [Target(np.array([[8.0, 4, 30, 20]]), np.array([2]), masks), nothing(30, 20)]
-    record = {}
+    record = Stages()
     losses = model.losses(
         [image, image[:20].transpose(1, 0, 2)[:30]],
         targets,
@@ -129,7 +130,7 @@ def test_one_image_with_and_one_without_objects(rng, image):
         generator=np.random.default_rng(0),
     )
     assert np.isfinite(list(losses.values())).all() and losses["mask"] > 0
-    first, second = record["roi_labels"]
+    first, second = record.roi_labels
     assert (first == 2).any() and set(first) <= {0, 2} and set(second) == {0}
     again = model.losses(
         [image, image[:20].transpose(1, 0, 2)[:30]], targets, generator=np.random.default_rng(0)
@@ -140,16 +141,16 @@ def test_one_image_with_and_one_without_objects(rng, image):
 def test_batch_statistics_in_training_stored_ones_in_detection(rng, image):
     config = small(norm="batch")
     model = MaskRCNN(config, initial_parameters(config, rng))
-    trained, detected = {}, {}
+    trained, detected = Stages(), Stages()
     model.losses([image], [nothing(24, 40)], record=trained)
     model.detect([image], detected)
-    assert not np.allclose(trained["C2"], detected["C2"])
-    first = trained["C2"].mean()
+    assert not np.allclose(trained.C2, detected.C2)
+    first = trained.C2.mean()
     model.parameters["backbone.bn1.running_mean"] = (
         model.parameters["backbone.bn1.running_mean"] + 1
     )
     model.losses([image], [nothing(24, 40)], record=trained)
-    assert trained["C2"].mean() == first, "stored statistics play no part in training"
+    assert trained.C2.mean() == first, "stored statistics play no part in training"
 
 
 def test_ground_truths_have_their_priorities_behind_all_proposal_slots(rng):
@@ -162,4 +163,4 @@ def test_ground_truths_have_their_priorities_behind_all_proposal_slots(rng):
     for priority, chosen in ((0.0, 1), (2.0, 0)):
         row = np.ones(slots + 1)
         row[slots] = priority
-        assert model.sample((box, np.ones(1)), box, target, row).indices.tolist() == [chosen]
+        assert model.sample(box, target, box, row).indices.tolist() == [chosen]

@@ -11,7 +11,8 @@ import pytest
 from support import small
 
 from reference import optimizer, train
-from reference.mask_rcnn import MaskRCNN, initial_parameters, trained
+from reference.mask_rcnn import MaskRCNN
+from reference.parameters import initial_parameters, trained_parameters
 
 
 @pytest.fixture
@@ -35,7 +36,7 @@ def test_batches_go_through_the_data_set():
 def test_a_step_is_gradient_clipping_and_optimizer(model):
     images, targets = next(batches())
     before = model.parameters
-    losses, gradients = model.gradients(images, targets, generator=np.random.default_rng(5))
+    losses, gradients, _ = model.gradients(images, targets, generator=np.random.default_rng(5))
     taken = train.step(
         model, images, targets, optimizer.State(), 0.01, generator=np.random.default_rng(5)
     )
@@ -44,7 +45,7 @@ def test_a_step_is_gradient_clipping_and_optimizer(model):
         and taken.norm == optimizer.clip(gradients, 0)[1]
         and taken.state.steps == 1
     )
-    assert taken.gradients.keys() == set(trained(model.config))
+    assert taken.gradients.keys() == set(trained_parameters(model.config))
     clipped, _ = optimizer.clip(gradients, model.config.optimizer.clip_gradient_norm)
     expected, _ = optimizer.step(before, clipped, optimizer.State(), 0.01, model.config.optimizer)
     assert all(np.array_equal(model.parameters[name], expected[name]) for name in expected)
@@ -97,8 +98,9 @@ def test_it_trains_where_there_is_no_torch():
         sys.modules["torch"] = sys.modules["triton"] = None
         import numpy as np
         from reference import config, mask_rcnn, train
+        from reference.parameters import initial_parameters
         tiny = config.preset("tiny")
-        model = mask_rcnn.MaskRCNN(tiny, mask_rcnn.initial_parameters(tiny, np.random.default_rng(0)))
+        model = mask_rcnn.MaskRCNN(tiny, initial_parameters(tiny, np.random.default_rng(0)))
         batches = train.shape_batches(0, 1, height=64, width=64)
         (taken,) = train.train(model, batches, iterations=1, generator=np.random.default_rng(0))
         assert len(taken.losses) == 5 and taken.norm > 0

@@ -44,7 +44,7 @@ def test_head_twins(rng, name):
         level: rng.standard_normal((2, channels, *shape))
         for level, shape in enumerate(shapes, start=2)
     }
-    expected = rpn.head(narrow.parameters(model), features, config)
+    expected = rpn.head(narrow.parameters(model), features, config.rpn)
     actual = model.rpn({level: torch.from_numpy(x) for level, x in features.items()})
     for what, a, e in zip(("logits", "deltas"), actual, expected, strict=True):
         for ours, theirs in zip(a, e, strict=True):
@@ -86,13 +86,13 @@ def test_proposals_twins(name, training, seed, spread):
     )
     deltas[:, ::7, 2:] -= 20  # too small to be valid
     sizes = [(32, 44), (25, 31)]
-    expected = rpn.proposals(logits, deltas, slow_anchors, sizes, config, training=training)
+    expected = rpn.proposals(logits, deltas, slow_anchors, sizes, config.rpn, training=training)
     found, scores, valid = fast.proposals(
         torch.from_numpy(logits),
         torch.from_numpy(deltas),
         torch_anchors,
         torch.tensor(sizes),
-        config,
+        config.rpn,
         training=training,
         backend="torch",
     )
@@ -118,7 +118,7 @@ def test_proposals_fewer_than_slots():
         torch.zeros(1, total, 4),
         [g.float() for g in grid],
         torch.tensor([[32, 44]]),
-        config,
+        config.rpn,
         training=False,
     )
     assert found.shape == (1, 5000, 4)
@@ -137,7 +137,7 @@ def test_proposals_ties_take_the_first_anchor():
         torch.zeros(1, total, 4, dtype=torch.float64),
         grid,
         torch.tensor([[1000, 1000]]),
-        config,
+        config.rpn,
         training=False,
     )
     assert valid.all()
@@ -158,7 +158,7 @@ def test_no_suppression_between_levels():
         torch.zeros(1, total, 4, dtype=torch.float64),
         grid,
         torch.tensor([[32, 44]]),
-        config,
+        config.rpn,
         training=False,
     )
     assert_equal(found[0, 0], found[0, 1])
@@ -176,11 +176,11 @@ def test_targets_twins(name, seed, objects, padding):
     thresholds = np.array([config.rpn.foreground_iou, config.rpn.background_iou])
     if overlap.size and np.abs(overlap[..., None] - thresholds).min() < 1e-9:
         return
-    labels, deltas = rpn.targets(flat, gt, config.rpn)
+    labels, deltas = rpn.match(flat, gt, config.rpn)
     slots = objects + max(padding, objects == 0)
     padded = torch.zeros(1, slots, 4, dtype=torch.float64)
     padded[0, :objects] = torch.from_numpy(gt)
-    actual_labels, actual_deltas = fast.targets(
+    actual_labels, actual_deltas = fast.match(
         torch.cat(torch_anchors), padded, torch.arange(slots)[None] < objects, config.rpn
     )
     assert_equal(actual_labels[0], labels, "labels")
@@ -201,7 +201,9 @@ def test_golden_torchvision(shared_golden):
     )
     assert_close(torch.cat(grid), z["eval.rpn.anchors"], GOLDEN_MODEL)
     sizes = torch.from_numpy(z["eval.transform.sizes"])
-    found, scores, valid = fast.proposals(*fast.flatten(*maps), grid, sizes, config, training=False)
+    found, scores, valid = fast.proposals(
+        *fast.flatten(*maps), grid, sizes, config.rpn, training=False
+    )
     for i in range(2):
         assert_close(found[i][valid[i]], z[f"eval.rpn.proposals.{i}"], GOLDEN_MODEL, "boxes")
         assert_close(

@@ -113,7 +113,7 @@ def wait_for(path, iteration, process, patience=120):
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_a_killed_or_interrupted_run_resumes_bit_for_bit(how, tmp_path):
-    """SIGKILL for the process alone; SIGINT for its group, loader processes included, as a terminal sends it."""
+    """SIGKILL the process alone; SIGINT its group with the loaders, as a terminal does."""
     run(tmp_path / "whole", 6, checkpoint_every=2)
     process = start(tmp_path / "parts")
     wait_for(tmp_path / "parts" / "log.jsonl", 3, process)
@@ -183,7 +183,7 @@ def test_an_image_that_is_not_finite_is_named_and_the_last_checkpoint_is_good(
     ],
 )
 def test_the_first_stage_that_is_not_finite_is_named(stage, tmp_path, monkeypatch):
-    """The third step goes wrong at `stage`; the log is read only at the fifth; the weights stay those of the second."""
+    """The third step fails at `stage`; the log is read at the fifth; the second's weights stay."""
     original, calls = MaskRCNN.batch_losses, []
     layer = {
         "P3": "fpn.output3",
@@ -241,7 +241,7 @@ def test_settings_that_do_not_fit_are_refused_in_one_line(tmp_path):
 
 
 class Mixed:
-    """Shapes, every second image narrower: in one batch its padding would enter the statistics of a group norm."""
+    """Shapes, every second image narrower: padding would enter the statistics of a group norm."""
 
     def __init__(self, dataset):
         self.dataset = dataset

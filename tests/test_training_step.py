@@ -16,6 +16,7 @@ from accelerated import structures as torch_structures
 from accelerated.data.coco import CocoDataset
 from accelerated.verify.equality import MODEL, assert_close, assert_equal, error
 from reference import activations, conv, grad_check, mask_rcnn, max_pool, rpn, structures
+from reference import parameters as reference_parameters
 from reference.autodiff import Tape, Variable
 
 SHAPES, OBJECTS = ((96, 128), (80, 100)), (3, 2)
@@ -34,26 +35,28 @@ def draw(rng, config, shapes=SHAPES, objects=OBJECTS):
 def compare(model, oracle, step, tolerance):
     """One step of both up to the gradients, left in `model` and returned from `oracle`: samples, losses, every gradient, all weights."""
     images, targets, priorities = step
-    record, expected_record = {}, {}
+    record, expected_record = torch_structures.Stages(), structures.Stages()
     model.zero_grad()
     losses = model.losses(
         images, [torch_structures.Target(**vars(t)) for t in targets], priorities, record=record
     )
     sum(losses.values()).backward()
-    expected, gradients = oracle.gradients(images, targets, priorities, expected_record)
-    sampled = record["roi_labels"] >= 0
+    expected, gradients, _ = oracle.gradients(images, targets, priorities, expected_record)
+    sampled = record.roi_labels >= 0
     for key in ("rpn_labels", "rpn_sampled"):
         assert_equal(
-            record[key], expected_record[key], f"{key}: both must learn from the same anchors"
+            getattr(record, key),
+            getattr(expected_record, key),
+            f"{key}: both must learn from the same anchors",
         )
     assert_equal(
-        record["roi_labels"][sampled],
-        np.concatenate(expected_record["roi_labels"]),
+        record.roi_labels[sampled],
+        np.concatenate(expected_record.roi_labels),
         "labels of the RoIs: the same for both",
     )
     assert_close(
-        record["sampled_rois"][sampled],
-        np.concatenate(expected_record["sampled_rois"]),
+        record.sampled_rois[sampled],
+        np.concatenate(expected_record.sampled_rois),
         tolerance,
         "RoIs: the same for both",
     )
@@ -61,7 +64,11 @@ def compare(model, oracle, step, tolerance):
     for name, loss in expected.items():
         assert_close(losses[name], loss, tolerance, name)
     own = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
-    assert own.keys() == gradients.keys() == set(mask_rcnn.trained(oracle.config))
+    assert (
+        own.keys()
+        == gradients.keys()
+        == set(reference_parameters.trained_parameters(oracle.config))
+    )
     for name, gradient in gradients.items():
         assert gradient.dtype == oracle.dtype
         assert_close(own[name], gradient, tolerance, f"gradient of {name}")
@@ -86,7 +93,7 @@ def covered(shapes):
 
 
 def check_golden(run):
-    losses, gradients = mask_rcnn.MaskRCNN(run.config, run.parameters).gradients(
+    losses, gradients, _ = mask_rcnn.MaskRCNN(run.config, run.parameters).gradients(
         run.images, run.targets, run.priorities()
     )
     run.check_losses(losses)
@@ -269,7 +276,7 @@ def is_steady(oracle, step):
         patch.setattr(mask_rcnn, "Tape", Listener)
         for dtype in ("float32", "float64"):
             weights = {name: value.astype(dtype) for name, value in oracle.parameters.items()}
-            gradients.append(mask_rcnn.MaskRCNN(oracle.config, weights).gradients(*step)[1])
+            gradients.append(mask_rcnn.MaskRCNN(oracle.config, weights).gradients(*step).gradients)
             margins.append(Listener.margins)
     return all(
         a.shape == b.shape and b.min() > 3 * np.abs(a - b).max()
@@ -369,8 +376,8 @@ def test_float32_is_near_float64(rng, name):
     config = shallow(name)
     double, single = (narrow.twins(config, dtype)[1] for dtype in ("float64", "float32"))
     step = draw_steady(rng, double)
-    losses, gradients = single.gradients(*step)
-    expected_losses, expected = double.gradients(*step)
+    losses, gradients, _ = single.gradients(*step)
+    expected_losses, expected, _ = double.gradients(*step)
     for loss, value in expected_losses.items():
         assert losses[loss].dtype == np.float32
         assert_close(losses[loss], value, MODEL["float32"], loss)
@@ -396,11 +403,12 @@ def test_finite_differences(rng, monkeypatch):
     """Of the five losses' sum along random directions of all weights at once. Proposals stand still: no gradient runs through them."""
     config = narrow.config("tiny")
     _, oracle = narrow.twins(config)
-    step, record = draw(rng, config), {}
+    step, record = draw(rng, config), structures.Stages()
     oracle.losses(*step, record)
-    proposals = list(zip(record["proposals"], record["proposal_scores"], strict=True))
+    pairs = zip(record.proposals, record.proposal_scores, strict=True)
+    proposals = [rpn.Proposals(*pair) for pair in pairs]
     monkeypatch.setattr(rpn, "proposals", lambda *arguments, **keywords: proposals)
-    names = mask_rcnn.trained(config)
+    names = reference_parameters.trained_parameters(config)
 
     def total(*arrays):
         oracle.parameters = oracle.parameters | dict(zip(names, arrays, strict=True))

@@ -1,7 +1,8 @@
-"""Checkpoints: one folder each, safetensors and JSON, never pickle; complete or not there at all.
+"""Checkpoints: folders of safetensors and JSON, nothing pickled; either complete or absent.
 
 RUN/checkpoints/00001000/model.safetensors      weights and buffers by state_dict name
-                         optimizer.safetensors  "<state>/<parameter>", such as "momentum_buffer/fpn.lateral2.weight"
+                         optimizer.safetensors  "<state>/<parameter>", such as
+                                                "momentum_buffer/fpn.lateral2.weight"
                          config.json            reference.config.to_dict(config)
                          state.json             format, iteration, categories, settings of the run
 RUN/last -> checkpoints/00001000
@@ -22,39 +23,41 @@ from reference.config import Config, from_dict, to_dict
 
 FORMAT = 1
 FILES = ("model.safetensors", "optimizer.safetensors", "config.json", "state.json")
-PREDICTORS = (
-    "box_head.class_logits",
-    "box_head.box_deltas",
-    "mask_head.logits",
-)  # the layers whose width is the number of classes
+# The layers whose width depends on the number of classes.
+PREDICTORS = ("box_head.class_logits", "box_head.box_deltas", "mask_head.logits")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint says about itself, without its tensors."""
+    """A checkpoint without its tensors."""
 
     path: Path
     config: Config
-    categories: list[dict]  # {"id", "name"}; label k is categories[k - 1]
-    iteration: int  # steps taken
-    settings: dict  # of the run, as given to `save`
+    # {"id", "name"}; label k is categories[k - 1].
+    categories: list[dict]
+    # Steps taken.
+    iteration: int
+    # Of the run, as given to `save`.
+    settings: dict
 
 
 def save(
-    run,
+    run: str | Path,
     model: nn.Module,
     config: Config,
     categories: list[dict],
-    optimizer,
+    optimizer: torch.optim.Optimizer,
     iteration: int,
     *,
-    settings=None,
-    keep=3,
+    settings: dict | None = None,
+    keep: int = 3,
 ) -> Path:
-    """Write RUN/checkpoints/<iteration>, point RUN/last at it and delete all but the `keep` newest; returns its path.
+    """Write RUN/checkpoints/<iteration>, point RUN/last at it and delete all but the `keep` newest.
 
-    The folder appears under its name only once every byte of it is on the disk: a killed process leaves the last one good.
-    ValueError, and nothing is written, if a weight or buffer is not finite.
+    The folder gets its name only once all its bytes are on the disk, so that a killed process
+    leaves the previous checkpoint intact.
+    Returns the path of the checkpoint.
+    Raises ValueError, and writes nothing, if a weight or buffer is not finite.
     """
     tensors = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
     for name, tensor in tensors.items():
@@ -64,7 +67,8 @@ def save(
             )
     run, folder = Path(run), Path(run) / "checkpoints"
     folder.mkdir(parents=True, exist_ok=True)
-    for stale in folder.glob(".*"):  # of a process that was killed
+    # Left by a process that was killed.
+    for stale in folder.glob(".*"):
         shutil.rmtree(stale)
     partial, path = folder / f".{iteration:08d}", folder / f"{iteration:08d}"
     partial.mkdir()
@@ -81,7 +85,8 @@ def save(
     for name in FILES:
         _sync(partial / name)
     _sync(partial)
-    if path.exists():  # resumed from an older one
+    # A run that was resumed from an older checkpoint writes this one again.
+    if path.exists():
         path.rename(folder / f".{iteration:08d}.old")
     partial.rename(path)
     _sync(folder)
@@ -96,17 +101,24 @@ def save(
     return path
 
 
-def find(path) -> Path:
-    """The checkpoint folder meant by `path`: itself, or the last one of a run's folder; ValueError if it is neither."""
+def find(path: str | Path) -> Path:
+    """Return the checkpoint at `path`, or the last one if `path` is the folder of a run.
+
+    Raises ValueError if it is neither.
+    """
     path = Path(path)
     for candidate in (path, path / "last"):
         if (candidate / "state.json").is_file():
             return candidate.resolve()
-    raise ValueError(f"{path}: {'holds no checkpoint' if path.is_dir() else 'no such checkpoint'}")
+    problem = "holds no checkpoint" if path.is_dir() else "no such checkpoint"
+    raise ValueError(f"{path}: {problem}")
 
 
-def read(path) -> Checkpoint:
-    """The JSON half of a checkpoint; ValueError in one line for anything missing, damaged or of another format."""
+def read(path: str | Path) -> Checkpoint:
+    """Read the JSON files of a checkpoint.
+
+    Raises ValueError, in one line, for a file that is missing, damaged or of another format.
+    """
     path = find(path)
     for name in FILES:
         if not (path / name).is_file():
@@ -114,82 +126,84 @@ def read(path) -> Checkpoint:
     config, state = from_dict(_json(path / "config.json")), _json(path / "state.json")
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise ValueError(f"{path / 'state.json'}: not a checkpoint of format {FORMAT}")
-    for name, kind in (("iteration", int), ("categories", list), ("settings", dict)):
-        if not isinstance(state.get(name), kind):
-            raise ValueError(f"{path / 'state.json'}: {name!r} is missing or no {kind.__name__}")
+    for name, expected in (("iteration", int), ("categories", list), ("settings", dict)):
+        if not isinstance(state.get(name), expected):
+            problem = f"{name!r} is missing or no {expected.__name__}"
+            raise ValueError(f"{path / 'state.json'}: {problem}")
     if len(state["categories"]) != config.num_classes:
         raise ValueError(
-            f"{path}: {len(state['categories'])} categories, but the configuration has {config.num_classes} classes"
+            f"{path}: {len(state['categories'])} categories,"
+            f" but the configuration has {config.num_classes} classes"
         )
     return Checkpoint(path, config, state["categories"], state["iteration"], state["settings"])
 
 
 @torch.no_grad()
-def restore(path, model: nn.Module, optimizer=None) -> Checkpoint:
-    """Copy a checkpoint's tensors into `model` and `optimizer`; ValueError in one line, and nothing changed, if they do not fit."""
+def restore(
+    path: str | Path, model: nn.Module, optimizer: torch.optim.Optimizer | None = None
+) -> Checkpoint:
+    """Copy the tensors of a checkpoint into `model` and `optimizer`.
+
+    Raises ValueError, in one line, and changes nothing if they do not fit.
+    """
     checkpoint = read(path)
     weights = _tensors(checkpoint.path / "model.safetensors")
     state = model.state_dict()
-    _check_fit(checkpoint.path / "model.safetensors", weights, state)
+    _check_names(checkpoint.path / "model.safetensors", weights.keys(), state.keys())
+    _check_shapes(checkpoint.path / "model.safetensors", weights, state)
     if optimizer is not None:
-        tensors = _tensors(checkpoint.path / "optimizer.safetensors")
-        parameters = _named(optimizer)
-        trained = {key.partition("/")[2] for key in tensors}
-        if tensors:
-            _check_fit(
-                checkpoint.path / "optimizer.safetensors",
-                dict.fromkeys(trained),
-                dict.fromkeys(parameters),
-            )
-        for key, tensor in tensors.items():
-            kind, _, name = key.partition("/")
-            parameter = parameters[name]
-            if (
-                tensor.shape == parameter.shape
-            ):  # in its memory layout: fused updates go through both in storage order
-                tensor = torch.empty_like(parameter).copy_(tensor)
-            optimizer.state[parameter][kind] = tensor.to(parameter.device)
+        _restore_optimizer(checkpoint.path / "optimizer.safetensors", optimizer)
     for name, tensor in weights.items():
         state[name].copy_(tensor)
     return checkpoint
 
 
-def _named(optimizer) -> dict:
+def _restore_optimizer(path, optimizer):
+    tensors, parameters = _tensors(path), _parameters(optimizer)
+    if tensors:
+        _check_names(path, {key.partition("/")[2] for key in tensors}, parameters.keys())
+    for key, tensor in tensors.items():
+        state_name, _, name = key.partition("/")
+        parameter = parameters[name]
+        # In the parameter's memory layout: fused updates read both in storage order.
+        if tensor.shape == parameter.shape:
+            tensor = torch.empty_like(parameter).copy_(tensor)
+        optimizer.state[parameter][state_name] = tensor.to(parameter.device)
+
+
+def _parameters(optimizer) -> dict:
+    """Return {name: parameter}."""
     return {
-        name: p
+        name: parameter
         for group in optimizer.param_groups
-        for name, p in zip(group["param_names"], group["params"], strict=True)
+        for name, parameter in zip(group["param_names"], group["params"], strict=True)
     }
 
 
 def _optimizer_tensors(optimizer) -> dict:
-    names = {p: name for name, p in _named(optimizer).items()}
+    names = {parameter: name for name, parameter in _parameters(optimizer).items()}
     return {
-        f"{kind}/{names[p]}": t.cpu().contiguous()
-        for p, state in optimizer.state.items()
-        for kind, t in state.items()
+        f"{state_name}/{names[parameter]}": tensor.cpu().contiguous()
+        for parameter, state in optimizer.state.items()
+        for state_name, tensor in state.items()
     }
 
 
-def _check_fit(path, found, expected):
-    """Same names, same shapes."""
-    for title, names in (
-        ("lacks", sorted(expected.keys() - found.keys())),
-        ("has unknown", sorted(found.keys() - expected.keys())),
-    ):
-        if names:
-            raise ValueError(
-                f"{path} {title} {names[0]}"
-                + (f" and {len(names) - 1} more" if len(names) > 1 else "")
-            )
-    for name, tensor in found.items():
-        if tensor is not None and tensor.shape != expected[name].shape:
-            classes = (
-                " (another number of classes?)" if name.rpartition(".")[0] in PREDICTORS else ""
-            )
-            raise ValueError(
-                f"{path}: {name} is {list(tensor.shape)}, the model's {list(expected[name].shape)}{classes}"
-            )
+def _check_names(path, names, expected):
+    differences = {"lacks": sorted(expected - names), "has unknown": sorted(names - expected)}
+    for problem, differing in differences.items():
+        if differing:
+            more = f" and {len(differing) - 1} more" if len(differing) > 1 else ""
+            raise ValueError(f"{path} {problem} {differing[0]}{more}")
+
+
+def _check_shapes(path, tensors, expected):
+    for name, tensor in tensors.items():
+        if tensor.shape != expected[name].shape:
+            shapes = f"{list(tensor.shape)}, the model's {list(expected[name].shape)}"
+            predicts = name.rpartition(".")[0] in PREDICTORS
+            hint = " (another number of classes?)" if predicts else ""
+            raise ValueError(f"{path}: {name} is {shapes}{hint}")
 
 
 def _tensors(path) -> dict:

@@ -1,10 +1,12 @@
-"""COCO's average precision of boxes and masks, by pycocotools, on the results file that is written here."""
+"""Average precision of boxes and masks as in COCO, computed by pycocotools."""
 
 import contextlib
 import io
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pycocotools import mask as coco_mask
@@ -12,143 +14,110 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from rich.progress import track
 
+from accelerated.data.dataset import Dataset
 from accelerated.data.loader import loader
+from accelerated.mask_rcnn import MaskRCNN
+from accelerated.structures import Detections
 
 
 def evaluate(
-    model, dataset, *, batch_size=1, workers=0, output=None, max_detections=None, bar=False
+    model: MaskRCNN,
+    dataset: Dataset,
+    *,
+    batch_size: int = 1,
+    workers: int = 0,
+    output: str | Path | None = None,
+    max_detections: int | None = None,
+    bar: bool = False,
 ) -> dict:
-    """Detect in every image of `dataset` and score against its annotations.
+    """Detect objects in every image of `dataset` and score them against its annotations.
 
-    batch_size      a group norm averages over the padding too, so that with more than one image their sizes matter a little to each other
-    output          folder for results.json (COCO's result format, ids of the data set) and metrics.json, or None
-    max_detections  per image that count (default: as many as the model gives, config.box_head.max_detections; COCO's own is 100)
-    Returns         as `score`.
+    batch_size      a group norm averages over padding too, so that with more than one image the
+                    sizes in a batch slightly influence the detections
+    output          folder for results.json (COCO's result format, with the data set's ids) and
+                    metrics.json, or None
+    max_detections  per image that count (default: config.box_head.max_detections; COCO's is 100)
+    Returns the metrics, see `score`.
     """
     limit = max_detections or model.config.box_head.max_detections
     results = detect(model, dataset, batch_size=batch_size, workers=workers, bar=bar)
-    kinds = ("bbox",) if model.config.mask_head.kind == "none" else ("bbox", "segm")
-    metrics = score(dataset.coco, results, limit, kinds)
+    has_masks = model.config.mask_head.kind != "none"
+    metrics = score(dataset.coco, results, limit, ("bbox", "segm") if has_masks else ("bbox",))
     if output is not None:
         write_json(Path(output) / "results.json", results)
         write_json(Path(output) / "metrics.json", metrics)
     return metrics
 
 
-def detect(model, dataset, *, batch_size=1, workers=0, bar=False) -> list[dict]:
-    """The model's detections in COCO's result format; full masks exist for one image at a time."""
+def detect(
+    model: MaskRCNN, dataset: Dataset, *, batch_size: int = 1, workers: int = 0, bar: bool = False
+) -> list[dict]:
+    """Detect objects in every image of `dataset` and return them in COCO's result format.
+
+    Full-size masks exist for one image at a time.
+    """
     device = next(model.parameters()).device
     training, results = model.training, []
     model.eval()
-    batches = loader(
-        dataset,
-        model.config,
-        batch_size=batch_size,
-        workers=workers,
-        seed=0,
-        training=False,
-        start_iteration=0,
-    )
-    for batch in track(batches, "detecting", total=-(-len(dataset) // batch_size), disable=not bar):
+    batches = loader(dataset, model.config, batch_size=batch_size, workers=workers, training=False)
+    total = -(-len(dataset) // batch_size)
+    for batch in track(batches, "detecting", total=total, disable=not bar):
         padded = model.batch_detections(batch.to(device))
         for image_id, detections in zip(batch.image_ids, model.unpad(padded, batch), strict=True):
-            results.extend(
-                {"image_id": image_id} | entry
-                for entry in entries(detections, dataset.category_ids)
-            )
+            for result in coco_results(detections, dataset.category_ids):
+                results.append({"image_id": image_id} | result)
     model.train(training)
     return results
 
 
-def categories(dataset) -> list[dict]:
-    """{"id", "name"} of the labels 1..K."""
+def categories(dataset: Dataset) -> list[dict]:
+    """Return {"id", "name"} of the labels 1..K."""
     return [
-        {"id": number, "name": name}
-        for number, name in zip(dataset.category_ids, dataset.class_names, strict=True)
+        {"id": category_id, "name": name}
+        for category_id, name in zip(dataset.category_ids, dataset.class_names, strict=True)
     ]
 
 
-def entries(detections, category_ids) -> list[dict]:
-    """Detections of one image -> {"category_id", "bbox", "score", "segmentation"} each, as COCO writes them; the last only with masks."""
+def coco_results(detections: Detections, category_ids: Sequence[int]) -> list[dict]:
+    """Convert the detections of one image to COCO's result format.
+
+    Returns {"category_id", "bbox", "score"} for each, with masks also "segmentation".
+    """
     boxes = detections.boxes.double().cpu().numpy()
     boxes[:, 2:] -= boxes[:, :2]
-    columns = zip(
-        detections.labels.tolist(), boxes.tolist(), detections.scores.tolist(), strict=True
-    )
-    found = [
+    labels, scores = detections.labels.tolist(), detections.scores.tolist()
+    results = [
         {"category_id": category_ids[label - 1], "bbox": box, "score": score}
-        for label, box, score in columns
+        for label, box, score in zip(labels, boxes.tolist(), scores, strict=True)
     ]
     if detections.masks is not None:
         masks = detections.masks.permute(1, 2, 0).cpu().numpy().astype(np.uint8)
-        for entry, run in zip(found, coco_mask.encode(np.asfortranarray(masks)), strict=True):
-            entry["segmentation"] = run | {"counts": run["counts"].decode()}
-    return found
+        encoded: Any = coco_mask.encode(np.asfortranarray(masks))
+        for result, rle in zip(results, encoded, strict=True):
+            result["segmentation"] = rle | {"counts": rle["counts"].decode()}
+    return results
 
 
 def score(
-    truth: dict, results: list[dict], max_detections: int = 100, kinds=("bbox", "segm")
+    truth: dict,
+    results: list[dict],
+    max_detections: int = 100,
+    kinds: Sequence[str] = ("bbox", "segm"),
 ) -> dict:
-    """pycocotools' numbers for `results` against `truth`, a data set as in a COCO json.
+    """Compute pycocotools' metrics of `results` against `truth`, a data set as in a COCO json.
 
-    Returns {"bbox": {...}, "segm": {...}}, each with AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR<max_detections>, ARs, ARm, ARl in 0..1
-    and "classes": {name: AP}. None stands where there is no object to find.
-    Objects are small, medium or large by box area for "bbox", by mask area for "segm". A model without a mask branch has no "segm".
+    Returns {"bbox": {...}, "segm": {...}}, without "segm" for a model without a mask branch. Each
+    has AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR<max_detections>, ARs, ARm, ARl in 0..1 and
+    "classes": {name: AP}. A metric is None if the ground truth has no object for it.
+    Objects are small, medium or large by box area for "bbox", by mask area for "segm".
     """
     with contextlib.redirect_stdout(io.StringIO()):
-        coco = COCO()
-        coco.dataset = truth
-        coco.createIndex()
+        coco = _coco(truth)
         return {kind: _score(coco, results, kind, max_detections) for kind in kinds}
 
 
-def _score(coco, results, kind, max_detections):
-    # Copies, as pycocotools writes into what it is given; for masks without their box, whose area it would take for theirs.
-    results = [
-        {key: value for key, value in result.items() if (kind, key) != ("segm", "bbox")}
-        for result in results
-    ]
-    if results:
-        found = coco.loadRes(results)
-    else:  # loadRes takes no empty list
-        found = COCO()
-        found.dataset = {
-            "images": coco.dataset["images"],
-            "categories": coco.dataset["categories"],
-            "annotations": [],
-        }
-        found.createIndex()
-    evaluation = COCOeval(coco, found, kind)
-    evaluation.params.maxDets = sorted({1, min(10, max_detections), max_detections})
-    evaluation.evaluate()
-    evaluation.accumulate()
-    precision, recall = (
-        evaluation.eval["precision"],
-        evaluation.eval["recall"],
-    )  # [IoU, recall, class, area, limit], [IoU, class, area, limit]
-    metrics = {
-        "AP": _mean(precision[..., 0, -1]),
-        "AP50": _mean(precision[0, ..., 0, -1]),
-        "AP75": _mean(precision[5, ..., 0, -1]),
-    }
-    metrics |= {f"AP{size}": _mean(precision[..., i, -1]) for i, size in enumerate("sml", 1)}
-    metrics |= {
-        f"AR{limit}": _mean(recall[..., 0, i]) for i, limit in enumerate(evaluation.params.maxDets)
-    }
-    metrics |= {f"AR{size}": _mean(recall[..., i, -1]) for i, size in enumerate("sml", 1)}
-    names = [category["name"] for category in coco.loadCats(evaluation.params.catIds)]
-    return metrics | {
-        "classes": {name: _mean(precision[:, :, k, 0, -1]) for k, name in enumerate(names)}
-    }
-
-
-def _mean(values):
-    values = values[values > -1]
-    return float(values.mean()) if values.size else None
-
-
-def write_json(path, content):
-    """The whole file or none of it."""
+def write_json(path: str | Path, content: Any) -> None:
+    """Write the whole JSON file or none of it, and create its folder."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}")
@@ -157,3 +126,44 @@ def write_json(path, content):
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
+
+
+def _score(coco, results, kind, max_detections):
+    # Copies, because pycocotools writes into its input. Masks without their boxes, whose areas it
+    # would use instead of the masks'.
+    unused = "bbox" if kind == "segm" else None
+    results = [{key: value for key, value in result.items() if key != unused} for result in results]
+    # loadRes rejects an empty list.
+    detections = coco.loadRes(results) if results else _coco(coco.dataset | {"annotations": []})
+    evaluation = COCOeval(coco, detections, kind)
+    evaluation.params.maxDets = sorted({1, min(10, max_detections), max_detections})
+    evaluation.evaluate()
+    evaluation.accumulate()
+    # [IoU, recall, class, area, limit] and [IoU, class, area, limit]
+    precision, recall = evaluation.eval["precision"], evaluation.eval["recall"]
+    metrics = {
+        "AP": _mean(precision[..., 0, -1]),
+        "AP50": _mean(precision[0, ..., 0, -1]),
+        "AP75": _mean(precision[5, ..., 0, -1]),
+    }
+    for i, size in enumerate("sml", start=1):
+        metrics[f"AP{size}"] = _mean(precision[..., i, -1])
+    for i, limit in enumerate(evaluation.params.maxDets):
+        metrics[f"AR{limit}"] = _mean(recall[..., 0, i])
+    for i, size in enumerate("sml", start=1):
+        metrics[f"AR{size}"] = _mean(recall[..., i, -1])
+    names = [category["name"] for category in coco.loadCats(evaluation.params.catIds)]
+    classes = {name: _mean(precision[:, :, k, 0, -1]) for k, name in enumerate(names)}
+    return metrics | {"classes": classes}
+
+
+def _coco(dataset: Any) -> COCO:
+    coco = COCO()
+    coco.dataset = dataset
+    coco.createIndex()
+    return coco
+
+
+def _mean(values):
+    values = values[values > -1]
+    return float(values.mean()) if values.size else None

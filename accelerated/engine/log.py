@@ -1,7 +1,8 @@
-"""What a training run says: one line of JSON per window of iterations, and one progress bar.
+"""The log of a training run, a line of JSON per window of iterations, and its progress bar.
 
-A line holds: iteration (steps taken), every loss and their sum averaged over the window, gradient_norm, learning_rate, seconds
-(per step), data_seconds (of these, waiting for the loader), images_per_second, memory_mb (peak, of the GPU or of the process).
+A line holds: iteration (steps taken), each loss and their sum averaged over the window,
+gradient_norm, learning_rate, seconds (per step), data_seconds (of these, waiting for the loader),
+images_per_second, memory_mb (peak, of the GPU or of the process).
 """
 
 import json
@@ -10,6 +11,7 @@ import resource
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.progress import (
@@ -24,13 +26,13 @@ from torch import Tensor
 
 
 class Log:
-    """Appends to `path` and moves the bar; a context manager.
+    """A context manager that appends lines to `path` and moves the bar.
 
-    Lines of a run that got further than `start` before it was killed are cut off first, so that a resumed run's log reads as
-    if nothing had happened.
+    Lines of later iterations than `start`, which a killed run may have written, are removed first.
+    So the log of a resumed run does not show the interruption.
     """
 
-    def __init__(self, path, start: int, iterations: int, *, bar: bool = True):
+    def __init__(self, path: str | Path, start: int, iterations: int, *, bar: bool = True):
         path = Path(path)
         kept = [line for line in _lines(path) if line["iteration"] <= start] if start else []
         partial = path.with_name(f".{path.name}")
@@ -47,29 +49,26 @@ class Log:
         self._bar = Progress(*columns, disable=not bar)
         self._task = self._bar.add_task("starting", total=iterations, completed=start)
 
-    def write(self, iteration: int, **values):
-        """One line, on the disk before this returns; NaN and infinity are refused with ValueError."""
+    def write(self, iteration: int, **values: Any) -> None:
+        """Write one line to the disk. Raises ValueError for NaN and infinity."""
         self._file.write(json.dumps({"iteration": iteration} | values, allow_nan=False) + "\n")
         self._file.flush()
         os.fsync(self._file.fileno())
         if "loss" in values:
-            self._bar.update(
-                self._task,
-                completed=iteration,
-                description=f"loss {values['loss']:.3f}  lr {values['learning_rate']:.2g}",
-            )
+            description = f"loss {values['loss']:.3f}  lr {values['learning_rate']:.2g}"
+            self._bar.update(self._task, completed=iteration, description=description)
 
-    def __enter__(self):
+    def __enter__(self) -> "Log":
         self._bar.start()
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, *error: object) -> None:
         self._bar.stop()
         self._file.close()
 
 
-def read(path) -> list[dict]:
-    """The lines of a log; a last line that was cut short is left out."""
+def read(path: str | Path) -> list[dict]:
+    """Read the lines of a log. An incomplete last line is skipped."""
     return list(_lines(Path(path)))
 
 
@@ -84,22 +83,17 @@ def _lines(path):
 
 
 class Window:
-    """The steps since the last line. Losses stay on the device until `read`, which is the only thing that waits for it."""
+    """The steps since the last line. Only `read` waits for the device, where the losses stay."""
 
-    def __init__(self, device):
+    def __init__(self, device: torch.device | str):
         self.device = torch.device(device)
         self._clear()
 
     def _clear(self):
-        self.names, self.rows, self.images, self.data_seconds, self.start = (
-            [],
-            [],
-            0,
-            0.0,
-            time.perf_counter(),
-        )
+        self.names, self.rows = [], []
+        self.images, self.data_seconds, self.start = 0, 0.0, time.perf_counter()
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.rows)
 
     def add(
@@ -109,21 +103,22 @@ class Window:
         norm: Tensor,
         images: int,
         data_seconds: float,
-    ):
+    ) -> None:
+        """Add a step: its losses, their sum, the gradients' norm, its images and waiting time."""
         self.names = [*losses, "loss", "gradient_norm"]
-        self.rows.append(
-            torch.stack([value.detach().float() for value in (*losses.values(), loss, norm)])
-        )
+        values = [*losses.values(), loss, norm]
+        self.rows.append(torch.stack([value.detach().float() for value in values]))
         self.images += images
         self.data_seconds += data_seconds
 
     def read(self) -> tuple[dict, int | None]:
-        """(averages for a line of the log, how many steps into the window the first one lies that was not finite or None)."""
+        """Return the averages of the window, and the index of its first non-finite step or None."""
         rows = torch.stack(self.rows).double().cpu()
         finite = rows.isfinite().all(1)
         first = None if finite.all() else int(torch.argmin(finite.int()))
         seconds = time.perf_counter() - self.start
-        values = dict(zip(self.names, rows.mean(0).tolist(), strict=True)) | {
+        averages = dict(zip(self.names, rows.mean(0).tolist(), strict=True))
+        values = averages | {
             "seconds": seconds / len(rows),
             "data_seconds": self.data_seconds / len(rows),
             "images_per_second": self.images / seconds,

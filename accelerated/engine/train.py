@@ -1,9 +1,10 @@
-"""Training: loader -> losses -> backward -> clip -> step -> log -> checkpoint, in a loop one can read.
+"""Training: load, step, check, log, checkpoint, evaluate, in a loop that can be read.
 
     RUN/log.jsonl  RUN/checkpoints/<iteration>/  RUN/last  RUN/evaluations/<iteration>/
 
-What a step draws (images, augmentation, sampling priorities) is a function of (seed, iteration) alone, so the state of a run is its
-weights, its optimizer and the number of steps taken, and a resumed run on a CPU goes on bit for bit.
+The random draws of a step (images, augmentation, sampling priorities) are a function of (seed,
+iteration) alone. So the state of a run is its weights, its optimizer and the number of steps taken,
+and on a CPU a resumed run continues bit for bit.
 Nothing waits for the device between two lines of the log.
 """
 
@@ -11,15 +12,19 @@ import json
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial, reduce
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from accelerated import interop
-from accelerated import optimizer as optim
+from accelerated import optimizer as torch_optimizer
+from accelerated.data.dataset import Dataset
 from accelerated.data.loader import loader
 from accelerated.engine import checkpoint
 from accelerated.engine.checkpoint import PREDICTORS
@@ -27,155 +32,249 @@ from accelerated.engine.evaluate import categories, evaluate
 from accelerated.engine.failure import NotFiniteError, first_failure
 from accelerated.engine.log import Log, Window
 from accelerated.mask_rcnn import MaskRCNN
+from accelerated.structures import Batch, Stages
 from reference.config import Config, to_dict
+
+# Settings that pretrained weights assume but tensor shapes do not reveal.
+UNSEEN = (
+    "transform.channel_order",
+    "transform.pixel_scale",
+    "transform.mean",
+    "transform.std",
+    "backbone.stride_in_1x1",
+)
 
 
 @dataclass(frozen=True)
 class Result:
+    """A finished or interrupted training run."""
+
     model: MaskRCNN
-    iteration: int  # steps taken
-    interrupted: bool  # by SIGINT, after a checkpoint
-    metrics: dict | None  # of the last evaluation
+    # Steps taken.
+    iteration: int
+    # By SIGINT, after a checkpoint.
+    interrupted: bool
+    # Of the last evaluation, see `evaluate.score`.
+    metrics: dict | None
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run is started with besides its configuration; stored in its checkpoints."""
+
+    seed: int
+    batch_size: int
+    amp: bool
+    iterations: int
 
 
 def train(
     config: Config,
-    dataset,
-    output,
+    dataset: Dataset,
+    output: str | Path,
     *,
     iterations: int,
     batch_size: int | None = None,
     workers: int = 0,
-    device="cpu",
+    device: torch.device | str = "cpu",
     seed: int = 0,
     amp: bool = False,
-    weights=None,
+    weights: str | Path | None = None,
     resume: bool = False,
-    evaluation=None,
+    evaluation: Dataset | None = None,
     evaluate_every: int = 0,
     checkpoint_every: int = 1000,
     keep: int = 3,
     log_every: int = 20,
     bar: bool = True,
 ) -> Result:
-    """Train a MaskRCNN of `config` on `dataset` for `iterations` steps, writing into the folder `output`.
+    """Train a model of `config` on `dataset` for `iterations` steps and write into folder `output`.
 
-    batch_size        images per step (default: config.optimizer.batch_size); the learning rate scales with it
+    batch_size        images per step (default: config.optimizer.batch_size), to which the learning
+                      rate is proportional
     amp               bfloat16 autocast
-    weights           file or folder to start from (see `interop`); None: from scratch
-    resume            go on from output/last, with the configuration, seed and batch size it was started with
-    evaluation        data set to evaluate at the end and every `evaluate_every` steps (0: only at the end)
-    checkpoint_every  steps between two checkpoints, of which the `keep` newest stay (0: only at the end)
+    weights           file or folder to start from, see `interop`; None: random weights
+    resume            continue from output/last, with the same configuration, seed and batch size
+    evaluation        data set to evaluate at the end and every `evaluate_every` steps (0: only at
+                      the end)
+    checkpoint_every  steps between two checkpoints, of which the `keep` newest stay (0: only at the
+                      end)
     log_every         steps between two lines of the log
 
     SIGINT finishes the step, writes a checkpoint and returns.
-    ValueError for settings that do not fit the data or the checkpoint. NotFiniteError when a loss or gradient is not finite,
-    naming the step, its images and the first stage that is not; the last checkpoint is from before that step.
+    Raises ValueError for settings that do not fit the data or the checkpoint.
+    Raises NotFiniteError for a loss or gradient that is not finite, naming the step, its images and
+    the first stage that is not finite; the last checkpoint precedes that step.
     """
-    output, device = Path(output), torch.device(device)
-    batch_size = batch_size or config.optimizer.batch_size
-    settings = {"seed": seed, "batch_size": batch_size, "amp": amp, "iterations": iterations}
-    _check(config, dataset, evaluation, output, resume)
-    output.mkdir(parents=True, exist_ok=True)
+    folder, device = Path(output), torch.device(device)
+    settings = Settings(seed, batch_size or config.optimizer.batch_size, amp, iterations)
+    _check(config, dataset, evaluation, folder, resume)
+    folder.mkdir(parents=True, exist_ok=True)
 
     torch.manual_seed(seed)
     model = MaskRCNN(config)
-    fresh = initialize(model, weights) if weights is not None and not resume else []
+    missing = [] if weights is None or resume else initialize(model, weights)
     model.to(device).train()
-    optimizer = optim.build(model, config.optimizer)
-    start = _resume(output, model, optimizer, config, settings) if resume else 0
+    optimizer = torch_optimizer.build(model, config.optimizer)
+    start = _resume(folder, model, optimizer, settings) if resume else 0
 
-    def batches(first):
-        options = {"batch_size": batch_size, "workers": workers, "seed": seed, "training": True}
-        return iter(
-            loader(dataset, config, **options, start_iteration=first, iterations=iterations)
-        )
-
-    def losses_of(batch, iteration, record=None):
-        with torch.autocast(device.type, torch.bfloat16, enabled=amp):
-            return model.batch_losses(
-                batch, generator=_generator(seed, iteration, device), record=record
-            )
-
-    def measure(iteration):
-        metrics = evaluate(
-            model, evaluation, workers=workers, output=output / "evaluations" / f"{iteration:08d}"
-        )
-        log.write(iteration, evaluation=metrics)
-        model.train()
-        return metrics
-
-    metrics, iteration = None, start
     with (
-        Log(output / "log.jsonl", start, iterations, bar=bar) as log,
+        Log(folder / "log.jsonl", start, iterations, bar=bar) as log,
         _interruptible() as interrupted,
     ):
-        if fresh:
-            log.write(start, weights=str(weights), not_in_weights=fresh)
-        source, window, failed = batches(start), Window(device), torch.zeros((), device=device)
-        last = iteration == iterations
-        while not last:
-            asked = time.perf_counter()
-            batch = next(source).to(device)
-            waited = time.perf_counter() - asked
+        if missing:
+            log.write(start, weights=str(weights), not_in_weights=missing)
+        run = Run(model, optimizer, settings, folder, dataset, evaluation, log, start, workers)
+        _loop(run, interrupted, checkpoint_every, log_every, evaluate_every, keep)
+        if run.iteration == iterations:
+            run.evaluate()
+    return Result(model, run.iteration, run.iteration < iterations, run.metrics)
 
-            losses = losses_of(batch, iteration)
-            loss = sum(losses.values())
-            optimizer.zero_grad()
-            loss.backward()
-            failed = torch.maximum(failed, (~loss.detach().isfinite()).float())
-            rate = optim.learning_rate(config.optimizer, iteration, iterations, batch_size)
-            norm = optim.step(optimizer, rate, config.optimizer.clip_gradient_norm, failed)
-            window.add(losses, loss, norm, batch_size, waited)
-            iteration += 1
 
-            last = iteration == iterations or interrupted.is_set()
-            save, line, look = (
-                last or (every and iteration % every == 0)
-                for every in (checkpoint_every, log_every, evaluate_every)
+def _loop(run, interrupted, checkpoint_every, log_every, evaluate_every, keep):
+    """Train until the last iteration or an interruption, and end with a checkpoint."""
+    batches, iterations = run.batches(run.iteration), run.settings.iterations
+    is_last = run.iteration == iterations
+    while not is_last:
+        batch, waited = run.load(batches)
+        run.step(batch, waited)
+        is_last = run.iteration == iterations or interrupted.is_set()
+        save = is_last or run.is_due(checkpoint_every)
+        if save or run.is_due(log_every) or run.is_due(evaluate_every):
+            run.check_and_log()
+        if save:
+            run.save_checkpoint(keep)
+        if run.is_due(evaluate_every) and not is_last:
+            run.evaluate()
+
+
+class Run:
+    """The state of a training run and its single actions."""
+
+    def __init__(
+        self,
+        model: MaskRCNN,
+        optimizer: torch.optim.Optimizer,
+        settings: Settings,
+        folder: Path,
+        dataset: Dataset,
+        evaluation: Dataset | None,
+        log: Log,
+        iteration: int,
+        workers: int,
+    ):
+        self.model, self.optimizer, self.settings, self.folder = model, optimizer, settings, folder
+        self.dataset, self.evaluation, self.log, self.workers = dataset, evaluation, log, workers
+        # Steps taken.
+        self.iteration = iteration
+        self.device = model.weight.device
+        self.window, self.rate = Window(self.device), 0.0
+        # 1 once a loss or gradient was not finite: then weights are no longer updated.
+        self.failed = torch.zeros((), device=self.device)
+        self.metrics = None
+
+    def batches(self, start: int) -> Iterator[Batch]:
+        """Return the batches from iteration `start` on."""
+        settings = self.settings
+        return iter(
+            loader(
+                self.dataset,
+                self.model.config,
+                batch_size=settings.batch_size,
+                workers=self.workers,
+                seed=settings.seed,
+                training=True,
+                start_iteration=start,
+                iterations=settings.iterations,
             )
-            if save or line or look:
-                first = iteration - len(window)
-                values, bad = window.read()
-                if bad is not None:
-                    raise NotFiniteError(
-                        _explain(
-                            model, losses_of, next(batches(first + bad)).to(device), first + bad
-                        )
-                    )
-                log.write(iteration, **values, learning_rate=rate)
-            if save:
-                checkpoint.save(
-                    output,
-                    model,
-                    config,
-                    categories(dataset),
-                    optimizer,
-                    iteration,
-                    settings=settings,
-                    keep=keep,
-                )
-            if look and evaluation is not None and not last:
-                metrics = measure(iteration)
-                window = Window(device)
-        if evaluation is not None and iteration == iterations:
-            metrics = measure(iteration)
-    return Result(model, iteration, iteration < iterations, metrics)
+        )
 
+    def load(self, batches: Iterator[Batch]) -> tuple[Batch, float]:
+        """Move the next batch to the device; also return the seconds spent waiting for it."""
+        start = time.perf_counter()
+        batch = next(batches).to(self.device)
+        return batch, time.perf_counter() - start
 
-# What weights take for granted without its showing in their shapes.
-UNSEEN = (
-    *(f"transform.{name}" for name in ("channel_order", "pixel_scale", "mean", "std")),
-    "backbone.stride_in_1x1",
-)
+    def step(self, batch: Batch, waited: float) -> None:
+        """Update the weights once, without waiting for the device."""
+        config, settings = self.model.config.optimizer, self.settings
+        losses = self.losses(batch, self.iteration)
+        loss = reduce(torch.add, losses.values())
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.failed = torch.maximum(self.failed, (~loss.detach().isfinite()).float())
+        self.rate = torch_optimizer.learning_rate(
+            config, self.iteration, settings.iterations, settings.batch_size
+        )
+        norm = torch_optimizer.step(
+            self.optimizer, self.rate, config.clip_gradient_norm, self.failed
+        )
+        self.window.add(losses, loss, norm, settings.batch_size, waited)
+        self.iteration += 1
+
+    def losses(
+        self, batch: Batch, iteration: int, record: Stages | None = None
+    ) -> dict[str, torch.Tensor]:
+        """Compute the losses of a batch with the sampling priorities of step `iteration`."""
+        generator = _generator(self.settings.seed, iteration, self.device)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.amp):
+            return self.model.batch_losses(batch, generator=generator, record=record)
+
+    def is_due(self, every: int) -> bool:
+        """Whether the number of steps taken is a multiple of `every` (0: never)."""
+        return every > 0 and self.iteration % every == 0
+
+    def check_and_log(self) -> None:
+        """Log the averages since the last line. Raises NotFiniteError if one is not finite."""
+        first = self.iteration - len(self.window)
+        values, failed = self.window.read()
+        if failed is not None:
+            raise NotFiniteError(self.explain(first + failed))
+        self.log.write(self.iteration, **values, learning_rate=self.rate)
+
+    def explain(self, iteration: int) -> str:
+        """Repeat the failed step `iteration` and name its images and the first failed stage."""
+        batch = next(self.batches(iteration)).to(self.device)
+        stage = first_failure(self.model, partial(self.losses, batch, iteration), batch)
+        images = ", ".join(str(image_id) for image_id in batch.image_ids)
+        return (
+            f"iteration {iteration}: {stage} is not finite (images {images});"
+            " training stopped, the last checkpoint precedes this step"
+        )
+
+    def save_checkpoint(self, keep: int) -> None:
+        """Write a checkpoint and delete all but the `keep` newest."""
+        checkpoint.save(
+            self.folder,
+            self.model,
+            self.model.config,
+            categories(self.dataset),
+            self.optimizer,
+            self.iteration,
+            settings=asdict(self.settings),
+            keep=keep,
+        )
+
+    def evaluate(self) -> None:
+        """Evaluate the model and log its metrics, if there is a data set for it."""
+        if self.evaluation is None:
+            return
+        output = self.folder / "evaluations" / f"{self.iteration:08d}"
+        self.metrics = evaluate(self.model, self.evaluation, workers=self.workers, output=output)
+        self.log.write(self.iteration, evaluation=self.metrics)
+        self.model.train()
+        # The time of the evaluation does not count as training.
+        self.window = Window(self.device)
 
 
 @torch.no_grad()
-def initialize(model, weights) -> list[str]:
-    """Copy into `model` what a file or folder holds: a whole detector, or a bare backbone (see `interop`).
+def initialize(model: MaskRCNN, weights: str | Path) -> list[str]:
+    """Copy the weights of a detector or of a bare backbone into `model`, see `interop`.
 
-    The class predictors of a detector with other classes are left as they are. Returns the names of the tensors that were not copied.
-    ValueError where names or shapes do not fit, or where the detector was made for other pixels or strides, which no shape shows.
+    The class predictors of a detector with other classes are not copied.
+    Returns the names of the tensors that were not copied.
+    Raises ValueError if names or shapes do not fit, or if the detector was made for other pixels or
+    strides, which shapes do not reveal.
     """
     try:
         source = interop.load(weights)
@@ -184,63 +283,66 @@ def initialize(model, weights) -> list[str]:
         return [name for name in model.state_dict() if name not in copied]
     for path, theirs, ours in _differences(to_dict(source.config), to_dict(model.config)):
         if path in UNSEEN:
+            theirs, ours = json.dumps(theirs), json.dumps(ours)
             raise ValueError(
-                f"{weights} was made for {path} = {json.dumps(theirs)}, not {json.dumps(ours)}: --set {path}={json.dumps(theirs)}"
+                f"{weights} was made for {path} = {theirs}, not {ours}: --set {path}={theirs}"
             )
-    same = (source.config.num_classes, source.config.background) == (
-        model.config.num_classes,
-        model.config.background,
+    same_classes = (
+        source.config.num_classes == model.config.num_classes
+        and source.config.background == model.config.background
     )
-    tensors, state = source.state_dict(), model.state_dict()
-    left = [
-        name for name in state if name not in tensors or (not same and name.startswith(PREDICTORS))
-    ]
-    for name in state.keys() - set(left):
-        if tensors[name].shape != state[name].shape:
-            raise ValueError(
-                f"{weights}: {name} is {list(tensors[name].shape)}, the model's {list(state[name].shape)}"
-            )
-        state[name].copy_(tensors[name])
-    return left
+    tensors, state, missing = source.state_dict(), model.state_dict(), []
+    for name, tensor in state.items():
+        if name not in tensors or (not same_classes and name.startswith(PREDICTORS)):
+            missing.append(name)
+        elif tensors[name].shape != tensor.shape:
+            shapes = f"{list(tensors[name].shape)}, the model's {list(tensor.shape)}"
+            raise ValueError(f"{weights}: {name} is {shapes}")
+        else:
+            tensor.copy_(tensors[name])
+    return missing
 
 
 def _generator(seed, iteration, device):
-    """Of the sampling priorities of one step."""
-    return torch.Generator(device).manual_seed(
-        int(np.random.SeedSequence([seed, iteration]).generate_state(1)[0])
-    )
+    """Make the generator of the sampling priorities of one step."""
+    state = np.random.SeedSequence([seed, iteration]).generate_state(1)
+    return torch.Generator(device).manual_seed(int(state[0]))
 
 
-def _check(config, dataset, evaluation, output, resume):
+def _check(config, dataset, evaluation, folder, resume):
     if len(dataset) == 0:
         raise ValueError("the data set has no images")
     if len(dataset.category_ids) != config.num_classes:
         raise ValueError(
-            f"the data set has {len(dataset.category_ids)} categories, but num_classes is {config.num_classes}"
+            f"the data set has {len(dataset.category_ids)} categories,"
+            f" but num_classes is {config.num_classes}"
         )
     if evaluation is not None and categories(evaluation) != categories(dataset):
         raise ValueError("the data sets for training and evaluation have different categories")
-    if not resume and (output / "last").exists():
-        raise ValueError(f"{output} already holds a run: resume it, or choose another folder")
+    if not resume and (folder / "last").exists():
+        raise ValueError(f"{folder} already holds a run: resume it, or choose another folder")
 
 
-def _resume(output, model, optimizer, config, settings) -> int:
-    """Restore the last checkpoint of the run; the number of steps taken."""
-    found = checkpoint.read(output)
-    for before, now in ((to_dict(found.config), to_dict(config)), (found.settings, settings)):
-        for path, a, b in _differences(before, now):
-            if path != "iterations":  # a longer run may go on from a shorter one
-                raise ValueError(
-                    f"{output} was started with {path} = {a!r}, not {b!r}: resume it with that, or choose another folder"
-                )
-    if found.iteration > settings["iterations"]:
+def _resume(folder, model, optimizer, settings) -> int:
+    """Restore the last checkpoint of the run and return the number of steps taken."""
+    last = checkpoint.read(folder)
+    before = to_dict(last.config) | last.settings
+    for path, then, now in _differences(before, to_dict(model.config) | asdict(settings)):
+        # A longer run may continue a shorter one.
+        if path != "iterations":
+            raise ValueError(
+                f"{folder} was started with {path} = {then!r}, not {now!r}:"
+                " resume it with that, or choose another folder"
+            )
+    if last.iteration > settings.iterations:
         raise ValueError(
-            f"{output} has taken {found.iteration} steps already, more than {settings['iterations']}"
+            f"{folder} has taken {last.iteration} steps already, more than {settings.iterations}"
         )
-    return checkpoint.restore(output, model, optimizer).iteration
+    return checkpoint.restore(folder, model, optimizer).iteration
 
 
-def _differences(a: dict, b: dict, path=""):
+def _differences(a: dict, b: dict, path: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Yield (path, value in a, value in b) of the fields of nested dictionaries that differ."""
     for name in a:
         if isinstance(a[name], dict):
             yield from _differences(a[name], b[name], f"{path}{name}.")
@@ -248,25 +350,22 @@ def _differences(a: dict, b: dict, path=""):
             yield f"{path}{name}", a[name], b.get(name)
 
 
-def _explain(model, losses_of, batch, iteration) -> str:
-    stage = first_failure(model, lambda record: losses_of(batch, iteration, record), batch)
-    images = ", ".join(str(image_id) for image_id in batch.image_ids)
-    return f"iteration {iteration}: {stage} is not finite (images {images}); training stopped, the last checkpoint is from before"
-
-
 @contextmanager
 def _interruptible():
-    """An event that the first SIGINT sets; a second one interrupts as usual. Without effect outside the main thread."""
+    """Yield an event that the first SIGINT sets; a second one interrupts as usual.
+
+    Outside the main thread signals cannot be handled, and the event is never set.
+    """
     event = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield event
         return
 
-    def note(*_):
+    def finish(*_):
         event.set()
         signal.signal(signal.SIGINT, previous)
 
-    previous = signal.signal(signal.SIGINT, note)
+    previous = signal.signal(signal.SIGINT, finish)
     try:
         yield event
     finally:

@@ -7,7 +7,7 @@ import numpy as np
 from accelerated.verify.equality import GOLDEN_MODEL, assert_close
 from reference import config as configuration
 from reference.mask_rcnn import MaskRCNN
-from reference.structures import Target
+from reference.structures import Stages, Target
 
 IMAGES = (0, 1)
 TORCHVISION = {
@@ -123,13 +123,13 @@ class Golden:
 
     def priorities(self):
         """Such that sampling takes what the recorded run took; the labels that it starts from are the reference's."""
-        record, slots = {}, self.config.rpn.post_nms_top_n_train
+        record, slots = Stages(), self.config.rpn.post_nms_top_n_train
         MaskRCNN(self.config, self.parameters).losses(
             self.images, self.targets, None, record, np.random.default_rng(0)
         )
-        roi = zip(record["samples"], self.targets, strict=True)
+        roi = zip(record.samples, self.targets, strict=True)
         return {
-            "rpn": [priorities(labels) for labels in record["rpn_labels"]],
+            "rpn": [priorities(labels) for labels in record.rpn_labels],
             "roi": [
                 roi_priorities(sample.candidate_labels, slots, len(target.labels))
                 for sample, target in roi

@@ -1,0 +1,46 @@
+"""Dataclasses from plain values: dictionaries, lists, numbers and strings, as JSON has them."""
+
+import dataclasses
+import types
+from typing import Any, Literal, get_args, get_origin
+
+
+def build(annotation: Any, value: Any, path: str) -> Any:
+    """Return `value` as a field annotated with `annotation`, which may be a dataclass, stores it.
+
+    Raises ValueError naming `path`, or the field below it that is unknown, missing or wrong.
+    """
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if dataclasses.is_dataclass(annotation):
+        return _dataclass(annotation, value, path)
+    if origin is types.UnionType:
+        return None if value is None else build(arguments[0], value, path)
+    if origin is Literal:
+        if value in arguments:
+            return value
+        expected = f"one of {', '.join(arguments)}"
+    elif origin is tuple:
+        any_length = arguments[-1] is Ellipsis
+        if isinstance(value, list | tuple) and (any_length or len(value) == len(arguments)):
+            return tuple(build(arguments[0], item, path) for item in value)
+        expected = "a list" if any_length else f"a list of {len(arguments)}"
+    else:
+        # In Python, True is an int.
+        if isinstance(value, bool) == (annotation is bool):
+            if annotation is float and isinstance(value, int):
+                return float(value)
+            if isinstance(value, annotation):
+                return value
+        expected = annotation.__name__
+    raise ValueError(f"{path}: expected {expected}, got {value!r}")
+
+
+def _dataclass(cls, values, path):
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: expected an object, got {values!r}")
+    annotations = {field.name: field.type for field in dataclasses.fields(cls)}
+    for name in values.keys() ^ annotations.keys():
+        raise ValueError(f"{path}.{name}: {'no such field' if name in values else 'missing'}")
+    return cls(
+        **{name: build(annotations[name], values[name], f"{path}.{name}") for name in values}
+    )
