@@ -405,10 +405,8 @@ def test_torchvision_itself(name, rng, tmp_path):
     """Where torchvision runs: its model, saved and loaded here, gives its own numbers back."""
     try:
         from torchvision.models import detection
-    except (
-        ImportError,
-        RuntimeError,
-    ) as error:  # its operators do not load beside every build of torch
+    # Its operators do not load with every build of torch.
+    except (ImportError, RuntimeError) as error:
         pytest.skip(f"torchvision does not import: {error}")
     torch.manual_seed(0)
     theirs = getattr(detection, name)(
@@ -434,13 +432,13 @@ def test_torchvision_itself(name, rng, tmp_path):
     ours.config = replace(
         ours.config, transform=replace(ours.config.transform, min_size=(96,), max_size=160)
     )
-    [found] = ours.detect([image])
+    [detections] = ours.detect([image])
     assert len(expected["labels"]) > 10
-    assert_equal(found.labels, expected["labels"], "labels")
-    assert_close(found.boxes, expected["boxes"], MODEL["float64"], "boxes")
-    assert_close(found.scores, expected["scores"], MODEL["float64"], "scores")
+    assert_equal(detections.labels, expected["labels"], "labels")
+    assert_close(detections.boxes, expected["boxes"], MODEL["float64"], "boxes")
+    assert_close(detections.scores, expected["scores"], MODEL["float64"], "scores")
     if "masks" in expected:
-        assert_equal(found.masks, expected["masks"][:, 0] >= 0.5, "masks")
+        assert_equal(detections.masks, expected["masks"][:, 0] >= 0.5, "masks")
     same(
         interop.torchvision.state_dict(interop.load(tmp_path / "theirs.pth")),
         torch.load(tmp_path / "theirs.pth"),

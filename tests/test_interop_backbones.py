@@ -96,16 +96,16 @@ def caffe2(model, norm="bn"):
     """Export a model's ResNet as Caffe2 does: affine norms, and other entries of such files."""
     blobs = {}
     for name, tensor in backbone(model).items():
-        *where, layer, kind = name.split(".")
-        if kind.startswith("running"):
+        *block, layer, part = name.split(".")
+        if part.startswith("running"):
             continue
-        stage = f"res{int(where[0][5]) + 1}_{where[1]}_branch" if where else ""
+        stage = f"res{int(block[0][5]) + 1}_{block[1]}_branch" if block else ""
         branch = {"1": "2a", "2": "2b", "3": "2c"}
-        if not where:
+        if not block:
             blob = (
                 "conv1_w" if layer == "conv1" else f"{'res_' if norm == 'bn' else ''}conv1_{norm}"
             )
-        elif where[-1] == "downsample":
+        elif block[-1] == "downsample":
             blob = f"{stage}1_w" if layer == "0" else f"{stage}1_{norm}"
         else:
             blob = (
@@ -113,7 +113,7 @@ def caffe2(model, norm="bn"):
                 if layer.startswith("conv")
                 else f"{stage}{branch[layer[-1]]}_{norm}"
             )
-        blobs[blob if blob.endswith("_w") else f"{blob}_{'s' if kind == 'weight' else 'b'}"] = (
+        blobs[blob if blob.endswith("_w") else f"{blob}_{'s' if part == 'weight' else 'b'}"] = (
             tensor.numpy()
         )
     rest = {
@@ -145,9 +145,8 @@ def test_caffe2(name, dtype, tmp_path):
         model.backbone.layer1[0].downsample[0].weight,
         source.backbone.layer1[0].downsample[0].weight,
     )
-    with pytest.raises(
-        ValueError, match=r"R.pkl: .*unexpected: res_conv1_bn_s"
-    ):  # scale and bias are no group norm's
+    # Scale and bias do not fit a group norm.
+    with pytest.raises(ValueError, match=r"R.pkl: .*unexpected: res_conv1_bn_s"):
         interop.load_backbone(
             tmp_path / "R.pkl",
             MaskRCNN(replace(config, backbone=replace(config.backbone, norm="group"))),
@@ -182,28 +181,15 @@ def test_vgg(tmp_path):
     """torchvision's vgg16 by index; its fully connected layers go to the box head if they fit."""
     config = narrow.config("paper_vgg16")
     source, model = filled(config), MaskRCNN(config)
-    indices = [
-        0,
-        2,
-        5,
-        7,
-        10,
-        12,
-        14,
-        17,
-        19,
-        21,
-        24,
-        26,
-        28,
-    ]  # of the convolutions in vgg16().features
+    # Of the convolutions in vgg16().features.
+    indices = [0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28]
     convolutions = [n.rpartition(".")[0] for n in backbone(source) if n.endswith("weight")]
     assert len(convolutions) == len(indices)
     theirs = {}
     for index, layer in zip(indices, convolutions, strict=True):
         theirs |= {
-            f"features.{index}.{kind}": backbone(source)[f"{layer}.{kind}"]
-            for kind in ("weight", "bias")
+            f"features.{index}.{part}": backbone(source)[f"{layer}.{part}"]
+            for part in ("weight", "bias")
         }
     for index, layer in (
         (0, source.box_head.fc6),
@@ -211,7 +197,7 @@ def test_vgg(tmp_path):
         (6, torch.nn.Linear(32, 10)),
     ):
         theirs |= {
-            f"classifier.{index}.{kind}": tensor for kind, tensor in layer.state_dict().items()
+            f"classifier.{index}.{part}": tensor for part, tensor in layer.state_dict().items()
         }
     torch.save(theirs, tmp_path / "vgg16.pth")
     left = initialize(model, tmp_path / "vgg16.pth")
@@ -230,7 +216,8 @@ def test_vgg(tmp_path):
         interop.load(theirs | {"features.1.running_mean": torch.zeros(8)})
 
 
-BENCHMARK = {  # ours: theirs
+# {our name: theirs}
+BENCHMARK = {
     "backbone.conv1.weight": "backbone.body.stem.conv1.weight",
     "backbone.bn1.running_var": "backbone.body.stem.bn1.running_var",
     "backbone.layer2.0.downsample.1.bias": "backbone.body.layer2.0.downsample.1.bias",
@@ -276,17 +263,17 @@ def test_maskrcnn_benchmark(depth, groups, masks, tmp_path):
     )
     loaded = interop.load(tmp_path / "model_0000007.pth")
     same(loaded.state_dict(), source.state_dict())
-    found = loaded.config
-    assert (found.background, found.backbone.norm_eps, found.backbone.stride_in_1x1) == (
+    inferred = loaded.config
+    assert (inferred.background, inferred.backbone.norm_eps, inferred.backbone.stride_in_1x1) == (
         "first",
         0.0,
         groups == 1,
     )
     assert (
-        found.backbone.depth,
-        found.backbone.groups,
-        found.num_classes,
-        found.mask_head.kind,
+        inferred.backbone.depth,
+        inferred.backbone.groups,
+        inferred.num_classes,
+        inferred.mask_head.kind,
     ) == (
         depth,
         groups,
@@ -294,10 +281,10 @@ def test_maskrcnn_benchmark(depth, groups, masks, tmp_path):
         config.mask_head.kind,
     )
     assert (
-        found.transform.channel_order == "bgr"
-        and found.transform.mean == configuration.preset("paper_r50_fpn").transform.mean
+        inferred.transform.channel_order == "bgr"
+        and inferred.transform.mean == configuration.preset("paper_r50_fpn").transform.mean
     )
-    assert found.box_head.smooth_l1_beta == 1.0
+    assert inferred.box_head.smooth_l1_beta == 1.0
     name = "roi_heads.box.feature_extractor.fc7.bias"
     with pytest.raises(ValueError, match=f"paper_r50_fpn, .*missing: {name}"):
         interop.load(without(theirs, name))

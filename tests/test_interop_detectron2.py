@@ -59,9 +59,8 @@ def test_golden_numbers(recorded):
     """What detectron2 computed with these weights, from features to pasted masks."""
     z, theirs, layout = recorded
     model = interop.load(theirs).double()
-    tops = (
-        {} if layout == "fpn" else {"pre_nms_top_n_test": 1000, "post_nms_top_n_test": 200}
-    )  # those of the recorded run
+    # The C4 run was recorded with fewer proposals.
+    tops = {} if layout == "fpn" else {"pre_nms_top_n_test": 1000, "post_nms_top_n_test": 200}
     config = model.config
     model.config = replace(
         config, transform=replace(config.transform, min_size=()), rpn=replace(config.rpn, **tops)
@@ -70,7 +69,7 @@ def test_golden_numbers(recorded):
         Stages(),
         [np.moveaxis(z[f"in.image255.{i}"][::-1], 0, -1).copy() for i in IMAGES],
     )
-    found = model.detect(images, record)
+    detected = model.detect(images, record)
     features = (
         [("C5", "res5"), *((f"P{level}", f"p{level}") for level in (2, 3, 4, 5, 6))]
         if layout == "fpn"
@@ -88,7 +87,7 @@ def test_golden_numbers(recorded):
         assert_equal(labels[i][valid[i]] - 1, z[f"eval.det.classes.{i}"], "labels")
         assert_close(boxes[i][valid[i]], z[f"eval.det.boxes.{i}"], GOLDEN_MODEL, "boxes")
         assert_close(scores[i][valid[i]], z[f"eval.det.scores.{i}"], GOLDEN_MODEL, "scores")
-    assert_equal(found[0].masks, unpacked(z, "eval.out.masks.0"), "masks")
+    assert_equal(detected[0].masks, unpacked(z, "eval.out.masks.0"), "masks")
 
 
 @pytest.mark.parametrize("name", PRESETS)

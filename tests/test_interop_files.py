@@ -39,15 +39,15 @@ def test_arrays_and_containers(tmp_path, protocol):
     value = OrderedDict(
         model=dict(ARRAYS), rest=[1, 2.5, None, True, ("text", b"bytes", bytearray(b"more"))]
     )
-    found = unpickle.load(pickled(value, tmp_path / "file.pkl", protocol))
-    assert found["rest"] == value["rest"]
+    loaded = unpickle.load(pickled(value, tmp_path / "file.pkl", protocol))
+    assert loaded["rest"] == value["rest"]
     for name, array in ARRAYS.items():
         assert (
-            found["model"][name].dtype == array.dtype.newbyteorder("=")
-            and found["model"][name].shape == array.shape
+            loaded["model"][name].dtype == array.dtype.newbyteorder("=")
+            and loaded["model"][name].shape == array.shape
         )
-        assert_equal(found["model"][name], array, name)
-    assert all(found["model"][n].flags.writeable for n in ARRAYS if n != "scalar")
+        assert_equal(loaded["model"][name], array, name)
+    assert all(loaded["model"][n].flags.writeable for n in ARRAYS if n != "scalar")
 
 
 def test_python_2(tmp_path):
