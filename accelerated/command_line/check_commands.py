@@ -19,7 +19,7 @@ def inspect_data(
     samples: Annotated[int, typer.Option(help="Images in the sample.", min=1)] = 12,
     seed: Seed = 0,
 ) -> None:
-    """Summarize a data set and list every problem in it."""
+    """Summarise a data set and list every problem in it."""
     from accelerated.command_line import report
     from accelerated.data import lint
     from accelerated.data.coco import CocoDataset
