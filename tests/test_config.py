@@ -1,7 +1,7 @@
 """Presets say what the implementations they are named after do, and the JSON form loses nothing."""
 
-import json
 import inspect
+import json
 import re
 from dataclasses import fields, is_dataclass
 
