@@ -22,7 +22,7 @@ Which file holds what, in reading order:
     rpn, box_head, mask_head     the stages, each with its targets, sampling and losses
     postprocess, mask_rcnn       final detections; the whole model: `detect` and `losses`
     optimizer       parameter groups, learning rates and gradient clipping
-    kernels         Triton kernels, one file per operator
+    kernels         one file per operator and backend: Triton, plain PyTorch
     data, engine    data sets and their checks; training, evaluation, prediction and checkpoints
     interop         checkpoints of torchvision, detectron2, maskrcnn-benchmark and Caffe2
     drawing, verify     pictures of results; comparison with the NumPy reference, stage by stage

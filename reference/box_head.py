@@ -16,6 +16,7 @@ from reference.labels import class_layout, delta_layout
 from reference.linear import flatten, fully_connected, linear
 from reference.linear import parameter_shapes as linear_shapes
 from reference.losses import cross_entropy, smooth_l1
+from reference.structures import Array
 
 
 class Samples(NamedTuple):
@@ -29,20 +30,16 @@ class Samples(NamedTuple):
     indices           [R]      row of the candidate
     """
 
-    rois: np.ndarray
-    labels: np.ndarray
-    matched: np.ndarray
-    deltas: np.ndarray
-    candidate_labels: np.ndarray
-    indices: np.ndarray
+    rois: Array
+    labels: Array
+    matched: Array
+    deltas: Array
+    candidate_labels: Array
+    indices: Array
 
 
 def targets(
-    proposals: np.ndarray,
-    gt_boxes: np.ndarray,
-    gt_labels: np.ndarray,
-    priorities: np.ndarray,
-    head: BoxHead,
+    proposals: Array, gt_boxes: Array, gt_labels: Array, priorities: Array, head: BoxHead
 ) -> Samples:
     """Sample RoIs among the proposals of one image and, if configured, its ground truths (SPEC §6).
 
@@ -69,8 +66,8 @@ def targets(
 
 
 def forward(
-    parameters: dict, features: np.ndarray, config: Config, statistics: dict | None = None
-) -> tuple[np.ndarray, np.ndarray]:
+    parameters: dict, features: Array, config: Config, statistics: dict | None = None
+) -> tuple[Array, Array]:
     """Predict class logits [R, K + 1] and box deltas [R, 4 E] from RoI features [R, C, P, P].
 
     Deltas are class-major (4 * class + coordinate). `statistics` as in `norm.conv_norm`.
@@ -83,7 +80,7 @@ def forward(
     return class_logits, box_deltas
 
 
-def two_fc(parameters: dict, x: np.ndarray, config: Config, statistics: dict | None) -> np.ndarray:
+def two_fc(parameters: dict, x: Array, config: Config, statistics: dict | None) -> Array:
     """Describe RoIs by fully connected layers fc6 and fc7 [FPN §4.2]: [R, C, P, P] -> [R, D].
 
     With 4096 channels these are VGG-16's.
@@ -92,9 +89,7 @@ def two_fc(parameters: dict, x: np.ndarray, config: Config, statistics: dict | N
     return fully_connected(parameters, "box_head.fc7", x)
 
 
-def four_conv_fc(
-    parameters: dict, x: np.ndarray, config: Config, statistics: dict | None
-) -> np.ndarray:
+def four_conv_fc(parameters: dict, x: Array, config: Config, statistics: dict | None) -> Array:
     """Describe RoIs by four 3x3 convolutions, then fc6 [Group Normalization §4.2]: -> [R, D]."""
     kind = config.box_head.norm
     for name in (f"box_head.conv{i}" for i in range(1, 5)):
@@ -103,7 +98,7 @@ def four_conv_fc(
     return fully_connected(parameters, "box_head.fc6", flatten(x))
 
 
-def mean(parameters: dict, x: np.ndarray, config: Config, statistics: dict | None) -> np.ndarray:
+def mean(parameters: dict, x: Array, config: Config, statistics: dict | None) -> Array:
     """Describe RoIs by the mean over their pixels: [R, C, P, P] -> [R, C].
 
     It is enough after a shared stage of the backbone [Deep Residual Learning §A].
@@ -115,12 +110,8 @@ KINDS = {"two_fc": two_fc, "four_conv_fc": four_conv_fc, "mean": mean}
 
 
 def losses(
-    class_logits: np.ndarray,
-    box_deltas: np.ndarray,
-    labels: np.ndarray,
-    target_deltas: np.ndarray,
-    config: Config,
-) -> tuple[np.ndarray, np.ndarray]:
+    class_logits: Array, box_deltas: Array, labels: Array, target_deltas: Array, config: Config
+) -> tuple[Array, Array]:
     """Return the classification loss and the box loss of the sampled RoIs, two scalars.
 
     class_logits   [R, K + 1]

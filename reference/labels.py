@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from reference.config import Config
+from reference.structures import Array
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Layout:
         """The columns of labels 1..K, in this order."""
         return slice(self.first, self.first + self.classes)
 
-    def column(self, labels: np.ndarray) -> np.ndarray:
+    def column(self, labels: Array) -> Array:
         """Map labels 0..K to columns; without a background, label 0 to a valid but unused one."""
         classes = np.minimum(labels, 1) if self.agnostic else labels
         return np.where(labels > 0, self.first + classes - 1, self.background or 0)

@@ -15,12 +15,12 @@ from reference.labels import mask_layout
 from reference.linear import flatten, fully_connected, linear
 from reference.linear import parameter_shapes as linear_shapes
 from reference.losses import binary_cross_entropy, soft_cross_entropy
-from reference.structures import Target
+from reference.structures import Array, Target
 
 
 def forward(
-    parameters: dict, features: np.ndarray, config: Config, statistics: dict | None = None
-) -> np.ndarray:
+    parameters: dict, features: Array, config: Config, statistics: dict | None = None
+) -> Array:
     """Predict mask logits [R, M, S, S] from RoI features [R, C, P, P].
 
     `statistics` as in `norm.conv_norm`.
@@ -28,7 +28,7 @@ def forward(
     return KINDS[config.mask_head.kind](parameters, features, config, statistics)
 
 
-def fcn(parameters: dict, x: np.ndarray, config: Config, statistics: dict | None) -> np.ndarray:
+def fcn(parameters: dict, x: Array, config: Config, statistics: dict | None) -> Array:
     """Apply 3x3 convolutions, a transposed one that doubles the side, and a 1x1 convolution.
 
     Every pixel keeps its position.
@@ -42,7 +42,7 @@ def fcn(parameters: dict, x: np.ndarray, config: Config, statistics: dict | None
     return conv2d(x, parameters["mask_head.logits.weight"], parameters["mask_head.logits.bias"])
 
 
-def mlp(parameters: dict, x: np.ndarray, config: Config, statistics: dict | None) -> np.ndarray:
+def mlp(parameters: dict, x: Array, config: Config, statistics: dict | None) -> Array:
     """Apply two fully connected layers and one that predicts all pixels [Mask R-CNN, table 2e]."""
     side = 2 * x.shape[2]
     x = fully_connected(parameters, "mask_head.fc1", flatten(x))
@@ -56,7 +56,7 @@ KINDS = {"fcn": fcn, "mlp": mlp}
 
 def targets(
     image_targets: list[Target], samples: list[Samples], head: MaskHead, size: int
-) -> np.ndarray:
+) -> Array:
     """Sample each object's ground-truth mask inside its RoI: [R, size, size] in [0, 1] (SPEC §10).
 
     image_targets  of each image, in pixels of the network's input
@@ -70,9 +70,7 @@ def targets(
     )
 
 
-def loss(
-    mask_logits: np.ndarray, labels: np.ndarray, targets: np.ndarray, config: Config
-) -> np.ndarray:
+def loss(mask_logits: Array, labels: Array, targets: Array, config: Config) -> Array:
     """Return the mask loss, the mean over objects and pixels; 0 without objects.
 
     mask_logits  [R, M, S, S]
@@ -83,9 +81,7 @@ def loss(
     return pixels.sum() / max(targets.size, 1)
 
 
-def sigmoid_loss(
-    mask_logits: np.ndarray, labels: np.ndarray, targets: np.ndarray, config: Config
-) -> np.ndarray:
+def sigmoid_loss(mask_logits: Array, labels: Array, targets: Array, config: Config) -> Array:
     """Return the binary cross-entropy of each object's class channel [R, S, S].
 
     Classes do not compete.
@@ -94,9 +90,7 @@ def sigmoid_loss(
     return binary_cross_entropy(mask_logits[np.arange(len(labels)), columns], targets)
 
 
-def softmax_loss(
-    mask_logits: np.ndarray, labels: np.ndarray, targets: np.ndarray, config: Config
-) -> np.ndarray:
+def softmax_loss(mask_logits: Array, labels: Array, targets: Array, config: Config) -> Array:
     """Return the cross-entropy of all pixels, flattened [R S S]. Classes and background compete.
 
     A pixel belongs to its object's class with the target's probability, else to the background.
@@ -115,7 +109,7 @@ def softmax_loss(
 LOSSES = {"sigmoid": sigmoid_loss, "softmax": softmax_loss}
 
 
-def probabilities(mask_logits: np.ndarray, labels: np.ndarray, config: Config) -> np.ndarray:
+def probabilities(mask_logits: Array, labels: Array, config: Config) -> Array:
     """Return the probability of each pixel to belong to the object -> [R, S, S].
 
     mask_logits  [R, M, S, S]

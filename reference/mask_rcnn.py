@@ -24,7 +24,7 @@ from reference.autodiff import Tape, detached
 from reference.config import Config, Pooler, check
 from reference.parameters import check_parameters, trained_parameters
 from reference.pooler import pool
-from reference.structures import Detections, NetworkDetections, Stages, Target, keep
+from reference.structures import Array, Detections, NetworkDetections, Stages, Target, keep
 
 
 class Gradients(NamedTuple):
@@ -35,8 +35,8 @@ class Gradients(NamedTuple):
     priorities  those of the sampling, as in `MaskRCNN.losses`
     """
 
-    losses: dict[str, np.ndarray]
-    gradients: dict[str, np.ndarray]
+    losses: dict[str, Array]
+    gradients: dict[str, Array]
     priorities: dict
 
 
@@ -47,7 +47,7 @@ class MaskRCNN:
     parameters that are missing, unexpected or of the wrong shape.
     """
 
-    def __init__(self, config: Config, parameters: dict[str, np.ndarray]):
+    def __init__(self, config: Config, parameters: dict[str, Array]):
         check(config)
         self.config = config
         self.parameters = check_parameters(parameters, config)
@@ -59,7 +59,7 @@ class MaskRCNN:
         classes = f"{self.config.num_classes} classes"
         return f"MaskRCNN({backbone_name}, {self.config.neck}, {classes}, {count:,} {self.dtype})"
 
-    def detect(self, images: list[np.ndarray], record: Stages | None = None) -> list[Detections]:
+    def detect(self, images: list[Array], record: Stages | None = None) -> list[Detections]:
         """Find the objects in each image, in pixels of the images as they came in.
 
         images  list of [H, W, 3] RGB, uint8 or floats in 0..255; may be empty
@@ -77,12 +77,12 @@ class MaskRCNN:
 
     def losses(
         self,
-        images: list[np.ndarray],
+        images: list[Array],
         targets: list[Target],
         priorities: dict | None = None,
         record: Stages | None = None,
         generator: np.random.Generator | None = None,
-    ) -> dict[str, np.ndarray]:
+    ) -> dict[str, Array]:
         """Return the losses of one training step, whose sum training minimises.
 
         images, record  as in `detect`
@@ -103,7 +103,7 @@ class MaskRCNN:
 
     def gradients(
         self,
-        images: list[np.ndarray],
+        images: list[Array],
         targets: list[Target],
         priorities: dict | None = None,
         record: Stages | None = None,
@@ -125,7 +125,7 @@ class MaskRCNN:
         return Gradients(detached(losses), gradients, priorities)
 
     def batch_detections(
-        self, images: np.ndarray, sizes: list[tuple[int, int]], record: Stages | None = None
+        self, images: Array, sizes: list[tuple[int, int]], record: Stages | None = None
     ) -> list[NetworkDetections]:
         """Detect in a padded batch [N, 3, H, W] of images with sides `sizes` (h, w).
 
@@ -166,7 +166,7 @@ class MaskRCNN:
         self,
         parameters: dict,
         statistics: dict,
-        images: list[np.ndarray],
+        images: list[Array],
         targets: list[Target],
         priorities: dict | None,
         record: Stages | None,
@@ -211,7 +211,7 @@ class MaskRCNN:
         losses |= head_losses(parameters, pyramid, samples, targets, config, record, statistics)
         return losses, priorities
 
-    def batch(self, prepared: list[np.ndarray]) -> np.ndarray:
+    def batch(self, prepared: list[Array]) -> Array:
         """Pad a list of [3, h, w] to one array [N, 3, H, W] in the dtype of the parameters."""
         return transform.pad(prepared, self.config.transform.size_divisor).astype(self.dtype)
 
@@ -231,7 +231,7 @@ class MaskRCNN:
         return Detections(boxes, scores, labels, pasted)
 
     def draw_priorities(
-        self, anchor_count: int, gt_boxes: list[np.ndarray], generator: np.random.Generator
+        self, anchor_count: int, gt_boxes: list[Array], generator: np.random.Generator
     ) -> dict:
         """Draw random priorities for the anchors, proposals and ground truths of each image."""
         slots = self.config.rpn.post_nms_top_n_train
@@ -241,7 +241,7 @@ class MaskRCNN:
         }
 
     def sample(
-        self, proposals: np.ndarray, target: Target, gt_boxes: np.ndarray, priorities: np.ndarray
+        self, proposals: Array, target: Target, gt_boxes: Array, priorities: Array
     ) -> box_head.Samples:
         """Sample the RoIs of one image that the heads learn from."""
         slots = self.config.rpn.post_nms_top_n_train
@@ -253,11 +253,11 @@ class MaskRCNN:
 
 def features(
     parameters: dict,
-    images: np.ndarray,
+    images: Array,
     config: Config,
     record: Stages | None = None,
     statistics: dict | None = None,
-) -> dict[int, np.ndarray]:
+) -> dict[int, Array]:
     """Compute the maps that RPN and heads read: [N, 3, H, W] -> {2: P2, .., 6: P6}, or one map."""
     stages = backbone.of(config).forward(parameters, images, config, statistics)
     pyramid = neck.of(config).forward(parameters, stages, config, statistics)
@@ -268,11 +268,11 @@ def features(
 
 def objectness(
     parameters: dict,
-    pyramid: dict[int, np.ndarray],
+    pyramid: dict[int, Array],
     image_shape: tuple[int, ...],
     config: Config,
     record: Stages | None = None,
-) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
+) -> tuple[Array, Array, list[Array]]:
     """Compute logits [N, T] and deltas [N, T, 4] of all anchors, and each level's anchors."""
     logits, deltas = rpn.head(parameters, pyramid, config.rpn)
     shapes, strides = [x.shape[2:] for x in pyramid.values()], [2**level for level in pyramid]
@@ -284,13 +284,13 @@ def objectness(
 
 def roi_features(
     parameters: dict,
-    pyramid: dict[int, np.ndarray],
-    rois: np.ndarray,
-    image_index: np.ndarray,
+    pyramid: dict[int, Array],
+    rois: Array,
+    image_index: Array,
     pooler: Pooler,
     config: Config,
     statistics: dict | None = None,
-) -> np.ndarray:
+) -> Array:
     """Compute what the heads read of rois [R, 4] in images image_index [R]: [R, C, P, P]."""
     pooled = pool(pyramid, rois, image_index, pooler)
     return shared_head.forward(parameters, pooled, config, statistics)
@@ -298,13 +298,13 @@ def roi_features(
 
 def head_losses(
     parameters: dict,
-    pyramid: dict[int, np.ndarray],
+    pyramid: dict[int, Array],
     samples: list[box_head.Samples],
     targets: list[Target],
     config: Config,
     record: Stages | None,
     statistics: dict,
-) -> dict[str, np.ndarray]:
+) -> dict[str, Array]:
     """Return the losses of the box branch and, where there is one, of the mask branch."""
     rois, image_index = join([s.rois for s in samples])
     labels = np.concatenate([s.labels for s in samples])
@@ -332,6 +332,6 @@ def head_losses(
     return {"class": classification, "box": box, "mask": mask}
 
 
-def join(rois: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+def join(rois: list[Array]) -> tuple[Array, Array]:
     """Join a list of [R_n, 4] into rois [R, 4] and their image_index [R]."""
     return np.concatenate(rois), np.repeat(np.arange(len(rois)), [len(r) for r in rois])

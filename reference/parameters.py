@@ -6,6 +6,7 @@ import numpy as np
 
 from reference import backbone, box_head, mask_head, neck, optimizer, rpn
 from reference.config import Config
+from reference.structures import Array
 
 
 def parameter_shapes(config: Config) -> dict[str, tuple[int, ...]]:
@@ -30,7 +31,7 @@ def trained_parameters(config: Config) -> list[str]:
     return [name for name in parameter_shapes(config) if is_trained(name)]
 
 
-def check_parameters(parameters: dict, config: Config) -> dict[str, np.ndarray]:
+def check_parameters(parameters: dict, config: Config) -> dict[str, Array]:
     """Return the parameters as arrays, without PyTorch's batch counters.
 
     Raises one ValueError for all parameters that are missing, unexpected or of the wrong shape.
@@ -54,7 +55,7 @@ def check_parameters(parameters: dict, config: Config) -> dict[str, np.ndarray]:
 
 def initial_parameters(
     config: Config, generator: np.random.Generator, dtype: type = np.float64
-) -> dict[str, np.ndarray]:
+) -> dict[str, Array]:
     """Draw random parameters to start training from (SPEC §17).
 
     Convolutions of the backbone and of the heads: He et al. 2015, by fan out. Pyramid and fully

@@ -10,15 +10,11 @@ from reference.activations import softmax
 from reference.boxes import clip, is_valid
 from reference.config import BoxHead, Config
 from reference.labels import class_layout, delta_layout
-from reference.structures import NetworkDetections
+from reference.structures import Array, NetworkDetections
 
 
 def detections(
-    class_logits: np.ndarray,
-    box_deltas: np.ndarray,
-    proposals: np.ndarray,
-    size: tuple[int, int],
-    config: Config,
+    class_logits: Array, box_deltas: Array, proposals: Array, size: tuple[int, int], config: Config
 ) -> NetworkDetections:
     """Decode, score, clip, filter, suppress within each class and keep the best.
 
@@ -35,9 +31,7 @@ def detections(
     return select(boxes, scores, size, config.box_head)
 
 
-def select(
-    boxes: np.ndarray, scores: np.ndarray, size: tuple[int, int], head: BoxHead
-) -> NetworkDetections:
+def select(boxes: Array, scores: Array, size: tuple[int, int], head: BoxHead) -> NetworkDetections:
     """Choose the detections among boxes [P, K, 4] with scores [P, K], as in `detections`.
 
     A proposal with any non-finite value is dropped with all its classes.
@@ -56,8 +50,8 @@ def select(
 
 
 def rescale(
-    boxes: np.ndarray, network: tuple[int, int], original: tuple[int, int], config: Config
-) -> tuple[np.ndarray, np.ndarray]:
+    boxes: Array, network: tuple[int, int], original: tuple[int, int], config: Config
+) -> tuple[Array, Array]:
     """Scale boxes [D, 4] from the network's input (h, w) to the image as it came in (H, W).
 
     Returns boxes [D, 4] and keep [D] bool. With `box_head.drop_empty` boxes are clipped, and boxes

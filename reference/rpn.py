@@ -13,13 +13,14 @@ from reference.activations import relu, sigmoid
 from reference.config import RPN, Config
 from reference.conv import conv2d
 from reference.losses import binary_cross_entropy, smooth_l1
+from reference.structures import Array
 
 
 class Proposals(NamedTuple):
     """The proposals of one image by falling score: boxes [P, 4] xyxy, scores [P]."""
 
-    boxes: np.ndarray
-    scores: np.ndarray
+    boxes: Array
+    scores: Array
 
 
 class Targets(NamedTuple):
@@ -30,14 +31,12 @@ class Targets(NamedTuple):
     deltas   [N, T, 4]  0 unless the label is 1
     """
 
-    labels: np.ndarray
-    sampled: np.ndarray
-    deltas: np.ndarray
+    labels: Array
+    sampled: Array
+    deltas: Array
 
 
-def head(
-    parameters: dict, features: dict[int, np.ndarray], rpn: RPN
-) -> tuple[list[np.ndarray], list[np.ndarray]]:
+def head(parameters: dict, features: dict[int, Array], rpn: RPN) -> tuple[list[Array], list[Array]]:
     """Predict objectness and deltas of every anchor, by the same convolutions on each level.
 
     {level: [N, C, h, w]} -> two lists over levels: logits [N, A, h, w] and deltas [N, 4 A, h, w],
@@ -53,7 +52,7 @@ def head(
     return logits, deltas
 
 
-def flatten(logits: list[np.ndarray], deltas: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+def flatten(logits: list[Array], deltas: list[Array]) -> tuple[Array, Array]:
     """Order the maps of all levels as the anchors: logits [N, T], deltas [N, T, 4]."""
     images = len(logits[0])
     flat_logits = [x.transpose(0, 2, 3, 1).reshape(images, -1) for x in logits]
@@ -62,9 +61,9 @@ def flatten(logits: list[np.ndarray], deltas: list[np.ndarray]) -> tuple[np.ndar
 
 
 def proposals(
-    logits: np.ndarray,
-    deltas: np.ndarray,
-    anchors: list[np.ndarray],
+    logits: Array,
+    deltas: Array,
+    anchors: list[Array],
     sizes: list[tuple[int, int]],
     rpn: RPN,
     *,
@@ -87,13 +86,7 @@ def proposals(
 
 
 def select(
-    decoded: np.ndarray,
-    logits: np.ndarray,
-    level: np.ndarray,
-    size: tuple[int, int],
-    rpn: RPN,
-    *,
-    training: bool,
+    decoded: Array, logits: Array, level: Array, size: tuple[int, int], rpn: RPN, *, training: bool
 ) -> Proposals:
     """Choose the proposals of one image among its decoded boxes [T, 4], logits [T] and levels [T].
 
@@ -113,9 +106,7 @@ def select(
     return Proposals(decoded[keep], scores[keep])
 
 
-def targets(
-    anchors: np.ndarray, gt_boxes: list[np.ndarray], priorities: np.ndarray, rpn: RPN
-) -> Targets:
+def targets(anchors: Array, gt_boxes: list[Array], priorities: Array, rpn: RPN) -> Targets:
     """Match the anchors to the ground truth of each image and sample those that the losses use.
 
     anchors     [T, 4]
@@ -133,7 +124,7 @@ def targets(
     return Targets(labels, sampled, np.stack([deltas for _, deltas in matches]))
 
 
-def match(anchors: np.ndarray, gt_boxes: np.ndarray, rpn: RPN) -> tuple[np.ndarray, np.ndarray]:
+def match(anchors: Array, gt_boxes: Array, rpn: RPN) -> tuple[Array, Array]:
     """Return the labels [T] and deltas [T, 4] that the anchors of one image should predict."""
     labels, matched = matcher.match(
         boxes.iou(gt_boxes, anchors),
@@ -150,8 +141,8 @@ def match(anchors: np.ndarray, gt_boxes: np.ndarray, rpn: RPN) -> tuple[np.ndarr
 
 
 def losses(
-    logits: np.ndarray, deltas: np.ndarray, sampled: np.ndarray, target_deltas: np.ndarray, rpn: RPN
-) -> tuple[np.ndarray, np.ndarray]:
+    logits: Array, deltas: Array, sampled: Array, target_deltas: Array, rpn: RPN
+) -> tuple[Array, Array]:
     """Return the objectness loss and the box loss of the sampled anchors, two scalars.
 
     logits         [N, T]

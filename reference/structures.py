@@ -10,6 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+# In the gradient's computation, a Variable of the tape takes an array's place.
+Array = np.ndarray
+
 
 @dataclass
 class Target:
@@ -18,9 +21,9 @@ class Target:
     boxes [G, 4] xyxy pixels, labels [G] in 1..K, masks [G, H, W] bool.
     """
 
-    boxes: np.ndarray
-    labels: np.ndarray
-    masks: np.ndarray
+    boxes: Array
+    labels: Array
+    masks: Array
 
 
 @dataclass
@@ -31,10 +34,10 @@ class Detections:
     a mask branch).
     """
 
-    boxes: np.ndarray
-    scores: np.ndarray
-    labels: np.ndarray
-    masks: np.ndarray | None
+    boxes: Array
+    scores: Array
+    labels: Array
+    masks: Array | None
 
 
 class NetworkDetections(NamedTuple):
@@ -44,10 +47,10 @@ class NetworkDetections(NamedTuple):
     mask branch).
     """
 
-    boxes: np.ndarray
-    scores: np.ndarray
-    labels: np.ndarray
-    mask_probabilities: np.ndarray | None = None
+    boxes: Array
+    scores: Array
+    labels: Array
+    mask_probabilities: Array | None = None
 
 
 @dataclass

@@ -14,7 +14,7 @@ import numpy as np
 
 from reference import optimizer, shapes
 from reference.mask_rcnn import MaskRCNN
-from reference.structures import Target
+from reference.structures import Array, Target
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def train(
 
 def step(
     model: MaskRCNN,
-    images: list[np.ndarray],
+    images: list[Array],
     targets: list[Target],
     state: optimizer.State,
     rate: float,

@@ -179,7 +179,8 @@ def test_the_command_trains_on_shapes_by_default(tmp_path, monkeypatch, capsys):
 
 
 def test_a_full_row_trains(tmp_path):
-    _, todo = planned(ablation_rows.FULL, rows=1)  # the C4 model with stage 5 on the RoIs
+    # The C4 model with stage 5 on the RoIs.
+    _, todo = planned(ablation_rows.FULL, rows=1)
     assert todo[0].config.shared_head == "res5_unstrided" and len(run(todo, tmp_path)) == 1
 
 
@@ -220,23 +221,23 @@ def test_two_at_a_time_give_what_one_at_a_time_gives(tmp_path):
     _, todo = planned(rows=2)
     run(todo, tmp_path / "one")
     run(todo, tmp_path / "two", jobs=2)
-    for each in todo:
-        one, two = (
-            json.loads((tmp_path / name / "results" / f"{each.key}.json").read_text())
+    for planned_run in todo:
+        alone, parallel = (
+            json.loads((tmp_path / name / "results" / f"{planned_run.key}.json").read_text())
             for name in ("one", "two")
         )
-        assert one | {"seconds": 0} == two | {"seconds": 0}
+        assert alone | {"seconds": 0} == parallel | {"seconds": 0}
 
 
 def put(todo, output, values):
     """Results as if measured: {name: mask AP of each seed, in points}."""
     (output / "results").mkdir(parents=True)
-    for each in todo:
-        if each.seed < len(values.get(each.name, ())):
+    for todo_run in todo:
+        if todo_run.seed < len(values.get(todo_run.name, ())):
             numbers = dict.fromkeys(ablate.METRICS, 0.5) | {
-                "mask AP": values[each.name][each.seed] / 100
+                "mask AP": values[todo_run.name][todo_run.seed] / 100
             }
-            (output / "results" / f"{each.key}.json").write_text(json.dumps(numbers))
+            (output / "results" / f"{todo_run.key}.json").write_text(json.dumps(numbers))
 
 
 def test_table_and_verdicts(tmp_path):
@@ -262,20 +263,20 @@ def test_table_and_verdicts(tmp_path):
         and by_name["MLP"].text("mask AP") == "-"
     )
     assert ablation_results.spread(table) == pytest.approx(1)
-    found = {(o.better, o.worse): o for o in ablation_results.orderings(table)}
-    assert found["sigmoid", "softmax"].verdict == "reproduced" and found[
+    pairs = {(o.better, o.worse): o for o in ablation_results.orderings(table)}
+    assert pairs["sigmoid", "softmax"].verdict == "reproduced" and pairs[
         "sigmoid", "softmax"
     ].error == pytest.approx(2 * (2 / 3) ** 0.5)
     assert (
-        found["RoIAlign, mean", "RoIPool"].verdict == "reversed"
-        and found["RoIWarp", "RoIPool"].verdict == "different, unlike in the paper"
+        pairs["RoIAlign, mean", "RoIPool"].verdict == "reversed"
+        and pairs["RoIWarp", "RoIPool"].verdict == "different, unlike in the paper"
     )
     assert (
-        found["RoIAlign, mean", "RoIWarp"].verdict
-        == found["class-specific", "class-agnostic"].verdict
+        pairs["RoIAlign, mean", "RoIWarp"].verdict
+        == pairs["class-specific", "class-agnostic"].verdict
         == "undecided"
     )
-    assert len(found) == 5
+    assert len(pairs) == 5
 
     console = Console(width=140, record=True, file=io.StringIO())
     console.print(*report.ablation(table, 7))
@@ -324,9 +325,9 @@ def test_spread_counts_a_run_once_and_a_pair_is_judged_by_the_larger(tmp_path):
     table = ablation_results.lines(compared, todo, tmp_path)
     # The first row stands in four comparisons.
     assert ablation_results.spread(table) == pytest.approx((8 / 4) ** 0.5)
-    found = {(o.better, o.worse): o.error for o in ablation_results.orderings(table)}
+    pairs = {(o.better, o.worse): o.error for o in ablation_results.orderings(table)}
     # 4 by the spread of these two; by that of all rows it would be 2.8.
-    assert found["sigmoid", "softmax"] == pytest.approx(2 * (8 / 2) ** 0.5)
+    assert pairs["sigmoid", "softmax"] == pytest.approx(2 * (8 / 2) ** 0.5)
 
 
 def test_one_seed_decides_nothing(tmp_path):

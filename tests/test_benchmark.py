@@ -62,7 +62,8 @@ def test_rows(small, tmp_path, capsys):
     assert 0 < rows[1]["p20_ms"] <= rows[1]["p50_ms"] <= rows[1]["p80_ms"]
     assert rows[1]["error"] == 0 and rows[1]["peer_ratio"] > 0
     assert benchmark.report(tmp_path, "cpu", seconds=0.0, only="add") == 0
-    assert len(file.read_text().splitlines()) == 4  # appended
+    # The rows are appended.
+    assert len(file.read_text().splitlines()) == 4
 
 
 def test_a_wrong_result_is_not_measured(small, tmp_path, capsys):

@@ -109,9 +109,9 @@ assert not {"torch", "triton"} & set(sys.modules)
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_option_is_explained(command):
     """In sentences; the docstring of a command begins with one that fits a line."""
-    found = typer.main.get_command(cli.app).commands[command]
-    assert re.fullmatch(r"[A-Z].{,85}\.", found.help.splitlines()[0])
-    for parameter in found.params:
+    typed = typer.main.get_command(cli.app).commands[command]
+    assert re.fullmatch(r"[A-Z].{,85}\.", typed.help.splitlines()[0])
+    for parameter in typed.params:
         if parameter.name != "help":
             assert re.match(r"[A-Z].*[.)]$", parameter.help or ""), parameter.name
 
@@ -133,7 +133,8 @@ def test_train_writes_weights_log_and_curve(trained):
 
 
 def test_resume_goes_on(run, shapes, trained):
-    assert run(*training(shapes, trained))[0] == 2  # there is a run already
+    # There is a run already.
+    assert run(*training(shapes, trained))[0] == 2
     code, out, error = run(*training(shapes, trained, 3), "--resume")
     assert code == 0 and "Trained for 3 steps" in out, error
     assert checkpoint.read(trained).iteration == 3
@@ -176,8 +177,10 @@ def test_predict_does_the_good_pictures_and_names_the_bad(run, shapes, trained, 
     assert code == 2 and "in 2 images" in out
     assert len(error.strip().splitlines()) == 1 and "bad.jpg" in error
     assert Image.open(tmp_path / "p" / "000001.png").size == (64, 64)
-    found = json.loads((tmp_path / "p" / "predictions.json").read_text())
-    assert len(found["images"]) == 2 and {a["category_id"] for a in found["annotations"]} <= {
+    predictions = json.loads((tmp_path / "p" / "predictions.json").read_text())
+    assert len(predictions["images"]) == 2 and {
+        a["category_id"] for a in predictions["annotations"]
+    } <= {
         1,
         2,
         3,
@@ -311,9 +314,8 @@ def test_convert_keeps_the_weights(run, trained, tmp_path):
     assert before.keys() == after.keys() and all(
         torch.equal(before[name], after[name]) for name in before
     )
-    code, _, error = run(
-        "convert", trained, tmp_path / "theirs.safetensors"
-    )  # they have no group normalisation
+    # torchvision's models have no group normalisation.
+    code, _, error = run("convert", trained, tmp_path / "theirs.safetensors")
     assert (
         code == 2
         and len(error.strip().splitlines()) == 1

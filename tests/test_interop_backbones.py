@@ -1,4 +1,4 @@
-"""Bare backbones: torchvision's ResNet, ResNeXt and VGG-16, detectron2's, Caffe2's pickles; and maskrcnn-benchmark's detectors."""
+"""Backbones of torchvision, detectron2 and Caffe2; detectors of maskrcnn-benchmark."""
 
 import pickle
 from collections import OrderedDict
@@ -56,7 +56,7 @@ def test_a_resnet_that_does_not_fit():
     model = MaskRCNN(narrow.config("torchvision_r50_fpn"))
     resnet = backbone(filled(model.config))
     with pytest.raises(
-        ValueError, match=r"a resnet of depth 50, frozen norm.*missing: layer4.2.conv3.weight"
+        ValueError, match=r"a resnet of depth 50 with frozen norm.*missing: layer4.2.conv3.weight"
     ):
         interop.load_backbone(without(resnet, "layer4.2.conv3.weight"), model)
     with pytest.raises(ValueError, match=r"conv1.weight \[16, 3, 7, 7\] instead of \[8, 3, 7, 7\]"):
@@ -64,7 +64,7 @@ def test_a_resnet_that_does_not_fit():
     with pytest.raises(ValueError, match=r"unexpected: layer3.6.conv1.weight"):
         interop.load_backbone(backbone(filled(narrow.config("detectron2_r101_fpn"))), model)
     with pytest.raises(
-        ValueError, match="no backbone of ResNet, ResNeXt or VGG-16: its tensors begin with encoder"
+        ValueError, match="not a ResNet, ResNeXt or VGG-16: its tensors begin with encoder"
     ):
         interop.load_backbone({"encoder": torch.zeros(1)}, model)
 
@@ -93,19 +93,19 @@ def test_detectron2s_resnet(tmp_path):
 
 
 def caffe2(model, norm="bn"):
-    """The tensors of a model's ResNet as Caffe2 names them, affine norms, with what else lies in such files."""
+    """Export a model's ResNet as Caffe2 does: affine norms, and other entries of such files."""
     blobs = {}
     for name, tensor in backbone(model).items():
-        *where, layer, kind = name.split(".")
-        if kind.startswith("running"):
+        *block, layer, part = name.split(".")
+        if part.startswith("running"):
             continue
-        stage = f"res{int(where[0][5]) + 1}_{where[1]}_branch" if where else ""
+        stage = f"res{int(block[0][5]) + 1}_{block[1]}_branch" if block else ""
         branch = {"1": "2a", "2": "2b", "3": "2c"}
-        if not where:
+        if not block:
             blob = (
                 "conv1_w" if layer == "conv1" else f"{'res_' if norm == 'bn' else ''}conv1_{norm}"
             )
-        elif where[-1] == "downsample":
+        elif block[-1] == "downsample":
             blob = f"{stage}1_w" if layer == "0" else f"{stage}1_{norm}"
         else:
             blob = (
@@ -113,7 +113,7 @@ def caffe2(model, norm="bn"):
                 if layer.startswith("conv")
                 else f"{stage}{branch[layer[-1]]}_{norm}"
             )
-        blobs[blob if blob.endswith("_w") else f"{blob}_{'s' if kind == 'weight' else 'b'}"] = (
+        blobs[blob if blob.endswith("_w") else f"{blob}_{'s' if part == 'weight' else 'b'}"] = (
             tensor.numpy()
         )
     rest = {
@@ -129,7 +129,7 @@ def caffe2(model, norm="bn"):
 @pytest.mark.parametrize("name", ["detectron2_r50_fpn", "detectron2_x101_fpn"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_caffe2(name, dtype, tmp_path):
-    """R-50.pkl, X-101-32x8d.pkl: scale and bias alone. The norm multiplies and adds them, and nothing else."""
+    """R-50.pkl, X-101-32x8d.pkl: the norm multiplies by scale, adds the bias, and nothing else."""
     config = narrow.config(name)
     source, model = filled(config), MaskRCNN(config).to(dtype)
     blobs = caffe2(source)
@@ -145,9 +145,8 @@ def test_caffe2(name, dtype, tmp_path):
         model.backbone.layer1[0].downsample[0].weight,
         source.backbone.layer1[0].downsample[0].weight,
     )
-    with pytest.raises(
-        ValueError, match=r"R.pkl: .*unexpected: res_conv1_bn_s"
-    ):  # scale and bias are no group norm's
+    # Scale and bias do not fit a group norm.
+    with pytest.raises(ValueError, match=r"R.pkl: .*unexpected: res_conv1_bn_s"):
         interop.load_backbone(
             tmp_path / "R.pkl",
             MaskRCNN(replace(config, backbone=replace(config.backbone, norm="group"))),
@@ -179,31 +178,18 @@ def blobs_only(blobs):
 
 
 def test_vgg(tmp_path):
-    """torchvision's vgg16 by index, its two fully connected layers into the box head where they fit."""
+    """torchvision's vgg16 by index; its fully connected layers go to the box head if they fit."""
     config = narrow.config("paper_vgg16")
     source, model = filled(config), MaskRCNN(config)
-    indices = [
-        0,
-        2,
-        5,
-        7,
-        10,
-        12,
-        14,
-        17,
-        19,
-        21,
-        24,
-        26,
-        28,
-    ]  # of the convolutions in vgg16().features
+    # Of the convolutions in vgg16().features.
+    indices = [0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28]
     convolutions = [n.rpartition(".")[0] for n in backbone(source) if n.endswith("weight")]
     assert len(convolutions) == len(indices)
     theirs = {}
     for index, layer in zip(indices, convolutions, strict=True):
         theirs |= {
-            f"features.{index}.{kind}": backbone(source)[f"{layer}.{kind}"]
-            for kind in ("weight", "bias")
+            f"features.{index}.{part}": backbone(source)[f"{layer}.{part}"]
+            for part in ("weight", "bias")
         }
     for index, layer in (
         (0, source.box_head.fc6),
@@ -211,7 +197,7 @@ def test_vgg(tmp_path):
         (6, torch.nn.Linear(32, 10)),
     ):
         theirs |= {
-            f"classifier.{index}.{kind}": tensor for kind, tensor in layer.state_dict().items()
+            f"classifier.{index}.{part}": tensor for part, tensor in layer.state_dict().items()
         }
     torch.save(theirs, tmp_path / "vgg16.pth")
     left = initialize(model, tmp_path / "vgg16.pth")
@@ -230,7 +216,8 @@ def test_vgg(tmp_path):
         interop.load(theirs | {"features.1.running_mean": torch.zeros(8)})
 
 
-BENCHMARK = {  # ours: theirs
+# {our name: theirs}
+BENCHMARK = {
     "backbone.conv1.weight": "backbone.body.stem.conv1.weight",
     "backbone.bn1.running_var": "backbone.body.stem.bn1.running_var",
     "backbone.layer2.0.downsample.1.bias": "backbone.body.layer2.0.downsample.1.bias",
@@ -250,7 +237,7 @@ BENCHMARK = {  # ours: theirs
 
 @pytest.mark.parametrize("depth, groups, masks", [(50, 1, True), (101, 2, True), (50, 1, False)])
 def test_maskrcnn_benchmark(depth, groups, masks, tmp_path):
-    """A file of its training script: every tensor in its place, the background first, no eps, the other switches as near as ours come."""
+    """A file of its training script: every tensor, the background first, no eps, near settings."""
     config = narrow.config("paper_r50_fpn", background="first")
     config = replace(
         config,
@@ -276,17 +263,17 @@ def test_maskrcnn_benchmark(depth, groups, masks, tmp_path):
     )
     loaded = interop.load(tmp_path / "model_0000007.pth")
     same(loaded.state_dict(), source.state_dict())
-    found = loaded.config
-    assert (found.background, found.backbone.norm_eps, found.backbone.stride_in_1x1) == (
+    inferred = loaded.config
+    assert (inferred.background, inferred.backbone.norm_eps, inferred.backbone.stride_in_1x1) == (
         "first",
         0.0,
         groups == 1,
     )
     assert (
-        found.backbone.depth,
-        found.backbone.groups,
-        found.num_classes,
-        found.mask_head.kind,
+        inferred.backbone.depth,
+        inferred.backbone.groups,
+        inferred.num_classes,
+        inferred.mask_head.kind,
     ) == (
         depth,
         groups,
@@ -294,10 +281,10 @@ def test_maskrcnn_benchmark(depth, groups, masks, tmp_path):
         config.mask_head.kind,
     )
     assert (
-        found.transform.channel_order == "bgr"
-        and found.transform.mean == configuration.preset("paper_r50_fpn").transform.mean
+        inferred.transform.channel_order == "bgr"
+        and inferred.transform.mean == configuration.preset("paper_r50_fpn").transform.mean
     )
-    assert found.box_head.smooth_l1_beta == 1.0
+    assert inferred.box_head.smooth_l1_beta == 1.0
     name = "roi_heads.box.feature_extractor.fc7.bias"
     with pytest.raises(ValueError, match=f"paper_r50_fpn, .*missing: {name}"):
         interop.load(without(theirs, name))

@@ -1,4 +1,4 @@
-"""detectron2's checkpoints: their recorded models loaded by name, there and back bit for bit, every layout and both kinds of file."""
+"""detectron2's checkpoints: recorded models, exact round trips, every layout and file type."""
 
 import pickle
 from dataclasses import replace
@@ -59,9 +59,8 @@ def test_golden_numbers(recorded):
     """What detectron2 computed with these weights, from features to pasted masks."""
     z, theirs, layout = recorded
     model = interop.load(theirs).double()
-    tops = (
-        {} if layout == "fpn" else {"pre_nms_top_n_test": 1000, "post_nms_top_n_test": 200}
-    )  # those of the recorded run
+    # The C4 run was recorded with fewer proposals.
+    tops = {} if layout == "fpn" else {"pre_nms_top_n_test": 1000, "post_nms_top_n_test": 200}
     config = model.config
     model.config = replace(
         config, transform=replace(config.transform, min_size=()), rpn=replace(config.rpn, **tops)
@@ -70,7 +69,7 @@ def test_golden_numbers(recorded):
         Stages(),
         [np.moveaxis(z[f"in.image255.{i}"][::-1], 0, -1).copy() for i in IMAGES],
     )
-    found = model.detect(images, record)
+    detected = model.detect(images, record)
     features = (
         [("C5", "res5"), *((f"P{level}", f"p{level}") for level in (2, 3, 4, 5, 6))]
         if layout == "fpn"
@@ -88,13 +87,13 @@ def test_golden_numbers(recorded):
         assert_equal(labels[i][valid[i]] - 1, z[f"eval.det.classes.{i}"], "labels")
         assert_close(boxes[i][valid[i]], z[f"eval.det.boxes.{i}"], GOLDEN_MODEL, "boxes")
         assert_close(scores[i][valid[i]], z[f"eval.det.scores.{i}"], GOLDEN_MODEL, "scores")
-    assert_equal(found[0].masks, unpacked(z, "eval.out.masks.0"), "masks")
+    assert_equal(detected[0].masks, unpacked(z, "eval.out.masks.0"), "masks")
 
 
 @pytest.mark.parametrize("name", PRESETS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_layouts(name, dtype, tmp_path):
-    """Every layout found out from names and shapes, written and read again."""
+    """Every layout inferred from names and shapes, exported and read again."""
     config = narrow.config(name)
     model = filled(config, dtype)
     interop.save(model, tmp_path / "model.pth")
@@ -119,7 +118,7 @@ def test_layouts(name, dtype, tmp_path):
 
 
 def test_names():
-    """A few spelled out that the recorded models do not have: DC5, ResNeXt, norms everywhere, a deeper RPN, four convolutions."""
+    """A few names that the recorded models lack: DC5, norms everywhere, deeper RPN and box head."""
     dc5 = interop.detectron2.state_dict(MaskRCNN(narrow.config("detectron2_r50_dc5")))
     assert {"backbone.res5.2.conv3.norm.running_var", "roi_heads.box_head.fc1.weight"} <= dc5.keys()
     config = grouped()
@@ -161,7 +160,7 @@ def grouped():
 
 
 def test_norms_from_the_names():
-    """Group norm without running statistics (and its strides in 3x3); counted batches; without masks, or one for all classes."""
+    """Group norm without running statistics (and its strides in 3x3); counted batches."""
     config = grouped()
     model = filled(config)
     loaded = interop.load(interop.detectron2.state_dict(model))
@@ -198,7 +197,7 @@ def test_mask_branch_from_the_names(change, field, value):
 @pytest.mark.parametrize("protocol", [2, 4])
 @pytest.mark.parametrize("name", ["detectron2_r101_fpn", "detectron2_r50_c4"])
 def test_model_zoo(name, protocol, tmp_path):
-    """A .pkl of arrays, as in the model zoo, and a .pth of a training run with all that lies beside the weights."""
+    """A .pkl of arrays, as in the model zoo, and a .pth of a training run."""
     model = filled(narrow.config(name))
     theirs = interop.detectron2.state_dict(model)
     arrays = {n: t.numpy() for n, t in theirs.items()} | {
@@ -220,7 +219,7 @@ def test_model_zoo(name, protocol, tmp_path):
 
 
 def test_constants_of_older_files():
-    """pixel_mean, pixel_std and cell anchors lay in the files of 2020: they hold, or are checked."""
+    """pixel_mean and pixel_std in the files of 2020 are used, cell anchors are checked."""
     theirs = interop.detectron2.state_dict(MaskRCNN(narrow.config("detectron2_r50_c4")))
     anchors = configuration.preset("detectron2_r50_c4").anchors
     cells = cell_anchors(anchors.sizes[0], anchors.ratios, anchors).float()
@@ -235,7 +234,7 @@ def test_constants_of_older_files():
     assert interop.load(theirs).config.transform.channel_order == "bgr"
     with pytest.raises(
         ValueError,
-        match=r"cell_anchors.*not the anchors of detectron2_r50_c4; give as preset a Config",
+        match=r"cell_anchors.*not the anchors of detectron2_r50_c4; pass a Config",
     ):
         interop.load(theirs | {key: cells * 2})
     assert interop.load(theirs | {key: cells * 2}, "detectron2_r50_c4").config.anchors == anchors
@@ -257,9 +256,11 @@ def test_errors_name_the_tensors():
         interop.load({n: t for n, t in theirs.items() if "bbox_pred" not in n})
     with pytest.raises(ValueError, match="class-agnostic box regression"):
         interop.load(theirs | {"roi_heads.box_predictor.bbox_pred.weight": torch.zeros(4, 256)})
-    with pytest.raises(ValueError, match="have the neck single, the preset fpn"):
+    with pytest.raises(ValueError, match="neck: the tensors have 'single', the preset 'fpn'"):
         interop.load(theirs, "detectron2_r50_fpn")
-    with pytest.raises(ValueError, match="have a box head of a mean, the preset of layers"):
+    with pytest.raises(
+        ValueError, match="box head: the tensors have 'mean', the preset 'fully connected layers'"
+    ):
         interop.load(theirs, "detectron2_r50_dc5")
 
 
@@ -267,14 +268,20 @@ def test_errors_name_the_tensors():
     "name, change, what",
     [
         ("torchvision_r50_fpn", "transform.channel_order=bgr", "the background last"),
-        ("paper_vgg16", "mask_head.kind=mlp", "a ResNet, a mask of sigmoids"),
+        (
+            "paper_vgg16",
+            "mask_head.kind=mlp",
+            "a ResNet, a convolutional mask branch with sigmoids",
+        ),
         (
             "paper_r50_c4",
             "mask_head.loss=softmax",
-            "a stage 5 of stride 2 where the heads share it, a mask of sigmoids",
+            "stride 2 in a stage 5 that the heads share, a convolutional mask branch",
         ),
     ],
 )
-def test_only_detectron2s_kind_can_be_written_as_detectron2s(name, change, what):
-    with pytest.raises(ValueError, match=f"detectron2's models have {what}.*cannot be written"):
+def test_only_models_of_detectron2s_can_be_exported_to_detectron2(name, change, what):
+    with pytest.raises(
+        ValueError, match=f"cannot export this model to detectron2's format, which requires {what}"
+    ):
         interop.detectron2.state_dict(MaskRCNN(configuration.override(narrow.config(name), change)))

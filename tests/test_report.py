@@ -21,9 +21,9 @@ def text(*tables):
 
 def test_metrics():
     values = {
-        kind: dict.fromkeys(report.METRICS, 0.25)
+        branch: dict.fromkeys(report.METRICS, 0.25)
         | {"APl": None, "classes": {"disc": 0.5, "star": None}}
-        for kind in ("bbox", "segm")
+        for branch in ("bbox", "segm")
     }
     shown = text(report.metrics(values), report.class_metrics(values))
     assert shown.count("0.250") == 10 and "disc" in shown and "star" not in shown
@@ -44,13 +44,13 @@ def test_metrics_without_masks():
 
 
 def test_every_problem_is_listed():
-    found = [
+    listed = [
         SimpleNamespace(
             severity="reject", code="c", image_id=i, annotation_id=None, message=f"m{i} [red]"
         )
         for i in range(300)
     ]
-    shown = text(report.problems(found))
+    shown = text(report.problems(listed))
     assert (
         "300 problems" in shown
         and all(f"m{i} " in shown for i in range(300))

@@ -32,7 +32,8 @@ def _held_and_peak(megabytes):
 
 
 def test_memory_of_a_fresh_process():
-    mine = np.ones(1 << 27)  # 1 GiB here, none of it there
+    # 1 GiB in this process, none of it in the other.
+    mine = np.ones(1 << 27)
     before, held, left, peak = timing.in_a_process(_held_and_peak, 256)
     assert before < 1000 < timing.memory_mb()[0] and len(mine)
     assert 250 < held < 300 and left < 50 and 250 < peak < 300

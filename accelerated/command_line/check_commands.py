@@ -19,9 +19,10 @@ def inspect_data(
     samples: Annotated[int, typer.Option(help="Images in the sample.", min=1)] = 12,
     seed: Seed = 0,
 ) -> None:
-    """Summarize a data set and list every problem in it."""
+    """Summarise a data set and list every problem in it."""
     from accelerated.command_line import report
     from accelerated.data import lint
+    from accelerated.data.coco import CocoDataset
     from accelerated.data.summary import summary
     from accelerated.drawing import detections
 
@@ -30,7 +31,7 @@ def inspect_data(
     if result.problems:
         console.print(report.problems(result.problems))
     if not result.fatal:
-        dataset = arguments.open_dataset(data, images, skip_invalid=True)
+        dataset = CocoDataset(data, images, skip_invalid=True)
         for table in report.dataset(summary(dataset)):
             console.print(table)
         if output is not None and len(dataset):

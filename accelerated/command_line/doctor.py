@@ -87,7 +87,7 @@ def _reason(selected, device):
     if selected == "triton":
         return "a GPU, and Triton can be imported"
     if device == "cpu":
-        return "always on a CPU; TRITON_INTERPRET=1 and --backend triton interpret the kernels"
+        return "default on a CPU; for tests, TRITON_INTERPRET=1 interprets Triton kernels"
     return f"Triton cannot be imported: {import_error('triton')}"
 
 

@@ -153,6 +153,7 @@ def draw_predictions(
     Unreadable images are reported and skipped.
     """
     torch_device = arguments.select_device(device, backend)
+    from accelerated.command_line import report
     from accelerated.engine.predict import predict
 
     model, categories = arguments.load_model(checkpoint, torch_device)
@@ -167,9 +168,9 @@ def draw_predictions(
     for path, reason in result.failed:
         message = reason if path in reason else f"{path}: {reason}"
         print(f"maskrcnn: skipped: {message}", file=sys.stderr)
-    predictions = result.predictions
+    objects, detected = (len(result.predictions[key]) for key in ("annotations", "images"))
     print(
-        f"{len(predictions['annotations'])} objects in {len(predictions['images'])} images."
+        f"{report.count(objects, 'object')} in {report.count(detected, 'image')}."
         f" Drawings: {output}. Detections: {output / 'predictions.json'}."
     )
     if result.failed:
@@ -202,6 +203,7 @@ def convert_checkpoint(
 ) -> None:
     """Convert a torchvision or detectron2 checkpoint to this project's format, or back."""
     from accelerated import interop, optimizer
+    from accelerated.command_line import report
     from accelerated.engine.checkpoint import save
 
     if target.exists():
@@ -214,4 +216,5 @@ def convert_checkpoint(
         new_optimizer = optimizer.build(model, model.config.optimizer)
         save(target, model, model.config, categories, new_optimizer, 0)
     count = sum(parameter.numel() for parameter in model.parameters())
-    print(f"{target}: {count:,} parameters, {model.config.num_classes} classes.")
+    classes = report.count(model.config.num_classes, "class", "classes")
+    print(f"Written to {target}: {count:,} parameters, {classes}.")

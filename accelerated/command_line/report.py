@@ -20,6 +20,11 @@ def console() -> Console:
     return Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 140)
 
 
+def count(number: int, singular: str, plural: str = "") -> str:
+    """Write a number with its noun, such as "1 image" or "2 images"."""
+    return f"{number} {singular if number == 1 else plural or singular + 's'}"
+
+
 def table(title: str | None, columns: Sequence[str], rows: Iterable[Sequence]) -> Table:
     """Create a table of texts; None becomes an empty cell."""
     out = Table(*columns, title=title, box=box.SIMPLE, title_justify="left", title_style="bold")
@@ -115,7 +120,7 @@ def problems(listed: Sequence[Problem]) -> Table:
     """Show every problem that `data.lint.check` found."""
     rows = [(p.severity, p.code, p.image_id, p.annotation_id, p.message) for p in listed]
     return table(
-        f"{len(rows)} {'problem' if len(rows) == 1 else 'problems'}",
+        count(len(rows), "problem"),
         ["severity", "code", "image", "annotation", "problem"],
         rows,
     )
@@ -157,8 +162,8 @@ def ablation(lines: Sequence[Line], iterations: int) -> list[Table]:
         rows.append((title, line.row.name, f"{line.row.paper:.1f}", line.seeds, *texts))
         previous = line.comparison
     results = table(
-        f"Average precision in points after {iterations} steps:"
-        f" mean ± standard deviation over {max(line.seeds for line in lines)} seeds",
+        f"Average precision in points after {count(iterations, 'step')}:"
+        f" mean ± standard deviation over {count(max(line.seeds for line in lines), 'seed')}",
         ["comparison", "row", "paper", "seeds", *lines[0].values],
         rows,
     )

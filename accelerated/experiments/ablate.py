@@ -25,6 +25,7 @@ from typing import Any
 
 import torch
 
+from accelerated.data.dataset import Dataset
 from accelerated.data.synthetic import ShapesDataset
 from accelerated.engine.evaluate import write_json
 from accelerated.engine.train import train
@@ -84,8 +85,8 @@ def shape_datasets(scale: Scale) -> tuple[ShapesDataset, ShapesDataset]:
 
 def plan(
     scale: Scale,
-    train_data: Any,
-    val_data: Any,
+    train_data: Dataset,
+    val_data: Dataset,
     *,
     data: str,
     changes: Sequence[str] = (),
@@ -139,8 +140,8 @@ def unfinished(runs: Sequence[Run], output: Path) -> list[Run]:
 def ablate(
     runs: Sequence[Run],
     output: Path,
-    train_data: Any,
-    val_data: Any,
+    train_data: Dataset,
+    val_data: Dataset,
     *,
     device: torch.device | str = "cpu",
     jobs: int = 1,

@@ -1,4 +1,4 @@
-"""Read and write checkpoints of torchvision, detectron2 and others."""
+"""Checkpoints in other formats: torchvision, detectron2, maskrcnn-benchmark and Caffe2."""
 
 from accelerated.interop.loading import BareBackboneError, load, load_backbone, parameters, save
 

@@ -1,213 +1,161 @@
-"""detectron2's Mask R-CNN and Faster R-CNN on ResNet and ResNeXt, FPN, C4 and DC5: their tensor names against ours, and back.
+"""The format of detectron2's Mask R-CNN and Faster R-CNN on ResNet and ResNeXt, FPN, C4 and DC5.
 
-Its background comes last and its C4 anchors are size-major, as in our presets, so that nothing is permuted.
-No tensor tells whether a checkpoint strides in 1x1 convolutions, how many points of a bin it samples, or whether stage 5 is dilated:
-the preset does.
+The background comes last and C4 anchors are size-major, as in our presets, so nothing is permuted.
+The tensors do not reveal whether a model strides in 1x1 convolutions, how many points of a bin it
+samples, or whether stage 5 is dilated: the preset does.
 """
 
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 import numpy as np
+import torch
 
 from accelerated.anchors import cell_anchors
-from accelerated.interop.deduce import norms
-from accelerated.interop.renaming import rename
-from reference import config as configuration
+from accelerated.interop.infer import is_grouped, norms
+from accelerated.interop.templates import Names
+from accelerated.mask_rcnn import MaskRCNN
+from reference.config import Config, preset
 
-BODY_TO_OURS = (
-    (r"stem\.conv1\.weight", r"conv1.weight"),
-    (r"stem\.conv1\.norm\.(\w+)", r"bn1.\1"),
-    (
-        r"res([2-5])\.(\d+)\.conv([123])\.weight",
-        lambda m: f"layer{int(m[1]) - 1}.{m[2]}.conv{m[3]}.weight",
-    ),
-    (
-        r"res([2-5])\.(\d+)\.conv([123])\.norm\.(\w+)",
-        lambda m: f"layer{int(m[1]) - 1}.{m[2]}.bn{m[3]}.{m[4]}",
-    ),
-    (
-        r"res([2-5])\.(\d+)\.shortcut\.(norm\.)?(\w+)",
-        lambda m: f"layer{int(m[1]) - 1}.{m[2]}.downsample.{int(bool(m[3]))}.{m[4]}",
-    ),
+# The backbone, without the prefixes "backbone." (ours) and ROOTS (theirs).
+BACKBONE_ROWS = (
+    ("conv1.{part}", "stem.conv1.{part}"),
+    ("bn1.{part}", "stem.conv1.norm.{part}"),
+    ("layer{s}.{b}.conv{c}.{part}", "res{s+1}.{b}.conv{c}.{part}"),
+    ("layer{s}.{b}.bn{c}.{part}", "res{s+1}.{b}.conv{c}.norm.{part}"),
+    ("layer{s}.{b}.downsample.0.{part}", "res{s+1}.{b}.shortcut.{part}"),
+    ("layer{s}.{b}.downsample.1.{part}", "res{s+1}.{b}.shortcut.norm.{part}"),
 )
-BODY_FROM_OURS = (
-    (r"conv1\.weight", r"stem.conv1.weight"),
-    (r"bn1\.(\w+)", r"stem.conv1.norm.\1"),
-    (
-        r"layer(\d)\.(\d+)\.conv(\d)\.weight",
-        lambda m: f"res{int(m[1]) + 1}.{m[2]}.conv{m[3]}.weight",
-    ),
-    (
-        r"layer(\d)\.(\d+)\.bn(\d)\.(\w+)",
-        lambda m: f"res{int(m[1]) + 1}.{m[2]}.conv{m[3]}.norm.{m[4]}",
-    ),
-    (
-        r"layer(\d)\.(\d+)\.downsample\.(\d)\.(\w+)",
-        lambda m: f"res{int(m[1]) + 1}.{m[2]}.shortcut.{_dot_norm(m[3] == '1')}{m[4]}",
-    ),
+BACKBONE = Names(*BACKBONE_ROWS)
+# With a pyramid; for a stage that the heads share; otherwise.
+ROOTS = ("backbone.bottom_up.", "roi_heads.", "backbone.")
+NAMES = Names(
+    ("fpn.lateral{l}.{part}", "backbone.fpn_lateral{l}.{part}"),
+    ("fpn.lateral{l}_norm.{part}", "backbone.fpn_lateral{l}.norm.{part}"),
+    ("fpn.output{l}.{part}", "backbone.fpn_output{l}.{part}"),
+    ("fpn.output{l}_norm.{part}", "backbone.fpn_output{l}.norm.{part}"),
+    ("rpn.logits.{part}", "proposal_generator.rpn_head.objectness_logits.{part}"),
+    ("rpn.deltas.{part}", "proposal_generator.rpn_head.anchor_deltas.{part}"),
+    ("box_head.fc{i}.{part}", "roi_heads.box_head.fc{i-5}.{part}"),
+    ("box_head.conv{i}.{part}", "roi_heads.box_head.conv{i}.{part}"),
+    ("box_head.conv{i}_norm.{part}", "roi_heads.box_head.conv{i}.norm.{part}"),
+    ("box_head.class_logits.{part}", "roi_heads.box_predictor.cls_score.{part}"),
+    ("box_head.box_deltas.{part}", "roi_heads.box_predictor.bbox_pred.{part}"),
+    ("mask_head.conv{i}.{part}", "roi_heads.mask_head.mask_fcn{i}.{part}"),
+    ("mask_head.conv{i}_norm.{part}", "roi_heads.mask_head.mask_fcn{i}.norm.{part}"),
+    ("mask_head.deconv.{part}", "roi_heads.mask_head.deconv.{part}"),
+    ("mask_head.logits.{part}", "roi_heads.mask_head.predictor.{part}"),
 )
-TO_OURS = (
-    (
-        r"(?:backbone\.bottom_up|backbone|roi_heads)\.((?:stem|res[2-5])\..+)",
-        lambda m: f"backbone.{rename(m[1], BODY_TO_OURS) or m[1]}",
-    ),
-    (
-        r"backbone\.fpn_(lateral|output)([2-5])\.(norm\.)?(\w+)",
-        lambda m: f"fpn.{m[1]}{m[2]}{_norm(m[3])}.{m[4]}",
-    ),
-    (r"proposal_generator\.rpn_head\.conv\.(\w+)", r"rpn.conv1.\1"),
-    (
-        r"proposal_generator\.rpn_head\.conv\.conv(\d)\.(\w+)",
-        lambda m: f"rpn.conv{int(m[1]) + 1}.{m[2]}",
-    ),
-    (r"proposal_generator\.rpn_head\.objectness_logits\.(\w+)", r"rpn.logits.\1"),
-    (r"proposal_generator\.rpn_head\.anchor_deltas\.(\w+)", r"rpn.deltas.\1"),
-    (r"roi_heads\.box_head\.fc([12])\.(\w+)", lambda m: f"box_head.fc{int(m[1]) + 5}.{m[2]}"),
-    (
-        r"roi_heads\.box_head\.conv(\d)\.(norm\.)?(\w+)",
-        lambda m: f"box_head.conv{m[1]}{_norm(m[2])}.{m[3]}",
-    ),
-    (r"roi_heads\.box_predictor\.cls_score\.(\w+)", r"box_head.class_logits.\1"),
-    (r"roi_heads\.box_predictor\.bbox_pred\.(\w+)", r"box_head.box_deltas.\1"),
-    (
-        r"roi_heads\.mask_head\.mask_fcn(\d)\.(norm\.)?(\w+)",
-        lambda m: f"mask_head.conv{m[1]}{_norm(m[2])}.{m[3]}",
-    ),
-    (r"roi_heads\.mask_head\.deconv\.(\w+)", r"mask_head.deconv.\1"),
-    (r"roi_heads\.mask_head\.predictor\.(\w+)", r"mask_head.logits.\1"),
-)
-FROM_OURS = (
-    (
-        r"fpn\.(lateral|output)(\d)(_norm)?\.(\w+)",
-        lambda m: f"backbone.fpn_{m[1]}{m[2]}.{_dot_norm(m[3])}{m[4]}",
-    ),
-    (r"rpn\.logits\.(\w+)", r"proposal_generator.rpn_head.objectness_logits.\1"),
-    (r"rpn\.deltas\.(\w+)", r"proposal_generator.rpn_head.anchor_deltas.\1"),
-    (r"box_head\.fc([67])\.(\w+)", lambda m: f"roi_heads.box_head.fc{int(m[1]) - 5}.{m[2]}"),
-    (
-        r"box_head\.conv(\d)(_norm)?\.(\w+)",
-        lambda m: f"roi_heads.box_head.conv{m[1]}.{_dot_norm(m[2])}{m[3]}",
-    ),
-    (r"box_head\.class_logits\.(\w+)", r"roi_heads.box_predictor.cls_score.\1"),
-    (r"box_head\.box_deltas\.(\w+)", r"roi_heads.box_predictor.bbox_pred.\1"),
-    (
-        r"mask_head\.conv(\d)(_norm)?\.(\w+)",
-        lambda m: f"roi_heads.mask_head.mask_fcn{m[1]}.{_dot_norm(m[2])}{m[3]}",
-    ),
-    (r"mask_head\.deconv\.(\w+)", r"roi_heads.mask_head.deconv.\1"),
-    (r"mask_head\.logits\.(\w+)", r"roi_heads.mask_head.predictor.\1"),
-)
-CELL_ANCHORS = "proposal_generator.anchor_generator.cell_anchors."  # in files of 2020 and before, beside pixel_mean and pixel_std
+# An RPN with one convolution, and with several.
+RPN_CONV = Names(("rpn.conv1.{part}", "proposal_generator.rpn_head.conv.{part}"))
+RPN_CONVS = Names(("rpn.conv{i}.{part}", "proposal_generator.rpn_head.conv.conv{i-1}.{part}"))
+# In files of 2020 and before, like pixel_mean and pixel_std.
+CELL_ANCHORS = "proposal_generator.anchor_generator.cell_anchors."
 
 
-def recognises(names):
-    """Whether these are the tensor names of a two-stage detector of detectron2."""
+def recognises(names: Collection[str]) -> bool:
+    """Return whether these are tensor names of detectron2's two-stage detectors."""
     return any(name.startswith(("proposal_generator.", "backbone.bottom_up.")) for name in names)
 
 
-def our_name(name):
-    """Our name of detectron2's tensor `name`; None where there is none."""
-    return rename(name, TO_OURS)
+def our_name(name: str) -> str | None:
+    """Translate a detectron2 name to ours; None if there is none."""
+    for root in ROOTS:
+        in_backbone = BACKBONE.ours(name.removeprefix(root)) if name.startswith(root) else None
+        if in_backbone:
+            return f"backbone.{in_backbone}"
+    return NAMES.ours(name) or RPN_CONV.ours(name) or RPN_CONVS.ours(name)
 
 
-def ignored(name):
-    """Constants that detectron2's newer files leave to its configuration; `described` reads them."""
+def their_name(name: str, config: Config) -> str | None:
+    """Translate our name to detectron2's; None if there is none."""
+    if name.startswith("backbone."):
+        in_backbone = BACKBONE.theirs(name.removeprefix("backbone."))
+        return f"{_root(name, config)}{in_backbone}" if in_backbone else None
+    rpn_conv = RPN_CONVS if config.rpn.conv_depth > 1 else RPN_CONV
+    return NAMES.theirs(name) or rpn_conv.theirs(name)
+
+
+def _root(name, config):
+    pyramid, heads, otherwise = ROOTS
+    if config.shared_head != "none" and name.startswith("backbone.layer4."):
+        return heads
+    return pyramid if config.neck == "fpn" else otherwise
+
+
+def ignored(name: str) -> bool:
+    """Return whether a tensor is a constant of older files; `base_config` reads them."""
     return name in ("pixel_mean", "pixel_std") or name.startswith(CELL_ANCHORS)
 
 
-def their_name(name, config):
-    """detectron2's name of our tensor `name`."""
-    if name.startswith("backbone."):
-        of_rois = config.shared_head != "none" and name.startswith("backbone.layer4.")
-        prefix = (
-            "roi_heads."
-            if of_rois
-            else "backbone.bottom_up."
-            if config.neck == "fpn"
-            else "backbone."
-        )
-        return prefix + rename(name.removeprefix("backbone."), BODY_FROM_OURS)
-    if name.startswith("rpn.conv"):
-        layer, _, end = name.removeprefix("rpn.conv").partition(".")
-        return f"proposal_generator.rpn_head.conv.{f'conv{int(layer) - 1}.' if config.rpn.conv_depth > 1 else ''}{end}"
-    return rename(name, FROM_OURS)
-
-
-def nearest(tensors):
-    """The preset that the tensors (our names) look like."""
+def nearest_preset(tensors: Mapping[str, torch.Tensor]) -> str | None:
+    """Name the preset that tensors with our names look like."""
     if any(name.startswith("fpn.") for name in tensors):
-        return "detectron2_x101_fpn" if _is_grouped(tensors) else "detectron2_r50_fpn"
+        return "detectron2_x101_fpn" if is_grouped(tensors) else "detectron2_r50_fpn"
     return "detectron2_r50_dc5" if "box_head.fc6.weight" in tensors else "detectron2_r50_c4"
 
 
-def described(tensors, theirs):
-    """The configuration that the tensors tell of, before widths and depths.
+def base_config(tensors: Mapping[str, torch.Tensor], theirs: Mapping[str, torch.Tensor]) -> Config:
+    """Return the preset with the norms and the constants that the tensors reveal.
 
-    Where the file has pixel_mean and pixel_std, they hold; reversed, they are those of RGB images. Cell anchors that the preset
-    does not have are a ValueError.
+    pixel_mean and pixel_std replace the preset's; in reverse order they mean RGB images.
+    Raises ValueError if the file has other cell anchors than the preset.
     """
-    config = norms(configuration.preset(nearest(tensors)), tensors)
-    if (
-        config.backbone.norm == "group"
-    ):  # its models with group normalisation stride as torchvision's do
+    name = nearest_preset(tensors) or ""
+    config = norms(preset(name), tensors)
+    # detectron2's models with group normalisation stride as torchvision's do.
+    if config.backbone.norm == "group":
         config = replace(config, backbone=replace(config.backbone, stride_in_1x1=False))
+    _check_anchors(theirs, config, name)
     transform = config.transform
-    for field, expected in (("mean", transform.mean), ("std", transform.std)):
-        if f"pixel_{field}" in theirs:
-            pixel = theirs[f"pixel_{field}"].flatten().tolist()
-            if not np.allclose(pixel, expected):
-                transform = replace(transform, **{field: tuple(pixel)})
-            if field == "mean" and np.allclose(pixel, expected[::-1]):
-                transform = replace(transform, channel_order="rgb")
-    stored = [theirs[name] for name in sorted(theirs) if name.startswith(CELL_ANCHORS)]
-    own = [
-        cell_anchors(sizes, config.anchors.ratios, config.anchors) for sizes in config.anchors.sizes
-    ]
-    if stored and not _close(stored, own):
-        raise ValueError(
-            f"{CELL_ANCHORS}*: not the anchors of {nearest(tensors)}; give as preset a Config with their sizes and ratios"
-        )
+    if "pixel_mean" in theirs:
+        mean = theirs["pixel_mean"].flatten().tolist()
+        if np.allclose(mean, config.transform.mean[::-1]):
+            transform = replace(transform, channel_order="rgb")
+        if not np.allclose(mean, config.transform.mean):
+            transform = replace(transform, mean=tuple(mean))
+    if "pixel_std" in theirs:
+        std = theirs["pixel_std"].flatten().tolist()
+        if not np.allclose(std, config.transform.std):
+            transform = replace(transform, std=tuple(std))
     return replace(config, transform=transform)
 
 
-def state_dict(model):
-    """The tensors of our `model` under detectron2's names. ValueError where detectron2 has no such model."""
+def _check_anchors(theirs, config, name):
+    stored = [theirs[key] for key in sorted(theirs) if key.startswith(CELL_ANCHORS)]
+    settings = config.anchors
+    expected = [cell_anchors(sizes, settings.ratios, settings) for sizes in settings.sizes]
+    pairs = zip(stored, expected, strict=False)
+    same = len(stored) == len(expected) and all(
+        a.shape == b.shape and np.allclose(a, b, atol=1e-3) for a, b in pairs
+    )
+    if stored and not same:
+        raise ValueError(
+            f"{CELL_ANCHORS}*: not the anchors of {name};"
+            " pass a Config with their sizes and ratios as preset"
+        )
+
+
+def state_dict(model: MaskRCNN) -> dict[str, torch.Tensor]:
+    """Return the tensors of `model` by detectron2's names.
+
+    Raises ValueError if detectron2 has no such model.
+    """
     config = model.config
-    has = {
+    mask_head = config.mask_head
+    requirements = {
         "the background last": config.background == "last",
         "a ResNet": config.backbone.kind == "resnet",
-        "a stage 5 of stride 2 where the heads share it": config.shared_head != "res5_unstrided",
-        "a mask of sigmoids, by convolutions": (config.mask_head.kind, config.mask_head.loss)
-        == ("fcn", "sigmoid")
-        or config.mask_head.kind == "none",
+        "stride 2 in a stage 5 that the heads share": config.shared_head != "res5_unstrided",
+        "a convolutional mask branch with sigmoids": mask_head.kind == "none"
+        or (mask_head.kind, mask_head.loss) == ("fcn", "sigmoid"),
     }
-    lacking = [what for what, true in has.items() if not true]
-    if lacking:
+    missing = [requirement for requirement, met in requirements.items() if not met]
+    if missing:
         raise ValueError(
-            f"detectron2's models have {', '.join(lacking)}; this one cannot be written as one of them"
+            f"cannot export this model to detectron2's format, which requires {', '.join(missing)}"
         )
     return {
-        their_name(name, config): tensor.detach().cpu().contiguous()
+        their_name(name, config) or name: tensor.detach().cpu().contiguous()
         for name, tensor in model.state_dict().items()
     }
-
-
-def _close(a, b):
-    """Whether two lists of tensors are the same, but for rounding."""
-    pairs = zip(a, b, strict=False)
-    return len(a) == len(b) and all(
-        x.shape == y.shape and np.allclose(x, y, atol=1e-3) for x, y in pairs
-    )
-
-
-def _is_grouped(tensors):
-    name = "backbone.layer1.0.conv2.weight"
-    return name in tensors and tensors[name].shape[0] != tensors[name].shape[1]
-
-
-def _norm(found):
-    return "_norm" if found else ""
-
-
-def _dot_norm(found):
-    return "norm." if found else ""

@@ -1,10 +1,11 @@
-"""Files of tensors: safetensors, torch.save, pickles of arrays, checkpoint folders of ours. Nothing in them is run."""
+"""Files of tensors: safetensors, torch.save, pickles of arrays, folders. Nothing is executed."""
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors
@@ -12,19 +13,20 @@ import safetensors.torch
 import torch
 
 from accelerated.interop import unpickle
-from reference import config as configuration
+from reference.config import Config, from_dict
 
-WRAPPERS = (
-    "model",
-    "state_dict",
-    "blobs",
-)  # what training scripts, and Caffe2, keep the weights under
-NO_WEIGHTS = re.compile(r".*_momentum|weight_order")  # beside Caffe2's weights
+# A file, a folder, or the tensors themselves by name.
+Source = str | Path | Mapping[str, Any]
+
+# The keys under which training scripts and Caffe2 store the weights.
+WRAPPERS = ("model", "state_dict", "blobs")
+# Entries of Caffe2's files that are not weights.
+NOT_WEIGHTS = re.compile(r".*_momentum|weight_order")
 
 
 @contextmanager
-def about(source):
-    """Errors from within begin with the file's name, where `source` is one."""
+def naming(source: Source) -> Iterator[None]:
+    """Begin the message of every ValueError with the file's name, if `source` is a file."""
     try:
         yield
     except ValueError as error:
@@ -33,8 +35,11 @@ def about(source):
         raise type(error)(f"{source}: {error}") from error
 
 
-def read(source):
-    """{name: tensor} of a file, of a checkpoint folder of ours or of its run, or of a mapping; ValueError for anything else."""
+def read(source: Source) -> dict[str, torch.Tensor]:
+    """Read {name: tensor} from a file, a run's or checkpoint's folder, or a mapping.
+
+    Raises ValueError for anything else.
+    """
     if isinstance(source, Mapping):
         return _tensors(source)
     path = _weights(source)
@@ -43,11 +48,11 @@ def read(source):
             return safetensors.torch.load_file(path)
         except safetensors.SafetensorError as error:
             raise ValueError(f"not a safetensors file, or damaged ({error})") from error
-    return _tensors(unpickle.load(path) if path.suffix == ".pkl" else _torch(path))
+    return _tensors(unpickle.load(path) if path.suffix == ".pkl" else _torch_file(path))
 
 
-def config_beside(source):
-    """The Config that lies beside weights of ours as config.json, or None."""
+def read_config(source: Source) -> Config | None:
+    """Read config.json from the folder of the weights; None if there is none."""
     if isinstance(source, Mapping):
         return None
     path = _weights(source).with_name("config.json")
@@ -56,34 +61,35 @@ def config_beside(source):
     try:
         values = json.loads(path.read_text())
     except ValueError as error:
-        raise ValueError(f"{path}: no JSON ({error})") from error
-    return configuration.from_dict(values)
+        raise ValueError(f"{path}: not valid JSON ({error})") from error
+    return from_dict(values)
 
 
 def _weights(source):
     path = Path(source)
     if path.is_dir():
-        path = (
-            path if (path / "model.safetensors").is_file() else path / "last"
-        ) / "model.safetensors"
+        if not (path / "model.safetensors").is_file():
+            path = path / "last"
+        path = path / "model.safetensors"
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
     return path
 
 
-def _torch(path):
+def _torch_file(path):
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever the archive, the unpickler or the file system objects to
-        wanted = re.search(r"GLOBAL (\S+)", str(error))
-        if wanted:
+    # The archive, the unpickler and the file system raise all sorts of errors.
+    except Exception as error:
+        refused = re.search(r"GLOBAL (\S+)", str(error))
+        if refused:
             raise ValueError(
-                f"refused, for beside plain tensors it holds {wanted[1]}. Nothing was run. If you trust its origin, read it there and"
-                " torch.save its state dict alone"
+                f"refused: the file contains {refused[1]} besides tensors. Nothing was executed."
+                " If you trust the file, load it with its own library and save only the state dict."
             ) from error
         first = " ".join(str(error).split(". ")[0].split())
         raise ValueError(
-            f"not a file of plain tensors, or damaged ({type(error).__name__}: {first})"
+            f"not a file of tensors, or damaged ({type(error).__name__}: {first})"
         ) from error
 
 
@@ -93,16 +99,12 @@ def _tensors(content):
             content = content[key]
     if not isinstance(content, Mapping) or not content:
         raise ValueError(f"expected named tensors, got {type(content).__name__}")
-    content = {
-        str(name): value for name, value in content.items() if not NO_WEIGHTS.fullmatch(str(name))
-    }
-    wrong = [
-        name
-        for name, value in content.items()
-        if not isinstance(value, torch.Tensor | np.ndarray | np.generic)
-    ]
-    if wrong:
-        raise ValueError(
-            f"expected named tensors, but {wrong[0]!r} is a {type(content[wrong[0]]).__name__}"
-        )
-    return {name.removeprefix("module."): torch.as_tensor(value) for name, value in content.items()}
+    tensors = {}
+    for key, value in content.items():
+        name = str(key)
+        if NOT_WEIGHTS.fullmatch(name):
+            continue
+        if not isinstance(value, torch.Tensor | np.ndarray | np.generic):
+            raise ValueError(f"expected named tensors, but {name!r} is a {type(value).__name__}")
+        tensors[name.removeprefix("module.")] = torch.as_tensor(value)
+    return tensors

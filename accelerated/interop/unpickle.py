@@ -1,31 +1,33 @@
-"""Pickles of arrays and containers, read without running anything that they name.
+"""Reader of pickles that contain only arrays and containers; it executes nothing that they name.
 
-A pickle is a program that may call whatever it can import. Here it can reach only what stands in `ADMITTED`, all of it stand-ins of
-ours: not even NumPy's own reconstruction runs, which believes what a forged dtype says about the bytes that follow.
+A pickle is a program that may call anything it can import. Here it can call only what `ADMITTED`
+lists, all of it written here. Not even NumPy's reconstruction runs: it trusts what a forged dtype
+says about the bytes that follow.
 """
 
 import pickle
 import re
 from collections import OrderedDict
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-PLAIN = re.compile(r"[<>=|]?(b1|[iu][1248]|f[248])")  # booleans, integers, floats
+# Booleans, integers, floats.
+PLAIN = re.compile(r"[<>=|]?(b1|[iu][1248]|f[248])")
 
 
 class NotAdmittedError(ValueError):
-    """The pickle asks for something that is neither an array nor a container."""
+    """The pickle contains something that is neither an array nor a container."""
 
 
 class _Dtype:
     def __init__(self, code, *_):
         if not isinstance(code, str) or not PLAIN.fullmatch(code):
-            kind = (
-                "object arrays, which could hold anything"
-                if code in ("O", "O8", "O4")
-                else f"arrays of type {code!r}"
-            )
-            raise NotAdmittedError(f"it holds {kind}; only plain numbers are admitted")
+            arrays = f"arrays of type {code!r}"
+            if code in ("O", "O8", "O4"):
+                arrays = "object arrays, which may contain anything"
+            raise NotAdmittedError(f"refused: it contains {arrays}; only numbers are admitted")
         self.code = code.lstrip("<>=|")
         self.order = code[0] if code[0] in "<>" else "="
 
@@ -33,19 +35,21 @@ class _Dtype:
         self.order = state[1] if state[1] in ("<", ">") else "="
 
     def array(self, raw):
-        """The numbers in `raw`, in this machine's byte order and in memory of their own."""
-        raw = raw.encode("latin1") if isinstance(raw, str) else bytes(raw)  # str: bytes of Python 2
+        """Copy the numbers in `raw` to an array in this machine's byte order."""
+        # Bytes of Python 2 arrive as text.
+        raw = raw.encode("latin1") if isinstance(raw, str) else bytes(raw)
         return np.frombuffer(raw, self.order + self.code).astype(self.code)
 
 
 class _Array:
     def __init__(self, *_):
-        self.value = None  # until its state comes
+        # Set by __setstate__.
+        self.value = None
 
     def __setstate__(self, state):
         _, shape, dtype, fortran, raw = state
         if not isinstance(dtype, _Dtype):
-            raise NotAdmittedError("it holds an array without a dtype")
+            raise NotAdmittedError("refused: it contains an array without a dtype")
         self.value = dtype.array(raw).reshape(shape, order="F" if fortran else "C")
 
 
@@ -59,22 +63,27 @@ def _from_buffer(raw, dtype, shape, order):
 
 def _encode(text, encoding):
     if encoding != "latin1":
-        raise NotAdmittedError(f"it encodes text as {encoding!r}; only latin1 is admitted")
+        raise NotAdmittedError(f"refused: it encodes text as {encoding!r}; only latin1 is admitted")
     return text.encode("latin1")
+
+
+def _no_bytes():
+    """Return empty bytes, which Python 3 writes for Python 2 as a call without arguments."""
+    return b""
 
 
 ADMITTED = {
     ("numpy", "ndarray"): _Array,
     ("numpy", "dtype"): _Dtype,
     ("collections", "OrderedDict"): OrderedDict,
-    ("_codecs", "encode"): _encode,  # bytes, as Python 3 writes them for Python 2
+    # Bytes, as Python 3 writes them for Python 2.
+    ("_codecs", "encode"): _encode,
 }
-for _module in ("builtins", "__builtin__"):  # Python 3 and 2
-    ADMITTED |= {
-        (_module, "bytes"): lambda: b"",  # as Python 3 writes no bytes at all for Python 2
-        (_module, "bytearray"): bytearray,
-    }
-for _package in ("numpy.core", "numpy._core"):  # before and since NumPy 2
+# Python 3 and 2.
+for _module in ("builtins", "__builtin__"):
+    ADMITTED |= {(_module, "bytes"): _no_bytes, (_module, "bytearray"): bytearray}
+# NumPy 2 and 1.
+for _package in ("numpy._core", "numpy.core"):
     ADMITTED |= {
         (f"{_package}.multiarray", "_reconstruct"): _Array,
         (f"{_package}.multiarray", "scalar"): _scalar,
@@ -86,32 +95,37 @@ class _Unpickler(pickle.Unpickler):
     def find_class(self, module, name):
         if (module, name) not in ADMITTED:
             raise NotAdmittedError(
-                f"refused, for it would call {module}.{name}, which is neither an array nor a container. Nothing was run. If you trust its"
-                " origin, read it there and save {name: array} as .safetensors"
+                f"refused: it would call {module}.{name}, which is neither an array nor a"
+                " container. Nothing was executed. If you trust the file, load it with its own"
+                " library and save {name: array} as .safetensors."
             )
         return ADMITTED[module, name]
 
 
-def load(path):
-    """What the pickle in the file `path` holds: arrays, numbers, texts and containers of these.
+def load(path: str | Path) -> Any:
+    """Read a pickle of arrays, numbers, texts and containers of these.
 
-    Pickles of Python 2 too: their byte strings become texts (latin1). Raises ValueError for anything else that the pickle asks for, by
-    name and before it is run, and for damaged files.
+    Byte strings of Python 2 become texts (latin1).
+    Raises ValueError if the pickle calls anything else, naming it before it is called, and if the
+    file is damaged.
     """
     with open(path, "rb") as file:
         try:
             return _finished(_Unpickler(file, encoding="latin1").load())
         except NotAdmittedError:
             raise
-        except Exception as error:  # a damaged pickle can make any of them
-            raise ValueError(f"damaged, or no pickle ({type(error).__name__}: {error})") from error
+        # A damaged pickle may raise any error.
+        except Exception as error:
+            raise ValueError(
+                f"not a pickle, or damaged ({type(error).__name__}: {error})"
+            ) from error
 
 
 def _finished(value):
-    """`value` with the arrays in place of their stand-ins."""
+    """Replace stand-ins by the arrays they have read."""
     if isinstance(value, _Array):
         if value.value is None:
-            raise ValueError("an array without content")
+            raise ValueError("it contains an array without content")
         return value.value
     if isinstance(value, dict):
         return {name: _finished(item) for name, item in value.items()}

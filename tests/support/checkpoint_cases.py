@@ -1,12 +1,15 @@
-"""Models whose tensors are all different, made quickly, and what it means for two state dicts to be the same."""
+"""Models whose tensors all differ, made quickly; and the equality of two state dicts."""
+
+from collections.abc import Mapping
 
 import torch
 
 from accelerated.mask_rcnn import MaskRCNN
+from reference.config import Config
 
 
-def filled(config, dtype=torch.float32):
-    """A model of `config` in evaluation mode, with random numbers in every tensor; variances positive."""
+def filled(config: Config, dtype: torch.dtype = torch.float32) -> MaskRCNN:
+    """Create a model in evaluation mode with random numbers in every tensor; variances positive."""
     with torch.device("meta"):
         model = MaskRCNN(config)
     model = model.to_empty(device="cpu").to(dtype).eval()
@@ -19,8 +22,8 @@ def filled(config, dtype=torch.float32):
     return model
 
 
-def same(a, b):
-    """Names, dtypes and bits."""
+def same(a: Mapping[str, torch.Tensor], b: Mapping[str, torch.Tensor]) -> None:
+    """Assert that two state dicts have the same names, dtypes and bits."""
     assert a.keys() == b.keys()
     for name, tensor in a.items():
         assert tensor.dtype == b[name].dtype and torch.equal(tensor, b[name]), name

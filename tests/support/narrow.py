@@ -1,17 +1,20 @@
-"""Every preset made narrow, models with random weights of them, and images with objects: small enough for both implementations."""
+"""Narrow presets, models of them with random weights, and images with objects."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
 
 from accelerated.mask_rcnn import MaskRCNN
-from reference import config as configuration
 from reference import mask_rcnn, presets
+from reference.config import Config, preset, single_map_level
 
 PRESETS = tuple(presets.PRESETS)
-LAYOUTS = (  # one preset of each way to wire the model, for what is too slow for all
+# One preset for each way to wire the model, for tests too slow for all.
+LAYOUTS = (
     "torchvision_r50_fpn",
     "torchvision_r50_fpn_v2",
     "detectron2_r50_fpn",
@@ -21,9 +24,9 @@ LAYOUTS = (  # one preset of each way to wire the model, for what is too slow fo
 )
 
 
-def config(name, **fields):
-    """The preset `name` with few channels, few classes and small samples, for images of about 100 pixels that are not resized."""
-    full = configuration.preset(name)
+def config(name: str, **fields: Any) -> Config:
+    """Narrow a preset: few channels, classes and samples, for images of about 100 pixels."""
+    full = preset(name)
     rpn = replace(
         full.rpn,
         batch_size=32,
@@ -52,9 +55,12 @@ def config(name, **fields):
     return replace(small, **fields)
 
 
-def model(config, seed=0, dtype=torch.float64, backend="torch"):
-    """A model in evaluation mode whose weights are random, deltas and scores included, and tame through the depth of the backbone."""
-    share = 0.5 if config.backbone.depth > 50 else 1.0  # of what a block adds to its shortcut
+def model(
+    config: Config, seed: int = 0, dtype: torch.dtype = torch.float64, backend: str = "torch"
+) -> MaskRCNN:
+    """Create a model with random weights, in evaluation mode; activations stay small with depth."""
+    # How much a block adds to its shortcut.
+    share = 0.5 if config.backbone.depth > 50 else 1.0
     generator = torch.Generator().manual_seed(seed)
 
     def uniform(tensor, low, high):
@@ -87,14 +93,21 @@ def model(config, seed=0, dtype=torch.float64, backend="torch"):
     return out.eval()
 
 
-def twins(config, dtype="float64", backend="torch"):
-    """The accelerated model and the reference with the same weights."""
+def twins(
+    config: Config, dtype: str = "float64", backend: str = "torch"
+) -> tuple[MaskRCNN, mask_rcnn.MaskRCNN]:
+    """Create the accelerated model and the reference with the same weights."""
     accelerated = model(config, dtype=getattr(torch, dtype), backend=backend)
     return accelerated, mask_rcnn.MaskRCNN(config, parameters(accelerated, dtype))
 
 
-def scene(rng, shapes=((96, 128), (80, 100)), objects=(3, 2), classes=4):
-    """(images float64 [H, W, 3] in 0..255, list of dict(boxes, labels, masks)), ellipses in boxes off every dyadic grid."""
+def scene(
+    rng: np.random.Generator,
+    shapes: Sequence[tuple[int, int]] = ((96, 128), (80, 100)),
+    objects: Sequence[int] = (3, 2),
+    classes: int = 4,
+) -> tuple[list[np.ndarray], list[dict[str, np.ndarray]]]:
+    """Draw noise images [H, W, 3], 0..255, and targets {boxes, labels, masks}: random ellipses."""
     images, targets = [], []
     for (height, width), count in zip(shapes, objects, strict=True):
         sides = rng.uniform(0.15, 0.6, (count, 2)) * (width, height)
@@ -115,8 +128,8 @@ def scene(rng, shapes=((96, 128), (80, 100)), objects=(3, 2), classes=4):
     return images, targets
 
 
-def parameters(model, dtype="float64"):
-    """{name: array}, as the reference takes them."""
+def parameters(model: MaskRCNN, dtype: str = "float64") -> dict[str, np.ndarray]:
+    """Return {name: array} of a model, as the reference takes it."""
     return {
         name: tensor.numpy(force=True).astype(dtype)
         for name, tensor in model.state_dict().items()
@@ -124,11 +137,16 @@ def parameters(model, dtype="float64"):
     }
 
 
-def priorities(rng, config, image_shapes, objects):
-    """{"rpn": [N][T], "roi": [N][P + G]} for images of these padded shapes, all distinct."""
+def priorities(
+    rng: np.random.Generator,
+    config: Config,
+    image_shapes: Sequence[tuple[int, int]],
+    objects: Sequence[int],
+) -> dict[str, list[np.ndarray]]:
+    """Draw distinct sampling priorities {"rpn": [N][T], "roi": [N][P + G]} for padded images."""
     divisor = max(config.transform.size_divisor, 1)
     height, width = (-(-max(side) // divisor) * divisor for side in zip(*image_shapes, strict=True))
-    levels = (2, 3, 4, 5, 6) if config.neck == "fpn" else (configuration.single_map_level(config),)
+    levels = (2, 3, 4, 5, 6) if config.neck == "fpn" else (single_map_level(config),)
     shrink = math.floor if config.backbone.kind == "vgg" else math.ceil
     cells = 0
     for level in levels:
