@@ -6,13 +6,15 @@ and no "+1" appears anywhere.
 
 import numpy as np
 
+from reference.structures import Array
 
-def area(boxes: np.ndarray) -> np.ndarray:
+
+def area(boxes: Array) -> Array:
     """Compute the area of boxes [..., 4] -> [...] in square pixels; negative if one side is."""
     return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
 
 
-def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def iou(a: Array, b: Array) -> Array:
     """Compute the intersection over union of every pair.
 
     a [..., A, 4], b [..., B, 4] -> [..., A, B] in [0, 1].
@@ -28,7 +30,7 @@ def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.divide(intersection, union, out=zeros, where=intersection > 0)
 
 
-def clip(boxes: np.ndarray, height: float, width: float) -> np.ndarray:
+def clip(boxes: Array, height: float, width: float) -> Array:
     """Move boxes [..., 4] into [0, width] x [0, height].
 
     A box outside the image becomes one without area on its border.
@@ -38,7 +40,7 @@ def clip(boxes: np.ndarray, height: float, width: float) -> np.ndarray:
     return np.stack([x[..., 0], y[..., 0], x[..., 1], y[..., 1]], axis=-1)
 
 
-def is_valid(boxes: np.ndarray, min_size: float, inclusive: bool) -> np.ndarray:
+def is_valid(boxes: Array, min_size: float, inclusive: bool) -> Array:
     """Test boxes [..., 4] -> bool [...]: finite, and both sides longer than `min_size` pixels.
 
     If `inclusive`, a side of exactly `min_size` is valid too.
@@ -49,7 +51,7 @@ def is_valid(boxes: np.ndarray, min_size: float, inclusive: bool) -> np.ndarray:
     return np.logical_and(long_enough.all(axis=-1), np.isfinite(boxes).all(axis=-1))
 
 
-def check_finite(boxes: np.ndarray, name: str) -> None:
+def check_finite(boxes: Array, name: str) -> None:
     """Raise ValueError naming the first row of `boxes` [R, 4] with a NaN or an infinity."""
     bad = ~np.isfinite(boxes).all(axis=1)
     if bad.any():

@@ -9,13 +9,11 @@ from collections.abc import Callable
 import numpy as np
 
 from reference.autodiff import Tape
+from reference.structures import Array
 
 
 def directional_error(
-    function: Callable,
-    *arrays: np.ndarray,
-    generator: np.random.Generator,
-    step: float = 1e-5,
+    function: Callable, *arrays: Array, generator: np.random.Generator, step: float = 1e-5
 ) -> float:
     """Compare <Jᵀ w, d> with <w, J d> for random w and d; return |difference| / (|w| |J d|).
 
@@ -34,9 +32,7 @@ def directional_error(
     return _relative(expected - np.vdot(weight, change), weight, change)
 
 
-def adjoint_error(
-    function: Callable, array: np.ndarray, *, generator: np.random.Generator
-) -> float:
+def adjoint_error(function: Callable, array: Array, *, generator: np.random.Generator) -> float:
     """Compare <Jᵀ w, x> with <w, f(x)> at x = `array` for a linear function and a random w.
 
     Returns |difference| / (|w| |f(x)|), which is 0 except for rounding.

@@ -6,19 +6,18 @@ Legend: N images, C channels. Stages 2..5 have strides 4, 8, 16, 32; a dilated s
 stride of stage 4.
 """
 
-import numpy as np
-
 from reference import norm
 from reference.activations import relu
 from reference.config import Config
 from reference.max_pool import max_pool2d
+from reference.structures import Array
 
 # Blocks per stage, by depth.
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 
 
 def forward(
-    parameters: dict, images: np.ndarray, config: Config, statistics: dict | None = None
+    parameters: dict, images: Array, config: Config, statistics: dict | None = None
 ) -> dict:
     """Compute images [N, 3, H, W] -> {2: C2 [N, C, H/4, W/4], 3: C3, ..., `out_stage`}."""
     stem = {"stride": 2, "padding": 3}
@@ -32,12 +31,12 @@ def forward(
 
 def stage(
     parameters: dict,
-    x: np.ndarray,
+    x: Array,
     index: int,
     config: Config,
     statistics: dict | None = None,
     stride: int | None = None,
-) -> np.ndarray:
+) -> Array:
     """Apply the blocks of stage `index` (2..5), which parameter names call layer1..4.
 
     The first block strides: by `stride` if given, otherwise as in the backbone.

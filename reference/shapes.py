@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from reference.structures import Array
+
 # Labels 1, 2, 3.
 CLASS_NAMES = ("disc", "rectangle", "triangle")
 
@@ -47,7 +49,7 @@ def sample(
     width: int = 128,
     max_objects: int = 6,
     style: Style = EASY,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+) -> tuple[Array, Array, Array, Array]:
     """Paint image `index` of the endless data set `seed`.
 
     Sizes scale with the shorter side: at 128 pixels objects measure from 14 to 60 pixels.

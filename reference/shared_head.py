@@ -5,10 +5,9 @@ The shared stage is the last of a ResNet-C4 [Mask R-CNN, figure 4; SPEC §14].
 Legend: R RoIs, C channels, P pooled size.
 """
 
-import numpy as np
-
 from reference import neck, resnet
 from reference.config import Config, Pooler
+from reference.structures import Array
 
 # The stage that a C4 model runs on its RoIs.
 RES5 = 5
@@ -31,8 +30,8 @@ SHARED = {"none": identity, "res5": res5, "res5_unstrided": res5_unstrided}
 
 
 def forward(
-    parameters: dict, pooled: np.ndarray, config: Config, statistics: dict | None = None
-) -> np.ndarray:
+    parameters: dict, pooled: Array, config: Config, statistics: dict | None = None
+) -> Array:
     """Compute what the heads read: pooled [R, C, P, P] -> [R, C', P', P'].
 
     With "res5", P' = P / 2, rounded up. `statistics` as in backbone.py.

@@ -9,13 +9,13 @@ Legend: N images, G ground truths; H, W sides of the input image; h, w sides aft
 import numpy as np
 
 from reference.config import Transform
-from reference.structures import Target
+from reference.structures import Array, Target
 
 # Fractional bits of Pillow's integer filter coefficients.
 PILLOW_BITS = 22
 
 
-def check_image(image: np.ndarray) -> np.ndarray:
+def check_image(image: Array) -> Array:
     """Return `image` as an array; ValueError unless [H, W, 3], finite, and uint8 or floats."""
     image = np.asarray(image)
     if image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
@@ -72,7 +72,7 @@ def resized_shape(height: int, width: int, min_size: int, transform: Transform) 
     return max(int(h * shrink + 0.5), 1), max(int(w * shrink + 0.5), 1)
 
 
-def bilinear(x: np.ndarray, size: int, axis: int) -> np.ndarray:
+def bilinear(x: Array, size: int, axis: int) -> Array:
     """Resize one axis with two taps per sample and no antialiasing.
 
     Sample i lies at (i + 0.5) * old / new - 0.5, clamped to the first and last pixel.
@@ -84,7 +84,7 @@ def bilinear(x: np.ndarray, size: int, axis: int) -> np.ndarray:
     return x.take(low, axis) * (1 - weight) + x.take(np.minimum(low + 1, old - 1), axis) * weight
 
 
-def pillow_coefficients(old: int, size: int) -> np.ndarray:
+def pillow_coefficients(old: int, size: int) -> Array:
     """Compute Pillow's triangle filter [size, old].
 
     It is as wide as an input pixel when growing, and as an output pixel when shrinking.
@@ -101,7 +101,7 @@ def pillow_coefficients(old: int, size: int) -> np.ndarray:
     return weight / np.cumsum(weight, axis=1)[:, -1:]
 
 
-def pillow(x: np.ndarray, size: int, axis: int) -> np.ndarray:
+def pillow(x: Array, size: int, axis: int) -> Array:
     """Resize one axis by Pillow's antialiased bilinear filter.
 
     uint8 stays uint8 by Pillow's fixed-point arithmetic, bit for bit.
@@ -116,7 +116,7 @@ def pillow(x: np.ndarray, size: int, axis: int) -> np.ndarray:
     return np.clip(total, 0, 255).astype(np.uint8)
 
 
-def nearest_indices(old: int, size: int, transform: Transform) -> np.ndarray:
+def nearest_indices(old: int, size: int, transform: Transform) -> Array:
     """Compute the row (or column) of a mask that each resized row copies.
 
     This is torch's float32 rule, or Pillow's running sum over pixel centres.
@@ -128,7 +128,7 @@ def nearest_indices(old: int, size: int, transform: Transform) -> np.ndarray:
     return np.minimum(index.astype(np.int64), old - 1)
 
 
-def scale_boxes(boxes: np.ndarray, old: tuple, new: tuple, transform: Transform) -> np.ndarray:
+def scale_boxes(boxes: Array, old: tuple, new: tuple, transform: Transform) -> Array:
     """Scale boxes [., 4] of an image with sides `old` (h, w) to the image with sides `new`."""
     dtype = np.dtype(transform.ratio_dtype).type
     ratio_y, ratio_x = dtype(new[0]) / dtype(old[0]), dtype(new[1]) / dtype(old[1])
@@ -136,8 +136,8 @@ def scale_boxes(boxes: np.ndarray, old: tuple, new: tuple, transform: Transform)
 
 
 def prepare(
-    image: np.ndarray, target: Target | None, transform: Transform, min_size: int | None = None
-) -> tuple[np.ndarray, Target | None]:
+    image: Array, target: Target | None, transform: Transform, min_size: int | None = None
+) -> tuple[Array, Target | None]:
     """Order the channels, normalise and resize one image and its target.
 
     image     [H, W, 3]  RGB, uint8 or floats in 0..255
@@ -175,7 +175,7 @@ def prepare(
     return np.ascontiguousarray(image.transpose(2, 0, 1)), target
 
 
-def pad(images: list[np.ndarray], size_divisor: int) -> np.ndarray:
+def pad(images: list[Array], size_divisor: int) -> Array:
     """Pad a list of [3, h, w] with zeros to the right and below: [N, 3, H, W].
 
     The sides become multiples of `size_divisor`; 0: those of the largest image.

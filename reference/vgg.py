@@ -6,19 +6,18 @@ Legend: N images, C channels. Stage k is the output of block k before its poolin
 2^(k - 1): conv5_3 has 16.
 """
 
-import numpy as np
-
 from reference.activations import relu
 from reference.config import Config
 from reference.conv import conv2d
 from reference.max_pool import max_pool2d
+from reference.structures import Array
 
 # Convolutions per block.
 CONVOLUTIONS = {1: 2, 2: 2, 3: 3, 4: 3, 5: 3}
 
 
 def forward(
-    parameters: dict, images: np.ndarray, config: Config, statistics: dict | None = None
+    parameters: dict, images: Array, config: Config, statistics: dict | None = None
 ) -> dict:
     """Compute images [N, 3, H, W] -> {1: conv1_2 [N, C, H, W], 2: conv2_2, ..., `out_stage`}."""
     x, stages = images, {}
