@@ -1,46 +1,38 @@
-"""Boxes <-> deltas (dx, dy, dw, dh) relative to reference boxes (anchors or proposals) [Fast R-CNN, appendix C of R-CNN]."""
+"""Boxes <-> deltas (dx, dy, dw, dh) relative to reference boxes, anchors or proposals.
+
+[R-CNN, Girshick et al. 2014, appendix C]
+"""
 
 import math
 
 import torch
 
-MAX_LOG_SCALE = math.log(
-    1000 / 16
-)  # dw and dh are clamped to this before exp: a box grows at most 62.5-fold
+# Limit of dw and dh before exp: a box grows at most 62.5-fold.
+MAX_LOG_SCALE = math.log(1000 / 16)
 
 
-def _centres(boxes):
-    """[..., 4] -> centre x, centre y, width, height, each [..., 1]."""
-    x1, y1, x2, y2 = boxes.split(1, dim=-1)
-    width, height = x2 - x1, y2 - y1
-    return x1 + 0.5 * width, y1 + 0.5 * height, width, height
-
-
-def encode(boxes, reference_boxes, weights):
-    """Deltas that take `reference_boxes` to `boxes`.
+def encode(boxes: torch.Tensor, reference_boxes: torch.Tensor, weights: tuple) -> torch.Tensor:
+    """Compute the deltas that turn `reference_boxes` into `boxes`.
 
     boxes [..., 4], reference_boxes [..., 4], weights (wx, wy, ww, wh) -> [..., 4].
     dx = wx (x - x_ref) / w_ref, dw = ww ln(w / w_ref), on centres and sides.
-    Both kinds of boxes need positive sides; where one has none (padding) the deltas are infinite or NaN: mask them with
-    `torch.where` before a loss, not after.
+    Boxes and reference boxes need positive sides; otherwise (padding) the deltas are infinite or
+    NaN: mask them with `torch.where` before a loss, not after.
     """
     wx, wy, ww, wh = map(float, weights)
     x, y, w, h = _centres(boxes)
     x_ref, y_ref, w_ref, h_ref = _centres(reference_boxes)
-    deltas = (
-        wx * (x - x_ref) / w_ref,
-        wy * (y - y_ref) / h_ref,
-        ww * (w / w_ref).log(),
-        wh * (h / h_ref).log(),
-    )
-    return torch.cat(deltas, dim=-1)
+    dx, dy = wx * (x - x_ref) / w_ref, wy * (y - y_ref) / h_ref
+    dw, dh = ww * (w / w_ref).log(), wh * (h / h_ref).log()
+    return torch.cat([dx, dy, dw, dh], dim=-1)
 
 
-def decode(deltas, reference_boxes, weights):
-    """Boxes from deltas; the inverse of `encode`, but for the clamp.
+def decode(deltas: torch.Tensor, reference_boxes: torch.Tensor, weights: tuple) -> torch.Tensor:
+    """Compute boxes from deltas: the inverse of `encode`, except for the limit.
 
-    deltas [..., 4k] class-major (4 * class + coordinate), reference_boxes [..., 4], weights (wx, wy, ww, wh) -> [..., 4k],
-    in float32 at least. dw and dh are at most ln(1000 / 16); shrinking is not limited.
+    deltas [..., 4k] class-major (4 * class + coordinate), reference_boxes [..., 4],
+    weights (wx, wy, ww, wh) -> [..., 4k], at least float32.
+    dw and dh are limited to ln(1000 / 16); shrinking is not limited.
     """
     wx, wy, ww, wh = map(float, weights)
     deltas = deltas.to(torch.promote_types(deltas.dtype, torch.float32))
@@ -50,3 +42,10 @@ def decode(deltas, reference_boxes, weights):
     half_w = 0.5 * (deltas[..., 2::4] / ww).clamp(max=MAX_LOG_SCALE).exp() * w_ref
     half_h = 0.5 * (deltas[..., 3::4] / wh).clamp(max=MAX_LOG_SCALE).exp() * h_ref
     return torch.stack([x - half_w, y - half_h, x + half_w, y + half_h], dim=-1).flatten(-2)
+
+
+def _centres(boxes):
+    """Convert [..., 4] to centre x, centre y, width, height, each [..., 1]."""
+    x1, y1, x2, y2 = boxes.split(1, dim=-1)
+    width, height = x2 - x1, y2 - y1
+    return x1 + 0.5 * width, y1 + 0.5 * height, width, height

@@ -1,49 +1,54 @@
-"""Feature pyramid [Lin et al. 2017, arXiv 1612.03144]: 1x1 laterals, a top-down path of nearest neighbours, 3x3 outputs."""
+"""The feature pyramid [FPN, Lin et al. 2017], SPEC §13.
 
+Legend: N images. Level l has stride 2^l; C2..C5 come from the backbone, P2..P6 go to the heads.
+"""
+
+import torch
 import torch.nn.functional as F
 from torch import nn
 
 from accelerated import backbone, norm
+from reference.config import Config
 
 
 class Neck(nn.Module):
-    """{2: C2, .., 5: C5} -> {2: P2, .., 6: P6}, all of `config.fpn.channels` channels.
+    """Compute {2: C2, ..., 5: C5} -> {2: P2, ..., 6: P6}, all with `config.fpn.channels` channels.
 
-    P6 is every second pixel of P5, for the RPN alone. The top-down step enlarges to the lateral's size, whatever its parity (SPEC §13).
+    From the top down, each map is resized to the next finer one and added to it. P6 is every second
+    pixel of P5; only the RPN reads it.
     """
 
-    def __init__(self, config):
+    def __init__(self, config: Config) -> None:
         super().__init__()
         kind, width = config.fpn.norm, config.fpn.channels
         for level, before in backbone.of(config).channels(config).items():
-            self.add_module(f"lateral{level}", nn.Conv2d(before, width, 1, bias=kind == "none"))
-            self.add_module(
-                f"output{level}", nn.Conv2d(width, width, 3, padding=1, bias=kind == "none")
-            )
-            if kind != "none":
-                self.add_module(f"lateral{level}_norm", norm.make(kind, width, config))
-                self.add_module(f"output{level}_norm", norm.make(kind, width, config))
+            lateral = nn.Conv2d(before, width, 1, bias=kind == "none")
+            output = nn.Conv2d(width, width, 3, padding=1, bias=kind == "none")
+            for name, conv in ((f"lateral{level}", lateral), (f"output{level}", output)):
+                self.add_module(name, conv)
+                if kind != "none":
+                    self.add_module(f"{name}_norm", norm.make(kind, width, config))
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_uniform_(module.weight, a=1)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 
-    def forward(self, stages):
-        outputs, above = {}, None
+    def forward(self, stages: dict) -> dict:
+        pyramid, above = {}, None
         for level in (5, 4, 3, 2):
             x = self._layer(f"lateral{level}", stages[level])
-            above = (
-                x if above is None else x + F.interpolate(above, size=x.shape[-2:], mode="nearest")
-            )
-            outputs[level] = self._layer(f"output{level}", above)
-        outputs[6] = outputs[5][:, :, ::2, ::2]
-        return {level: outputs[level] for level in (2, 3, 4, 5, 6)}
+            if above is not None:
+                x = x + F.interpolate(above, size=x.shape[-2:], mode="nearest")
+            above = x
+            pyramid[level] = self._layer(f"output{level}", above)
+        pyramid[6] = pyramid[5][:, :, ::2, ::2]
+        return dict(sorted(pyramid.items()))
 
-    def _layer(self, name, x):
+    def _layer(self, name: str, x: torch.Tensor) -> torch.Tensor:
         return norm.conv_norm(getattr(self, name), getattr(self, f"{name}_norm", None), x)
 
 
-def channels(config):
-    """Of every level."""
+def channels(config: Config) -> int:
+    """Return the number of channels of every level."""
     return config.fpn.channels

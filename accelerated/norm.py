@@ -1,14 +1,29 @@
-"""Normalisation where PyTorch's own layers do not fit: stored statistics as constants; batch statistics of valid rows, of all processes."""
+"""Normalisation of feature maps where PyTorch's layers do not fit.
+
+Stored statistics are constants; batch statistics count valid rows only, and those of all processes.
+
+Legend: N images, C channels, H x W pixels.
+"""
 
 import torch
 import torch.nn.functional as F
 from torch import distributed, nn
 
+from reference.config import Config
+
 
 class FrozenBatchNorm2d(nn.Module):
-    """Batch normalisation whose four tensors are constants: no parameter, nothing updated [SPEC §13]."""
+    """Batch normalisation whose four tensors are constants: nothing is trained or updated.
 
-    def __init__(self, channels, eps):
+    [SPEC §13]
+    """
+
+    weight: torch.Tensor
+    bias: torch.Tensor
+    running_mean: torch.Tensor
+    running_var: torch.Tensor
+
+    def __init__(self, channels: int, eps: float) -> None:
         super().__init__()
         self.eps = eps
         self.register_buffer("weight", torch.ones(channels))
@@ -16,30 +31,35 @@ class FrozenBatchNorm2d(nn.Module):
         self.register_buffer("running_mean", torch.zeros(channels))
         self.register_buffer("running_var", torch.ones(channels))
 
-    def affine(self):
-        """(scale [C], shift [C]): the layer is x * scale + shift."""
+    def affine(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return (scale [C], shift [C]): the layer computes x * scale + shift."""
         scale = self.weight * (self.running_var + self.eps).rsqrt()
         return scale, self.bias - self.running_mean * scale
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         scale, shift = (t.to(x.dtype)[:, None, None] for t in self.affine())
         return x * scale + shift
 
 
 class BatchNorm2d(nn.BatchNorm2d):
-    """PyTorch's, with one addition: in training, `valid` [N] bool says which rows count in the statistics.
+    """PyTorch's batch normalisation, with statistics of the `valid` [N] rows in training.
 
-    So a padded RoI changes neither its neighbours nor the running statistics. Without any valid row the latter stay.
+    So a padded RoI changes neither the other rows nor the running statistics. Without any valid row
+    these do not change.
     """
 
-    def forward(self, x, valid=None):
+    momentum: float
+    running_mean: torch.Tensor
+    running_var: torch.Tensor
+    num_batches_tracked: torch.Tensor
+
+    def forward(self, x: torch.Tensor, valid: torch.Tensor | None = None) -> torch.Tensor:
         if not self.training or (valid is None and not self.synchronised()):
             return super().forward(x)
         high = x.to(torch.promote_types(x.dtype, torch.float32))
         weight = high.new_ones(len(x)) if valid is None else valid.to(high.dtype)
-        count = self.over_all(
-            weight.sum() * (x.shape[2] * x.shape[3])
-        )  # in pixels: maps of other processes have other sides
+        # Counted in pixels, because the maps of other processes have other sides.
+        count = self.over_all(weight.sum() * (x.shape[2] * x.shape[3]))
         weight = weight[:, None, None, None]
         mean = self.over_all((high * weight).sum((0, 2, 3))) / count.clamp(min=1)
         centred = high - mean[:, None, None]
@@ -53,25 +73,30 @@ class BatchNorm2d(nn.BatchNorm2d):
         scale = self.weight * (variance + self.eps).rsqrt()
         return (centred * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
 
-    def synchronised(self):
+    def synchronised(self) -> bool:
+        """Test whether statistics are summed over several processes."""
         return False
 
-    def over_all(self, total):
+    def over_all(self, total: torch.Tensor) -> torch.Tensor:
+        """Sum `total` over all processes."""
         return total
 
 
 class SyncBatchNorm2d(BatchNorm2d):
-    """With the statistics of all processes together, as if their batches were one [Peng et al. 2018, MegDet]; on any device."""
+    """Batch normalisation over the batches of all processes, on any device.
 
-    def synchronised(self):
+    [MegDet, Peng et al. 2018]
+    """
+
+    def synchronised(self) -> bool:
         return distributed.is_available() and distributed.is_initialized()
 
-    def over_all(self, total):
+    def over_all(self, total: torch.Tensor) -> torch.Tensor:
         return SumOverProcesses.apply(total) if self.synchronised() else total
 
 
 class SumOverProcesses(torch.autograd.Function):
-    """The sum over all processes, in each of them; what any of them makes of it counts in the gradient of all."""
+    """The sum over all processes, in each of them; the backward sums over all processes too."""
 
     @staticmethod
     def forward(ctx, x):
@@ -84,29 +109,29 @@ class SumOverProcesses(torch.autograd.Function):
         return SumOverProcesses.apply(grad)
 
 
-def make(kind, channels, config):
-    """The normalisation layer called `kind` ("frozen", "batch", "sync_batch" or "group") for `channels` channels."""
+KINDS = {"frozen": FrozenBatchNorm2d, "batch": BatchNorm2d, "sync_batch": SyncBatchNorm2d}
+
+
+def make(kind: str, channels: int, config: Config) -> nn.Module:
+    """Make the normalisation layer `kind` ("group" or one of KINDS) for `channels` channels."""
     eps = config.backbone.norm_eps
     if kind == "group":
         return nn.GroupNorm(config.norm_groups, channels, eps=eps)
-    return {"frozen": FrozenBatchNorm2d, "batch": BatchNorm2d, "sync_batch": SyncBatchNorm2d}[kind](
-        channels, eps=eps
-    )
+    return KINDS[kind](channels, eps=eps)
 
 
-def conv_norm(conv, norm, x, valid=None):
-    """norm(conv(x)); a frozen norm is folded into the convolution's weight and bias, so that it costs no pass over the activations."""
+def conv_norm(
+    conv: nn.Conv2d, norm: nn.Module | None, x: torch.Tensor, valid: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Apply the convolution `conv` and then the normalisation `norm`, if there is one.
+
+    A frozen norm is folded into the convolution's weight and bias, so that it costs no pass over
+    the activations.
+    """
     if isinstance(norm, FrozenBatchNorm2d):
         scale, shift = norm.affine()
-        return F.conv2d(
-            x,
-            conv.weight * scale[:, None, None, None],
-            shift,
-            conv.stride,
-            conv.padding,
-            conv.dilation,
-            conv.groups,
-        )
+        weight = conv.weight * scale[:, None, None, None]
+        return F.conv2d(x, weight, shift, conv.stride, conv.padding, conv.dilation, conv.groups)
     x = conv(x)
     if norm is None:
         return x

@@ -1,16 +1,22 @@
-"""Balanced subsampling of candidates. Chance enters only as a priority per candidate, so two implementations can share it.
+"""Balanced subsampling of candidates.
 
-N images, T candidates, B = batch_size chosen per image at most. Fixed shapes: what is not filled is marked invalid.
+Chance enters only as a priority per candidate, so that two implementations can share it. Shapes are
+fixed: what is not filled is marked invalid.
+
+Legend: N images, T candidates, B = batch_size slots per image.
 """
 
 import torch
 
 
-def sample(labels, priorities, batch_size, positive_fraction):
-    """Choose at most `batch_size` candidates per image, positives making up at most `positive_fraction` of that.
+def sample(
+    labels: torch.Tensor, priorities: torch.Tensor, batch_size: int, positive_fraction: float
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Choose at most `batch_size` candidates, of them at most `positive_fraction` positive.
 
-    labels [N, T] (> 0 positive, 0 negative, -1 never chosen), priorities [N, T], the smallest are chosen, ties by lower index.
-    Returns indices [N, B] int64 (positives by rising priority, then negatives by rising priority, then padding 0),
+    labels      [N, T]  > 0 positive, 0 negative, -1 never chosen
+    priorities  [N, T]  the smallest are chosen, ties by lower index
+    Returns indices [N, B] (positives by rising priority, then negatives, then padding 0),
     is_positive [N, B] and valid [N, B], bool. Negatives fill what positives leave free.
     """
     order, positive, negative = _choose(labels, priorities, batch_size, positive_fraction)
@@ -23,16 +29,17 @@ def sample(labels, priorities, batch_size, positive_fraction):
     return torch.where(valid, order.gather(1, slots), 0), slot < positives, valid
 
 
-def sampled_mask(labels, priorities, batch_size, positive_fraction):
-    """The same choice as two masks over the candidates: (positive [N, T], negative [N, T]) bool."""
+def sampled_mask(
+    labels: torch.Tensor, priorities: torch.Tensor, batch_size: int, positive_fraction: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Make the same choice as masks: (positive [N, T], negative [N, T]) bool."""
     order, positive, negative = _choose(labels, priorities, batch_size, positive_fraction)
-    return torch.zeros_like(positive).scatter(1, order, positive), torch.zeros_like(
-        negative
-    ).scatter(1, order, negative)
+    empty = torch.zeros_like(positive)
+    return empty.scatter(1, order, positive), empty.scatter(1, order, negative)
 
 
 def _choose(labels, priorities, batch_size, positive_fraction):
-    """Candidates by rising priority, and which of them are chosen: order, positive, negative, each [N, T]."""
+    """Sort the candidates by priority and choose: order, positive, negative, each [N, T]."""
     order = priorities.argsort(dim=1, stable=True)
     ordered = labels.gather(1, order)
     positive, negative = ordered > 0, ordered == 0

@@ -1,14 +1,21 @@
-"""What the heads read of a RoI: its pooled features, or these after a stage of the backbone that both heads share [ResNet-C4; SPEC §14].
+"""What the heads read of a RoI: its pooled features, or the output of a shared stage on them.
 
-Shapes: R rois, C channels, P pooled size.
+The shared stage is the last of a ResNet-C4 [Mask R-CNN, figure 4; SPEC §14].
+
+Legend: R rois, C channels, P pooled size.
 """
 
+import torch
+from torch import nn
+
 from accelerated import neck, resnet
+from reference.config import Config, Pooler
 
-RES5 = 5  # the stage that a C4 model keeps for its RoIs
+# The stage that a C4 model runs on its RoIs.
+RES5 = 5
 
 
-def pooled_as_they_are(backbone, pooled, valid):
+def identity(backbone, pooled, valid):
     return pooled
 
 
@@ -16,21 +23,22 @@ def res5(backbone, pooled, valid):
     return backbone.stage(pooled, RES5, valid)
 
 
-SHARED = {"none": pooled_as_they_are, "res5": res5, "res5_unstrided": res5}
+SHARED = {"none": identity, "res5": res5, "res5_unstrided": res5}
 
 
-def forward(backbone, pooled, valid, config):
-    """pooled [R, C, P, P] -> what the heads read, [R, C', P', P']; with "res5" P' = P / 2, rounded up.
+def forward(
+    backbone: nn.Module, pooled: torch.Tensor, valid: torch.Tensor, config: Config
+) -> torch.Tensor:
+    """Compute what the heads read: pooled [R, C, P, P] -> [R, C', P', P'].
 
-    `valid` [R] keeps padded RoIs out of batch statistics.
+    With "res5", P' = P / 2, rounded up. `valid` [R] excludes padded RoIs from batch statistics.
     """
     return SHARED[config.shared_head](backbone, pooled, valid)
 
 
-def shape(config, pooler):
-    """(C', P') for RoIs pooled by `pooler`."""
+def shape(config: Config, pooler: Pooler) -> tuple[int, int]:
+    """Return (C', P') for RoIs pooled by `pooler`."""
     if config.shared_head == "none":
         return neck.of(config).channels(config), pooler.output_size
-    return resnet.channels(config)[RES5], -(
-        -pooler.output_size // (2 if config.shared_head == "res5" else 1)
-    )
+    stride = 2 if config.shared_head == "res5" else 1
+    return resnet.channels(config)[RES5], -(-pooler.output_size // stride)

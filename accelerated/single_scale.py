@@ -1,25 +1,25 @@
-"""No pyramid: the last map of the backbone alone, as in the C4 and C5 models [Ren et al. 2015; He et al. 2015 §A]."""
+"""No pyramid: the last map of the backbone alone, as in the C4 and C5 models.
+
+[Faster R-CNN; Deep Residual Learning, He et al. 2015, appendix A]
+"""
 
 from torch import nn
 
 from accelerated import backbone
+from reference.config import Config, single_map_level
 
 
 class Neck(nn.Module):
-    """{stage: map} -> {level: the map of the last stage}. There is nothing to learn."""
+    """Select {stage: map} -> {level: the map of the last stage}; it has stride 2^level."""
 
-    def __init__(self, config):
+    def __init__(self, config: Config) -> None:
         super().__init__()
-        self.stage, self.level = config.backbone.out_stage, level(config)
+        self.stage, self.level = config.backbone.out_stage, single_map_level(config)
 
-    def forward(self, stages):
+    def forward(self, stages: dict) -> dict:
         return {self.level: stages[self.stage]}
 
 
-def level(config):
-    """The level of that map: it has stride 2^level."""
-    return backbone.of(config).strides(config)[config.backbone.out_stage].bit_length() - 1
-
-
-def channels(config):
+def channels(config: Config) -> int:
+    """Return the number of channels of that map."""
     return backbone.of(config).channels(config)[config.backbone.out_stage]

@@ -1,7 +1,11 @@
-"""From the image that comes in to the tensor the network sees, and a batch of those in fixed shapes, on the CPU's workers.
+"""From the input image to the tensor that the network sees, and to a batch in fixed shapes.
 
-N images, G ground-truth slots; H, W sides of the batch; h, w sides of one image after resizing. Masks travel as bits: 8 pixels of a
-row in one byte, the first in the highest bit (numpy.packbits).
+The two conventions are those of torchvision's GeneralizedRCNNTransform and of detectron2's
+ResizeShortestEdge and ImageList (SPEC §12). Everything runs on the workers' CPU. Masks are stored
+as bits: 8 pixels of a row in one byte, the first in the highest bit (numpy.packbits).
+
+Legend: N images, G ground-truth slots; H, W sides of the input image or of the batch; h, w sides
+after resizing.
 """
 
 import numpy as np
@@ -10,15 +14,16 @@ from PIL import Image
 from torch.nn import functional as F
 
 from accelerated.structures import Batch, PackedTarget, Target
+from reference.config import Transform
 
 
-def check_image(image):
-    """[3, H, W] tensor of an [H, W, 3] array or tensor; ValueError unless it is finite, and uint8 or floats."""
+def check_image(image: np.ndarray | torch.Tensor) -> torch.Tensor:
+    """Return `image` as [3, H, W]; ValueError unless [H, W, 3], finite, and uint8 or floats."""
     image = torch.as_tensor(np.ascontiguousarray(image) if isinstance(image, np.ndarray) else image)
     if image.ndim != 3 or image.shape[2] != 3 or image.numel() == 0:
-        shape = tuple(image.shape)
         raise ValueError(
-            f"image: expected [H, W, 3] RGB, got shape {shape}; move the channels last, repeat a grey image three times"
+            f"image: expected [H, W, 3] RGB, got shape {tuple(image.shape)}; "
+            "move the channels last, or repeat a grey image three times"
         )
     if image.dtype != torch.uint8 and not image.is_floating_point():
         raise ValueError(
@@ -31,155 +36,162 @@ def check_image(image):
     return image.permute(2, 0, 1)
 
 
-def check_target(target, height, width, dtype):
-    """Target of tensors; ValueError unless boxes, labels and masks agree with each other and with the image."""
-    boxes, labels = (
-        torch.as_tensor(target.boxes, dtype=dtype),
-        torch.as_tensor(target.labels, dtype=torch.int64),
-    )
+def check_target(target: Target, height: int, width: int, dtype: torch.dtype) -> Target:
+    """Return `target` as tensors; ValueError unless its parts fit each other and the image."""
+    boxes = torch.as_tensor(target.boxes, dtype=dtype)
+    labels = torch.as_tensor(target.labels, dtype=torch.int64)
     masks, count = torch.as_tensor(target.masks), len(target.labels)
     if boxes.shape != (count, 4) or masks.shape != (count, height, width):
         raise ValueError(
-            f"target: {count} labels need boxes [{count}, 4] and masks [{count}, {height}, {width}], "
-            f"got {tuple(boxes.shape)} and {tuple(masks.shape)}"
+            f"target: {count} labels need boxes [{count}, 4] and masks "
+            f"[{count}, {height}, {width}], got {tuple(boxes.shape)} and {tuple(masks.shape)}"
         )
     bad = ~(boxes.isfinite().all(1) & (boxes[:, 2:] > boxes[:, :2]).all(1))
     if bad.any():
         row = int(bad.int().argmax())
         raise ValueError(
-            f"target: box {row} is {boxes[row].tolist()}; boxes are finite with x1 < x2 and y1 < y2: drop this object"
+            f"target: box {row} is {boxes[row].tolist()}; "
+            "boxes must be finite with x1 < x2 and y1 < y2: drop this object"
         )
     if (labels < 1).any():
-        raise ValueError(
-            f"target: label {int(labels.min())}; labels count from 1, 0 is the background"
-        )
+        label = int(labels.min())
+        raise ValueError(f"target: label {label}; labels count from 1, 0 is the background")
     return Target(boxes, labels, masks)
 
 
-def resized_shape(height, width, min_size, config):
-    """(h, w) with a short side of `min_size` and a long side of at most `config.max_size`; the scale is a double (SPEC §12)."""
+def resized_shape(height: int, width: int, min_size: int, transform: Transform) -> tuple[int, int]:
+    """Compute (h, w) with a short side of `min_size` and a long side up to `max_size` (SPEC §12).
+
+    The scale is a double.
+    """
     short, long = min(height, width), max(height, width)
-    if config.size_rounding == "truncate":
-        scale = min(min_size / short, config.max_size / long)
-        height, width = int(height * scale), int(width * scale)
-    else:
-        scale = min_size / short
-        height, width = (min_size, width * scale) if height <= width else (height * scale, min_size)
-        shrink = min(config.max_size / max(height, width), 1.0)
-        height, width = int(height * shrink + 0.5), int(width * shrink + 0.5)
-    return max(height, 1), max(width, 1)
+    if transform.size_rounding == "truncate":
+        scale = min(min_size / short, transform.max_size / long)
+        return max(int(height * scale), 1), max(int(width * scale), 1)
+    scale = min_size / short
+    h, w = (min_size, width * scale) if height <= width else (height * scale, min_size)
+    shrink = min(transform.max_size / max(h, w), 1.0)
+    return max(int(h * shrink + 0.5), 1), max(int(w * shrink + 0.5), 1)
 
 
-def resize(image, size, config):
-    """[3, H, W] -> [3, h, w] by the configured filter; uint8 stays uint8 under Pillow's, floats take the same filter unrounded."""
-    if config.interpolation == "bilinear":
-        return F.interpolate(image[None], size=size, mode="bilinear", align_corners=False)[0]
-    if image.dtype != torch.uint8:
-        return F.interpolate(
-            image[None], size=size, mode="bilinear", align_corners=False, antialias=True
-        )[0]
-    image = Image.fromarray(image.permute(1, 2, 0).contiguous().cpu().numpy())
-    for sides in (
-        (size[1], image.height),
-        (size[1], size[0]),
-    ):  # columns first: Pillow 13 chooses by the shape, earlier ones did not
-        image = image.resize(sides, Image.Resampling.BILINEAR)
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+def resize(image: torch.Tensor, size: tuple, transform: Transform) -> torch.Tensor:
+    """Resize [3, H, W] -> [3, h, w] by the configured filter.
+
+    With Pillow's filter, uint8 stays uint8; floats take the same filter without rounding.
+    """
+    pillow = transform.interpolation == "pillow"
+    if not pillow or image.dtype != torch.uint8:
+        keywords = {"mode": "bilinear", "align_corners": False, "antialias": pillow}
+        return F.interpolate(image[None], size=size, **keywords)[0]
+    picture = Image.fromarray(image.permute(1, 2, 0).contiguous().cpu().numpy())
+    # Columns first: Pillow 13 chooses the order by the shape, earlier versions do not.
+    for sides in ((size[1], picture.height), (size[1], size[0])):
+        picture = picture.resize(sides, Image.Resampling.BILINEAR)
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
 
 
-def resize_and_pack(masks, size, config):
-    """Masks [G, H, W] bool, nearest neighbour, as bits [G, h, ceil(w / 8)] uint8; one at a time, to stay within the cache."""
+def resize_and_pack(masks: torch.Tensor, size: tuple, transform: Transform) -> torch.Tensor:
+    """Resize masks [G, H, W] bool by nearest neighbour and pack them: [G, h, ceil(w / 8)] uint8.
+
+    One mask at a time, which stays within the cache.
+    """
     out = np.zeros((len(masks), size[0], -(-size[1] // 8)), dtype=np.uint8)
     for row, mask in zip(out, masks.to(torch.uint8), strict=True):
         if mask.shape == size:
             resized = mask.numpy()
-        elif config.interpolation == "bilinear":
+        elif transform.interpolation == "bilinear":
             resized = F.interpolate(mask[None, None], size=size, mode="nearest")[0, 0].numpy()
         else:
-            resized = np.asarray(
-                Image.fromarray(mask.numpy()).resize(size[::-1], Image.Resampling.NEAREST)
-            )
+            picture = Image.fromarray(mask.numpy())
+            resized = np.asarray(picture.resize((size[1], size[0]), Image.Resampling.NEAREST))
         row[:] = np.packbits(resized, axis=1)
     return torch.from_numpy(out)
 
 
-def scale_boxes(boxes, old, new, config):
-    """Boxes [., 4] of an image of sides `old` (h, w) -> boxes of the same image at sides `new`."""
-    dtype = np.dtype(config.ratio_dtype).type
+def scale_boxes(boxes: torch.Tensor, old: tuple, new: tuple, transform: Transform) -> torch.Tensor:
+    """Scale boxes [., 4] of an image with sides `old` (h, w) to the image with sides `new`."""
+    dtype = np.dtype(transform.ratio_dtype).type
     ratio_y, ratio_x = (float(dtype(n) / dtype(o)) for n, o in zip(new, old, strict=True))
-    return boxes * torch.tensor(
-        [ratio_x, ratio_y, ratio_x, ratio_y], dtype=boxes.dtype, device=boxes.device
-    )
+    return boxes * boxes.new_tensor([ratio_x, ratio_y, ratio_x, ratio_y])
 
 
-def prepare(image, target, config, min_size=None, dtype=torch.float32):
-    """Channel order, normalisation and resizing of one image and of what is to be found in it.
+def prepare(
+    image: np.ndarray | torch.Tensor,
+    target: Target | None,
+    transform: Transform,
+    min_size: int | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> tuple[torch.Tensor, PackedTarget | None]:
+    """Order the channels, normalise and resize one image and its target.
 
-    image     [H, W, 3]  RGB array or tensor, uint8 or floats in 0..255
-    target    Target with dense masks, or None
-    config    config.Transform
-    min_size  wanted short side; None: the last of `config.min_size`. Where that is empty, nothing is resized
+    image     [H, W, 3]  RGB, uint8 or floats in 0..255
+    target    Target or None
+    min_size  short side; None: the last of `transform.min_size`. If that is empty, the size is kept
     dtype     of image and boxes: float32, or float64 to compare with the reference
-    Returns   ([3, h, w], PackedTarget or None, in the resized image's pixels).
+    Returns   ([3, h, w], PackedTarget in the resized image's pixels or None).
 
-    Raises ValueError for an image or target of the wrong shape or with non-finite numbers, saying what to do.
+    Raises ValueError for an image or target that does not fit or is not finite, saying what to do.
     """
     image = check_image(image)
-    old = tuple(image.shape[1:])
-    target = target if target is None else check_target(target, *old, dtype)
-    if min_size is None and config.min_size:
-        min_size = config.min_size[-1]
-    new = old if min_size is None else resized_shape(*old, min_size, config)
+    height, width = old = tuple(image.shape[1:])
+    target = target if target is None else check_target(target, height, width, dtype)
+    if min_size is None and transform.min_size:
+        min_size = transform.min_size[-1]
+    new = old if min_size is None else resized_shape(height, width, min_size, transform)
 
     def normalized(x):
         mean, std = (
             torch.tensor(value, dtype=dtype, device=x.device)[:, None, None]
-            for value in (config.mean, config.std)
+            for value in (transform.mean, transform.std)
         )
-        return (x.to(dtype) * config.pixel_scale).sub_(mean).div_(std)
+        return (x.to(dtype) * transform.pixel_scale).sub_(mean).div_(std)
 
-    if image.dtype != torch.uint8 or config.interpolation == "bilinear":
+    if image.dtype != torch.uint8 or transform.interpolation == "bilinear":
         image = image.to(dtype)
-    image = image if config.channel_order == "rgb" else image.flip(0)
-    image = normalized(image) if config.normalize_first else image
-    image = resize(image, new, config) if new != old else image
-    image = image if config.normalize_first else normalized(image)
-    if target is not None:
-        masks = resize_and_pack(target.masks.cpu(), new, config)
-        target = PackedTarget(
-            scale_boxes(target.boxes, old, new, config) if new != old else target.boxes,
-            target.labels,
-            masks,
-        )
-    return image.contiguous(), target
+    image = image if transform.channel_order == "rgb" else image.flip(0)
+    image = normalized(image) if transform.normalize_first else image
+    image = resize(image, new, transform) if new != old else image
+    image = (image if transform.normalize_first else normalized(image)).contiguous()
+    if target is None:
+        return image, None
+    masks = resize_and_pack(target.masks.cpu(), new, transform)
+    boxes = scale_boxes(target.boxes, old, new, transform) if new != old else target.boxes
+    return image, PackedTarget(boxes, target.labels, masks)
 
 
-def collate(prepared, config, original_sizes, image_ids=None, max_objects=None, pad_to=None):
-    """A Batch from what `prepare` returned for each image.
+def collate(
+    prepared: list,
+    transform: Transform,
+    original_sizes: list,
+    image_ids: list | None = None,
+    max_objects: int | None = None,
+    pad_to: tuple[int, int] | None = None,
+) -> Batch:
+    """Collect what `prepare` returned for each image into a Batch.
 
     prepared        list of ([3, h, w], PackedTarget or None)
-    config          config.Transform
-    original_sizes  list of (H, W) of the images that came in
-    max_objects     ground-truth slots per image; None: the most of this batch, at least 1
-    pad_to          (H, W) of the batch; None: the largest image, up to a multiple of `config.size_divisor`
-    Raises ValueError where an image or its objects do not fit.
+    original_sizes  list of (H, W) of the input images
+    max_objects     ground-truth slots per image; None: the maximum of this batch, at least 1
+    pad_to          (H, W) of the batch; None: the largest image, up to a multiple of `size_divisor`
+    Raises ValueError if an image or its objects do not fit.
     """
     images, targets = zip(*prepared, strict=True)
     sizes = torch.tensor([image.shape[1:] for image in images])
     counts = [0 if target is None else len(target.labels) for target in targets]
     height, width = (int(side) for side in sizes.amax(0)) if pad_to is None else pad_to
-    if pad_to is None and config.size_divisor:
-        height, width = (
-            -(-side // config.size_divisor) * config.size_divisor for side in (height, width)
-        )
+    if pad_to is None and transform.size_divisor:
+        divisor = transform.size_divisor
+        height, width = (-(-side // divisor) * divisor for side in (height, width))
     slots = max(1, *counts) if max_objects is None else max_objects
     if max(counts) > slots:
         raise ValueError(
-            f"{max(counts)} objects in an image of the batch, but max_objects is {slots}; raise it or drop objects"
+            f"{max(counts)} objects in an image of the batch, but max_objects is {slots}; "
+            "raise it or drop objects"
         )
     if (sizes > torch.tensor([height, width])).any():
         raise ValueError(
-            f"images of up to {sizes.amax(0).tolist()} do not fit into pad_to {[height, width]}; lower max_size or raise pad_to"
+            f"images of up to {sizes.amax(0).tolist()} do not fit into pad_to {[height, width]}; "
+            "lower max_size or raise pad_to"
         )
 
     n, dtype = len(images), images[0].dtype

@@ -1,33 +1,40 @@
-"""VGG-16 [Simonyan & Zisserman 2014, arXiv 1409.1556, configuration D]: 3x3 convolutions with bias, no norm.
+"""The VGG-16 backbone: 3x3 convolutions with bias and no norm.
 
-Shapes: N images, C channels. Stage k is the output of block k before its pooling and has stride 2^(k - 1): conv5_3 has 16.
+[Very Deep Convolutional Networks, Simonyan & Zisserman 2014, configuration D]
+
+Legend: N images, C channels. Stage k is the output of block k before its pooling and has stride
+2^(k - 1): conv5_3 has 16.
 """
 
+import torch
 import torch.nn.functional as F
 from torch import nn
 
-CONVOLUTIONS = {1: 2, 2: 2, 3: 3, 4: 3, 5: 3}  # per block
+from accelerated.parameters import initialise
+from reference.config import Config
+
+# Convolutions per block.
+CONVOLUTIONS = {1: 2, 2: 2, 3: 3, 4: 3, 5: 3}
 
 
 class Backbone(nn.Module):
-    """images [N, 3, H, W] -> {1: conv1_2 [N, C, H, W], 2: conv2_2, .., `out_stage`}.
+    """Compute images [N, 3, H, W] -> {1: conv1_2 [N, C, H, W], 2: conv2_2, ..., `out_stage`}.
 
     The first `frozen_stages` blocks receive no gradient.
     """
 
-    def __init__(self, config):
+    def __init__(self, config: Config) -> None:
         super().__init__()
         self.blocks, before = tuple(channels(config)), 3
         for block, after in channels(config).items():
             for i in range(1, CONVOLUTIONS[block] + 1):
-                convolution = nn.Conv2d(before, after, 3, padding=1)
-                nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
-                nn.init.zeros_(convolution.bias)
-                convolution.requires_grad_(block > config.backbone.frozen_stages)
-                self.add_module(f"conv{block}_{i}", convolution)
+                conv = nn.Conv2d(before, after, 3, padding=1)
+                initialise(conv)
+                conv.requires_grad_(block > config.backbone.frozen_stages)
+                self.add_module(f"conv{block}_{i}", conv)
                 before = after
 
-    def forward(self, images):
+    def forward(self, images: torch.Tensor) -> dict:
         x, stages = images, {}
         for block in self.blocks:
             if block > 1:
@@ -38,14 +45,12 @@ class Backbone(nn.Module):
         return stages
 
 
-def channels(config):
-    """{stage: channels}: 1, 2, 4, 8, 8 times the width."""
-    return {
-        block: config.backbone.width * min(2 ** (block - 1), 8)
-        for block in range(1, config.backbone.out_stage + 1)
-    }
+def channels(config: Config) -> dict:
+    """Return {stage: channels}: 1, 2, 4, 8, 8 times the width."""
+    blocks, width = range(1, config.backbone.out_stage + 1), config.backbone.width
+    return {block: width * min(2 ** (block - 1), 8) for block in blocks}
 
 
-def strides(config):
-    """{stage: image pixels per feature pixel}."""
+def strides(config: Config) -> dict:
+    """Return {stage: image pixels per feature pixel}."""
     return {block: 2 ** (block - 1) for block in range(1, config.backbone.out_stage + 1)}

@@ -1,41 +1,51 @@
-"""Anchors: boxes of a few sizes and shapes around every cell of every pyramid level [Faster R-CNN §3.1.1, FPN §4.1]."""
+"""Anchors: boxes of a few sizes and shapes around every cell of every level.
+
+[Faster R-CNN §3.1.1; FPN §4.1]
+"""
 
 import numpy as np
 
+from reference.config import Anchors
 
-def cell_anchors(sizes, ratios, config):
-    """Anchors of one cell, centred on the origin: [A, 4] float64, A = len(sizes) * len(ratios).
 
-    sizes: square roots of areas, pixels; ratios: height / width; `config`: a config.Anchors, for its rounding and order.
+def cell_anchors(sizes: tuple, ratios: tuple, anchors: Anchors) -> np.ndarray:
+    """Return the anchors of one cell, centred on the origin: [A, 4] float64.
+
+    sizes    square roots of areas, pixels
+    ratios   height / width; A = len(sizes) * len(ratios)
+    anchors  gives rounding and order
     """
-    sizes, ratios = np.asarray(sizes, float), np.asarray(ratios, float)
-    if config.order == "ratio_major":
-        ratio, size = (grid.ravel() for grid in np.meshgrid(ratios, sizes, indexing="ij"))
+    if anchors.order == "ratio_major":
+        ratio, size = np.meshgrid(ratios, sizes, indexing="ij")
     else:
-        size, ratio = (grid.ravel() for grid in np.meshgrid(sizes, ratios, indexing="ij"))
+        size, ratio = np.meshgrid(sizes, ratios, indexing="ij")
     width, height = size / np.sqrt(ratio), size * np.sqrt(ratio)
-    anchors = np.stack([-width, -height, width, height], axis=1) / 2
-    return anchors.round() if config.rounding else anchors
+    corners = np.stack([-width, -height, width, height], axis=-1).reshape(-1, 4) / 2
+    return corners.round() if anchors.rounding else corners
 
 
-def grid(feature_shapes, image_shape, config, *, strides):
-    """All anchors, a list with one [h * w * A, 4] float64 array per level, rows ordered by y, x, anchor of the cell.
+def grid(
+    feature_shapes: list, image_shape: tuple, anchors: Anchors, *, strides: list
+) -> list[np.ndarray]:
+    """Return all anchors: per level [h * w * A, 4] float64, ordered by y, x, anchor of the cell.
 
-    feature_shapes [(h, w), ..] per level; image_shape (H, W) of the padded batch; strides are used where config.stride is "constant".
-    Cell (0, 0) is centred at offset * stride: with offset 0 on the image's corner. Anchors may leave the image.
+    feature_shapes  (h, w) of each level
+    image_shape     (H, W) of the padded batch
+    strides         of the levels, used if `anchors.stride` is "constant"
+
+    Cell (0, 0) is centred at offset * stride; with offset 0 this is the corner of the image.
+    Anchors may leave the image.
     """
     levels = []
-    for (h, w), sizes, stride in zip(feature_shapes, config.sizes, strides, strict=True):
-        stride_y, stride_x = (
-            (stride, stride)
-            if config.stride == "constant"
-            else (image_shape[0] // h, image_shape[1] // w)
+    for (h, w), sizes, stride in zip(feature_shapes, anchors.sizes, strides):
+        stride_y = stride_x = stride
+        if anchors.stride == "image_over_feature":
+            stride_y, stride_x = image_shape[0] // h, image_shape[1] // w
+        y, x = (
+            (np.arange(h) + anchors.offset) * stride_y,
+            (np.arange(w) + anchors.offset) * stride_x,
         )
-        y, x = np.meshgrid(
-            (np.arange(h) + config.offset) * stride_y,
-            (np.arange(w) + config.offset) * stride_x,
-            indexing="ij",
-        )
+        y, x = np.meshgrid(y, x, indexing="ij")
         centres = np.stack([x, y, x, y], axis=-1).reshape(-1, 1, 4)
-        levels.append((centres + cell_anchors(sizes, config.ratios, config)).reshape(-1, 4))
+        levels.append((centres + cell_anchors(sizes, anchors.ratios, anchors)).reshape(-1, 4))
     return levels

@@ -1,4 +1,4 @@
-"""Average pooling."""
+"""Average pooling, forward and backward."""
 
 import numpy as np
 
@@ -6,12 +6,12 @@ from reference.autodiff import primitive
 
 
 @primitive
-def global_average_pool(x):
-    """The mean over all pixels: x [N, C, H, W] -> [N, C]."""
+def global_average_pool(x: np.ndarray) -> np.ndarray:
+    """Compute the mean over all pixels: x [N, C, H, W] -> [N, C]."""
     return x.mean(axis=(2, 3))
 
 
-def global_average_pool_backward(grad_out, x):
-    """Every pixel gets the same share; grad_out [N, C]."""
+def global_average_pool_backward(grad_out: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Give every pixel the same share of grad_out [N, C]."""
     height, width = x.shape[2:]
     return np.broadcast_to(grad_out[:, :, None, None] / (height * width), x.shape)

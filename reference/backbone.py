@@ -1,16 +1,24 @@
-"""The kinds of backbone. Each is a module with
+"""The kinds of backbone.
 
-forward(parameters, images, config, statistics=None)   images [N, 3, H, W] -> {stage: [N, C, h, w]}
-channels(config), strides(config)                     {stage: number}
-frozen(config)                                        prefixes of the parameters that receive no gradient
+Each is a module with
+
+forward(parameters, images, config, statistics=None)  images [N, 3, H, W] -> {stage: [N, C, h, w]}
+channels(config), strides(config)                     {stage: int}
+frozen(config)                                        prefixes of the parameters that stay fixed
 parameter_shapes(config)                              {parameter: shape}
+
+`statistics` is a dict that receives the updated running statistics, {name: array}; it is None in
+inference, where the stored statistics are used.
 """
 
+from types import ModuleType
+
 from reference import resnet, vgg
+from reference.config import Config
 
 KINDS = {"resnet": resnet, "vgg": vgg}
 
 
-def of(config):
-    """The module of the configured kind."""
+def of(config: Config) -> ModuleType:
+    """Return the module of the configured kind."""
     return KINDS[config.backbone.kind]

@@ -1,46 +1,39 @@
-"""Boxes <-> deltas (dx, dy, dw, dh) relative to reference boxes (anchors or proposals) [Fast R-CNN, appendix C of R-CNN]."""
+"""Boxes <-> deltas (dx, dy, dw, dh) relative to reference boxes, anchors or proposals.
+
+[R-CNN, Girshick et al. 2014, appendix C]
+"""
 
 import math
 
 import numpy as np
 
-MAX_LOG_SCALE = math.log(
-    1000 / 16
-)  # dw and dh are clamped to this before exp: a box grows at most 62.5-fold
+# Limit of dw and dh before exp: a box grows at most 62.5-fold.
+MAX_LOG_SCALE = math.log(1000 / 16)
 
 
-def _centres(boxes):
-    """[..., 4] -> centre x, centre y, width, height, each [..., 1]."""
-    x1, y1, x2, y2 = (boxes[..., i : i + 1] for i in range(4))
-    width, height = x2 - x1, y2 - y1
-    return x1 + 0.5 * width, y1 + 0.5 * height, width, height
-
-
-def encode(boxes, reference_boxes, weights):
-    """Deltas that take `reference_boxes` to `boxes`.
+def encode(boxes: np.ndarray, reference_boxes: np.ndarray, weights: tuple) -> np.ndarray:
+    """Compute the deltas that turn `reference_boxes` into `boxes`.
 
     boxes [..., 4], reference_boxes [..., 4], weights (wx, wy, ww, wh) -> [..., 4].
     dx = wx (x - x_ref) / w_ref, dw = ww ln(w / w_ref), on centres and sides.
-    Both kinds of boxes need positive sides; where one has none the deltas are infinite or NaN, and no loss may use them.
+    Boxes and reference boxes need positive sides; otherwise the deltas are infinite or NaN, and no
+    loss may use them.
     """
     wx, wy, ww, wh = map(float, weights)
     x, y, w, h = _centres(np.asarray(boxes))
     x_ref, y_ref, w_ref, h_ref = _centres(np.asarray(reference_boxes))
     with np.errstate(divide="ignore", invalid="ignore"):
-        deltas = (
-            wx * (x - x_ref) / w_ref,
-            wy * (y - y_ref) / h_ref,
-            ww * np.log(w / w_ref),
-            wh * np.log(h / h_ref),
-        )
-    return np.concatenate(deltas, axis=-1)
+        dx, dy = wx * (x - x_ref) / w_ref, wy * (y - y_ref) / h_ref
+        dw, dh = ww * np.log(w / w_ref), wh * np.log(h / h_ref)
+    return np.concatenate([dx, dy, dw, dh], axis=-1)
 
 
-def decode(deltas, reference_boxes, weights):
-    """Boxes from deltas; the inverse of `encode`, but for the clamp.
+def decode(deltas: np.ndarray, reference_boxes: np.ndarray, weights: tuple) -> np.ndarray:
+    """Compute boxes from deltas: the inverse of `encode`, except for the limit.
 
-    deltas [..., 4k] class-major (4 * class + coordinate), reference_boxes [..., 4], weights (wx, wy, ww, wh) -> [..., 4k].
-    dw and dh are at most ln(1000 / 16); shrinking is not limited.
+    deltas [..., 4k] class-major (4 * class + coordinate), reference_boxes [..., 4],
+    weights (wx, wy, ww, wh) -> [..., 4k].
+    dw and dh are limited to ln(1000 / 16); shrinking is not limited.
     """
     wx, wy, ww, wh = map(float, weights)
     deltas = np.asarray(deltas)
@@ -51,3 +44,10 @@ def decode(deltas, reference_boxes, weights):
     half_h = 0.5 * np.exp(np.minimum(deltas[..., 3::4] / wh, MAX_LOG_SCALE)) * h_ref
     boxes = np.stack([x - half_w, y - half_h, x + half_w, y + half_h], axis=-1)
     return boxes.reshape(deltas.shape)
+
+
+def _centres(boxes):
+    """Convert [..., 4] to centre x, centre y, width, height, each [..., 1]."""
+    x1, y1, x2, y2 = (boxes[..., i : i + 1] for i in range(4))
+    width, height = x2 - x1, y2 - y1
+    return x1 + 0.5 * width, y1 + 0.5 * height, width, height

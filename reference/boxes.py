@@ -1,21 +1,22 @@
 """Boxes: area, overlap, clipping, validity.
 
-A box is (x1, y1, x2, y2), continuous pixels; pixel i spans [i, i + 1), so a box is x2 - x1 wide and no "+1" appears anywhere.
+A box is (x1, y1, x2, y2) in continuous pixels. Pixel i spans [i, i + 1), so a box is x2 - x1 wide
+and no "+1" appears anywhere.
 """
 
 import numpy as np
 
 
-def area(boxes):
-    """Area of boxes [..., 4] -> [...], in square pixels; negative where exactly one side is."""
+def area(boxes: np.ndarray) -> np.ndarray:
+    """Compute the area of boxes [..., 4] -> [...] in square pixels; negative if one side is."""
     return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
 
 
-def iou(a, b):
-    """Intersection over union of every pair.
+def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Compute the intersection over union of every pair.
 
     a [..., A, 4], b [..., B, 4] -> [..., A, B] in [0, 1].
-    Boxes that do not intersect have IoU 0, also where the union is empty (0/0).
+    Boxes that do not intersect have IoU 0, even if their union is empty (0/0).
     """
     a, b = np.asarray(a), np.asarray(b)
     top_left = np.maximum(a[..., :, None, :2], b[..., None, :, :2])
@@ -23,31 +24,33 @@ def iou(a, b):
     sides = np.maximum(bottom_right - top_left, 0)
     intersection = sides[..., 0] * sides[..., 1]
     union = area(a)[..., :, None] + area(b)[..., None, :] - intersection
-    return np.divide(
-        intersection,
-        union,
-        out=np.zeros_like(union, dtype=np.result_type(union, np.float32)),
-        where=intersection > 0,
-    )
+    zeros = np.zeros_like(union, dtype=np.result_type(union, np.float32))
+    return np.divide(intersection, union, out=zeros, where=intersection > 0)
 
 
-def clip(boxes, height, width):
-    """Boxes [..., 4] moved into [0, width] x [0, height]. A box outside the image becomes one of no area on its border."""
+def clip(boxes: np.ndarray, height: float, width: float) -> np.ndarray:
+    """Move boxes [..., 4] into [0, width] x [0, height].
+
+    A box outside the image becomes one without area on its border.
+    """
     boxes = np.asarray(boxes)
     x, y = boxes[..., 0::2].clip(0, width), boxes[..., 1::2].clip(0, height)
     return np.stack([x[..., 0], y[..., 0], x[..., 1], y[..., 1]], axis=-1)
 
 
-def is_valid(boxes, min_size, inclusive):
-    """Boxes [..., 4] -> bool [...]: finite, and both sides longer than `min_size` pixels (or equal to it, if `inclusive`)."""
+def is_valid(boxes: np.ndarray, min_size: float, inclusive: bool) -> np.ndarray:
+    """Test boxes [..., 4] -> bool [...]: finite, and both sides longer than `min_size` pixels.
+
+    If `inclusive`, a side of exactly `min_size` is valid too.
+    """
     boxes = np.asarray(boxes)
     sides = boxes[..., 2:] - boxes[..., :2]
     long_enough = sides >= min_size if inclusive else sides > min_size
-    return long_enough.all(axis=-1) & np.isfinite(boxes).all(axis=-1)
+    return np.logical_and(long_enough.all(axis=-1), np.isfinite(boxes).all(axis=-1))
 
 
-def check_finite(boxes, name):
-    """ValueError naming the first row of `boxes` [R, 4] that holds a NaN or an infinity."""
+def check_finite(boxes: np.ndarray, name: str) -> None:
+    """Raise ValueError naming the first row of `boxes` [R, 4] with a NaN or an infinity."""
     bad = ~np.isfinite(boxes).all(axis=1)
     if bad.any():
         row = int(bad.argmax())

@@ -9,7 +9,7 @@ import dataclasses
 import json
 from dataclasses import dataclass, field
 from operator import attrgetter
-from typing import Literal
+from typing import Any, Literal
 
 from reference import typed
 from reference.presets import PRESETS, merged
@@ -390,9 +390,9 @@ def override(config: Config, assignment: str) -> Config:
     if not text:
         raise ValueError(f"{assignment!r}: expected FIELD=VALUE, for example rpn.nms_iou=0.6")
     try:
-        value = json.loads(text)
+        change: Any = json.loads(text)
     except json.JSONDecodeError:
-        value = text
+        change = text
     for name in reversed(path.strip().split(".")):
-        value = {name: value}
-    return from_dict(merged(to_dict(config), value))
+        change = {name: change}
+    return from_dict(merged(to_dict(config), change))

@@ -1,73 +1,89 @@
-"""Convolution and transposed convolution as matrix products over image patches, forward and backward.
+"""Convolution and transposed convolution as matrix products over image patches, with backwards.
 
-Legend: N images, C channels in, O channels out, k_h x k_w the kernel, H' x W' the output. As in every deep learning library, "convolution"
-means cross-correlation with zero padding.
+As in every deep learning library, "convolution" means cross-correlation with zero padding.
+
+Legend: N images, C input channels, O output channels, k_h x k_w the kernel, H' x W' the output.
 """
 
 import numpy as np
 
 from reference.autodiff import primitive
 
-CHUNK_BYTES = 8 << 20  # of patches copied out at a time: stays in the cache and bounds the memory
+# Bytes of patches copied at a time: they stay in the cache, and memory is bounded.
+CHUNK_BYTES = 8 << 20
 
 
 @primitive
-def conv2d(x, weight, bias=None, *, stride=1, padding=0, dilation=1, groups=1):
-    """out[n, o, y, x] = bias[o] + the sum over c, i, j of weight[o, c, i, j] * x[n, c, y stride - padding + i dilation, ...].
+def conv2d(
+    x: np.ndarray,
+    weight: np.ndarray,
+    bias: np.ndarray | None = None,
+    *,
+    stride: int = 1,
+    padding: int = 0,
+    dilation: int = 1,
+    groups: int = 1,
+) -> np.ndarray:
+    """Convolve: out[n, o, i, j] = bias[o] + sum of weight[o, c, a, b] * x[n, c, p, q].
+
+    The sum runs over c, a, b, with p = i stride - padding + a dilation, and q likewise from j, b.
 
     x       [N, C, H, W]
     weight  [O, C / groups, k_h, k_w]
     bias    [O] or None
-    Returns [N, O, H', W'] with H' = (H + 2 padding - dilation (k_h - 1) - 1) // stride + 1; float32 stays float32.
-    Raises ValueError where channels do not fit, or the kernel is larger than the padded image.
+    Returns [N, O, H', W'] with H' = (H + 2 padding - dilation (k_h - 1) - 1) // stride + 1;
+    float32 stays float32.
+    Raises ValueError if the channels do not fit or the kernel is larger than the padded image.
     """
     images, channels = x.shape[:2]
-    out_channels, group_channels, *kernel = weight.shape
+    out_channels, group_channels, k_h, k_w = weight.shape
     if channels != group_channels * groups or out_channels % groups:
         raise ValueError(
-            f"conv2d: {channels} channels in {groups} groups do not fit a weight of shape {weight.shape}"
+            f"conv2d: {channels} channels in {groups} groups do not fit "
+            f"a weight of shape {weight.shape}"
         )
-    window = patches(pad(x, padding), kernel, stride, dilation)
+    window = patches(pad(x, padding), (k_h, k_w), stride, dilation)
     height, width = window.shape[-2:]
     weight = weight.reshape(groups, out_channels // groups, -1)
     row_bytes = weight.shape[2] * width * x.itemsize
-    rows = height if kernel == [1, 1] else max(1, CHUNK_BYTES // max(row_bytes, 1))
-    out = np.empty(
-        (images, groups, out_channels // groups, height * width), np.result_type(x, weight)
-    )
-    for n in range(images):
-        for g in range(groups):
-            group = window[
-                n, g * group_channels : (g + 1) * group_channels
-            ]  # [C / groups, k_h, k_w, H', W']
-            for top in range(0, height, rows):
-                columns = group[..., top : top + rows, :].reshape(weight.shape[2], -1)
-                np.matmul(
-                    weight[g],
-                    columns,
-                    out=out[n, g, :, top * width : top * width + columns.shape[1]],
-                )
+    rows = height if k_h == k_w == 1 else max(1, CHUNK_BYTES // max(row_bytes, 1))
+    shape = (images, groups, out_channels // groups, height * width)
+    out = np.empty(shape, np.result_type(x, weight))
+    for n, g in np.ndindex(images, groups):
+        # [C / groups, k_h, k_w, H', W']
+        group = window[n, g * group_channels : (g + 1) * group_channels]
+        for top in range(0, height, rows):
+            columns = group[..., top : top + rows, :].reshape(weight.shape[2], -1)
+            pixels = slice(top * width, top * width + columns.shape[1])
+            np.matmul(weight[g], columns, out=out[n, g, :, pixels])
     return _add_bias(out.reshape(images, out_channels, height, width), bias)
 
 
-def conv2d_backward(grad_out, x, weight, bias=None, *, stride=1, padding=0, dilation=1, groups=1):
-    """Gradients with respect to x, weight and bias, from grad_out [N, O, H', W'].
+def conv2d_backward(
+    grad_out: np.ndarray,
+    x: np.ndarray,
+    weight: np.ndarray,
+    bias: np.ndarray | None = None,
+    **geometry: int,
+) -> tuple:
+    """Compute the gradients with respect to x, weight and bias, from grad_out [N, O, H', W'].
 
-    conv2d is linear in x and in weight, so each gradient is the same sum read the other way round. Where
+    conv2d is linear in x and in weight, so each gradient is the same sum, read the other way round:
 
-        out[n, o, y, x] = sum over c, i, j of weight[o, c, i, j] * x[n, c, p],    p = y stride - padding + i dilation, likewise in x,
-
-    grad_x[n, c, p] collects weight[o, c, i, j] * grad_out[n, o, y, x] from all outputs that read pixel p (`spread`), and
-    grad_weight[o, c, i, j] sums grad_out[n, o, y, x] * x[n, c, p] over images and positions (`correlate`).
+    grad_x[n, c, p, q] collects weight[o, c, a, b] * grad_out[n, o, i, j] from all outputs that read
+    pixel (p, q) (`_spread`), and grad_weight[o, c, a, b] sums grad_out[n, o, i, j] * x[n, c, p, q]
+    over images and positions (`_correlate`). `geometry` is stride, padding, dilation and groups.
     """
-    grad_x = spread(grad_out, weight, x.shape, stride, padding, dilation, groups)
-    grad_weight = correlate(grad_out, x, weight.shape, stride, padding, dilation, groups)
+    grad_x = _spread(grad_out, weight, x.shape, **geometry)
+    grad_weight = _correlate(grad_out, x, weight.shape, **geometry)
     return grad_x, grad_weight, None if bias is None else grad_out.sum(axis=(0, 2, 3))
 
 
 @primitive
-def conv_transpose2d(x, weight, bias=None, *, stride):
-    """The adjoint of an unpadded `conv2d`: each input pixel spreads its kernel over the output.
+def conv_transpose2d(
+    x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None = None, *, stride: int
+) -> np.ndarray:
+    """Apply the adjoint of an unpadded `conv2d`: each pixel spreads its kernel over the output.
 
     x       [N, C, H, W]
     weight  [C, O, k_h, k_w]
@@ -79,43 +95,48 @@ def conv_transpose2d(x, weight, bias=None, *, stride):
         raise ValueError(
             f"conv_transpose2d: {channels} channels do not fit a weight of shape {weight.shape}"
         )
-    sides = [
-        (side - 1) * stride + k for side, k in zip((height, width), weight.shape[2:], strict=True)
-    ]
-    return _add_bias(spread(x, weight, (images, weight.shape[1], *sides), stride), bias)
+    k_h, k_w = weight.shape[2:]
+    shape = (images, weight.shape[1], (height - 1) * stride + k_h, (width - 1) * stride + k_w)
+    return _add_bias(_spread(x, weight, shape, stride), bias)
 
 
-def conv_transpose2d_backward(grad_out, x, weight, bias=None, *, stride):
-    """Gradients with respect to x, weight and bias: the adjoint of the adjoint is `conv2d` itself, so x and grad_out change places."""
-    grad_weight = correlate(x, grad_out, weight.shape, stride)
-    return (
-        conv2d(grad_out, weight, stride=stride),
-        grad_weight,
-        None if bias is None else grad_out.sum(axis=(0, 2, 3)),
-    )
+def conv_transpose2d_backward(
+    grad_out: np.ndarray,
+    x: np.ndarray,
+    weight: np.ndarray,
+    bias: np.ndarray | None = None,
+    *,
+    stride: int,
+) -> tuple:
+    """Compute the gradients with respect to x, weight and bias.
+
+    The adjoint of the adjoint is `conv2d` itself, so x and grad_out exchange their roles.
+    """
+    grad_x = conv2d(grad_out, weight, stride=stride)
+    grad_weight = _correlate(x, grad_out, weight.shape, stride)
+    return grad_x, grad_weight, None if bias is None else grad_out.sum(axis=(0, 2, 3))
 
 
-def spread(grad_out, weight, shape, stride, padding=0, dilation=1, groups=1):
-    """The adjoint of `conv2d` in x: grad_out [N, O, H', W'] -> [N, C, H, W] = shape."""
-    images, channels, *sides = shape
+def _spread(grad_out, weight, shape, stride=1, padding=0, dilation=1, groups=1):
+    """Apply the adjoint of `conv2d` in x: grad_out [N, O, H', W'] -> `shape` [N, C, H, W]."""
+    images, channels, height, width = shape
     grad_out = _grouped(grad_out, groups)
-    taps = np.ascontiguousarray(
-        weight.reshape(groups, -1, *weight.shape[1:]).transpose(3, 4, 0, 2, 1)
-    )  # [k_h, k_w, groups, C, O]
-    padded = np.zeros(
-        (images, channels, *(side + 2 * padding for side in sides)),
-        np.result_type(grad_out, weight),
-    )
+    # [k_h, k_w, groups, C / groups, O / groups]
+    taps = weight.reshape(groups, -1, *weight.shape[1:]).transpose(3, 4, 0, 2, 1).copy()
+    padded = (images, channels, height + 2 * padding, width + 2 * padding)
+    padded = np.zeros(padded, np.result_type(grad_out, weight))
     window = patches(padded, weight.shape[2:], stride, dilation)
-    for i, j in np.ndindex(
-        weight.shape[2:]
-    ):  # one tap of the kernel at a time: its pixels do not overlap
+    # The pixels of one tap do not overlap, so that each tap can be added at once.
+    for i, j in np.ndindex(weight.shape[2:]):
         window[:, :, i, j] += (taps[i, j] @ grad_out).reshape(images, channels, *window.shape[4:])
-    return padded[:, :, padding : padding + sides[0], padding : padding + sides[1]]
+    return padded[:, :, padding : padding + height, padding : padding + width]
 
 
-def correlate(grad_out, x, shape, stride, padding=0, dilation=1, groups=1):
-    """The adjoint of `conv2d` in its weight: grad_out [N, O, H', W'], x [N, C, H, W] -> [O, C / groups, k_h, k_w] = shape."""
+def _correlate(grad_out, x, shape, stride=1, padding=0, dilation=1, groups=1):
+    """Apply the adjoint of `conv2d` in its weight.
+
+    grad_out [N, O, H', W'], x [N, C, H, W] -> `shape` [O, C / groups, k_h, k_w].
+    """
     window = patches(pad(x, padding), shape[2:], stride, dilation)
     grad_out = _grouped(grad_out, groups)
     grad = np.zeros((groups, shape[0] // groups, *shape[1:]), np.result_type(grad_out, x))
@@ -125,32 +146,29 @@ def correlate(grad_out, x, shape, stride, padding=0, dilation=1, groups=1):
     return grad.reshape(shape)
 
 
-def pad(x, padding, value=0.0):
-    """[N, C, H, W] with `padding` more pixels of `value` on all four sides; a single number, the same for all."""
-    return (
-        np.pad(x, ((0, 0), (0, 0), (padding, padding), (padding, padding)), constant_values=value)
-        if padding
-        else x
-    )
+def pad(x: np.ndarray, padding: int, value: float = 0.0) -> np.ndarray:
+    """Add `padding` pixels of `value` on all four sides of x [N, C, H, W]."""
+    sides = ((0, 0), (0, 0), (padding, padding), (padding, padding))
+    return np.pad(x, sides, constant_values=value) if padding else x
 
 
-def patches(x, kernel, stride, dilation=1):
-    """The pixels under the kernel at every output position: a view [N, C, k_h, k_w, H', W'] of x [N, C, H, W], nothing copied."""
-    sides = [
-        (side - dilation * (k - 1) - 1) // stride + 1
-        for side, k in zip(x.shape[2:], kernel, strict=True)
-    ]
-    if min(sides) < 1:
+def patches(x: np.ndarray, kernel: tuple, stride: int, dilation: int = 1) -> np.ndarray:
+    """View x [N, C, H, W] as the pixels under the kernel: [N, C, k_h, k_w, H', W'], no copy."""
+    (height, width), (k_h, k_w) = x.shape[2:], kernel
+    out_h = (height - dilation * (k_h - 1) - 1) // stride + 1
+    out_w = (width - dilation * (k_w - 1) - 1) // stride + 1
+    if min(out_h, out_w) < 1:
         raise ValueError(
-            f"a kernel of {kernel[0]} x {kernel[1]} (dilation {dilation}) is larger than {x.shape[2]} x {x.shape[3]}"
+            f"a kernel of {k_h} x {k_w} (dilation {dilation}) is larger than {height} x {width}"
         )
-    n, c, y, x_ = x.strides
-    strides = (n, c, y * dilation, x_ * dilation, y * stride, x_ * stride)
-    return np.lib.stride_tricks.as_strided(x, (*x.shape[:2], *kernel, *sides), strides)
+    n, c, row, column = x.strides
+    strides = (n, c, row * dilation, column * dilation, row * stride, column * stride)
+    shape = (*x.shape[:2], k_h, k_w, out_h, out_w)
+    return np.lib.stride_tricks.as_strided(x, shape, strides)
 
 
 def _grouped(x, groups):
-    """[N, O, H, W] -> [N, groups, O / groups, H W]; N may be 0."""
+    """Reshape [N, O, H, W] -> [N, groups, O / groups, H W]; N may be 0."""
     return x.reshape(len(x), groups, x.shape[1] // groups, x.shape[2] * x.shape[3])
 
 

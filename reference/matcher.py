@@ -1,17 +1,24 @@
-"""Which ground truth a candidate (anchor or proposal) belongs to, and whether it is foreground, background or ignored."""
+"""Matching of candidates (anchors or proposals) to ground truths.
+
+Legend: G ground truths, T candidates.
+"""
 
 import numpy as np
 
 
-def match(iou, high, low, low_quality, zero_iou=True):
-    """Labels and matches from overlaps [Faster R-CNN §3.1.2].
+def match(
+    iou: np.ndarray, high: float, low: float, low_quality: bool, zero_iou: bool = True
+) -> tuple[np.ndarray, np.ndarray]:
+    """Label and match candidates by their overlaps, iou [G, T] [Faster R-CNN §3.1.2].
 
-    iou [G, T] of G ground truths with T candidates.
-    Returns labels [T]: 1 foreground (best IoU >= high), 0 background (best IoU < low), -1 ignored (between);
-    and matched [T]: the ground truth of highest IoU, the first of equals, whatever the label (0 where G = 0).
+    Returns
+    labels   [T]  1 foreground (best IoU >= high), 0 background (best IoU < low), -1 ignored
+    matched  [T]  the ground truth of highest IoU, the first of equals, for any label; 0 if G = 0
 
-    low_quality: the candidates whose IoU equals the maximum of some ground truth (all of them, on ties) are foreground too,
-    and keep their own match. zero_iou: also where that maximum is 0, which makes every candidate that misses it foreground.
+    low_quality  candidates whose IoU equals the maximum of some ground truth (all of them, on ties)
+                 are foreground too, and keep their match
+    zero_iou     even if that maximum is 0, which makes every candidate that misses it foreground
+
     Without ground truth everything is background.
     """
     count, candidates = iou.shape

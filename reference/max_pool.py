@@ -1,4 +1,4 @@
-"""Max pooling."""
+"""Max pooling, forward and backward."""
 
 import functools
 
@@ -9,33 +9,41 @@ from reference.conv import pad, patches
 
 
 @primitive
-def max_pool2d(x, kernel, stride, padding=0):
-    """The largest pixel under each kernel x kernel window, windows `stride` apart; x [N, C, H, W] -> [N, C, H', W'], H' as in `conv2d`."""
+def max_pool2d(x: np.ndarray, kernel: int, stride: int, padding: int = 0) -> np.ndarray:
+    """Take the maximum under each kernel x kernel window; windows are `stride` apart.
+
+    x [N, C, H, W] -> [N, C, H', W'], H' as in `conv2d`.
+    """
     x = pad(x, padding, -np.inf)
     height, width = ((side - kernel) // stride + 1 for side in x.shape[2:])
     if min(height, width) < 1:
         raise ValueError(
-            f"max_pool2d: a window of {kernel} pixels is larger than the padded image, {x.shape[2]} x {x.shape[3]}"
+            f"max_pool2d: a window of {kernel} pixels is larger than the padded image, "
+            f"{x.shape[2]} x {x.shape[3]}"
         )
+    # The maximum is separable: first down the columns, then along the rows.
     rows = [x[:, :, i : i + stride * (height - 1) + 1 : stride] for i in range(kernel)]
-    x = functools.reduce(np.maximum, rows)  # down the columns first: the maximum is separable
+    x = functools.reduce(np.maximum, rows)
     columns = [x[:, :, :, j : j + stride * (width - 1) + 1 : stride] for j in range(kernel)]
     return functools.reduce(np.maximum, columns)
 
 
-def max_pool2d_backward(grad_out, x, kernel, stride, padding=0):
-    """The first largest pixel of each window, in row-major order, gets the whole gradient; a pixel that wins several windows, the sum.
+def max_pool2d_backward(
+    grad_out: np.ndarray, x: np.ndarray, kernel: int, stride: int, padding: int = 0
+) -> np.ndarray:
+    """Pass the gradient of each window to its first maximum in row-major order.
 
-    Ties are common: behind a ReLU whole windows are 0.
+    A pixel that is the maximum of several windows receives the sum. Ties are common: after a ReLU
+    whole windows are 0.
     """
     height, width = x.shape[2:]
-    grad = np.zeros((*x.shape[:2], height + 2 * padding, width + 2 * padding), x.dtype)
-    pixels, grads = (
-        patches(array, (kernel, kernel), stride) for array in (pad(x, padding, -np.inf), grad)
-    )
+    padded = pad(x, padding, -np.inf)
+    grad = np.zeros(padded.shape, x.dtype)
+    pixels, grads = (patches(array, (kernel, kernel), stride) for array in (padded, grad))
     largest = max_pool2d(x, kernel, stride, padding)
     for i, j in np.ndindex(kernel, kernel):
         first = pixels[:, :, i, j] == largest
         grads[:, :, i, j] += grad_out * first
-        grad_out = grad_out * ~first  # handed out: the later ones go without
+        # Only the first maximum receives the gradient.
+        grad_out = grad_out * ~first
     return grad[:, :, padding : padding + height, padding : padding + width]

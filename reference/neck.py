@@ -1,15 +1,22 @@
-"""The kinds of neck: from the stages of the backbone to the maps that the RPN and the heads read. Each is a module with
+"""The kinds of neck: from the stages of the backbone to the maps that the RPN and the heads read.
 
-forward(parameters, stages, config, statistics=None)   {stage: map} -> {level: map}; level l has stride 2^l
-channels(config)                                      of each of these maps
+Each is a module with
+
+forward(parameters, stages, config, statistics=None)  {stage: map} -> {level: map}
+channels(config)                                      number of channels of each of these maps
 parameter_shapes(config)                              {parameter: shape}
+
+Level l has stride 2^l. `statistics` as in backbone.py.
 """
 
+from types import ModuleType
+
 from reference import fpn, single_scale
+from reference.config import Config
 
 KINDS = {"fpn": fpn, "single": single_scale}
 
 
-def of(config):
-    """The module of the configured kind."""
+def of(config: Config) -> ModuleType:
+    """Return the module of the configured kind."""
     return KINDS[config.neck]

@@ -1,93 +1,138 @@
-"""Normalisation of feature maps, forward and backward: per channel with stored or batch statistics, or per group of channels.
+"""Normalisation of feature maps: per channel with stored or batch statistics, or per group.
 
-Legend: N images, C channels, H x W pixels. weight, bias, mean, var are [C]. z = (x - mean) / sqrt(var + eps) is the normalised input,
-so that every norm is z * weight + bias, and with G the gradient of its result
+Legend: N images, C channels, H x W pixels. weight, bias, mean, var are [C].
 
-    grad_bias = the sum of G over images and pixels,    grad_weight = that of G z,    D = G weight = d loss / d z.
+With the normalised input z = (x - mean) / sqrt(var + eps), every norm is z * weight + bias. With G
+the gradient of its result,
 
-With stored statistics z is affine in x, so grad_x = D / sqrt(var + eps). With the statistics of a set of n entries of x (a channel, or
-a group of an image), mean and var answer to every entry of the set: d mean / d x_i = 1 / n and d var / d x_i = 2 (x_i - mean) / n. So
+    grad_bias = the sum of G over images and pixels,    grad_weight = that of G z,
+    D = G weight = d loss / d z.
+
+With stored statistics z is affine in x, so grad_x = D / sqrt(var + eps). With the statistics of a
+set of n entries of x (a channel, or a group of an image), mean and var depend on every entry:
+d mean / d x_i = 1 / n and d var / d x_i = 2 (x_i - mean) / n. So
 
     d z_j / d x_i = ([i = j] - 1 / n - z_i z_j / n) / sqrt(var + eps),
     grad_x        = (D - mean(D) - z mean(D z)) / sqrt(var + eps),    the means over the set:
 
-what is left of D without its parts along 1 and along z, the two directions in which (but for eps) moving x does not move z.
+D minus its projections onto 1 and onto z, the two directions in which (except for eps) moving x
+does not move z.
 """
 
 import numpy as np
 
 from reference.autodiff import detached, primitive
+from reference.config import Config
 from reference.conv import conv2d
 
-MOMENTUM = 0.1  # weight of the newest batch in the running statistics
+# Weight of the newest batch in the running statistics.
+MOMENTUM = 0.1
 
 
 @primitive
-def frozen_batch_norm(x, weight, bias, mean, var, eps):
-    """A fixed affine map per channel: (x - mean) / sqrt(var + eps) * weight + bias, on x [N, C, H, W] (SPEC §13)."""
+def frozen_batch_norm(
+    x: np.ndarray,
+    weight: np.ndarray,
+    bias: np.ndarray,
+    mean: np.ndarray,
+    var: np.ndarray,
+    eps: float,
+) -> np.ndarray:
+    """Apply the affine map (x - mean) / sqrt(var + eps) * weight + bias to x [N, C, H, W].
+
+    The statistics are constants (SPEC §13).
+    """
     scale = weight / np.sqrt(var + eps)
     return _affine(x, scale, bias - mean * scale)
 
 
-def frozen_batch_norm_backward(grad_out, x, weight, bias, mean, var, eps):
-    """Gradients with respect to x, weight and bias."""
+def frozen_batch_norm_backward(
+    grad_out: np.ndarray,
+    x: np.ndarray,
+    weight: np.ndarray,
+    bias: np.ndarray,
+    mean: np.ndarray,
+    var: np.ndarray,
+    eps: float,
+) -> tuple:
+    """Compute the gradients with respect to x, weight and bias."""
     std = np.sqrt(var + eps)
     z = _affine(x, 1 / std, -mean / std)
-    return (
-        grad_out * (weight / std)[:, None, None],
-        _channel_sum(grad_out * z),
-        _channel_sum(grad_out),
-    )
+    grad_x = grad_out * (weight / std)[:, None, None]
+    return grad_x, _channel_sum(grad_out * z), _channel_sum(grad_out)
 
 
 @primitive
-def batch_norm(x, weight, bias, eps):
-    """Each channel of x [N, C, H, W] brought to mean 0 and variance 1 over the batch and its pixels, then times weight, plus bias."""
+def batch_norm(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, eps: float) -> np.ndarray:
+    """Normalise each channel of x [N, C, H, W] over the batch and its pixels.
+
+    The channel gets mean 0 and variance 1; then weight and bias act on it.
+    """
     mean, var = batch_statistics(x)
     scale = weight / np.sqrt(var + eps)
     return _affine(x, scale, bias - mean * scale)
 
 
-def batch_norm_backward(grad_out, x, weight, bias, eps):
-    """Gradients with respect to x, weight and bias; the set is a channel of all images."""
+def batch_norm_backward(
+    grad_out: np.ndarray, x: np.ndarray, weight: np.ndarray, bias: np.ndarray, eps: float
+) -> tuple:
+    """Compute the gradients with respect to x, weight and bias; the set is a channel."""
     mean, var = batch_statistics(x)
     std = np.sqrt(var + eps)
     z = _affine(x, 1 / std, -mean / std)
     grad_weight, grad_bias = _channel_sum(grad_out * z), _channel_sum(grad_out)
     count = _count(x)
+    # D / weight, minus both projections.
     grad_z = (
         grad_out - (grad_bias / count)[:, None, None] - z * (grad_weight / count)[:, None, None]
-    )  # D / weight, both means taken off
+    )
     return grad_z * (weight / std)[:, None, None], grad_weight, grad_bias
 
 
-def batch_statistics(x):
-    """Mean and (biased) variance of each channel of x over the batch and its pixels, each [C]; 0 and 0 of no image."""
+def batch_statistics(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Compute the mean and biased variance of each channel of x, each [C]; 0 without images."""
     mean = _channel_sum(x) / _count(x)
     return mean, _channel_sum((x - mean[:, None, None]) ** 2) / _count(x)
 
 
 @primitive
-def group_norm(x, weight, bias, groups, eps):
-    """Each group of C / groups successive channels of each image brought to mean 0 and variance 1, then the affine map per channel."""
+def group_norm(
+    x: np.ndarray, weight: np.ndarray, bias: np.ndarray, groups: int, eps: float
+) -> np.ndarray:
+    """Normalise each group of C / groups channels of each image of x [N, C, H, W].
+
+    The group gets mean 0 and variance 1; then weight and bias act on each channel.
+    """
     return _affine(_by_group(x, groups, eps)[0].reshape(x.shape), weight, bias)
 
 
-def group_norm_backward(grad_out, x, weight, bias, groups, eps):
-    """Gradients with respect to x, weight and bias; the set is a group of channels of one image."""
+def group_norm_backward(
+    grad_out: np.ndarray,
+    x: np.ndarray,
+    weight: np.ndarray,
+    bias: np.ndarray,
+    groups: int,
+    eps: float,
+) -> tuple:
+    """Compute the gradients with respect to x, weight and bias; the set is a group of an image."""
     z, std = _by_group(x, groups, eps)
     grad_z = (grad_out * weight[:, None, None]).reshape(z.shape)
-    grad_x = (
-        grad_z - grad_z.mean(axis=2, keepdims=True) - z * (grad_z * z).mean(axis=2, keepdims=True)
-    ) / std
-    return (
-        grad_x.reshape(x.shape),
-        _channel_sum(grad_out * z.reshape(x.shape)),
-        _channel_sum(grad_out),
-    )
+    grad_x = grad_z - grad_z.mean(axis=2, keepdims=True)
+    grad_x = (grad_x - z * (grad_z * z).mean(axis=2, keepdims=True)) / std
+    grad_weight = _channel_sum(grad_out * z.reshape(x.shape))
+    return grad_x.reshape(x.shape), grad_weight, _channel_sum(grad_out)
 
 
-def conv_norm(parameters, conv, norm, x, kind, config, statistics=None, **keywords):
+def conv_norm(
+    parameters: dict,
+    conv: str,
+    norm: str,
+    x: np.ndarray,
+    kind: str,
+    config: Config,
+    statistics: dict | None = None,
+    **keywords: int,
+) -> np.ndarray:
     """Apply the convolution `conv` and then the normalisation `norm`, named as in `parameters`.
 
     kind        "none": no normalisation; "frozen": by the stored statistics; "batch" and
@@ -105,15 +150,18 @@ def conv_norm(parameters, conv, norm, x, kind, config, statistics=None, **keywor
     eps = config.backbone.norm_eps
     if kind == "group":
         return group_norm(x, weight, bias, config.norm_groups, eps)
-    running = f"{norm}.running_mean", f"{norm}.running_var"
+    names = f"{norm}.running_mean", f"{norm}.running_var"
     if kind in ("batch", "sync_batch") and statistics is not None:
-        before = [statistics.get(name, parameters[name]) for name in running]
-        statistics.update(zip(running, running_statistics(*before, detached(x))))
+        mean, var = (statistics.get(name, parameters[name]) for name in names)
+        statistics.update(zip(names, running_statistics(mean, var, detached(x))))
         return batch_norm(x, weight, bias, eps)
-    return frozen_batch_norm(x, weight, bias, *(parameters[name] for name in running), eps)
+    mean, var = (parameters[name] for name in names)
+    return frozen_batch_norm(x, weight, bias, mean, var, eps)
 
 
-def running_statistics(mean, var, x):
+def running_statistics(
+    mean: np.ndarray, var: np.ndarray, x: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Move the running mean and (unbiased) variance, each [C], a tenth of the way to those of x.
 
     This is what PyTorch does. An empty batch changes nothing.
@@ -122,14 +170,15 @@ def running_statistics(mean, var, x):
         return mean, var
     batch_mean, batch_var = batch_statistics(x)
     unbiased = batch_var * _count(x) / max(_count(x) - 1, 1)
-    return (
-        mean * (1 - MOMENTUM) + batch_mean * MOMENTUM,
-        var * (1 - MOMENTUM) + unbiased * MOMENTUM,
-    )
+    mean = mean * (1 - MOMENTUM) + batch_mean * MOMENTUM
+    return mean, var * (1 - MOMENTUM) + unbiased * MOMENTUM
 
 
-def parameter_shapes(conv, norm, shape, kind):
-    """{parameter: shape} of a convolution with a weight of that shape and its normalisation; a normalised convolution has no bias."""
+def parameter_shapes(conv: str, norm: str, shape: tuple, kind: str) -> dict:
+    """Return {parameter: shape} of a convolution, whose weight has that shape, and its norm.
+
+    A normalised convolution has no bias.
+    """
     names = [f"{norm}.weight", f"{norm}.bias", f"{norm}.running_mean", f"{norm}.running_var"]
     names = {"none": [f"{conv}.bias"], "group": names[:2]}.get(kind, names)
     return {f"{conv}.weight": shape, **{name: shape[:1] for name in names}}
@@ -146,11 +195,12 @@ def _channel_sum(x):
 
 
 def _count(x):
-    return max(x.size // x.shape[1], 1)  # 1: a head may see no RoI at all
+    """Count the entries per channel; at least 1, because a head may see no RoI at all."""
+    return max(x.size // x.shape[1], 1)
 
 
 def _by_group(x, groups, eps):
-    """The normalised input [N, groups, C / groups H W], and its divisor [N, groups, 1]."""
+    """Compute the normalised input [N, groups, C / groups H W] and its divisor [N, groups, 1]."""
     if x.shape[1] % groups:
         raise ValueError(f"group_norm: {x.shape[1]} channels do not divide into {groups} groups")
     grouped = x.reshape(x.shape[0], groups, x.shape[1] // groups * x.shape[2] * x.shape[3])

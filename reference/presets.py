@@ -1,12 +1,13 @@
-"""Named configurations: those of torchvision and detectron2, number for number; those of the papers; and a tiny one.
+"""Named configurations: those of torchvision and detectron2, of the papers, and a tiny one.
 
-Plain data: what differs from the defaults of config.py, which are torchvision's. A variant is one field away:
-`override(preset("paper_r50_fpn"), "mask_head.loss=softmax")`, likewise "mask_head.class_agnostic=true", "mask_head.kind=mlp" or "none"
-(Faster R-CNN), "box_head.pooler.operator=roi_pool".
+Plain data: what differs from the defaults of config.py, which are torchvision's. A variant is one
+field away: `override(preset("paper_r50_fpn"), "mask_head.loss=softmax")`, and likewise
+"mask_head.class_agnostic=true", "mask_head.kind=mlp" or "none" (Faster R-CNN), and
+"box_head.pooler.operator=roi_pool".
 """
 
 
-def merged(*layers):
+def merged(*layers: dict) -> dict:
     """Merge nested dictionaries; later ones override earlier ones."""
     out = {}
     for layer in layers:
@@ -16,16 +17,38 @@ def merged(*layers):
     return out
 
 
-def poolers(**fields):
-    """These fields in the poolers of both heads."""
+def poolers(**fields) -> dict:
+    """Return a layer with these fields in the poolers of both heads."""
     return {"box_head": {"pooler": fields}, "mask_head": {"pooler": fields}}
 
 
-ANCHORS = {
-    "rounding": False,
-    "order": "size_major",
-    "stride": "constant",
-}  # everybody's but torchvision's
+def single_scale(level: int, **fields) -> dict:
+    """Return a layer for the last map of the backbone alone, which has stride 2**level.
+
+    Nothing is padded to a multiple of 32. Further fields are the backbone's.
+    """
+    return merged(
+        {"neck": "single", "transform": {"size_divisor": 0}, "backbone": fields},
+        {"anchors": {"sizes": ((32, 64, 128, 256, 512),)}},
+        {"rpn": {"pre_nms_top_n_train": 12000, "pre_nms_top_n_test": 6000}},
+        {"rpn": {"post_nms_top_n_train": 2000}},
+        poolers(min_level=level, max_level=level),
+    )
+
+
+def c4(shared_head: str, output_size: int) -> dict:
+    """Return a layer with stage 5 in the heads, shared by both (SPEC §14).
+
+    After it come a mean for the boxes and one transposed convolution for the masks.
+    """
+    heads = {"shared_head": shared_head, "box_head": {"kind": "mean"}, "mask_head": {"convs": 0}}
+    return merged(single_scale(4, out_stage=4), heads, poolers(output_size=output_size))
+
+
+R101 = {"backbone": {"depth": 101}}
+
+# The anchors of everybody but torchvision.
+ANCHORS = {"rounding": False, "order": "size_major", "stride": "constant"}
 
 TORCHVISION_V2 = {
     "backbone": {"norm": "batch", "frozen_stages": 0},
@@ -36,93 +59,43 @@ TORCHVISION_V2 = {
 }
 
 DETECTRON2 = merged(
-    {
-        "background": "last",
-        "transform": {
-            "size_rounding": "nearest",
-            "interpolation": "pillow",
-            "channel_order": "bgr",
-            "pixel_scale": 1.0,
-            "mean": (103.53, 116.28, 123.675),
-            "std": (1.0, 1.0, 1.0),
-            "normalize_first": False,
-            "ratio_dtype": "float64",
-        },
-        "backbone": {"stride_in_1x1": True},
-        "anchors": ANCHORS,
-        "rpn": {
-            "smooth_l1_beta": 0.0,
-            "loss_normalizer": "batch_size",
-            "post_nms_top_n_train": 1000,
-            "nms_score": "logit",
-            "min_size": 0.0,
-            "min_size_inclusive": False,
-        },
-        "box_head": {"smooth_l1_beta": 0.0, "min_size": None, "drop_empty": True},
-        "mask_head": {"target": "binary", "target_aligned": True, "paste": "detectron2"},
-    },
+    {"background": "last", "backbone": {"stride_in_1x1": True}, "anchors": ANCHORS},
+    {"transform": {"size_rounding": "nearest", "interpolation": "pillow", "channel_order": "bgr"}},
+    {"transform": {"pixel_scale": 1.0, "mean": (103.53, 116.28, 123.675), "std": (1.0, 1.0, 1.0)}},
+    {"transform": {"normalize_first": False, "ratio_dtype": "float64"}},
+    {"rpn": {"smooth_l1_beta": 0.0, "loss_normalizer": "batch_size", "nms_score": "logit"}},
+    {"rpn": {"post_nms_top_n_train": 1000, "min_size": 0.0, "min_size_inclusive": False}},
+    {"box_head": {"smooth_l1_beta": 0.0, "min_size": None, "drop_empty": True}},
+    {"mask_head": {"target": "binary", "target_aligned": True, "paste": "detectron2"}},
     poolers(sampling_ratio=0, aligned=True, level_epsilon="inside"),
 )
-
-# ResNeXt-101-32x8d, whose weights came from Caffe2: another normalisation of the image, strides in the 3x3 convolutions.
-X101 = {
-    "transform": {"std": (57.375, 57.12, 58.395)},
-    "backbone": {"depth": 101, "groups": 32, "group_width": 8, "stride_in_1x1": False},
-}
-
-# Mask R-CNN §3.1 with a pyramid; what the paper leaves open as in Detectron: 4 samples a bin, RoIs of at least a pixel, Caffe's nets.
-# The schedule is that of 160k iterations of 16 images.
-PAPER = {
-    "background": "last",
-    "transform": {
-        "channel_order": "bgr",
-        "pixel_scale": 1.0,
-        "mean": (102.9801, 115.9465, 122.7717),
-        "std": (1.0, 1.0, 1.0),
-    },
-    "backbone": {"stride_in_1x1": True},
-    "anchors": ANCHORS,
-    "rpn": {"zero_iou_matches": False},
-    "box_head": {"smooth_l1_beta": 1.0, "min_size": None, "drop_empty": True},
-    "mask_head": {"target": "binary"},
-    "optimizer": {"warmup_iterations": 500, "warmup_factor": 1 / 3, "steps": (0.75,)},
-}
-
-PAPER_SINGLE_SCALE = {
-    "rpn": {"post_nms_top_n_test": 300},
-    "box_head": {"batch_size": 64},
-}  # Mask R-CNN §3.1
-
-
-def single_scale(level, **fields):
-    """On the last map of the backbone alone, which has stride 2^level; nothing is padded to 32. Further fields are the backbone's."""
-    return merged(
-        {
-            "neck": "single",
-            "transform": {"size_divisor": 0},
-            "backbone": fields,
-            "anchors": {"sizes": ((32, 64, 128, 256, 512),)},
-            "rpn": {
-                "pre_nms_top_n_train": 12000,
-                "pre_nms_top_n_test": 6000,
-                "post_nms_top_n_train": 2000,
-            },
-        },
-        poolers(min_level=level, max_level=level),
-    )
-
-
-def c4(shared_head, output_size):
-    """Stage 5 in the heads: shared by both, then a mean for the boxes and one transposed convolution for the masks (SPEC §14)."""
-    heads = {"shared_head": shared_head, "box_head": {"kind": "mean"}, "mask_head": {"convs": 0}}
-    return merged(single_scale(4, out_stage=4), heads, poolers(output_size=output_size))
-
-
 DETECTRON2_C4 = merged(DETECTRON2, c4("res5", output_size=14))
 DETECTRON2_DC5 = merged(DETECTRON2, single_scale(4, dilation=2))
-PAPER_C4 = merged(PAPER, c4("res5_unstrided", output_size=7), PAPER_SINGLE_SCALE)  # figure 4, left
-PAPER_C5 = merged(PAPER, single_scale(5), PAPER_SINGLE_SCALE)  # table 2d
-# The backbone and the box head of Faster R-CNN [Ren et al. 2015], without its dropout; with RoIAlign and a mask branch.
+# ResNeXt-101-32x8d. Its weights come from Caffe2, with another normalisation of the image and
+# strides in the 3x3 convolutions.
+DETECTRON2_X101 = merged(
+    DETECTRON2,
+    {"transform": {"std": (57.375, 57.12, 58.395)}, "backbone": {"stride_in_1x1": False}},
+    {"backbone": {"depth": 101, "groups": 32, "group_width": 8}},
+)
+
+# Mask R-CNN §3.1 with a pyramid. What the paper leaves open is as in Detectron: 4 samples per bin,
+# RoIs of at least one pixel, Caffe's networks. The schedule is for 160k iterations of 16 images.
+PAPER = merged(
+    {"background": "last", "backbone": {"stride_in_1x1": True}, "anchors": ANCHORS},
+    {"transform": {"channel_order": "bgr", "pixel_scale": 1.0}},
+    {"transform": {"mean": (102.9801, 115.9465, 122.7717), "std": (1.0, 1.0, 1.0)}},
+    {"rpn": {"zero_iou_matches": False}, "mask_head": {"target": "binary"}},
+    {"box_head": {"smooth_l1_beta": 1.0, "min_size": None, "drop_empty": True}},
+    {"optimizer": {"warmup_iterations": 500, "warmup_factor": 1 / 3, "steps": (0.75,)}},
+)
+# Mask R-CNN §3.1.
+PAPER_SINGLE_SCALE = {"rpn": {"post_nms_top_n_test": 300}, "box_head": {"batch_size": 64}}
+# Figure 4, left.
+PAPER_C4 = merged(PAPER, c4("res5_unstrided", output_size=7), PAPER_SINGLE_SCALE)
+# Table 2d.
+PAPER_C5 = merged(PAPER, single_scale(5), PAPER_SINGLE_SCALE)
+# Backbone and box head of Faster R-CNN, without its dropout; with RoIAlign and a mask branch.
 PAPER_VGG16 = merged(
     PAPER,
     single_scale(4, kind="vgg", stride_in_1x1=False),
@@ -130,57 +103,26 @@ PAPER_VGG16 = merged(
     {"box_head": {"channels": 4096}},
 )
 
-# Small enough to train from scratch on two CPU cores in minutes: 128-pixel images, a narrow ResNet-18, group norm throughout.
+# Small enough to train from scratch on two CPU cores in minutes: images of 128 pixels, a narrow
+# ResNet-18, group norm throughout.
 TINY = merged(
-    {
-        "num_classes": 3,
-        "norm_groups": 8,
-        "transform": {"min_size": (128,), "max_size": 128},
-        "backbone": {"depth": 18, "width": 16, "norm": "group", "frozen_stages": 0},
-        "fpn": {"channels": 32, "norm": "group"},
-        "anchors": {
-            "sizes": ((12,), (24,), (48,), (96,), (160,)),
-            "rounding": False,
-            "stride": "constant",
-        },
-        "rpn": {
-            "zero_iou_matches": False,
-            "batch_size": 128,
-            "pre_nms_top_n_train": 256,
-            "pre_nms_top_n_test": 256,
-            "post_nms_top_n_train": 256,
-            "post_nms_top_n_test": 128,
-        },
-        "box_head": {
-            "kind": "four_conv_fc",
-            "channels": 128,
-            "conv_channels": 32,
-            "norm": "group",
-            "batch_size": 32,
-        },
-        "mask_head": {
-            "convs": 2,
-            "channels": 32,
-            "norm": "group",
-            "target_aligned": True,
-            "paste": "detectron2",
-        },
-        "optimizer": {
-            "kind": "adamw",
-            "learning_rate": 0.002,
-            "batch_size": 4,
-            "weight_decay": 0.02,
-            "norm_weight_decay": 0.0,
-            "warmup_iterations": 50,
-            "steps": (0.75, 0.92),
-            "gamma": 0.2,
-            "clip_gradient_norm": 10.0,
-        },
-    },
+    {"num_classes": 3, "norm_groups": 8, "transform": {"min_size": (128,), "max_size": 128}},
+    {"backbone": {"depth": 18, "width": 16, "norm": "group", "frozen_stages": 0}},
+    {"fpn": {"channels": 32, "norm": "group"}},
+    {"anchors": {"sizes": ((12,), (24,), (48,), (96,), (160,))}},
+    {"anchors": {"rounding": False, "stride": "constant"}},
+    {"rpn": {"zero_iou_matches": False, "batch_size": 128}},
+    {"rpn": {"pre_nms_top_n_train": 256, "pre_nms_top_n_test": 256}},
+    {"rpn": {"post_nms_top_n_train": 256, "post_nms_top_n_test": 128}},
+    {"box_head": {"kind": "four_conv_fc", "channels": 128, "conv_channels": 32}},
+    {"box_head": {"norm": "group", "batch_size": 32}},
+    {"mask_head": {"convs": 2, "channels": 32, "norm": "group"}},
+    {"mask_head": {"target_aligned": True, "paste": "detectron2"}},
+    {"optimizer": {"kind": "adamw", "learning_rate": 0.002, "batch_size": 4}},
+    {"optimizer": {"weight_decay": 0.02, "norm_weight_decay": 0.0, "warmup_iterations": 50}},
+    {"optimizer": {"steps": (0.75, 0.92), "gamma": 0.2, "clip_gradient_norm": 10.0}},
     poolers(aligned=True),
 )
-
-R101 = {"backbone": {"depth": 101}}
 
 PRESETS = {
     "torchvision_r50_fpn": {},
@@ -191,7 +133,7 @@ PRESETS = {
     "detectron2_r101_c4": merged(DETECTRON2_C4, R101),
     "detectron2_r50_dc5": DETECTRON2_DC5,
     "detectron2_r101_dc5": merged(DETECTRON2_DC5, R101),
-    "detectron2_x101_fpn": merged(DETECTRON2, X101),
+    "detectron2_x101_fpn": DETECTRON2_X101,
     "paper_r50_c4": PAPER_C4,
     "paper_r101_c4": merged(PAPER_C4, R101),
     "paper_r50_fpn": PAPER,

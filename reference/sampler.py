@@ -1,13 +1,22 @@
-"""Balanced subsampling of candidates. Chance enters only as a priority per candidate, so two implementations can share it."""
+"""Balanced subsampling of candidates.
+
+Chance enters only as a priority per candidate, so that two implementations can share it.
+
+Legend: T candidates.
+"""
 
 import numpy as np
 
 
-def sample(labels, priorities, batch_size, positive_fraction):
-    """Choose at most `batch_size` candidates, positives making up at most `positive_fraction` of that.
+def sample(
+    labels: np.ndarray, priorities: np.ndarray, batch_size: int, positive_fraction: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Choose at most `batch_size` candidates, of them at most `positive_fraction` positive.
 
-    labels [T] (> 0 positive, 0 negative, -1 never chosen), priorities [T], the smallest are chosen.
-    Returns (positive, negative): indices by rising priority, ties by rising index. Negatives fill what positives leave free.
+    labels      [T]  > 0 positive, 0 negative, -1 never chosen
+    priorities  [T]  the smallest are chosen, ties by lower index
+    Returns (positive, negative): indices by rising priority. Negatives fill what positives leave
+    free.
     """
     order = np.argsort(priorities, kind="stable")
     positive = order[labels[order] > 0][: int(batch_size * positive_fraction)]

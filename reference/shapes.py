@@ -1,50 +1,68 @@
-"""The built-in synthetic data set: discs, rectangles and triangles on a noisy background, any size, any number.
+"""The built-in synthetic data set: discs, rectangles and triangles on a noisy background.
 
-Every image is a pure function of (seed, index, style), so nothing has to be stored or downloaded, and both implementations see
-the same pixels. Pixel i spans [i, i+1); boxes are tight around the visible part of an object.
+Every image is a pure function of (seed, index, style), so that nothing has to be stored or
+downloaded and both implementations see the same pixels. Pixel i spans [i, i + 1); boxes are tight
+around the visible part of an object.
+
+Legend: H x W pixels, G ground truths.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
-CLASS_NAMES = ("disc", "rectangle", "triangle")  # labels 1, 2, 3
+# Labels 1, 2, 3.
+CLASS_NAMES = ("disc", "rectangle", "triangle")
 
 
 @dataclass(frozen=True)
 class Style:
-    """What the objects look like; lengths in units of the image's shorter side."""
+    """The look of the objects; lengths in units of the image's shorter side.
 
-    radius: tuple[float, float] = (0.07, 0.23)  # of the smallest and the largest
-    min_visible: float = (
-        0.5  # no object is painted that would leave less than this fraction of an earlier one
-    )
-    crowded: float = 0.0  # probability that an object is placed beside the last one
-    hollow: float = (
-        0.0  # probability that only the outline of an object is painted, and is its mask
-    )
-    stroke: float = 0.0  # thickness of such an outline, never less than 1.5 pixels
+    radius       of the smallest and of the largest object
+    min_visible  an object that would leave less than this fraction of an earlier one is skipped
+    crowded      probability that an object is placed next to the previous one
+    hollow       probability that only the outline of an object is painted, and is its mask
+    stroke       thickness of such an outline, never less than 1.5 pixels
+    """
+
+    radius: tuple[float, float] = (0.07, 0.23)
+    min_visible: float = 0.5
+    crowded: float = 0.0
+    hollow: float = 0.0
+    stroke: float = 0.0
 
 
 EASY = Style()
-# Thin outlines with other objects inside them, overlaps, nothing large: where alignment and the competition of classes can matter.
+# Thin outlines with other objects inside them, overlaps and nothing large: here alignment and the
+# competition of classes can matter.
 HARD = Style(radius=(0.09, 0.2), min_visible=0.5, crowded=0.25, hollow=0.35, stroke=0.055)
 
 
-def sample(seed, index, *, height=128, width=128, max_objects=6, style=EASY):
-    """Image number `index` of the endless data set `seed`.
+def sample(
+    seed: int,
+    index: int,
+    *,
+    height: int = 128,
+    width: int = 128,
+    max_objects: int = 6,
+    style: Style = EASY,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Paint image `index` of the endless data set `seed`.
 
     Sizes scale with the shorter side: at 128 pixels objects measure from 14 to 60 pixels.
-    Later objects hide earlier ones; masks are what remains visible, never less than `style.min_visible`.
+    Later objects hide earlier ones; masks are what remains visible.
 
-    Returns image [H, W, 3] uint8 RGB, boxes [G, 4] float64 xyxy pixels, labels [G] int64 (1..3), masks [G, H, W] bool,
-    with 1 <= G <= max_objects. Raises ValueError for a side below 24, where the smallest shapes vanish.
+    Returns image [H, W, 3] uint8 RGB, boxes [G, 4] float64 xyxy pixels, labels [G] int64 (1..3),
+    masks [G, H, W] bool, with 1 <= G <= max_objects.
+    Raises ValueError for a side below 24, where the smallest shapes vanish.
     """
     if min(height, width) < 24:
         raise ValueError(f"shapes need at least 24x24 pixels, got {height}x{width}")
     rng = np.random.default_rng([seed, index])
     image = _background(rng, height, width)
-    owner = np.full((height, width), -1)  # which object a pixel shows
+    # The index of the object that a pixel shows.
+    owner = np.full((height, width), -1)
     labels, areas, last = [], [], None
     for _ in range(rng.integers(1, max_objects, endpoint=True)):
         label = int(rng.integers(1, 4))
@@ -58,18 +76,13 @@ def sample(seed, index, *, height=128, width=128, max_objects=6, style=EASY):
         labels.append(label)
         areas.append(mask.sum())
         image[mask] = colour
-    image += rng.normal(0, 6, image.shape)
+    image = np.clip((image + rng.normal(0, 6, image.shape)).round(), 0, 255).astype(np.uint8)
     masks = owner == np.arange(len(labels))[:, None, None]
-    return (
-        np.clip(image.round(), 0, 255).astype(np.uint8),
-        _tight_boxes(masks),
-        np.array(labels, dtype=np.int64),
-        masks,
-    )
+    return image, _tight_boxes(masks), np.array(labels, dtype=np.int64), masks
 
 
 def _background(rng, height, width):
-    """Bilinear blend of a coarse random grid: soft clouds of colour. [H, W, 3] float64."""
+    """Blend a coarse random grid bilinearly to soft clouds of colour, [H, W, 3] float64."""
     coarse = rng.uniform(40, 215, 3) + rng.normal(0, 25, (5, 5, 3))
     y, x = (np.arange(n) * 4 / n for n in (height, width))
     blend_y, blend_x = (np.maximum(0, 1 - np.abs(t[:, None] - np.arange(5))) for t in (y, x))
@@ -77,45 +90,34 @@ def _background(rng, height, width):
 
 
 def _shape(rng, label, height, width, style, last):
-    """Pixels whose centre lies in a random disc, rectangle or triangle, or on its outline, [H, W] bool; and its own centre (x, y).
+    """Draw a random disc, rectangle or triangle, or its outline: mask [H, W] bool, centre (x, y).
 
-    last  centre of the object before, or None
+    A pixel belongs to the shape if its centre lies inside.
+
+    last  centre of the previous object, or None
     """
     side = min(height, width)
     radius = side * rng.uniform(*style.radius)
-    cx, cy = (
-        rng.uniform(0.6 * radius, width - 0.6 * radius),
-        rng.uniform(0.6 * radius, height - 0.6 * radius),
-    )
+    low, high = 0.6 * radius, (width - 0.6 * radius, height - 0.6 * radius)
+    cx, cy = rng.uniform(low, high[0]), rng.uniform(low, high[1])
     if style.crowded and last is not None and rng.random() < style.crowded:
-        cx, cy = np.clip(
-            last + rng.uniform(-1.3, 1.3, 2) * radius,
-            0.6 * radius,
-            (width - 0.6 * radius, height - 0.6 * radius),
-        )
+        cx, cy = np.clip(last + rng.uniform(-1.3, 1.3, 2) * radius, low, high)
     angle = rng.uniform(0, 2 * np.pi)
     x, y = np.arange(width) + 0.5 - cx, np.arange(height)[:, None] + 0.5 - cy
     if label == 2:
-        normals, distances = (
-            angle + np.arange(4) * np.pi / 2,
-            radius * np.tile(rng.uniform(0.55, 1, 2), 2),
-        )
+        normals = angle + np.arange(4) * np.pi / 2
+        distances = radius * np.tile(rng.uniform(0.55, 1, 2), 2)
     else:
-        radius *= (
-            1.2 if label == 3 else 1
-        )  # circumscribed circle of a triangle: keeps its area near the other two's
+        # The circumscribed circle of a triangle; 1.2 keeps its area near that of the other shapes.
+        radius *= 1.2 if label == 3 else 1
         normals, distances = angle + np.arange(3) * 2 * np.pi / 3, np.full(3, radius / 2)
 
     def inside(margin):
-        """Further than `margin` from the edge."""
+        """Test which pixels are further than `margin` from the edge."""
         if label == 1:
             return x**2 + y**2 <= max(radius - margin, 0) ** 2
-        return np.logical_and.reduce(
-            [
-                np.cos(n) * x + np.sin(n) * y <= d - margin
-                for n, d in zip(normals, distances, strict=True)
-            ]
-        )
+        halves = [np.cos(n) * x + np.sin(n) * y <= d - margin for n, d in zip(normals, distances)]
+        return np.logical_and.reduce(halves)
 
     if style.hollow and rng.random() < style.hollow:
         return inside(0) & ~inside(max(style.stroke * side, 1.5)), (cx, cy)
@@ -123,7 +125,7 @@ def _shape(rng, label, height, width, style, last):
 
 
 def _contrasting(rng, behind):
-    """A random colour [3] that differs from what lies behind it by at least 60 levels in some channel."""
+    """Draw a colour [3] that differs from the one behind it by at least 60 levels in a channel."""
     colour = rng.uniform(0, 255, 3)
     channel = rng.integers(3)
     if np.abs(colour - behind).max() < 60:
@@ -132,7 +134,7 @@ def _contrasting(rng, behind):
 
 
 def _tight_boxes(masks):
-    """[G, H, W] bool, none empty -> [G, 4] float64 xyxy."""
+    """Compute the boxes of masks [G, H, W] bool, none empty -> [G, 4] float64 xyxy."""
 
     def span(occupied):
         return occupied.argmax(axis=1), occupied.shape[1] - occupied[:, ::-1].argmax(axis=1)

@@ -1,14 +1,20 @@
-"""What the heads read of a RoI: its pooled features, or these after a stage of the backbone that both heads share [ResNet-C4; SPEC §14].
+"""What the heads read of a RoI: its pooled features, or the output of a shared stage on them.
+
+The shared stage is the last of a ResNet-C4 [Mask R-CNN, figure 4; SPEC §14].
 
 Legend: R rois, C channels, P pooled size.
 """
 
+import numpy as np
+
 from reference import neck, resnet
+from reference.config import Config, Pooler
 
-RES5 = 5  # the stage that a C4 model keeps for its RoIs
+# The stage that a C4 model runs on its RoIs.
+RES5 = 5
 
 
-def pooled_as_they_are(parameters, pooled, config, statistics):
+def identity(parameters, pooled, config, statistics):
     return pooled
 
 
@@ -17,22 +23,26 @@ def res5(parameters, pooled, config, statistics):
 
 
 def res5_unstrided(parameters, pooled, config, statistics):
-    """On RoIs of half the side instead [Mask R-CNN, figure 4, left]."""
+    """Run stage 5 with stride 1, on RoIs of half the side [Mask R-CNN, figure 4, left]."""
     return resnet.stage(parameters, pooled, RES5, config, statistics, stride=1)
 
 
-SHARED = {"none": pooled_as_they_are, "res5": res5, "res5_unstrided": res5_unstrided}
+SHARED = {"none": identity, "res5": res5, "res5_unstrided": res5_unstrided}
 
 
-def forward(parameters, pooled, config, statistics=None):
-    """pooled [R, C, P, P] -> what the heads read, [R, C', P', P']; with "res5" P' = P / 2, rounded up."""
+def forward(
+    parameters: dict, pooled: np.ndarray, config: Config, statistics: dict | None = None
+) -> np.ndarray:
+    """Compute what the heads read: pooled [R, C, P, P] -> [R, C', P', P'].
+
+    With "res5", P' = P / 2, rounded up. `statistics` as in backbone.py.
+    """
     return SHARED[config.shared_head](parameters, pooled, config, statistics)
 
 
-def shape(config, pooler):
-    """(C', P') for RoIs pooled by `pooler`."""
+def shape(config: Config, pooler: Pooler) -> tuple[int, int]:
+    """Return (C', P') for RoIs pooled by `pooler`."""
     if config.shared_head == "none":
         return neck.of(config).channels(config), pooler.output_size
-    return resnet.channels(config)[RES5], -(
-        -pooler.output_size // (2 if config.shared_head == "res5" else 1)
-    )
+    stride = 2 if config.shared_head == "res5" else 1
+    return resnet.channels(config)[RES5], -(-pooler.output_size // stride)

@@ -1,22 +1,22 @@
-"""No pyramid: the last map of the backbone alone, as in the C4 and C5 models [Faster R-CNN, Ren et al.; Deep Residual Learning §A]."""
+"""No pyramid: the last map of the backbone alone, as in the C4 and C5 models.
+
+[Faster R-CNN; Deep Residual Learning, He et al. 2015, appendix A]
+"""
 
 from reference import backbone
+from reference.config import Config, single_map_level
 
 
-def forward(parameters, stages, config, statistics=None):
-    """{stage: map} -> {level: the map of the last stage}."""
-    return {level(config): stages[config.backbone.out_stage]}
+def forward(parameters: dict, stages: dict, config: Config, statistics: dict | None = None) -> dict:
+    """Select {stage: map} -> {level: the map of the last stage}; it has stride 2^level."""
+    return {single_map_level(config): stages[config.backbone.out_stage]}
 
 
-def level(config):
-    """The level of that map: it has stride 2^level."""
-    return backbone.of(config).strides(config)[config.backbone.out_stage].bit_length() - 1
-
-
-def channels(config):
+def channels(config: Config) -> int:
+    """Return the number of channels of that map."""
     return backbone.of(config).channels(config)[config.backbone.out_stage]
 
 
-def parameter_shapes(config):
-    """{}: there is nothing to learn."""
+def parameter_shapes(config: Config) -> dict:
+    """Return {}: there is nothing to learn."""
     return {}

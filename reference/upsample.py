@@ -1,4 +1,4 @@
-"""Nearest-neighbour resizing, the top-down step of the pyramid."""
+"""Nearest-neighbour resizing, the top-down step of the pyramid, forward and backward."""
 
 import numpy as np
 
@@ -6,20 +6,24 @@ from reference.autodiff import primitive
 
 
 @primitive
-def nearest(x, height, width):
-    """out[n, c, y, x] = x[n, c, floor(y H / height), floor(x W / width)]; [N, C, H, W] -> [N, C, height, width]."""
+def nearest(x: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resize x [N, C, H, W] -> [N, C, height, width].
+
+    out[n, c, i, j] = x[n, c, floor(i H / height), floor(j W / width)].
+    """
     rows = np.arange(height) * x.shape[2] // height
     columns = np.arange(width) * x.shape[3] // width
     return x.take(rows, axis=2).take(columns, axis=3)
 
 
-def nearest_backward(grad_out, x, height, width):
-    """Each pixel of x gets the sum over its copies, a block of rows and columns; grad_out [N, C, height, width] -> [N, C, H, W].
+def nearest_backward(grad_out: np.ndarray, x: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Sum grad_out [N, C, height, width] over the copies of each pixel of x -> [N, C, H, W].
 
-    With S_y [H, height], S_y[i, j] = 1 where row j is a copy of row i, and S_x likewise, the forward is S_yᵀ x S_x, its adjoint S_y G S_xᵀ.
+    Let S_y [H, height] have S_y[i, j] = 1 where row j is a copy of row i, and S_x likewise. The
+    forward is S_yᵀ x S_x and its adjoint S_y G S_xᵀ.
     """
     rows, columns = (
         (np.arange(side)[:, None] == np.arange(size) * side // size).astype(x.dtype)
-        for side, size in zip(x.shape[2:], (height, width), strict=True)
+        for side, size in zip(x.shape[2:], (height, width))
     )
     return rows @ grad_out @ columns.T

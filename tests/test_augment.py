@@ -26,9 +26,8 @@ def test_flip(seed, width):
     mirrored = flip(image, target)
     assert same(flip(*mirrored), (image, target))
     np.testing.assert_array_equal(mirrored[0][:, 0], image[:, -1])
-    for box, mask in zip(
-        mirrored[1].boxes.numpy(), mirrored[1].masks.numpy(), strict=True
-    ):  # boxes stay tight around their masks
+    # Boxes stay tight around their masks.
+    for box, mask in zip(mirrored[1].boxes.numpy(), mirrored[1].masks.numpy(), strict=True):
         rows, columns = np.nonzero(mask)
         assert box.tolist() == [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
 

@@ -84,7 +84,8 @@ def test_keeps_the_newest_and_points_at_the_last(tmp_path):
         "00000004",
     ]
     assert checkpoint.find(tmp_path).name == checkpoint.find(tmp_path / "last").name == "00000004"
-    save(tmp_path, 2, keep=1)  # resumed from an older one
+    # Resumed from an older one.
+    save(tmp_path, 2, keep=1)
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["00000002"]
 
 

@@ -1,4 +1,4 @@
-"""The COCO reader: pixels, boxes, masks, category mapping; and the synthetic shapes through a round trip by disk."""
+"""The COCO reader: pixels, boxes, masks, categories; and a round trip of the shapes by disk."""
 
 import json
 
@@ -53,10 +53,8 @@ def test_target(written):
         "segmentation": {"size": [40, 60], "counts": [0, 80, 2320]},
     }
     dataset = written([SQUARE, crowd, column], sizes=((60, 40), (30, 20)))
-    assert dataset.category_ids == [3, 7] and dataset.class_names == [
-        "dog",
-        "cat",
-    ]  # labels by rising id, not by position
+    # Labels are by rising id, not by position.
+    assert dataset.category_ids == [3, 7] and dataset.class_names == ["dog", "cat"]
     assert dataset.sizes == [(40, 60), (20, 30)] and dataset.max_objects == 2 and len(dataset) == 2
     image, target, image_id = dataset[0]
     assert (
@@ -65,7 +63,8 @@ def test_target(written):
         and image.dtype == np.uint8
         and image[0, 0].tolist() == [1, 2, 3]
     )
-    assert target.labels.tolist() == [2, 1]  # the crowd region is no training target
+    # The crowd region is no training target.
+    assert target.labels.tolist() == [2, 1]
     assert target.boxes.tolist() == [[5, 5, 25, 25], [0, 0, 2, 40]]
     expected = np.zeros((2, 40, 60), dtype=bool)
     expected[0, 5:25, 5:25], expected[1, :, :2] = True, True
@@ -77,15 +76,13 @@ def test_target(written):
         and negative.labels.shape == (0,)
     )
     truth = dataset.coco["annotations"]
-    assert [a["iscrowd"] for a in truth] == [0, 1, 0] and [a["id"] for a in truth] == [
-        1,
-        2,
-        3,
-    ]  # pycocotools takes id 0 for "no match"
+    # pycocotools takes id 0 for "no match".
+    assert [a["id"] for a in truth] == [1, 2, 3]
+    assert [a["iscrowd"] for a in truth] == [0, 1, 0]
     assert truth[2]["bbox"] == [0, 0, 2, 40]
 
 
-def test_skip_invalid_leaves_out_and_counts(written):
+def test_skip_invalid_skips_and_counts(written):
     bad = {**SQUARE, "bbox": [5, 5, -20, 20]}
     with pytest.raises(
         ValueError, match=r"1 problem:\n.*annotation 1.*bbox_negative.*\n.*--skip-invalid"
@@ -93,13 +90,12 @@ def test_skip_invalid_leaves_out_and_counts(written):
         written([SQUARE, bad])
     dataset = written([SQUARE, bad], skip_invalid=True)
     assert len(dataset[0].target.labels) == 1 and len(dataset.report.blocking) == 1
-    with pytest.raises(
-        ValueError, match="duplicate_category_id"
-    ):  # of the whole file: nothing to leave out
+    # A problem of the whole file: there is nothing to skip.
+    with pytest.raises(ValueError, match="duplicate_category_id"):
         written([SQUARE], categories=((7, "cat"), (7, "dog")), skip_invalid=True)
 
 
-def test_invalid_image_is_left_out_with_its_objects(written, tmp_path):
+def test_an_invalid_image_is_skipped_with_its_objects(written, tmp_path):
     written([SQUARE], sizes=((60, 40), (60, 40)))
     (tmp_path / "1.png").write_bytes(b"")
     dataset = CocoDataset(tmp_path / "a.json", tmp_path, skip_invalid=True)
@@ -107,7 +103,7 @@ def test_invalid_image_is_left_out_with_its_objects(written, tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "I;16"])
-def test_every_kind_of_pixels_becomes_rgb(tmp_path, mode):
+def test_every_mode_of_pixels_becomes_rgb(tmp_path, mode):
     grey = np.tile(np.arange(0, 256, 4, dtype=np.uint8), (8, 1))
     if mode == "I;16":
         image = Image.fromarray(grey.astype(np.uint16) * 257)
@@ -185,7 +181,7 @@ def test_summary(written):
 
 @pytest.mark.parametrize("name", ["coco_tiny", "nuclei"])
 def test_real_data(shared_data, name):
-    """Masks are pycocotools' own, boxes enclose them, everything stays in the image."""
+    """Masks are those of pycocotools, boxes enclose them, everything stays in the image."""
     folder = shared_data(name)
     dataset = CocoDataset(folder / "val.json", folder / "images", open_images=False)
     data = json.loads((folder / "val.json").read_text())

@@ -29,9 +29,10 @@ def test_loss_curve_from_a_log(tmp_path):
 
 
 def test_loss_comparison(tmp_path):
+    # Only the last losses differ.
     pairs = [
         Pair(i, {"mask": 1 / i}, {"mask": 1 / i + (i == 3) * 1e-12}, 0.1, 0.1) for i in (1, 2, 3)
-    ]  # 0 apart, but for the last
+    ]
     curves.loss_comparison(pairs, tmp_path / "deeper" / "loss.png")
     picture = np.asarray(Image.open(tmp_path / "deeper" / "loss.png").convert("RGB")).astype(int)
     assert picture.shape[1] > 500

@@ -22,7 +22,8 @@ def test_masks_are_tinted_and_the_rest_is_left_alone():
     image = np.full((60, 80, 3), 100, np.uint8)
     out = detections.draw(image, objects([[20, 30, 50, 55]], 60, 80), ["thing"])
     assert out.shape == image.shape and out.dtype == np.uint8
-    assert (out[35:50, 25:45] != image[35:50, 25:45]).any(-1).all()  # inside the mask
+    inside = slice(35, 50), slice(25, 45)
+    assert (out[inside] != image[inside]).any(-1).all()
     assert (out[:, 60:] == 100).all() and (out[57:] == 100).all()
     assert (image == 100).all()
 
@@ -67,11 +68,11 @@ def test_tensors_scale_and_unknown_labels():
 
 def test_a_small_object_stays_visible_on_a_large_one():
     image = np.zeros((60, 80, 3), np.uint8)
-    both = objects(
-        [[40, 30, 50, 40], [0, 0, 80, 60]], 60, 80, np.array([0.1, 0.9])
-    )  # the small one first and with the worse score
+    # The small object comes first and has the lower score.
+    both = objects([[40, 30, 50, 40], [0, 0, 80, 60]], 60, 80, np.array([0.1, 0.9]))
     out = detections.draw(image, both, ["thing"], threshold=0.0)
-    assert tuple(out[35, 40]) == detections.color(0)  # its rim
+    # Its rim.
+    assert tuple(out[35, 40]) == detections.color(0)
 
 
 def test_a_hundred_objects_in_under_a_second_each_in_its_own_color():

@@ -45,16 +45,16 @@ class Oracle(torch.nn.Module):
             )
 
 
-def pycocotools(truth, results_path, kind, max_detections=100):
+def pycocotools(truth, results_path, iou_type, max_detections=100):
     """Score the two files as a user would."""
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO(truth)
         results = json.loads(results_path.read_text())
-        if kind == "segm":
+        if iou_type == "segm":
             results = [
                 {key: value for key, value in result.items() if key != "bbox"} for result in results
             ]
-        evaluation = COCOeval(coco, coco.loadRes(results), kind)
+        evaluation = COCOeval(coco, coco.loadRes(results), iou_type)
         evaluation.params.maxDets = [1, 10, max_detections]
         evaluation.evaluate()
         evaluation.accumulate()
@@ -65,11 +65,12 @@ def pycocotools(truth, results_path, kind, max_detections=100):
 def test_perfect_detections_score_one(tmp_path):
     dataset = small.shapes(5)
     metrics = evaluate.evaluate(Oracle(dataset), dataset, batch_size=2, output=tmp_path)
-    for kind in ("bbox", "segm"):
-        scores = metrics[kind]
+    for iou_type in ("bbox", "segm"):
+        scores = metrics[iou_type]
         assert scores["AP"] == scores["AP50"] == scores["AP75"] == scores["AR20"] == 1.0
         assert scores["classes"] == dict.fromkeys(dataset.class_names, 1.0)
-        assert scores["APl"] is None  # no object of 96 pixels fits into an image of 64
+        # No object of 96 pixels fits into an image of 64.
+        assert scores["APl"] is None
     assert json.loads((tmp_path / "metrics.json").read_text()) == metrics
 
 
@@ -95,12 +96,12 @@ def test_equals_pycocotools_on_the_results_file(tmp_path, rng):
     model = Oracle(dataset, spoil)
     metrics = evaluate.evaluate(model, dataset, batch_size=5, output=tmp_path, max_detections=100)
     names = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]
-    for kind in ("bbox", "segm"):
-        expected = pycocotools(str(truth), tmp_path / "results.json", kind)
+    for iou_type in ("bbox", "segm"):
+        expected = pycocotools(str(truth), tmp_path / "results.json", iou_type)
         assert [
-            -1 if metrics[kind][name] is None else metrics[kind][name] for name in names
+            -1 if metrics[iou_type][name] is None else metrics[iou_type][name] for name in names
         ] == pytest.approx(expected, abs=1e-15)
-        assert 0.05 < metrics[kind]["AP"] < 0.95
+        assert 0.05 < metrics[iou_type]["AP"] < 0.95
     assert metrics["bbox"]["AP"] != metrics["segm"]["AP"]
 
 

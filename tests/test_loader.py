@@ -1,4 +1,4 @@
-"""The loader: batches a function of (seed, iteration), each image in each epoch, failures that say which image."""
+"""The loader: batches depend on (seed, iteration) alone, failures name image and file."""
 
 import os
 import signal
@@ -78,7 +78,8 @@ def test_evaluation_goes_in_order_unaugmented():
     assert len(batches) == 3
     drawn = list(batches)
     assert [b.image_ids for b in drawn] == [[1, 2], [3, 4], [5]]
-    assert drawn[0].sizes.tolist() == [[48, 60]] * 2  # the last of min_size
+    # The last of min_size.
+    assert drawn[0].sizes.tolist() == [[48, 60]] * 2
     assert drawn[0].original_sizes == [(32, 40)] * 2
     np.testing.assert_allclose(
         drawn[0].boxes[0, drawn[0].valid[0]].numpy(),

@@ -33,8 +33,9 @@ def test_a_resumed_log_has_no_line_of_the_lost_steps(tmp_path):
         {"iteration": 4},
         {"iteration": 6, "again": True},
     ]
+    # A new run.
     with log.Log(path, 0, 10, bar=False):
-        assert log.read(path) == []  # a new run
+        assert log.read(path) == []
 
 
 def test_window_averages_and_finds_the_first_step_that_is_not_finite():

@@ -133,13 +133,13 @@ class Mutant:
 MUTANTS = [
     Mutant("linear", linear, "linear_backward", "grad_out @ weight", "-grad_out @ weight"),
     Mutant("linear", linear, "linear_backward", "grad_out.sum(axis=0)", "grad_out[0]"),
-    Mutant("conv2d", conv, "spread", "] += (", "] -= ("),
+    Mutant("conv2d", conv, "_spread", "] += (", "] -= ("),
     Mutant(
-        "conv2d", conv, "spread", "] += (", "] = ("
+        "conv2d", conv, "_spread", "] += (", "] = ("
     ),  # of the taps that meet at a pixel the last alone
-    Mutant("conv2d", conv, "correlate", "] += grad_out", "] -= grad_out"),
-    Mutant("conv2d", conv, "correlate", "] += grad_out", "] = grad_out"),  # the last image alone
-    Mutant("conv2d", conv, "correlate", "pad(x, padding)", "pad(x, padding, 1.0)"),
+    Mutant("conv2d", conv, "_correlate", "] += grad_out", "] -= grad_out"),
+    Mutant("conv2d", conv, "_correlate", "] += grad_out", "] = grad_out"),  # the last image alone
+    Mutant("conv2d", conv, "_correlate", "pad(x, padding)", "pad(x, padding, 1.0)"),
     Mutant(
         "conv2d",
         conv,

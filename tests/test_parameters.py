@@ -4,8 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from support import narrow
+from torch import nn
 
+from accelerated.parameters import initialise
 from reference import parameters
 from reference.config import preset
 
@@ -42,3 +45,27 @@ def test_frozen_stages_norms_and_statistics_are_not_trained():
     trained = set(parameters.trained_parameters(batch))
     assert "backbone.layer2.0.bn1.weight" in trained
     assert "backbone.layer2.0.bn1.running_mean" not in trained
+
+
+@pytest.mark.parametrize("layer", [nn.Conv2d(64, 32, 3), nn.ConvTranspose2d(64, 32, 2)])
+def test_convolutions_start_by_fan_out(layer):
+    torch.manual_seed(0)
+    initialise(layer)
+    fan_out = layer.weight.shape[0] * layer.weight[0, 0].numel()
+    assert abs(layer.weight.std().item() / (2 / fan_out) ** 0.5 - 1) < 0.05
+    assert (layer.bias == 0).all()
+
+
+def test_fully_connected_layers_start_uniformly_by_fan_in():
+    torch.manual_seed(0)
+    layer = nn.Linear(300, 100)
+    initialise(layer)
+    assert abs(layer.weight.std().item() / (1 / 300) ** 0.5 - 1) < 0.05
+    assert layer.weight.abs().max() <= (3 / 300) ** 0.5 and (layer.bias == 0).all()
+
+
+def test_layers_without_bias_and_other_modules_are_accepted():
+    initialise(nn.Conv2d(2, 2, 1, bias=False))
+    norm = nn.BatchNorm2d(4)
+    initialise(norm)
+    assert (norm.weight == 1).all()

@@ -6,6 +6,7 @@ from support import narrow
 
 from accelerated import single_scale as fast
 from reference import single_scale
+from reference.config import single_map_level
 
 LEVELS = {
     "detectron2_r50_c4": (4, 4),
@@ -22,7 +23,7 @@ def test_it_is_the_last_stage_at_the_level_of_its_stride(name):
     maps = {k: torch.full((1, 2, 3, 4), float(k)) for k in range(1, stage + 1)}
     for found in (single_scale.forward({}, maps, config), fast.Neck(config)(maps)):
         assert list(found) == [level] and found[level] is maps[stage]
-    assert single_scale.level(config) == fast.level(config) == level
+    assert single_map_level(config) == fast.Neck(config).level == level
 
 
 @pytest.mark.parametrize("name", LEVELS)

@@ -1,6 +1,7 @@
 """What goes in, what comes out and what happens between: documented, and the same in both twins."""
 
 import dataclasses
+import inspect
 import re
 
 import pytest
@@ -16,8 +17,9 @@ def fields(stages):
 @pytest.mark.parametrize("twin", [reference.structures, accelerated.structures])
 def test_every_stage_is_documented_in_order(twin):
     documented = []
-    for line in twin.Stages.__doc__.splitlines():
-        if match := re.match(r"    (\w+)( \.\. (\w+))?  +\S", line):
+    # Python 3.13 removes the indentation of docstrings; getdoc does so on every version.
+    for line in inspect.getdoc(twin.Stages).splitlines():
+        if match := re.match(r"(\w+)( \.\. (\w+))?  +\S", line):
             first, last = match[1], match[3]
             numbers = range(int(first[1]), int(last[1]) + 1) if last else ()
             documented += [f"{first[0]}{number}" for number in numbers] or [first]

@@ -82,7 +82,8 @@ CHILD = """
     def pause(self, iteration, **values):
         write(self, iteration, **values)
         if iteration == 3 and len(sys.argv) == 3:
-            time.sleep(2)  # for the signal to arrive
+            # For the signal to arrive.
+            time.sleep(2)
     test_train.log.Log.write = pause
     test_train.run(sys.argv[2], 6, checkpoint_every=2, workers=1, resume=len(sys.argv) > 3)
 """
@@ -210,9 +211,8 @@ def test_the_first_stage_that_is_not_finite_is_named(stage, tmp_path, monkeypatc
         NotFiniteError, match=rf"^iteration 2: {stage} is not finite \(images \d+, \d+\)"
     ):
         run(tmp_path, 9, checkpoint_every=2, log_every=5)
-    assert (
-        len(calls) == 5
-    )  # steps 0 to 3, and the third again: a checkpoint was due after the fourth
+    # Steps 0 to 3, and the third again: a checkpoint was due after the fourth.
+    assert len(calls) == 5
     assert all(torch.equal(a, b) for a, b in zip(calls[2], calls[4], strict=True)), (
         "not with the weights that failed"
     )

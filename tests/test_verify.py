@@ -62,9 +62,8 @@ def test_three_implementations_agree_in_every_stage(model, image):
     assert rows["proposals"].shape == "3 4"
     assert all(row.differences.keys() == {"torch", "triton"} for row in report.rows)
     assert rows["class_logits"].verdict == "ok" and rows["masks"].verdict == "equal"
-    assert (
-        model.backend == "auto" and next(model.parameters()).dtype == torch.float32
-    )  # left as it was
+    # The model is not changed.
+    assert model.backend == "auto" and next(model.parameters()).dtype == torch.float32
 
 
 @pytest.mark.parametrize(

@@ -138,20 +138,17 @@ def test_a_parameter_that_one_side_does_not_train(batch, in_torch):
         training.compare(subject, *batch)
 
 
-def test_own_targets_are_what_the_model_finds(batch):
+def test_own_targets_are_the_models_detections(batch):
     images, _ = batch
     subject = model()
     everything, nothing = (
         training.own_targets(subject, images, threshold) for threshold in (0.0, 1.0)
     )
-    for image, found, all_of, none in zip(
-        images, subject.detect(images), everything, nothing, strict=True
-    ):
-        assert (
-            0 < len(all_of.labels) <= len(found.labels)
-            and all_of.masks.shape[1:] == image.shape[:2]
-        )
-        assert len(none.labels) == 0
+    detections = subject.detect(images)
+    for image, detected, target in zip(images, detections, everything, strict=True):
+        assert 0 < len(target.labels) <= len(detected.labels)
+        assert target.masks.shape[1:] == image.shape[:2]
+    assert not any(len(target.labels) for target in nothing)
     with pytest.raises(ValueError, match="float64 or float32"):
         training.compare(subject, images, everything, dtype="float16")
 

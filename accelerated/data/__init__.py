@@ -1,0 +1,1 @@
+"""Data sets: read COCO files strictly, check them, and make batches."""

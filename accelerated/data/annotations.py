@@ -1,32 +1,47 @@
-"""The COCO json file: read strictly, every problem noted, what is sound kept as records. No image is opened here.
+"""Read a COCO json file: collect every problem, and keep the valid part as records.
 
-Severities: "reject" and "skip" stop a training run (`--skip-invalid` leaves the annotation or image out instead; a
-problem of the whole file cannot be left out); "warn" and "note" do not.
+No image is opened here.
+
+Severities: "reject" and "skip" stop a training run (`--skip-invalid` skips the annotation or image
+instead; a problem of the whole file cannot be skipped); "warn" and "note" do not.
 """
 
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from accelerated.data.images import MAX_PIXELS
-from accelerated.data.instance import Invalid, plain, read_instance, short, whole
+from accelerated.data.instance import Instance, Invalid, plain, read_instance, short, whole
 
 
 @dataclass
 class Problem:
+    """One problem of a data set.
+
+    code           its name
+    severity       "reject", "skip", "warn" or "note"
+    scope          what is affected: the "file", an "image" or an "annotation"
+    file           the image's file name, or the json's for a problem of the whole file
+    image_id       of the image, or None
+    annotation_id  of the annotation, or None
+    message        what is wrong, and what to do
+    """
+
     code: str
-    severity: str  # "reject", "skip", "warn" or "note"
-    scope: str  # what is affected: the "file", an "image" or an "annotation"
-    file: str  # the image's file name, or the json's for a problem of the whole file
-    image_id: object
-    annotation_id: object
-    message: str  # what is wrong, and what to do
+    severity: str
+    scope: str
+    file: str
+    image_id: Any
+    annotation_id: Any
+    message: str
 
     @property
-    def blocking(self):
+    def blocking(self) -> bool:
+        """Whether the problem stops a training run."""
         return self.severity in ("reject", "skip")
 
-    def __str__(self):
+    def __str__(self) -> str:
         where = [self.file]
         where += [f"image {self.image_id}"] if self.image_id is not None else []
         where += [f"annotation {self.annotation_id}"] if self.annotation_id is not None else []
@@ -35,44 +50,58 @@ class Problem:
 
 @dataclass
 class ImageRecord:
-    id: object  # int, or str
-    file_name: object
+    """An image of the file with its valid annotations."""
+
+    id: Any
+    file_name: Any
     width: int
     height: int
-    instances: list = field(default_factory=list)
+    instances: list[Instance] = field(default_factory=list)
+
+    @property
+    def objects(self) -> list[Instance]:
+        """The annotations that are no crowd regions."""
+        return [instance for instance in self.instances if not instance.crowd]
 
 
 @dataclass
 class Records:
-    categories: dict = field(default_factory=dict)  # {id: name}, by rising id
-    images: dict = field(default_factory=dict)  # {id: ImageRecord}, in the file's order
+    """The valid part of a file: {id: name} by rising id, and {id: ImageRecord} in its order."""
+
+    categories: dict[int, str] = field(default_factory=dict)
+    images: dict[Any, ImageRecord] = field(default_factory=dict)
 
 
-def read(json_path):
-    """(Records, [Problem]) of a COCO json file. Never raises, whatever the file holds."""
+def read(json_path: str | Path) -> tuple[Records, list[Problem]]:
+    """Read a COCO json file. Never raises, whatever the file contains."""
     reader = _Reader(Path(json_path))
     try:
         reader.read()
     except Invalid as invalid:
-        reader.note(*invalid.problem, scope="file")
+        reader.add(*invalid.problem, scope="file")
         return Records(), reader.problems
     return reader.records, reader.problems
 
 
 class _Reader:
+    """Collects the records and problems of one file. Raises Invalid if nothing can be read."""
+
     def __init__(self, path):
         self.path, self.problems, self.records, self.all_image_ids = path, [], Records(), set()
 
-    def note(self, code, severity, message, *, scope, file=None, image=None, annotation=None):
+    def add(self, code, severity, message, *, scope, file=None, image=None, annotation=None):
+        """Add a problem."""
         file = file if isinstance(file, str) else self.path.name
         self.problems.append(Problem(code, severity, scope, file, image, annotation, message))
 
     def read(self):
+        """Read the whole file."""
         data = self.parse()
         if not isinstance(data, dict):
+            name = type(data).__name__
             raise Invalid(
                 "not_coco",
-                f"the top level is a {type(data).__name__}, not an object with images, annotations and categories",
+                f"the top level is a {name}; write an object with images, annotations, categories",
             )
         for key in ("images", "annotations", "categories"):
             if not isinstance(data.get(key), list):
@@ -83,15 +112,16 @@ class _Reader:
                 )
         for key in ("images", "categories"):
             if not data[key]:
-                raise Invalid(f"{key}_empty", f'"{key}" is empty; there is nothing to work on')
+                raise Invalid(f"{key}_empty", f'"{key}" is empty; add at least one')
         self.read_categories(data["categories"])
         self.read_images(data["images"])
         self.read_annotations(data["annotations"])
         if not data["annotations"]:
-            message = "there are no annotations; fine for prediction, but nothing can be trained"
-            self.note("annotations_empty", "warn", message, scope="file")
+            message = "there are no annotations; this allows prediction, but no training"
+            self.add("annotations_empty", "warn", message, scope="file")
 
     def parse(self):
+        """Parse the JSON."""
         try:
             raw = self.path.read_bytes()
         except OSError as error:
@@ -99,118 +129,96 @@ class _Reader:
         if not raw.strip():
             raise Invalid("json_invalid", "the file is empty")
         if raw.startswith(b"\xef\xbb\xbf"):
-            self.note(
-                "json_bom",
-                "note",
-                "the file begins with a byte-order mark, which was ignored",
-                scope="file",
-            )
+            message = "the file begins with a byte-order mark, which was ignored"
+            self.add("json_bom", "note", message, scope="file")
+        # JSONDecodeError and UnicodeDecodeError are ValueErrors.
         try:
             return json.loads(raw, object_pairs_hook=self.unique_keys)
-        except (
-            ValueError,
-            RecursionError,
-        ) as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
+        except (ValueError, RecursionError) as error:
             raise Invalid("json_invalid", f"the file is not JSON: {error}") from None
 
     def unique_keys(self, pairs):
+        """Make a dictionary of an object's (key, value) pairs and report repeated keys."""
         values = dict(pairs)
         if len(values) != len(pairs):
             seen = {}
             for key, value in pairs:
                 if key in seen and seen[key] != value:
-                    message = f'the key "{key}" appears twice in one object, with different values; remove one'
-                    self.note("duplicate_key", "reject", message, scope="file")
+                    message = f'the key "{key}" appears twice in an object, with different values;'
+                    self.add("duplicate_key", "reject", f"{message} remove one", scope="file")
                 seen[key] = value
         return values
 
     def read_categories(self, categories):
+        """Collect the categories' names by id."""
         names = {}
         for category in categories:
-            number = whole(category.get("id")) if isinstance(category, dict) else None
-            if number is None:
+            category_id = whole(category.get("id")) if isinstance(category, dict) else None
+            if category_id is None:
                 raise Invalid(
-                    "category_invalid", f"category {short(category)} has no whole number as id"
+                    "category_invalid", f"category {short(category)} needs an integer as id"
                 )
             name = category.get("name")
             if not isinstance(name, str) or not name:
-                self.note(
-                    "category_name_missing",
-                    "warn",
-                    f"category {number} has no name; it is called {number}",
-                    scope="file",
+                name = str(category_id)
+                message = f"category {category_id} has no name; it is called {name}"
+                self.add("category_name_missing", "warn", message, scope="file")
+            if names.get(category_id, name) != name:
+                raise Invalid(
+                    "duplicate_category_id",
+                    f"two categories have the id {category_id}: {names[category_id]!r} and"
+                    f" {name!r}; give each a different id",
                 )
-                name = str(number)
-            if names.get(number, name) != name:
-                message = f"two categories have the id {number}: {names[number]!r} and {name!r}; give each its own"
-                raise Invalid("duplicate_category_id", message)
-            if name in names.values() and number not in names:
-                self.note(
-                    "duplicate_category_name",
-                    "warn",
-                    f"two categories are called {name!r}",
-                    scope="file",
-                )
-            names[number] = name
+            if name in names.values() and category_id not in names:
+                message = f"two categories are called {name!r}"
+                self.add("duplicate_category_name", "warn", message, scope="file")
+            names[category_id] = name
         self.records.categories = dict(sorted(names.items()))
 
     def read_images(self, images):
+        """Collect the valid images. Different images with the same id are all rejected."""
         originals, files, ambiguous = {}, {}, set()
         for image in images:
             if not isinstance(image, dict):
-                self.note(
-                    "image_invalid",
-                    "reject",
-                    f"an image is {short(image)}, not an object",
-                    scope="image",
-                )
+                message = f"an image is {short(image)}, not an object; correct or delete it"
+                self.add("image_invalid", "reject", message, scope="image")
                 continue
-            name, number = image.get("file_name"), image.get("id")
+            name = image.get("file_name")
             try:
                 record = self.image_record(image)
             except Invalid as invalid:
-                self.note(*invalid.problem, scope="image", file=name, image=plain(number))
+                image_id = plain(image.get("id"))
+                self.add(*invalid.problem, scope="image", file=name, image=image_id)
                 continue
+            where = {"scope": "image", "file": name, "image": record.id}
             if record.id in originals:
-                same = originals[record.id] == image
-                message = f"two images have the id {record.id}; " + (
-                    "the second is left out" if same else "give each its own"
-                )
-                self.note(
-                    "duplicate_image_id",
-                    "warn" if same else "reject",
-                    message,
-                    scope="image",
-                    file=name,
-                    image=record.id,
-                )
-                ambiguous |= set() if same else {record.id}
+                problem = f"two images have the id {record.id};"
+                if originals[record.id] == image:
+                    message = f"{problem} the second is skipped"
+                    self.add("duplicate_image_id", "warn", message, **where)
+                else:
+                    message = f"{problem} give each a different id"
+                    self.add("duplicate_image_id", "reject", message, **where)
+                    ambiguous.add(record.id)
                 continue
             if isinstance(name, str) and name in files:
-                message = f"images {files[name]} and {record.id} are the same file; it counts twice"
-                self.note(
-                    "duplicate_file_name",
-                    "warn",
-                    message,
-                    scope="image",
-                    file=name,
-                    image=record.id,
-                )
+                message = f"images {files[name]} and {record.id} are the same file; both are used"
+                self.add("duplicate_file_name", "warn", message, **where)
             elif isinstance(name, str):
                 files[name] = record.id
             originals[record.id] = image
             self.records.images[record.id] = record
-        for number in ambiguous:
-            del self.records.images[number]
-        self.all_image_ids = originals.keys() | {
-            plain(i.get("id")) for i in images if isinstance(i, dict)
-        }
+        for image_id in ambiguous:
+            del self.records.images[image_id]
+        # Rejected images too, so that their annotations are not reported as well.
+        self.all_image_ids = {plain(i.get("id")) for i in images if isinstance(i, dict)}
 
     def image_record(self, image):
-        number = image.get("id")
-        if not isinstance(number, str) and whole(number) is None:
+        """Check an image's id and size."""
+        image_id = image.get("id")
+        if not isinstance(image_id, str) and whole(image_id) is None:
             raise Invalid(
-                "image_id_invalid", f"the image's id is {short(number)}; write a whole number"
+                "image_id_invalid", f"the image's id is {short(image_id)}; write an integer"
             )
         sides = []
         for key in ("width", "height"):
@@ -221,67 +229,65 @@ class _Reader:
                     f"{key} is {short(image.get(key))}; write the image's {key} in pixels",
                 )
             sides.append(side)
-        if sides[0] * sides[1] > MAX_PIXELS:
+        width, height = sides
+        if width * height > MAX_PIXELS:
             raise Invalid(
                 "image_too_large",
-                f"{sides[0]}x{sides[1]} is more than {MAX_PIXELS:,} pixels; cut or shrink the image",
+                f"{width}x{height} is more than {MAX_PIXELS:,} pixels; crop or shrink the image",
             )
-        return ImageRecord(plain(number), image.get("file_name"), *sides)
+        return ImageRecord(plain(image_id), image.get("file_name"), width, height)
 
     def read_annotations(self, annotations):
+        """Add the valid annotations to their images."""
         seen = set()
         for annotation in annotations:
             if not isinstance(annotation, dict):
-                self.note(
-                    "annotation_invalid",
-                    "reject",
-                    f"an annotation is {short(annotation)}, not an object",
-                    scope="annotation",
-                )
+                message = f"an annotation is {short(annotation)}, not an object;"
+                message += " correct or delete it"
+                self.add("annotation_invalid", "reject", message, scope="annotation")
                 continue
-            number, image_id = plain(annotation.get("id")), plain(annotation.get("image_id"))
-            image = self.records.images.get(image_id)
-            place = {
-                "scope": "annotation",
-                "annotation": number,
-                "image": image_id,
-                "file": image.file_name if image else None,
-            }
-            if number is None:
-                self.note("annotation_id_missing", "note", "the annotation has no id", **place)
-            elif number in seen:
-                self.note(
-                    "duplicate_annotation_id",
-                    "warn",
-                    f"two annotations have the id {number}; both are used, renumbered",
-                    **place,
-                )
-            seen.add(number)
-            try:
-                if image is None:
-                    self.check_image_id(annotation, image_id)
-                    continue  # its image was rejected, and that has been said
-                instance, remarks = read_instance(annotation, image, self.records.categories)
-                image.instances.append(instance)
-            except Invalid as invalid:
-                remarks = [invalid.problem]
-            for remark in remarks:
-                self.note(*remark, **place)
+            self.read_annotation(annotation, seen)
+
+    def read_annotation(self, annotation, seen):
+        """Add one annotation to its image, or report it. `seen` holds the ids so far."""
+        annotation_id, image_id = plain(annotation.get("id")), plain(annotation.get("image_id"))
+        image = self.records.images.get(image_id)
+        where = {
+            "scope": "annotation",
+            "annotation": annotation_id,
+            "image": image_id,
+            "file": image.file_name if image else None,
+        }
+        if annotation_id is None:
+            self.add("annotation_id_missing", "note", "the annotation has no id", **where)
+        elif annotation_id in seen:
+            message = f"two annotations have the id {annotation_id}; both are used, renumbered"
+            self.add("duplicate_annotation_id", "warn", message, **where)
+        seen.add(annotation_id)
+        try:
+            if image is None:
+                self.check_image_id(annotation, image_id)
+                # Its image was rejected, which has been reported.
+                return
+            instance, remarks = read_instance(annotation, image, self.records.categories)
+            image.instances.append(instance)
+        except Invalid as invalid:
+            remarks = [invalid.problem]
+        for remark in remarks:
+            self.add(*remark, **where)
 
     def check_image_id(self, annotation, image_id):
+        """Check that an annotation names an image of the file."""
         if "image_id" not in annotation:
             raise Invalid(
                 "image_id_missing", "the annotation has no image_id; write the id of its image"
             )
-        if image_id not in self.all_image_ids:
-            hint = "write an id from the list of images"
-            if (
-                isinstance(image_id, str)
-                and image_id.strip().isdecimal()
-                and int(image_id) in self.all_image_ids
-            ):
-                hint = f"the image's id is the number {int(image_id)}, this is a text; write the number"
-            raise Invalid(
-                "unknown_image",
-                f"image_id {short(annotation['image_id'])} belongs to no image; {hint}",
-            )
+        if image_id in self.all_image_ids:
+            return
+        hint = "write an id from the list of images"
+        if isinstance(image_id, str) and image_id.strip().isdecimal():
+            number = int(image_id)
+            if number in self.all_image_ids:
+                hint = f"the image's id is the number {number}, this is a text; write the number"
+        value = short(annotation["image_id"])
+        raise Invalid("unknown_image", f"image_id {value} belongs to no image; {hint}")

@@ -1,22 +1,32 @@
-"""What training changes about an image before the transform: mirrored half of the time, and one of several sizes."""
+"""Augment training images: mirror half of them, and choose one of several sizes."""
 
+import numpy as np
 import torch
 
 from accelerated.structures import Target
+from reference.config import Transform
 
 
-def augment(image, target, config, rng, flip_probability=0.5):
-    """One random draw for a training image.
+def augment(
+    image: np.ndarray,
+    target: Target,
+    transform: Transform,
+    rng: np.random.Generator,
+    flip_probability: float = 0.5,
+) -> tuple[np.ndarray, Target, int | None]:
+    """Draw one random augmentation of an image [H, W, 3] and its target from `rng`.
 
-    image [H, W, 3] ndarray; config a `Transform`; rng a NumPy generator, the only source of chance.
-    Returns (image, target, min_size): the last for `transform.prepare`, drawn from `config.min_size` (None if there is none).
+    Returns the image, the target and min_size for `transform.prepare`, drawn from
+    `transform.min_size` (None if that is empty).
     """
     mirrored = rng.random() < flip_probability
-    min_size = int(rng.choice(config.min_size)) if config.min_size else None
-    return *(flip(image, target) if mirrored else (image, target)), min_size
+    min_size = int(rng.choice(transform.min_size)) if transform.min_size else None
+    if mirrored:
+        image, target = flip(image, target)
+    return image, target, min_size
 
 
-def flip(image, target):
+def flip(image: np.ndarray, target: Target) -> tuple[np.ndarray, Target]:
     """Mirror left and right. Pixel i spans [i, i+1), so x becomes W - x."""
     width = image.shape[1]
     x1, y1, x2, y2 = target.boxes.unbind(1)

@@ -21,7 +21,6 @@ class Dataset(Protocol):
     image_ids, file_names, sizes  one per image; sizes are (height, width)
     category_ids, class_names     one per class; label k in 1..K is category_ids[k - 1]
     max_objects                   the most objects in an image
-    coco                          the ground truth as a COCO dictionary, for evaluation
     """
 
     image_ids: list
@@ -32,7 +31,9 @@ class Dataset(Protocol):
     max_objects: int
 
     @property
-    def coco(self) -> dict: ...
+    def coco(self) -> dict:
+        """The ground truth as a COCO dictionary, for evaluation."""
+        ...
 
     def __len__(self) -> int: ...
 

@@ -1,39 +1,40 @@
-"""Finding and reading image files, with nothing taken on trust.
+"""Find and read image files that may be damaged or hostile.
 
-Pixels come as stored: an EXIF orientation is not applied, because COCO labels are drawn on the stored frame.
+Pixels are returned as stored: an EXIF orientation is not applied, because COCO labels refer to the
+stored frame.
 """
 
 import os
 import stat
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from PIL import Image
 
-FORMATS = (
-    "BMP",
-    "GIF",
-    "JPEG",
-    "PNG",
-    "PPM",
-    "TIFF",
-    "WEBP",
-)  # no EPS: Pillow would start Ghostscript
-MAX_PIXELS = Image.MAX_IMAGE_PIXELS  # Pillow's own limit against decompression bombs, 89 million
-ORIENTATION = 0x0112  # the EXIF tag
-Image.init()  # registers Pillow's formats now: done lazily, threads race for it
+# Without EPS, for which Pillow would start Ghostscript.
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+# Pillow's limit against decompression bombs, 89 million.
+MAX_PIXELS = cast(int, Image.MAX_IMAGE_PIXELS)
+# The EXIF tag.
+ORIENTATION = 0x0112
+# Register Pillow's formats now, because threads race when it is done lazily.
+Image.init()
 
 
 class ImageError(ValueError):
-    """What is wrong with an image file; `code` is the linter's name for it."""
+    """A problem with an image file; `code` is the linter's name for it."""
 
-    def __init__(self, code, message):
+    def __init__(self, code: str, message: str):
         super().__init__(message)
         self.code = code
 
 
-def locate(root, file_name):
-    """The regular file `file_name` below the folder `root`, links followed. ImageError where it is not one."""
+def locate(root: str | Path, file_name: object) -> Path:
+    """Return the path of the regular file `file_name` below the folder `root`, links resolved.
+
+    Raises ImageError if there is none.
+    """
     if not isinstance(file_name, str) or not file_name:
         raise ImageError(
             "file_name_missing",
@@ -50,7 +51,8 @@ def locate(root, file_name):
         if not path.is_relative_to(root):
             raise ImageError(
                 "file_outside_root",
-                f"file_name {file_name!r} leaves the image folder and was not opened; move the image inside",
+                f"file_name {file_name!r} leaves the image folder and was not opened;"
+                " move the image inside",
             )
         mode = path.stat().st_mode
     except FileNotFoundError:
@@ -58,13 +60,10 @@ def locate(root, file_name):
             "file_missing",
             f"{file_name!r} does not exist in the image folder; add it or correct file_name",
         ) from None
-    except (
-        OSError,
-        ValueError,
-        RuntimeError,
-    ) as error:  # permissions, name too long, a loop of links, lone surrogates
-        if isinstance(error, ImageError):
-            raise
+    except ImageError:
+        raise
+    # Permissions, names that are too long, loops of links, lone surrogates.
+    except (OSError, ValueError, RuntimeError) as error:
         raise ImageError("file_name_invalid", f"{file_name!r} cannot be opened: {error}") from None
     if not stat.S_ISREG(mode):
         raise ImageError(
@@ -74,21 +73,27 @@ def locate(root, file_name):
     return path
 
 
-def probe(path, decode=True):
-    """(width, height, EXIF orientation 1..8) of the stored frame. `decode` reads every pixel, to find truncated files."""
+def probe(path: Path, decode: bool = True) -> tuple[int, int, int]:
+    """Return width, height and EXIF orientation (1..8) of the stored frame.
+
+    `decode` reads every pixel, to find truncated files. Raises ImageError.
+    """
     with _opened(path) as image:
         orientation = image.getexif().get(ORIENTATION, 1)
-        size = image.size
+        width, height = image.size
         if decode:
-            image.draft(
-                "L", (size[0] // 8, size[1] // 8)
-            )  # JPEG: skip most of the inverse transform
+            # For JPEG this skips most of the inverse transform.
+            image.draft("L", (width // 8, height // 8))
             _load(image, path)
-    return *size, orientation if orientation in range(1, 9) else 1
+    return width, height, orientation if orientation in range(1, 9) else 1
 
 
-def read(path):
-    """The image as uint8 [H, W, 3] RGB: grey repeated, palette and CMYK converted, alpha dropped, 16 bits cut to 8, first frame."""
+def read(path: Path) -> np.ndarray:
+    """Read the first frame of an image as [H, W, 3] uint8 RGB.
+
+    Grey is repeated, palettes and CMYK are converted, alpha is dropped, 16 bits are cut to 8.
+    Raises ImageError.
+    """
     with _opened(path) as image:
         _load(image, path)
         if image.mode.startswith("I;16"):
@@ -108,7 +113,8 @@ def _opened(path):
         image = Image.open(path, formats=FORMATS)
     except Image.DecompressionBombError:
         raise ImageError("image_too_large", _too_large(path)) from None
-    except Exception as error:  # Pillow's readers raise almost anything on hostile bytes
+    # Pillow's readers raise almost anything on hostile bytes.
+    except Exception as error:
         empty = os.path.getsize(path) == 0
         reason = "is empty (0 bytes)" if empty else "is not an image Pillow can read"
         raise ImageError("unreadable_image", f"{_name(path)} {reason}; replace it") from error
@@ -122,13 +128,15 @@ def _load(image, path):
     try:
         image.load()
     except Exception as error:
-        raise ImageError(
-            "unreadable_image", f"{_name(path)} is damaged ({error}); replace it"
-        ) from error
+        message = f"{_name(path)} is damaged ({error}); replace it"
+        raise ImageError("unreadable_image", message) from error
 
 
 def _too_large(path):
-    return f"{_name(path)} declares more than {MAX_PIXELS:,} pixels and was not decompressed; cut or shrink it"
+    return (
+        f"{_name(path)} declares more than {MAX_PIXELS:,} pixels and was not decompressed;"
+        " crop or shrink it"
+    )
 
 
 def _name(path):

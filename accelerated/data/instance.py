@@ -1,44 +1,66 @@
-"""One annotation of a COCO json file: category, box and mask, each checked before anything is built on it."""
+"""Check one annotation of a COCO json file: its category, box and mask."""
 
 import math
+from collections.abc import Container
 from dataclasses import dataclass
+from typing import Any, TypeGuard
 
 import numpy as np
 
 from accelerated.data import rle
 from accelerated.data.images import MAX_PIXELS
 
-FAR = 10  # polygon coordinates further outside than this many long sides are taken for an error
-MIN_SIDE = 0.01  # of a box, pixels: shorter ones vanish in float32
-MAX_PERIMETER = (
-    4e6  # of all polygons of an annotation, pixels: rasterising takes memory in proportion
-)
+# Polygon coordinates further outside the image than this many times its longer side are errors.
+FAR = 10
+# Of a box, in pixels: shorter sides vanish in float32.
+MIN_SIDE = 0.01
+# Of all polygons of an annotation, in pixels: the memory for rasterising grows with it.
+MAX_PERIMETER = 4e6
+
+# Code, severity and message.
+Remark = tuple[str, str, str]
 
 
 @dataclass
 class Instance:
+    """A checked annotation.
+
+    box     (x1, y1, x2, y2) inside the image
+    area    in pixels
+    crowd   whether it is a region of many objects
+    counts  compressed run lengths of the mask, far smaller than polygons as Python lists
+    """
+
     category_id: int
-    box: tuple  # (x1, y1, x2, y2) inside the image
+    box: tuple[float, float, float, float]
     area: float
     crowd: bool
-    counts: bytes  # of the mask: compressed run lengths, far smaller than polygons as Python lists
+    counts: bytes
 
 
 class Invalid(Exception):
-    """Ends the reading of one item; `problem` holds (code, severity, message)."""
+    """Ends the reading of an item; `problem` holds (code, severity, message)."""
 
-    def __init__(self, code, message, severity="reject"):
-        self.problem = code, severity, message
+    def __init__(self, code: str, message: str, severity: str = "reject"):
+        self.problem: Remark = code, severity, message
 
 
-def read_instance(annotation, image, categories):
-    """One checked annotation -> (Instance, [(code, severity, message)])."""
+def read_instance(
+    annotation: dict, image: Any, categories: Container
+) -> tuple[Instance, list[Remark]]:
+    """Check an annotation; return it and the remarks that do not invalidate it.
+
+    image       its ImageRecord
+    categories  the valid category ids
+
+    Raises Invalid.
+    """
     remarks = []
     category = whole(annotation.get("category_id"))
-    if category not in categories:
+    if category is None or category not in categories:
+        value = short(annotation.get("category_id"))
         raise Invalid(
-            "unknown_category",
-            f"category_id {short(annotation.get('category_id'))} is not in categories; add it there, or correct it",
+            "unknown_category", f"category_id {value} is not in categories; add it or correct it"
         )
     crowd = annotation.get("iscrowd")
     if crowd not in (0, 1, None):
@@ -47,16 +69,11 @@ def read_instance(annotation, image, categories):
             f"iscrowd is {short(crowd)}; write 0, or 1 for a region of many objects",
         )
     if crowd is None:
-        remarks.append(("iscrowd_missing", "note", "there is no iscrowd; taken as 0"))
-    text, runs = _segmentation(annotation.get("segmentation"), image, remarks)
+        remarks.append(("iscrowd_missing", "note", "iscrowd is missing; 0 is assumed"))
+    counts, runs = _segmentation(annotation.get("segmentation"), image, remarks)
     if crowd and isinstance(annotation["segmentation"], list):
-        remarks.append(
-            (
-                "crowd_polygon",
-                "note",
-                "a crowd region drawn as a polygon; taken as a crowd region all the same",
-            )
-        )
+        message = "a crowd region is drawn as a polygon; it is used as a crowd region"
+        remarks.append(("crowd_polygon", "note", message))
     outline = rle.bounds(runs, image.height)
     if outline is None:
         raise Invalid(
@@ -67,17 +84,16 @@ def read_instance(annotation, image, categories):
     box = _box(annotation.get("bbox"), outline, image, remarks)
     area = annotation.get("area")
     if not finite(area) or area < 0:
-        remarks.append(
-            ("area_missing", "note", "area is missing or no number; it is counted from the mask")
-        )
+        message = "area is missing or not a number; the pixels of the mask are counted"
+        remarks.append(("area_missing", "note", message))
         area = rle.area(runs)
-    return Instance(category, box, float(area), bool(crowd), text), remarks
+    return Instance(category, box, float(area), bool(crowd), counts), remarks
 
 
 def _segmentation(value, image, remarks):
-    """Polygons or RLE -> run lengths known to be sound: compressed, and as counts [n]."""
+    """Convert polygons or RLE to valid run lengths: compressed, and as counts [n]."""
     if value is None:
-        raise Invalid("segmentation_missing", "there is no segmentation; draw a mask")
+        raise Invalid("segmentation_missing", "segmentation is missing; draw a mask")
     if isinstance(value, dict):
         return _run_lengths(value, image)
     if not isinstance(value, list):
@@ -88,7 +104,7 @@ def _segmentation(value, image, remarks):
     if value and not any(isinstance(part, list) for part in value):
         raise Invalid(
             "segmentation_invalid",
-            "segmentation is one flat list; write a list of polygons, [[x1, y1, x2, y2, ..]]",
+            "segmentation is a flat list; write a list of polygons, [[x1, y1, x2, y2, ..]]",
         )
     polygons = [_polygon(part, image) for part in value]
     kept = [polygon for polygon in polygons if polygon.size >= 6]
@@ -99,17 +115,10 @@ def _segmentation(value, image, remarks):
             "skip",
         )
     if len(kept) < len(polygons):
-        remarks.append(
-            (
-                "polygon_part_too_short",
-                "warn",
-                f"{len(polygons) - len(kept)} of {len(polygons)} polygons have fewer than three points and are left out",
-            )
-        )
-    perimeter = sum(
-        np.abs(np.diff(polygon.reshape(-1, 2), axis=0, append=polygon[None, :2])).max(axis=1).sum()
-        for polygon in kept
-    )
+        count = f"{len(polygons) - len(kept)} of {len(polygons)} polygons"
+        message = f"{count} have fewer than three points and are skipped"
+        remarks.append(("polygon_part_too_short", "warn", message))
+    perimeter = sum(map(_perimeter, kept))
     if perimeter > MAX_PERIMETER:
         raise Invalid(
             "polygon_too_long", f"the polygons are {perimeter:.3g} pixels long; simplify them"
@@ -119,10 +128,8 @@ def _segmentation(value, image, remarks):
 
 
 def _polygon(part, image):
-    """A list of numbers -> array [2n], n possibly below 3."""
-    if not isinstance(part, list) or not all(
-        isinstance(v, int | float) and not isinstance(v, bool) for v in part
-    ):
+    """Convert a list of numbers to an array [2n], where n may be below 3."""
+    if not isinstance(part, list) or not all(map(_is_number, part)):
         raise Invalid(
             "polygon_invalid",
             f"a polygon is {short(part)}; write a list of numbers x1, y1, x2, y2, ..",
@@ -137,69 +144,101 @@ def _polygon(part, image):
         raise Invalid(
             "polygon_not_finite", "a polygon contains NaN or infinity; correct its coordinates"
         )
-    if polygon.size and np.abs(polygon).max() > (FAR + 1) * max(image.width, image.height):
+    farthest = np.abs(polygon).max(initial=0.0)
+    if farthest > (FAR + 1) * max(image.width, image.height):
         raise Invalid(
             "polygon_far_outside",
-            f"a polygon reaches {np.abs(polygon).max():.3g} pixels, far outside {image.width}x{image.height}",
+            f"a polygon reaches {farthest:.3g} pixels, far outside the image of"
+            f" {image.width}x{image.height}; correct its coordinates",
         )
     return polygon
 
 
+def _perimeter(polygon):
+    """Sum the longer of the horizontal and vertical extent of each edge."""
+    edges = np.diff(polygon.reshape(-1, 2), axis=0, append=polygon[None, :2])
+    return np.abs(edges).max(axis=1).sum()
+
+
 def _run_lengths(value, image):
-    """An RLE object -> its counts, which are non-negative and add up to the image: compressed, and [n]."""
-    size, counts, text = value.get("size"), value.get("counts"), None
-    if (
-        not isinstance(size, list)
-        or len(size) != 2
-        or None in (height := whole(size[0]), width := whole(size[1]))
-    ):
-        raise Invalid("rle_size_missing", f"the RLE's size is {short(size)}; write [height, width]")
-    if (height, width) != (image.height, image.width):
-        hint = (
-            "; it is [width, height], write [height, width]"
-            if (width, height) == (image.height, image.width)
-            else ""
-        )
-        raise Invalid(
-            "rle_size_mismatch",
-            f"the RLE's size is {size}, the image's [{image.height}, {image.width}]{hint}",
-        )
+    """Check an RLE object; return its counts compressed and as [n]."""
+    _check_rle_size(value.get("size"), image)
+    counts, text = value.get("counts"), None
     if isinstance(counts, str):
         try:
-            text, counts = counts.encode(), rle.decompress(counts)
+            text, runs = counts.encode(), rle.decompress(counts)
         except ValueError as error:
             raise Invalid("rle_invalid", f"{error}; encode the mask again") from None
-    elif isinstance(counts, list) and all(
-        type(count) is int and abs(count) <= MAX_PIXELS for count in counts
-    ):
-        counts = np.array(counts, dtype=np.int64)
+    elif isinstance(counts, list) and all(map(_is_count, counts)):
+        runs = np.array(counts, dtype=np.int64)
     else:
         raise Invalid(
             "rle_invalid",
-            f"the RLE's counts are {short(counts)}; write a list of run lengths, or their compressed text",
+            f"the RLE's counts are {short(counts)}; write a list of run lengths, or their"
+            " compressed text",
         )
-    if (counts < 0).any():
+    if (runs < 0).any():
         raise Invalid(
             "rle_negative", "the RLE contains a negative run length; encode the mask again"
         )
-    if counts.sum() != image.height * image.width:
+    if runs.sum() != image.height * image.width:
         raise Invalid(
             "rle_sum",
-            f"the RLE's run lengths add up to {counts.sum()}, not {image.height}x{image.width}; encode the mask again",
+            f"the RLE's run lengths sum to {runs.sum()}, not {image.height}x{image.width};"
+            " encode the mask again",
         )
-    return text or rle.compress(counts), counts
+    return text or rle.compress(runs), runs
+
+
+def _check_rle_size(size, image):
+    sides = [whole(side) for side in size] if isinstance(size, list) else []
+    if len(sides) != 2 or None in sides:
+        raise Invalid("rle_size_missing", f"the RLE's size is {short(size)}; write [height, width]")
+    if sides != [image.height, image.width]:
+        hint = "encode the mask for this image"
+        if sides == [image.width, image.height]:
+            hint = "it is [width, height], write [height, width]"
+        raise Invalid(
+            "rle_size_mismatch",
+            f"the RLE's size is {size}, the image's [{image.height}, {image.width}]; {hint}",
+        )
 
 
 def _box(bbox, outline, image, remarks):
-    """[x, y, width, height] -> (x1, y1, x2, y2) inside the image."""
+    """Convert [x, y, width, height] to (x1, y1, x2, y2) inside the image.
+
+    outline  the tight box of the mask
+    """
     if bbox is None:
-        remarks.append(("bbox_missing", "warn", "there is no bbox; it is taken from the mask"))
-        return tuple(map(float, outline))
-    if (
-        not isinstance(bbox, list)
-        or len(bbox) != 4
-        or not all(isinstance(v, int | float) and not isinstance(v, bool) for v in bbox)
-    ):
+        remarks.append(("bbox_missing", "warn", "bbox is missing; the mask's box is used"))
+        x1, y1, x2, y2 = map(float, outline)
+        return x1, y1, x2, y2
+    x, y, w, h = _box_numbers(bbox)
+    if _iou((x, y, x + w, y + h), outline) < 0.5 and _iou((x, y, w, h), outline) > 0.9:
+        raise Invalid(
+            "bbox_corners",
+            f"bbox {bbox} fits the mask when read as x1, y1, x2, y2; write [x, y, width, height]",
+        )
+    size = f"{image.width}x{image.height}"
+    box = max(x, 0.0), max(y, 0.0), min(x + w, float(image.width)), min(y + h, float(image.height))
+    if box[2] - box[0] < MIN_SIDE or box[3] - box[1] < MIN_SIDE:
+        message = f"bbox {bbox} lies outside the image of {size}; correct or delete it"
+        raise Invalid("bbox_outside", message, "skip")
+    if max(-x, -y, x + w - image.width, y + h - image.height) > 1:
+        message = f"bbox {bbox} extends beyond the image of {size}; it is clipped"
+        remarks.append(("bbox_clipped", "warn", message))
+    agreement = _iou(box, outline)
+    if agreement < 0.5:
+        rounded = [round(side, 1) for side in outline]
+        message = f"bbox {bbox} and the box of the mask, {rounded} (x1, y1, x2, y2),"
+        message += f" have an IoU of only {agreement:.0%}"
+        remarks.append(("bbox_disagrees", "warn", message))
+    return box
+
+
+def _box_numbers(bbox):
+    """Check that `bbox` holds four finite numbers and a width and height above 0."""
+    if not isinstance(bbox, list) or len(bbox) != 4 or not all(map(_is_number, bbox)):
         raise Invalid(
             "bbox_invalid", f"bbox is {short(bbox)}; write four numbers [x, y, width, height]"
         )
@@ -209,7 +248,8 @@ def _box(bbox, outline, image, remarks):
     if w < 0 or h < 0:
         raise Invalid(
             "bbox_negative",
-            f"bbox {bbox} has a negative width or height; write [x, y, width, height] from the top left corner",
+            f"bbox {bbox} has a negative width or height; write [x, y, width, height] from the"
+            " top left corner",
         )
     if w < MIN_SIDE or h < MIN_SIDE:
         raise Invalid(
@@ -217,83 +257,53 @@ def _box(bbox, outline, image, remarks):
             f"bbox {bbox} has no width or no height; draw it again or delete the annotation",
             "skip",
         )
-    box = max(x, 0.0), max(y, 0.0), min(x + w, float(image.width)), min(y + h, float(image.height))
-    if _iou((x, y, x + w, y + h), outline) < 0.5 and _iou((x, y, w, h), outline) > 0.9:
-        raise Invalid(
-            "bbox_corners",
-            f"bbox {bbox} fits the mask when read as x1, y1, x2, y2; write [x, y, width, height]",
-        )
-    if box[2] - box[0] < MIN_SIDE or box[3] - box[1] < MIN_SIDE:
-        raise Invalid(
-            "bbox_outside",
-            f"bbox {bbox} lies outside the image, {image.width}x{image.height}; correct or delete it",
-            "skip",
-        )
-    if max(-x, -y, x + w - image.width, y + h - image.height) > 1:
-        remarks.append(
-            (
-                "bbox_clipped",
-                "warn",
-                f"bbox {bbox} sticks out of the image, {image.width}x{image.height}; it is cut at the border",
-            )
-        )
-    agreement = _iou(box, outline)
-    if agreement < 0.5:
-        remarks.append(
-            (
-                "bbox_disagrees",
-                "warn",
-                f"bbox {bbox} and the mask's own box {[round(v, 1) for v in outline]} overlap by only {agreement:.0%} IoU",
-            )
-        )
-    return box
+    return x, y, w, h
 
 
 def _iou(a, b):
-    overlap = max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(
-        0.0, min(a[3], b[3]) - max(a[1], b[1])
-    )
+    width = max(0.0, min(a[2], b[2]) - max(a[0], b[0]))
+    height = max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+    overlap = width * height
     union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - overlap
     return overlap / union if union > 0 else 0.0
 
 
-def whole(value):
-    """An int, also from a float without fraction; None for anything else."""
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, int | float)
-        or not finite(value)
-        or value != int(value)
-    ):
+def whole(value: Any) -> int | None:
+    """Convert an int, or a float without fraction, to int; return None for anything else."""
+    if not finite(value) or value != int(value):
         return None
     return int(value)
 
 
-def plain(value):
-    """An id fit to be a key and to be printed: int where it is whole, else text, number or None."""
+def plain(value: Any) -> int | str | float | None:
+    """Convert an id to something that can be a key and be printed."""
     number = whole(value)
-    return (
-        number
-        if number is not None
-        else value
-        if isinstance(value, str | float | None)
-        else short(value)
-    )
+    if number is not None:
+        return number
+    return value if isinstance(value, str | float | None) else short(value)
 
 
-def finite(value):
+def finite(value: Any) -> TypeGuard[float]:
+    """Whether a value is a finite number, not a bool."""
     try:
-        return (
-            isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        )
-    except OverflowError:  # an int beyond 1e308
+        return _is_number(value) and math.isfinite(value)
+    except OverflowError:
+        # An int beyond 1e308.
         return False
 
 
-def short(value):
-    """For messages: the value as text, cut to 60 characters."""
+def short(value: Any) -> str:
+    """Return the value as text for messages, cut to 60 characters."""
     try:
         text = repr(value)
     except RecursionError:
         text = type(value).__name__
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _is_number(value):
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_count(value):
+    return type(value) is int and abs(value) <= MAX_PIXELS

@@ -1,79 +1,88 @@
-"""Everything that is wrong with a COCO data set, said before work starts: the json, and the image files it names."""
+"""Find all problems of a COCO data set before work starts, in the json and in its image files."""
 
 import os
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 from accelerated.data import annotations, images
-from accelerated.data.annotations import Problem
+from accelerated.data.annotations import Problem, Records
 
 SEVERITIES = ("reject", "skip", "warn", "note")
+# Problems that an error lists.
+LISTED = 5
 
 
 @dataclass
 class Report:
-    problems: list[Problem]  # most severe first
-    images: int  # sound ones
-    annotations: int  # sound ones, of sound images
+    """The problems, most severe first, and the numbers of valid images and of their annotations."""
+
+    problems: list[Problem]
+    images: int
+    annotations: int
 
     @property
-    def blocking(self):
-        """Problems that stop a training run."""
+    def blocking(self) -> list[Problem]:
+        """The problems that stop a training run."""
         return [problem for problem in self.problems if problem.blocking]
 
     @property
-    def fatal(self):
-        """Those among them that `--skip-invalid` cannot leave out, because they spoil the whole file."""
+    def fatal(self) -> list[Problem]:
+        """The blocking problems of the whole file, which `--skip-invalid` cannot skip."""
         return [problem for problem in self.blocking if problem.scope == "file"]
 
-    def counts(self):
-        """{(severity, code): number of problems}, most severe first."""
+    def counts(self) -> dict[tuple[str, str], int]:
+        """Return {(severity, code): number of problems}, most severe first."""
         return dict(Counter((problem.severity, problem.code) for problem in self.problems))
 
-    def require(self, skip_invalid=False):
-        """ValueError, listing the first problems and the way out, unless work may start."""
-        blocking, listed = (self.fatal if skip_invalid else self.blocking), 5
+    def require(self, skip_invalid: bool = False) -> None:
+        """Raise ValueError, with the first problems and the remedy, if the data is invalid."""
+        blocking = self.fatal if skip_invalid else self.blocking
         if not blocking:
             return
-        lines = [str(problem) for problem in blocking[:listed]]
-        lines += (
-            [f"... and {len(blocking) - listed} more; `maskrcnn inspect` lists all"]
-            if len(blocking) > listed
-            else []
-        )
+        lines = [f"the data has {len(blocking)} problem{'s' * (len(blocking) > 1)}:"]
+        lines += [str(problem) for problem in blocking[:LISTED]]
+        if len(blocking) > LISTED:
+            lines.append(f"... and {len(blocking) - LISTED} more; `maskrcnn inspect` lists all")
         if not self.fatal:
-            lines.append(
-                "correct them, or leave these annotations and images out with --skip-invalid"
-            )
-        raise ValueError(
-            "\n".join([f"the data has {len(blocking)} problem{'s' * (len(blocking) > 1)}:", *lines])
-        )
+            lines.append("correct them, or skip these annotations and images with --skip-invalid")
+        raise ValueError("\n".join(lines))
 
 
-def check(json_path, image_root, open_images=True) -> Report:
-    """Every problem of the file and, with `open_images`, of the images it names. Never raises, whatever the data holds."""
+def check(json_path: str | Path, image_root: str | Path, open_images: bool = True) -> Report:
+    """Find every problem of the file and, with `open_images`, of the images it names.
+
+    Never raises, whatever the data contains.
+    """
     return read(json_path, image_root, open_images)[1]
 
 
-def read(json_path, image_root, open_images=True):
-    """(Records of what is sound, Report). Nothing outside `image_root` is opened, nothing huge decompressed."""
+def read(
+    json_path: str | Path, image_root: str | Path, open_images: bool = True
+) -> tuple[Records, Report]:
+    """Read the valid records and report the problems, see `check`.
+
+    Nothing outside `image_root` is opened, and nothing huge is decompressed.
+    """
     records, problems = annotations.read(json_path)
     if open_images:
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            found = pool.map(
+            checked = pool.map(
                 lambda record: _image_problem(record, image_root), list(records.images.values())
             )
-        problems += [problem for problem in found if problem]
+        problems += [problem for problem in checked if problem]
         for problem in problems:
             if problem.blocking and problem.scope == "image":
                 records.images.pop(problem.image_id, None)
     problems.sort(key=lambda problem: SEVERITIES.index(problem.severity))
-    sound = sum(len(record.instances) for record in records.images.values())
-    return records, Report(problems, len(records.images), sound)
+    valid = sum(len(record.instances) for record in records.images.values())
+    return records, Report(problems, len(records.images), valid)
 
 
 def _image_problem(record, root):
+    """Check the image file of a record; return a Problem or None."""
+
     def problem(code, severity, message):
         name = record.file_name if isinstance(record.file_name, str) else repr(record.file_name)
         return Problem(code, severity, "image", name, record.id, None, message)
@@ -82,35 +91,22 @@ def _image_problem(record, root):
         width, height, orientation = images.probe(images.locate(root, record.file_name))
     except images.ImageError as error:
         return problem(error.code, "reject", str(error))
-    rotated = orientation >= 5
+    exif, rotated = f"EXIF orientation {orientation}", orientation >= 5
     if (width, height) == (record.width, record.height):
         if rotated and width == height:
-            return problem(
-                "exif_ambiguous",
-                "warn",
-                f"EXIF orientation {orientation} on a square image; labels are taken to be on the stored frame",
-            )
+            message = f"{exif} on a square image; labels are assumed to be on the stored frame"
+            return problem("exif_ambiguous", "warn", message)
         if orientation > 1:
-            return problem(
-                "exif_ignored",
-                "note",
-                f"EXIF orientation {orientation} is not applied; labels are on the stored frame",
-            )
+            message = f"{exif} is not applied; labels are on the stored frame"
+            return problem("exif_ignored", "note", message)
         return None
     sizes = f"the json says {record.width}x{record.height}, the file is {width}x{height}"
     if (height, width) != (record.width, record.height):
-        return problem(
-            "size_mismatch",
-            "reject",
-            f"{sizes} (width x height); labels would fall in the wrong place: correct one of them",
-        )
+        message = f"{sizes} (width x height), so labels would be misplaced; correct one of them"
+        return problem("size_mismatch", "reject", message)
     if rotated:
-        advice = "store the image upright without EXIF, or give the stored size and labels on the stored frame"
-        return problem(
-            "exif_rotated",
-            "reject",
-            f"{sizes}, shown rotated by EXIF orientation {orientation}; {advice}",
-        )
-    return problem(
-        "size_swapped", "reject", f"{sizes}: width and height are swapped; correct the json"
-    )
+        advice = "store the image upright without EXIF, or give size and labels of the stored frame"
+        message = f"{sizes}, displayed rotated by {exif}; {advice}"
+        return problem("exif_rotated", "reject", message)
+    message = f"{sizes}: width and height are swapped; correct the json"
+    return problem("size_swapped", "reject", message)

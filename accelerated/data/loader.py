@@ -1,39 +1,49 @@
 """Batches for training and evaluation, prepared in worker processes.
 
-Training batch number i is a function of (seed, i) alone: of the shuffling, the augmentation and the number of workers
-nothing else is remembered, so a run resumed at iteration i continues bit for bit.
+Training batch i is a function of (seed, i) alone. Shuffling, augmentation and the number of workers
+have no other state, so a run resumed at iteration i continues bit for bit.
 """
 
 import signal
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
 from accelerated import transform
 from accelerated.data.augment import augment
+from accelerated.data.dataset import Dataset
+from accelerated.structures import Batch
+from reference.config import Config, Transform
 
 
 def loader(
-    dataset,
-    config,
+    dataset: Dataset,
+    config: Config,
     *,
-    batch_size,
-    workers=0,
-    seed=0,
-    training,
-    start_iteration=0,
-    iterations=None,
-    flip_probability=0.5,
-    max_objects=None,
-    pad_to=None,
-):
-    """Iterable of `transform.Batch`.
+    batch_size: int,
+    workers: int = 0,
+    seed: int = 0,
+    training: bool,
+    start_iteration: int = 0,
+    iterations: int | None = None,
+    flip_probability: float = 0.5,
+    max_objects: int | None = None,
+    pad_to: tuple[int, int] | None = None,
+) -> "Loader":
+    """Return an iterable of batches.
 
-    training: shuffled batches number `start_iteration`, .. up to `iterations` (None: without end), landscape and portrait
-    images apart as far as they go, augmented. Otherwise: every image once, in order, the last batch possibly smaller.
-    max_objects, pad_to: fixed shapes, see `transform.collate`.
-    Raises ValueError when there is nothing to train on, RuntimeError naming image and file when one cannot be prepared.
+    training             True: shuffled, augmented batches, landscape and portrait images apart as
+                         far as possible. False: every image once, in order; the last batch may be
+                         smaller
+    start_iteration      index of the first training batch
+    iterations           index after the last training batch; None: without end
+    max_objects, pad_to  fixed shapes, see `transform.collate`
+
+    Raises ValueError if there is nothing to train on. While iterating, raises RuntimeError naming
+    the image and file that cannot be prepared.
     """
     if training and dataset.max_objects == 0:
         raise ValueError("no image has a labelled object: there is nothing to train on")
@@ -42,43 +52,75 @@ def loader(
     if training:
         order = _Shuffled(dataset.sizes, batch_size, seed, start_iteration, iterations)
     else:
-        order = [
-            (None, list(range(first, min(first + batch_size, len(dataset)))))
-            for first in range(0, len(dataset), batch_size)
-        ]
-    prepared = _Prepared(dataset, config.transform, seed, flip_probability, max_objects, pad_to)
-    pinned = torch.cuda.is_available()
-    options = {"num_workers": workers, "pin_memory": pinned, "worker_init_fn": _ignore_interrupts}
-    return _Loader(torch.utils.data.DataLoader(prepared, batch_size=None, sampler=order, **options))
-
-
-def epoch(sizes, batch_size, seed, number):
-    """Every image at least once: [[index, ..], ..] for epoch `number`. The number of batches does not depend on it.
-
-    Batches are all landscape or all portrait, but for what is left over of each; the very last is filled up with
-    images from the epoch's beginning.
-    """
-    rng = np.random.default_rng([seed, 1, number])
-    order = rng.permutation(len(sizes))
-    portrait = np.array([height > width for height, width in sizes])[order]
-    alike = [
-        group[: len(group) // batch_size * batch_size]
-        for group in (order[portrait], order[~portrait])
-    ]
-    left = np.concatenate(
-        [
-            group[len(group) // batch_size * batch_size :]
-            for group in (order[portrait], order[~portrait])
-        ]
+        indices = list(range(len(dataset)))
+        firsts = range(0, len(dataset), batch_size)
+        order = [(None, indices[first : first + batch_size]) for first in firsts]
+    prepared: Any = _Prepared(
+        dataset, config.transform, seed, flip_probability, max_objects, pad_to
     )
-    missing = -len(left) % batch_size
-    batches = np.concatenate([*alike, left, np.resize(order, missing)]).reshape(-1, batch_size)
+    batches = torch.utils.data.DataLoader(
+        prepared,
+        batch_size=None,
+        sampler=order,
+        num_workers=workers,
+        pin_memory=torch.cuda.is_available(),
+        worker_init_fn=_ignore_interrupts,
+    )
+    return Loader(batches, order)
+
+
+def epoch(
+    sizes: Sequence[tuple[int, int]], batch_size: int, seed: int, index: int
+) -> list[list[int]]:
+    """Draw the batches of image indices of epoch `index`, with every image at least once.
+
+    sizes  (height, width) of each image
+
+    Batches are all landscape or all portrait, except for the remainders of both; the last of these
+    is filled up with images from the epoch's beginning. All epochs have as many batches.
+    """
+    rng = np.random.default_rng([seed, 1, index])
+    order = rng.permutation(len(sizes))
+    is_portrait = np.array([height > width for height, width in sizes])[order]
+    full, remainders = [], []
+    for group in (order[is_portrait], order[~is_portrait]):
+        whole = len(group) // batch_size * batch_size
+        full.append(group[:whole])
+        remainders.append(group[whole:])
+    rest = np.concatenate(remainders)
+    filling = np.resize(order, -len(rest) % batch_size)
+    batches = np.concatenate([*full, rest, filling]).reshape(-1, batch_size)
     return batches[rng.permutation(len(batches))].tolist()
 
 
 @dataclass
+class Loader:
+    """The batches; errors of worker processes are explained."""
+
+    batches: torch.utils.data.DataLoader
+    order: Any
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __iter__(self) -> Iterator[Batch]:
+        try:
+            for batch in self.batches:
+                if isinstance(batch, _Failure):
+                    raise RuntimeError(batch.message)
+                yield batch
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise RuntimeError(
+                "a process that prepares images was killed (out of memory, or of shared memory in a"
+                " container: try fewer --workers, or 0)"
+            ) from error
+
+
+@dataclass
 class _Shuffled:
-    """(iteration, indices) of one training batch after the other."""
+    """Yields (iteration, image indices) of the training batches `start` to `stop`."""
 
     sizes: list
     batch_size: int
@@ -90,76 +132,70 @@ class _Shuffled:
         iteration, current, batches = self.start, None, []
         length = len(epoch(self.sizes, self.batch_size, self.seed, 0))
         while self.stop is None or iteration < self.stop:
-            number, place = divmod(iteration, length)
-            if number != current:
-                current, batches = number, epoch(self.sizes, self.batch_size, self.seed, number)
-            yield iteration, batches[place]
+            index, position = divmod(iteration, length)
+            if index != current:
+                current, batches = index, epoch(self.sizes, self.batch_size, self.seed, index)
+            yield iteration, batches[position]
             iteration += 1
 
 
 @dataclass
 class _Failure:
+    """The message of an exception, which would drown in the traceback of a worker."""
+
     message: str
 
 
 @dataclass
 class _Prepared:
-    """[(iteration or None, indices)] -> Batch, or _Failure: an exception from a worker would drown its message in tracebacks."""
+    """Maps (iteration or None, image indices) to a Batch or a _Failure."""
 
-    dataset: object
-    config: object
+    dataset: Dataset
+    transform: Transform
     seed: int
     flip_probability: float
     max_objects: int | None
-    pad_to: tuple | None
+    pad_to: tuple[int, int] | None
 
     def __getitem__(self, task):
         iteration, indices = task
-        prepared, sizes = [], []
-        for place, index in enumerate(indices):
-            try:
-                image, target, _ = self.dataset[index]
-                sizes.append(image.shape[:2])
-                min_size = None
-                if iteration is not None:
-                    rng = np.random.default_rng([self.seed, 2, iteration, place])
-                    image, target, min_size = augment(
-                        image, target, self.config, rng, self.flip_probability
-                    )
-                prepared.append(transform.prepare(image, target, self.config, min_size))
-            except Exception as error:
-                return _Failure(
-                    f"image {self.dataset.image_ids[index]}, file {self.dataset.file_names[index]!r}: {error}"
-                )
         ids = [self.dataset.image_ids[index] for index in indices]
+        prepared, sizes = [], []
+        for slot, index in enumerate(indices):
+            try:
+                image, target, size = self.prepare(iteration, slot, index)
+            except Exception as error:
+                file_name = self.dataset.file_names[index]
+                return _Failure(f"image {ids[slot]}, file {file_name!r}: {error}")
+            prepared.append((image, target))
+            sizes.append(size)
         try:
             return transform.collate(
-                prepared, self.config, sizes, ids, max_objects=self.max_objects, pad_to=self.pad_to
+                prepared,
+                self.transform,
+                sizes,
+                ids,
+                max_objects=self.max_objects,
+                pad_to=self.pad_to,
             )
         except ValueError as error:
             return _Failure(f"images {', '.join(map(str, ids))}: {error}")
 
+    def prepare(self, iteration, slot, index):
+        """Read one image, and augment it if it is for a training iteration.
+
+        Returns the network's input, its PackedTarget and the sides of the image as read.
+        """
+        image, target, _ = self.dataset[index]
+        size, min_size = image.shape[:2], None
+        if iteration is not None:
+            rng = np.random.default_rng([self.seed, 2, iteration, slot])
+            image, target, min_size = augment(
+                image, target, self.transform, rng, self.flip_probability
+            )
+        return *transform.prepare(image, target, self.transform, min_size), size
+
 
 def _ignore_interrupts(worker):
-    """Ctrl-C reaches every process of the terminal; what it means is the main one's business."""
+    """Leave Ctrl-C, which reaches every process of the terminal, to the main process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-@dataclass
-class _Loader:
-    batches: torch.utils.data.DataLoader
-
-    def __len__(self):
-        return len(self.batches.sampler)
-
-    def __iter__(self):
-        try:
-            for batch in self.batches:
-                if isinstance(batch, _Failure):
-                    raise RuntimeError(batch.message)
-                yield batch
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
-                raise
-            advice = "out of memory, or of shared memory in a container: try fewer --workers, or 0"
-            raise RuntimeError(f"a process that prepares images was killed ({advice})") from error

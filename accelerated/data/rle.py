@@ -1,18 +1,22 @@
-"""COCO's run-length encoding, checked before it is trusted.
+"""COCO's run-length encoding, with checks.
 
-`counts` are run lengths down the columns (column-major), background first. The compressed text form writes each count
-in base 32, from the fourth count on as the difference to the count before last.
+`counts` are run lengths down the columns (column-major), background first. The compressed text form
+writes each count in base 32, from the fourth count on as the difference from the second to last.
 
-pycocotools is called for one thing, turning polygons into runs, and only after `annotations` has checked them: NaN or
-huge coordinates crash it.
+pycocotools only converts polygons to runs, after `instance` has checked them: NaN or huge
+coordinates crash it.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
+from numpy.typing import ArrayLike
 from pycocotools import mask as pycoco
 
 
-def decompress(text):
-    """Compressed counts (bytes or str) -> counts [n] int64. ValueError when the text is not such an encoding."""
+def decompress(text: bytes | str) -> np.ndarray:
+    """Convert compressed counts to counts [n] int64. Raises ValueError for an invalid text."""
     raw = text if isinstance(text, bytes) else text.encode("ascii", errors="replace")
     digits = np.frombuffer(raw, dtype=np.uint8).astype(np.int64) - 48
     if digits.size == 0:
@@ -24,55 +28,55 @@ def decompress(text):
         raise ValueError("the compressed counts end in the middle of a number")
     ends = np.flatnonzero(final) + 1
     starts = np.concatenate([[0], ends[:-1]])
-    place = np.arange(digits.size) - np.repeat(starts, ends - starts)
-    if place.max() > 6:
+    exponent = np.arange(digits.size) - np.repeat(starts, ends - starts)
+    if exponent.max() > 6:
         raise ValueError("the compressed counts contain a number of more than 35 bits")
-    values = np.add.reduceat((digits & 31) << (5 * place), starts)
+    values = np.add.reduceat((digits & 31) << (5 * exponent), starts)
     values -= np.where(digits[ends - 1] & 16, 1 << (5 * (ends - starts)), 0)
     values[1::2] = np.cumsum(values[1::2])
     values[2::2] = np.cumsum(values[2::2])
     return values
 
 
-def compress(counts):
-    """The inverse of `decompress`: counts [n] -> bytes."""
+def compress(counts: ArrayLike) -> bytes:
+    """Convert counts [n] to their compressed form, the inverse of `decompress`."""
     counts = np.asarray(counts, dtype=np.int64)
     values = counts.copy()
     values[3:] -= counts[1:-2]
-    width = np.ones(values.size, dtype=np.int64)  # 5-bit digits, so that the sign bit fits too
+    # Digits of 5 bits of each value, with room for the sign bit.
+    width = np.ones(values.size, dtype=np.int64)
     for digits in range(1, 7):
         width += (values < -(1 << (5 * digits - 1))) | (values >= 1 << (5 * digits - 1))
-    place = np.arange(width.sum()) - np.repeat(np.cumsum(width) - width, width)
-    final = place == np.repeat(width, width) - 1
-    return (
-        (48 + (np.repeat(values, width) >> (5 * place) & 31) + np.where(final, 0, 32))
-        .astype(np.uint8)
-        .tobytes()
-    )
+    exponent = np.arange(width.sum()) - np.repeat(np.cumsum(width) - width, width)
+    final = exponent == np.repeat(width, width) - 1
+    digits = np.repeat(values, width) >> (5 * exponent) & 31
+    return (48 + digits + np.where(final, 0, 32)).astype(np.uint8).tobytes()
 
 
-def of_polygons(polygons, height, width):
-    """The union of polygons ([[x1, y1, x2, y2, ..], ..], finite, 3 points or more each) -> compressed counts."""
-    parts = pycoco.frPyObjects(
-        [np.asarray(polygon, dtype=float).tolist() for polygon in polygons], height, width
-    )
-    return pycoco.merge(parts)["counts"]
+def of_polygons(polygons: Sequence[ArrayLike], height: int, width: int) -> bytes:
+    """Rasterise the union of polygons to compressed counts.
+
+    polygons  finite [x1, y1, x2, y2, ..] of at least 3 points each
+    """
+    numbers = [np.asarray(polygon, dtype=float).tolist() for polygon in polygons]
+    merged: Any = pycoco.merge(pycoco.frPyObjects(numbers, height, width))
+    return merged["counts"]
 
 
-def of_mask(mask):
-    """[H, W] bool -> counts."""
+def of_mask(mask: ArrayLike) -> np.ndarray:
+    """Convert a mask [H, W] bool to counts [n]."""
     flat = np.asarray(mask, dtype=bool).T.ravel()
     changes = np.flatnonzero(np.diff(flat, prepend=False))
     return np.diff(changes, prepend=0, append=flat.size)
 
 
-def area(counts):
-    """Number of object pixels."""
+def area(counts: np.ndarray) -> int:
+    """Count the object's pixels."""
     return int(counts[1::2].sum())
 
 
-def bounds(counts, height):
-    """Tight box (x1, y1, x2, y2) of the object's pixels in whole pixels, or None when there is none."""
+def bounds(counts: np.ndarray, height: int) -> tuple[int, int, int, int] | None:
+    """Return the tight box (x1, y1, x2, y2) of the object's pixels, or None if it has none."""
     ends = np.cumsum(counts)
     first, last = ends[0::2][: counts.size // 2], ends[1::2]
     filled = last > first
@@ -83,16 +87,12 @@ def bounds(counts, height):
     (x1, top), (x2, bottom) = divmod(first, height), divmod(last - 1, height)
     if (x1 == x2).all():
         return int(x1[0]), int(top.min()), int(x2[-1]) + 1, int(bottom.max()) + 1
-    return (
-        int(x1[0]),
-        0,
-        int(x2[-1]) + 1,
-        height,
-    )  # a run that goes round a column's end touches bottom and top
+    # A run that continues in the next column touches the bottom and the top.
+    return int(x1[0]), 0, int(x2[-1]) + 1, height
 
 
-def decode_into(counts, out):
-    """Set the object's pixels in `out` [H, W] bool, which comes in all False. Only its own box is touched."""
+def decode_into(counts: np.ndarray, out: np.ndarray) -> None:
+    """Set the object's pixels in `out` [H, W] bool, all False before. Only its box is written."""
     height = out.shape[0]
     box = bounds(counts, height)
     if box is None:

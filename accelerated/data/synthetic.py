@@ -1,47 +1,55 @@
-"""The synthetic shapes as a data set with the face of `coco.CocoDataset`, and as COCO files on disk."""
+"""The synthetic shapes as a data set, and as COCO files on disk."""
 
 import json
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 
 from accelerated.data import rle
-from accelerated.data.coco import Item
+from accelerated.data.dataset import Item
 from accelerated.structures import Target
 from reference import shapes
 
 
 class ShapesDataset:
-    """`count` images of `size` (H, W), or a square of `size`, made when asked for; `seed` names an endless family of them.
+    """Images of shapes, made when they are read; the interface is `dataset.Dataset`.
 
-    style  shapes.EASY or shapes.HARD, or another shapes.Style
+    count        number of images
+    seed         each seed gives another endless family of images
+    size         (H, W), or the side of a square
+    max_objects  the most objects in an image
+    style        shapes.EASY, shapes.HARD or another shapes.Style
     """
 
-    def __init__(self, count, seed=0, size=128, max_objects=6, style=shapes.EASY):
+    def __init__(
+        self,
+        count: int,
+        seed: int = 0,
+        size: int | tuple[int, int] = 128,
+        max_objects: int = 6,
+        style: shapes.Style = shapes.EASY,
+    ):
         height, width = (size, size) if isinstance(size, int) else size
         self.seed, self.max_objects, self.style = seed, max_objects, style
         self.image_ids = list(range(1, count + 1))
-        self.file_names = [f"{number:06d}.png" for number in self.image_ids]
+        self.file_names = [f"{image_id:06d}.png" for image_id in self.image_ids]
         self.sizes = [(height, width)] * count
         self.class_names = list(shapes.CLASS_NAMES)
         self.category_ids = [1, 2, 3]
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.image_ids)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> Item:
         image, boxes, labels, masks = self._sample(index)
-        return Item(
-            image,
-            Target(
-                torch.from_numpy(boxes).float(), torch.from_numpy(labels), torch.from_numpy(masks)
-            ),
-            self.image_ids[index],
-        )
+        boxes = torch.from_numpy(boxes).float()
+        target = Target(boxes, torch.from_numpy(labels), torch.from_numpy(masks))
+        return Item(image, target, self.image_ids[index])
 
-    def _sample(self, index):
+    def _sample(self, index) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         height, width = self.sizes[index]
         return shapes.sample(
             self.seed,
@@ -52,24 +60,25 @@ class ShapesDataset:
             style=self.style,
         )
 
-    def instances(self):
-        """(image index, category id, area in pixels, crowd) of every annotation."""
+    def instances(self) -> list[tuple[int, int, float, bool]]:
+        """Return (image index, category id, area in pixels, crowd) of every annotation."""
         return [
             (a["image_id"] - 1, a["category_id"], a["area"], False)
             for a in self.coco["annotations"]
         ]
 
     @cached_property
-    def coco(self):
+    def coco(self) -> dict:
         """The ground truth as a COCO dictionary with RLE masks."""
-        annotations = []
-        for index, (image_id, (height, width)) in enumerate(
-            zip(self.image_ids, self.sizes, strict=True)
-        ):
+        images, annotations = [], []
+        for index, (height, width) in enumerate(self.sizes):
+            image_id, name = self.image_ids[index], self.file_names[index]
+            images.append({"id": image_id, "file_name": name, "width": width, "height": height})
             _, boxes, labels, masks = self._sample(index)
             for (x1, y1, x2, y2), label, mask in zip(
                 boxes.tolist(), labels.tolist(), masks, strict=True
             ):
+                counts = rle.compress(rle.of_mask(mask)).decode()
                 annotations.append(
                     {
                         "id": len(annotations) + 1,
@@ -78,27 +87,17 @@ class ShapesDataset:
                         "bbox": [x1, y1, x2 - x1, y2 - y1],
                         "area": float(mask.sum()),
                         "iscrowd": 0,
-                        "segmentation": {
-                            "size": [height, width],
-                            "counts": rle.compress(rle.of_mask(mask)).decode(),
-                        },
+                        "segmentation": {"size": [height, width], "counts": counts},
                     }
                 )
-        images = zip(self.image_ids, self.file_names, self.sizes, strict=True)
-        return {
-            "images": [
-                {"id": number, "file_name": name, "width": width, "height": height}
-                for number, name, (height, width) in images
-            ],
-            "categories": [
-                {"id": number, "name": name}
-                for number, name in zip(self.category_ids, self.class_names, strict=True)
-            ],
-            "annotations": annotations,
-        }
+        categories = [
+            {"id": category_id, "name": name}
+            for category_id, name in zip(self.category_ids, self.class_names, strict=True)
+        ]
+        return {"images": images, "categories": categories, "annotations": annotations}
 
-    def write_coco(self, folder):
-        """Write `folder`/images/*.png and `folder`/annotations.json; returns (json path, image folder)."""
+    def write_coco(self, folder: str | Path) -> tuple[Path, Path]:
+        """Write `folder`/images/*.png and `folder`/annotations.json; return json and images."""
         folder = Path(folder)
         images = folder / "images"
         images.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,1 @@
+"""Train, evaluate and apply the model; checkpoints and logs."""

@@ -102,7 +102,7 @@ def score(
     truth: dict,
     results: list[dict],
     max_detections: int = 100,
-    kinds: Sequence[str] = ("bbox", "segm"),
+    iou_types: Sequence[str] = ("bbox", "segm"),
 ) -> dict:
     """Compute pycocotools' metrics of `results` against `truth`, a data set as in a COCO json.
 
@@ -113,7 +113,7 @@ def score(
     """
     with contextlib.redirect_stdout(io.StringIO()):
         coco = _coco(truth)
-        return {kind: _score(coco, results, kind, max_detections) for kind in kinds}
+        return {name: _score(coco, results, name, max_detections) for name in iou_types}
 
 
 def write_json(path: str | Path, content: Any) -> None:
@@ -128,14 +128,14 @@ def write_json(path: str | Path, content: Any) -> None:
     partial.replace(path)
 
 
-def _score(coco, results, kind, max_detections):
+def _score(coco, results, iou_type, max_detections):
     # Copies, because pycocotools writes into its input. Masks without their boxes, whose areas it
     # would use instead of the masks'.
-    unused = "bbox" if kind == "segm" else None
+    unused = "bbox" if iou_type == "segm" else None
     results = [{key: value for key, value in result.items() if key != unused} for result in results]
     # loadRes rejects an empty list.
     detections = coco.loadRes(results) if results else _coco(coco.dataset | {"annotations": []})
-    evaluation = COCOeval(coco, detections, kind)
+    evaluation = COCOeval(coco, detections, iou_type)
     evaluation.params.maxDets = sorted({1, min(10, max_detections), max_detections})
     evaluation.evaluate()
     evaluation.accumulate()

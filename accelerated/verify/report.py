@@ -1,4 +1,4 @@
-"""What a comparison of NumPy with the backends found, row by row."""
+"""The result of comparing NumPy with the backends, row by row."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field

@@ -5,7 +5,7 @@ same candidates.
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import tee
 from typing import Any, NamedTuple
@@ -100,21 +100,18 @@ def compare(
         "gradients": rows("gradients", expected.gradients),
         "new weights": rows("parameters", weights, relative_to=before),
     }
-    objects = sum(len(target.labels) for target in targets)
-    count = f"{len(images)} image{'s' * (len(images) != 1)} with {objects} objects"
-    source = ", all by NumPy's gradients" if share_gradients else ""
-    title = (
-        f"{comparison(model, backends)}, {dtype}, {count};"
-        f" {optimizer.kind}, learning rate {rate:g}{source}"
-    )
+    title = f"{comparison(model, backends)}, {dtype}, {_count(targets)}; {optimizer.kind}"
+    title += f", learning rate {rate:g}"
+    if share_gradients:
+        title += ", all by NumPy's gradients"
     return Report(title, sections, skipped)
 
 
 def step(
     model: MaskRCNN,
     optimizer: torch.optim.Optimizer,
-    images: Sequence[np.ndarray],
-    targets: Sequence[Any],
+    images: list[np.ndarray],
+    targets: list,
     rate: float,
     priorities: Any,
     update: Arrays | None = None,
@@ -148,15 +145,13 @@ def reference_step(model: MaskRCNN, dtype: str = "float64") -> Callable[..., ora
     """
     reference, rate = reference_model(model, dtype), model.config.optimizer.learning_rate
 
-    def take(images: Sequence[np.ndarray], targets: Sequence[OracleTarget]) -> oracle_train.Step:
+    def take(images: list[np.ndarray], targets: list[OracleTarget]) -> oracle_train.Step:
         return oracle_train.step(reference, images, targets, oracle_optimizer.State(), rate)
 
     return take
 
 
-def own_targets(
-    model: MaskRCNN, images: Sequence[np.ndarray], threshold: float = 0.5
-) -> list[Target]:
+def own_targets(model: MaskRCNN, images: list[np.ndarray], threshold: float = 0.5) -> list[Target]:
     """Detect objects in the images, to serve as ground truth; `threshold` is the minimum score.
 
     Without a mask branch their masks are empty, and no loss reads them.
@@ -255,6 +250,11 @@ def _changed(name, steps, before):
     return any(
         not np.array_equal(result.parameters[name], before[name]) for result in steps.values()
     )
+
+
+def _count(targets):
+    objects = sum(len(target.labels) for target in targets)
+    return f"{len(targets)} image{'s' * (len(targets) != 1)} with {objects} objects"
 
 
 def _check_trained(backend, gradients, expected):

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from accelerated.mask_rcnn import MaskRCNN
-from reference import mask_rcnn, presets, single_scale
-from reference.config import Config, preset
+from reference import mask_rcnn, presets
+from reference.config import Config, preset, single_map_level
 
 PRESETS = tuple(presets.PRESETS)
 # One preset for each way to wire the model, for tests too slow for all.
@@ -146,7 +146,7 @@ def priorities(
     """Draw distinct sampling priorities {"rpn": [N][T], "roi": [N][P + G]} for padded images."""
     divisor = max(config.transform.size_divisor, 1)
     height, width = (-(-max(side) // divisor) * divisor for side in zip(*image_shapes, strict=True))
-    levels = (2, 3, 4, 5, 6) if config.neck == "fpn" else (single_scale.level(config),)
+    levels = (2, 3, 4, 5, 6) if config.neck == "fpn" else (single_map_level(config),)
     shrink = math.floor if config.backbone.kind == "vgg" else math.ceil
     cells = 0
     for level in levels:

@@ -1,4 +1,4 @@
-"""A detector and data small enough to train in a test."""
+"""A detector and a data set small enough to train in a test."""
 
 from dataclasses import replace
 
@@ -7,7 +7,7 @@ from reference.config import Optimizer, preset
 
 
 def config(**optimizer):
-    """`tiny`, shrunk: 64-pixel images, few proposals and samples."""
+    """Shrink the preset `tiny`: 64-pixel images, few proposals and samples."""
     tiny = preset("tiny")
     return replace(
         tiny,

@@ -1,4 +1,4 @@
-"""A function run in two processes that can talk to each other (gloo, on the CPU)."""
+"""Run a function in two processes that communicate (gloo, on the CPU)."""
 
 import torch
 from torch import distributed, multiprocessing
@@ -7,7 +7,7 @@ from accelerated.norm import SyncBatchNorm2d
 
 
 def run(function, folder, *arguments):
-    """What function(rank, *arguments) returns for the ranks 0 and 1; tensors and containers of them."""
+    """Return what function(rank, *arguments) returns, tensors or containers, for ranks 0 and 1."""
     multiprocessing.spawn(_process, (function, str(folder), arguments), nprocs=2)
     return [torch.load(f"{folder}/{rank}.pt") for rank in (0, 1)]
 
@@ -23,7 +23,10 @@ def _process(rank, function, folder, arguments):
 
 
 def normalise(rank, cases):
-    """Of each case, (x, valid or None, grad_out) per rank: output, gradients and running statistics of a layer that is synchronised."""
+    """Run a synchronised layer on each case, (x, valid or None, grad_out) per rank.
+
+    Returns output, gradients and running statistics of each.
+    """
     results = []
     for case in cases:
         x, valid, grad_out = case[rank]

@@ -1,0 +1,19 @@
+"""The parameters of the model: how they start."""
+
+from torch import nn
+
+
+def initialise(module: nn.Module) -> None:
+    """Initialise a convolution or a fully connected layer; leave other modules alone.
+
+    Convolutions: normal, by fan out [Rectifiers, He et al. 2015]. Fully connected layers: uniform,
+    with variance 1 / fan in. Biases: 0.
+    """
+    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+        nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    elif isinstance(module, nn.Linear):
+        nn.init.kaiming_uniform_(module.weight, a=1)
+    else:
+        return
+    if module.bias is not None:
+        nn.init.zeros_(module.bias)
