@@ -5,6 +5,7 @@ import graphlib
 import re
 import subprocess
 import sys
+import tokenize
 from pathlib import Path
 
 import pytest
@@ -225,3 +226,33 @@ def test_twins_open_with_the_same_words(name):
     shared = legend(ours).keys() & legend(theirs).keys()
     differ = [letter for letter in shared if not legend(ours)[letter] & legend(theirs)[letter]]
     assert not differ, f"the legends mean different things by {differ}"
+
+
+@pytest.mark.parametrize("folder", ["verify", "interop", "engine", "data", "drawing", "kernels"])
+def test_folders_have_an_empty_face(folder):
+    """A folder's __init__ holds a docstring and re-exports, no code."""
+    body = ast.parse((ROOT / "accelerated" / folder / "__init__.py").read_text()).body
+    allowed = (ast.Expr, ast.Import, ast.ImportFrom, ast.Assign)
+    assert all(isinstance(node, allowed) for node in body)
+    assigned = [node.targets[0].id for node in body if isinstance(node, ast.Assign)]
+    assert assigned in ([], ["__all__"])
+
+
+TRAILING = [
+    path for path in [*sources("reference"), *sources("accelerated")] if "triton" not in path.parts
+]
+
+
+@pytest.mark.parametrize("path", TRAILING, ids=module)
+def test_comments_stand_above_their_line(path):
+    """Kernels are exempt: the shapes of their arguments stand next to them."""
+    with path.open("rb") as file:
+        tokens = list(tokenize.tokenize(file.readline))
+    trailing = [
+        (token.start[0], token.string)
+        for token in tokens
+        if token.type == tokenize.COMMENT
+        and token.line[: token.start[1]].strip()
+        and not re.match(r"# (type|pyright|noqa|fmt)\b", token.string)
+    ]
+    assert not trailing
