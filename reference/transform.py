@@ -161,7 +161,7 @@ def prepare(
 
 
 def pad(images: list[Array], size_divisor: int) -> Array:
-    """Pad images [3, h, w] to [N, 3, H, W] whose sides are multiples of `size_divisor`, if not 0."""
+    """Pad images [3, h, w] to [N, 3, H, W] with sides in multiples of `size_divisor`, if not 0."""
     height, width = np.max([image.shape[1:] for image in images], axis=0)
     if size_divisor:
         height, width = (-(-side // size_divisor) * size_divisor for side in (height, width))
