@@ -1,6 +1,4 @@
-"""What the heads read of a RoI: its pooled features, or the output of a shared stage on them.
-
-The shared stage is the last of a ResNet-C4 [Mask R-CNN, figure 4; SPEC §14].
+"""What the heads read of a RoI: pooled features, or a stage of a C4 model on them (SPEC §14).
 
 Legend: R RoIs, C channels, P pooled size.
 """

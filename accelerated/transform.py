@@ -61,10 +61,7 @@ def check_target(target: Target, height: int, width: int, dtype: torch.dtype) ->
 
 
 def resized_shape(height: int, width: int, min_size: int, transform: Transform) -> tuple[int, int]:
-    """Compute (h, w) with a short side of `min_size` and a long side up to `max_size` (SPEC §12).
-
-    The scale is a double.
-    """
+    """Compute (h, w): short side `min_size`, long side at most `max_size` (SPEC §12)."""
     short, long = min(height, width), max(height, width)
     if transform.size_rounding == "truncate":
         scale = min(min_size / short, transform.max_size / long)

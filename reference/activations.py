@@ -1,7 +1,4 @@
-"""ReLU, sigmoid and softmax.
-
-Shapes and dtypes are kept; softmax runs over the last axis.
-"""
+"""ReLU, sigmoid and softmax, which keep shape and dtype; softmax runs over the last axis."""
 
 import numpy as np
 

@@ -1,7 +1,4 @@
-"""Anchors: boxes of a few sizes and shapes around every cell of every level.
-
-[Faster R-CNN §3.1.1; FPN §4.1]
-"""
+"""Anchors: boxes of a few sizes and shapes around every cell [Faster R-CNN §3.1.1, FPN §4.1]."""
 
 import numpy as np
 
@@ -12,9 +9,7 @@ from reference.structures import Array
 def cell_anchors(sizes: tuple, ratios: tuple, anchors: Anchors) -> Array:
     """Return the anchors of one cell, centred on the origin: [A, 4] float64.
 
-    sizes    square roots of areas, pixels
-    ratios   height / width; A = len(sizes) * len(ratios)
-    anchors  gives rounding and order
+    `sizes` are square roots of areas, `ratios` height / width; A = len(sizes) * len(ratios).
     """
     if anchors.order == "ratio_major":
         ratio, size = np.meshgrid(ratios, sizes, indexing="ij")
@@ -34,8 +29,8 @@ def grid(
     image_shape     (H, W) of the padded batch
     strides         of the levels, used if `anchors.stride` is "constant"
 
-    Cell (0, 0) is centred at offset * stride; with offset 0 this is the corner of the image.
-    Anchors may leave the image.
+    Cell (0, 0) is centred at offset * stride; offset 0 is the corner of the image. Anchors may
+    leave the image.
     """
     levels = []
     for (h, w), sizes, stride in zip(feature_shapes, anchors.sizes, strides):

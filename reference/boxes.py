@@ -31,20 +31,14 @@ def iou(a: Array, b: Array) -> Array:
 
 
 def clip(boxes: Array, height: float, width: float) -> Array:
-    """Move boxes [..., 4] into [0, width] x [0, height].
-
-    A box outside the image becomes one without area on its border.
-    """
+    """Move boxes [..., 4] into [0, width] x [0, height]; those outside lose their area."""
     boxes = np.asarray(boxes)
     x, y = boxes[..., 0::2].clip(0, width), boxes[..., 1::2].clip(0, height)
     return np.stack([x[..., 0], y[..., 0], x[..., 1], y[..., 1]], axis=-1)
 
 
 def is_valid(boxes: Array, min_size: float, inclusive: bool) -> Array:
-    """Test boxes [..., 4] -> bool [...]: finite, and both sides longer than `min_size` pixels.
-
-    If `inclusive`, a side of exactly `min_size` is valid too.
-    """
+    """Test boxes [..., 4] -> [...]: finite, both sides > `min_size` (>= if `inclusive`) pixels."""
     boxes = np.asarray(boxes)
     sides = boxes[..., 2:] - boxes[..., :2]
     long_enough = sides >= min_size if inclusive else sides > min_size

@@ -11,10 +11,7 @@ from reference.structures import Array
 
 @primitive
 def max_pool2d(x: Array, kernel: int, stride: int, padding: int = 0) -> Array:
-    """Take the maximum under each kernel x kernel window; windows are `stride` apart.
-
-    x [N, C, H, W] -> [N, C, H', W'], H' as in `conv2d`.
-    """
+    """Take the maximum of each window: x [N, C, H, W] -> [N, C, H', W'], H' as in `conv2d`."""
     x = pad(x, padding, -np.inf)
     height, width = ((side - kernel) // stride + 1 for side in x.shape[2:])
     if min(height, width) < 1:

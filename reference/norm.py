@@ -34,10 +34,7 @@ MOMENTUM = 0.1
 def frozen_batch_norm(
     x: Array, weight: Array, bias: Array, mean: Array, var: Array, eps: float
 ) -> Array:
-    """Apply the affine map (x - mean) / sqrt(var + eps) * weight + bias to x [N, C, H, W].
-
-    The statistics are constants (SPEC §13).
-    """
+    """Compute (x - mean) / sqrt(var + eps) * weight + bias on x [N, C, H, W] (SPEC §13)."""
     scale = weight / np.sqrt(var + eps)
     return _affine(x, scale, bias - mean * scale)
 
@@ -54,10 +51,7 @@ def frozen_batch_norm_backward(
 
 @primitive
 def batch_norm(x: Array, weight: Array, bias: Array, eps: float) -> Array:
-    """Normalise each channel of x [N, C, H, W] over the batch and its pixels.
-
-    The channel gets mean 0 and variance 1; then weight and bias act on it.
-    """
+    """Normalise each channel of x [N, C, H, W] over the batch and its pixels."""
     mean, var = batch_statistics(x)
     scale = weight / np.sqrt(var + eps)
     return _affine(x, scale, bias - mean * scale)
@@ -85,10 +79,7 @@ def batch_statistics(x: Array) -> tuple[Array, Array]:
 
 @primitive
 def group_norm(x: Array, weight: Array, bias: Array, groups: int, eps: float) -> Array:
-    """Normalise each group of C / groups channels of each image of x [N, C, H, W].
-
-    The group gets mean 0 and variance 1; then weight and bias act on each channel.
-    """
+    """Normalise each group of C / groups channels of each image of x [N, C, H, W]."""
     return _affine(_by_group(x, groups, eps)[0].reshape(x.shape), weight, bias)
 
 
@@ -141,10 +132,7 @@ def conv_norm(
 
 
 def running_statistics(mean: Array, var: Array, x: Array) -> tuple[Array, Array]:
-    """Move the running mean and (unbiased) variance, each [C], a tenth of the way to those of x.
-
-    This is what PyTorch does. An empty batch changes nothing.
-    """
+    """Move the running mean and (unbiased) variance, each [C], a tenth of the way to those of x."""
     if len(x) == 0:
         return mean, var
     batch_mean, batch_var = batch_statistics(x)
@@ -154,10 +142,7 @@ def running_statistics(mean: Array, var: Array, x: Array) -> tuple[Array, Array]
 
 
 def parameter_shapes(conv: str, norm: str, shape: tuple, kind: str) -> dict:
-    """Return {parameter: shape} of a convolution, whose weight has that shape, and its norm.
-
-    A normalised convolution has no bias.
-    """
+    """Return {parameter: shape} of a convolution, which has no bias if normalised, and its norm."""
     names = [f"{norm}.weight", f"{norm}.bias", f"{norm}.running_mean", f"{norm}.running_var"]
     names = {"none": [f"{conv}.bias"], "group": names[:2]}.get(kind, names)
     return {f"{conv}.weight": shape, **{name: shape[:1] for name in names}}

@@ -23,9 +23,8 @@ def is_norm(name: str) -> bool:
 def learning_rate(optimizer: Optimizer, iteration: int, iterations: int, batch_size: int) -> float:
     """Compute the rate of step `iteration` (from 0) of `iterations`, for `batch_size` images.
 
-    It is linear in the batch size [Linear scaling, Goyal et al. 2017]: `optimizer.learning_rate`
-    belongs to `optimizer.batch_size`. Warm-up rises linearly from `warmup_factor` and multiplies
-    the schedule.
+    It is linear in the batch size [Goyal et al. 2017]: `optimizer.learning_rate` belongs to
+    `optimizer.batch_size`. Warm-up rises linearly from `warmup_factor` and multiplies the schedule.
     """
     rate = optimizer.learning_rate * batch_size / optimizer.batch_size
     if iteration < optimizer.warmup_iterations:
@@ -89,10 +88,7 @@ def _sgd(parameter, gradient, velocity, rate, decay, momentum):
 
 
 def _adamw(parameter, gradient, mean, square, count, rate, decay, momentum):
-    """Decay, then take the bias-corrected step [AdamW, Loshchilov & Hutter 2019, algorithm 2].
-
-    `momentum` is beta 1.
-    """
+    """Decay, then step; `momentum` is beta 1 [AdamW, Loshchilov & Hutter 2019, algorithm 2]."""
     beta, epsilon = 0.999, 1e-8
     mean = momentum * mean + (1 - momentum) * gradient
     square = beta * square + (1 - beta) * gradient**2

@@ -1,6 +1,4 @@
-"""The ResNet backbone [Deep Residual Learning, He et al. 2015], SPEC §13.
-
-With grouped convolutions it is a ResNeXt [Aggregated Residual Transformations, Xie et al. 2017].
+"""The ResNet backbone [ResNet, He et al. 2015]; grouped, a ResNeXt [Xie et al. 2017]; SPEC §13.
 
 Legend: N images, C channels. Stages 2..5 have strides 4, 8, 16, 32; a dilated stage 5 keeps the
 stride of stage 4.
@@ -105,20 +103,14 @@ def strides(config: Config) -> dict:
 
 
 def frozen(config: Config) -> tuple:
-    """Return prefixes of the parameters that stay fixed.
-
-    These are the first `frozen_stages` of stem, layer1, ..., layer4.
-    """
+    """Return prefixes of the fixed parameters: `frozen_stages` of (stem, layer1, ..., layer4)."""
     layers = [f"backbone.layer{i}." for i in range(1, config.backbone.frozen_stages)]
     stem = ["backbone.conv1.", "backbone.bn1."] if config.backbone.frozen_stages else []
     return tuple(stem + layers)
 
 
 def parameter_shapes(config: Config) -> dict:
-    """Return {parameter: shape}, in the order of the network.
-
-    Stage 5 has parameters only if it is used, by the backbone or by the heads.
-    """
+    """Return {parameter: shape}, in order; of stage 5 only if the backbone or the heads use it."""
     kind, width, groups = config.backbone.norm, config.backbone.width, config.backbone.groups
     shapes = norm.parameter_shapes("backbone.conv1", "backbone.bn1", (width, 3, 7, 7), kind)
     before = width

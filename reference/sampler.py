@@ -1,6 +1,4 @@
-"""Balanced subsampling of candidates.
-
-Chance enters only as a priority per candidate, so that two implementations can share it.
+"""Balanced subsampling of candidates by priorities, which two implementations can share.
 
 Legend: T candidates.
 """
@@ -17,8 +15,7 @@ def sample(
 
     labels      [T]  > 0 positive, 0 negative, -1 never chosen
     priorities  [T]  the smallest are chosen, ties by lower index
-    Returns (positive, negative): indices by rising priority. Negatives fill what positives leave
-    free.
+    Returns (positive, negative): indices by rising priority. Negatives fill the rest.
     """
     order = np.argsort(priorities, kind="stable")
     positive = order[labels[order] > 0][: int(batch_size * positive_fraction)]

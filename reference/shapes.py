@@ -94,9 +94,7 @@ def _background(rng, height, width):
 def _shape(rng, label, height, width, style, last):
     """Draw a random disc, rectangle or triangle, or its outline: mask [H, W] bool, centre (x, y).
 
-    A pixel belongs to the shape if its centre lies inside.
-
-    last  centre of the previous object, or None
+    A pixel belongs to it if its centre does. `last` is the centre of the previous object or None.
     """
     side = min(height, width)
     radius = side * rng.uniform(*style.radius)

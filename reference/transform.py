@@ -58,10 +58,7 @@ def check_target(target: Target, height: int, width: int) -> Target:
 
 
 def resized_shape(height: int, width: int, min_size: int, transform: Transform) -> tuple[int, int]:
-    """Compute (h, w) with a short side of `min_size` and a long side up to `max_size` (SPEC §12).
-
-    The scale is a double.
-    """
+    """Compute (h, w): short side `min_size`, long side at most `max_size` (SPEC §12)."""
     short, long = min(height, width), max(height, width)
     if transform.size_rounding == "truncate":
         scale = min(min_size / short, transform.max_size / long)
@@ -73,10 +70,7 @@ def resized_shape(height: int, width: int, min_size: int, transform: Transform) 
 
 
 def bilinear(x: Array, size: int, axis: int) -> Array:
-    """Resize one axis with two taps per sample and no antialiasing.
-
-    Sample i lies at (i + 0.5) * old / new - 0.5, clamped to the first and last pixel.
-    """
+    """Resize one axis with two taps at (i + 0.5) * old / new - 0.5, clamped; no antialiasing."""
     old = x.shape[axis]
     position = np.clip((old / size) * (np.arange(size) + 0.5) - 0.5, 0, old - 1)
     low = position.astype(np.int64)
@@ -85,10 +79,7 @@ def bilinear(x: Array, size: int, axis: int) -> Array:
 
 
 def pillow_coefficients(old: int, size: int) -> Array:
-    """Compute Pillow's triangle filter [size, old].
-
-    It is as wide as an input pixel when growing, and as an output pixel when shrinking.
-    """
+    """Compute Pillow's triangle filter [size, old], as wide as an input or output pixel."""
     scale = old / size
     support = max(scale, 1.0)
     center = (np.arange(size)[:, None] + 0.5) * scale
@@ -102,10 +93,7 @@ def pillow_coefficients(old: int, size: int) -> Array:
 
 
 def pillow(x: Array, size: int, axis: int) -> Array:
-    """Resize one axis by Pillow's antialiased bilinear filter.
-
-    uint8 stays uint8 by Pillow's fixed-point arithmetic, bit for bit.
-    """
+    """Resize one axis by Pillow's antialiased filter; uint8 by its fixed-point arithmetic."""
     weight = pillow_coefficients(x.shape[axis], size)
     if x.dtype != np.uint8:
         return np.moveaxis(np.tensordot(weight, x, (1, axis)), 0, axis)
@@ -117,10 +105,7 @@ def pillow(x: Array, size: int, axis: int) -> Array:
 
 
 def nearest_indices(old: int, size: int, transform: Transform) -> Array:
-    """Compute the row (or column) of a mask that each resized row copies.
-
-    This is torch's float32 rule, or Pillow's running sum over pixel centres.
-    """
+    """Compute the row that each resized row copies: torch's float32 rule, or Pillow's sum."""
     if transform.interpolation == "bilinear":
         index = np.arange(size, dtype=np.float32) * (np.float32(old) / np.float32(size))
     else:
@@ -176,10 +161,7 @@ def prepare(
 
 
 def pad(images: list[Array], size_divisor: int) -> Array:
-    """Pad a list of [3, h, w] with zeros to the right and below: [N, 3, H, W].
-
-    The sides become multiples of `size_divisor`; 0: those of the largest image.
-    """
+    """Pad images [3, h, w] to [N, 3, H, W] with sides in multiples of `size_divisor`, if not 0."""
     height, width = np.max([image.shape[1:] for image in images], axis=0)
     if size_divisor:
         height, width = (-(-side // size_divisor) * size_divisor for side in (height, width))
