@@ -7,7 +7,7 @@ Legend: N images, C input channels, O output channels, k_h x k_w the kernel, H' 
 
 import numpy as np
 
-from reference.autodiff import primitive
+from reference.autodiff import Array, primitive
 
 # Bytes of patches copied at a time: they stay in the cache, and memory is bounded.
 CHUNK_BYTES = 8 << 20
@@ -15,15 +15,15 @@ CHUNK_BYTES = 8 << 20
 
 @primitive
 def conv2d(
-    x: np.ndarray,
-    weight: np.ndarray,
-    bias: np.ndarray | None = None,
+    x: Array,
+    weight: Array,
+    bias: Array | None = None,
     *,
     stride: int = 1,
     padding: int = 0,
     dilation: int = 1,
     groups: int = 1,
-) -> np.ndarray:
+) -> Array:
     """Convolve: out[n, o, i, j] = bias[o] + sum of weight[o, c, a, b] * x[n, c, p, q].
 
     The sum runs over c, a, b, with p = i stride - padding + a dilation, and q likewise from j, b.
@@ -60,11 +60,7 @@ def conv2d(
 
 
 def conv2d_backward(
-    grad_out: np.ndarray,
-    x: np.ndarray,
-    weight: np.ndarray,
-    bias: np.ndarray | None = None,
-    **geometry: int,
+    grad_out: Array, x: Array, weight: Array, bias: Array | None = None, **geometry: int
 ) -> tuple:
     """Compute the gradients with respect to x, weight and bias, from grad_out [N, O, H', W'].
 
@@ -80,9 +76,7 @@ def conv2d_backward(
 
 
 @primitive
-def conv_transpose2d(
-    x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None = None, *, stride: int
-) -> np.ndarray:
+def conv_transpose2d(x: Array, weight: Array, bias: Array | None = None, *, stride: int) -> Array:
     """Apply the adjoint of an unpadded `conv2d`: each pixel spreads its kernel over the output.
 
     x       [N, C, H, W]
@@ -101,12 +95,7 @@ def conv_transpose2d(
 
 
 def conv_transpose2d_backward(
-    grad_out: np.ndarray,
-    x: np.ndarray,
-    weight: np.ndarray,
-    bias: np.ndarray | None = None,
-    *,
-    stride: int,
+    grad_out: Array, x: Array, weight: Array, bias: Array | None = None, *, stride: int
 ) -> tuple:
     """Compute the gradients with respect to x, weight and bias.
 
@@ -146,13 +135,13 @@ def _correlate(grad_out, x, shape, stride=1, padding=0, dilation=1, groups=1):
     return grad.reshape(shape)
 
 
-def pad(x: np.ndarray, padding: int, value: float = 0.0) -> np.ndarray:
+def pad(x: Array, padding: int, value: float = 0.0) -> Array:
     """Add `padding` pixels of `value` on all four sides of x [N, C, H, W]."""
     sides = ((0, 0), (0, 0), (padding, padding), (padding, padding))
     return np.pad(x, sides, constant_values=value) if padding else x
 
 
-def patches(x: np.ndarray, kernel: tuple, stride: int, dilation: int = 1) -> np.ndarray:
+def patches(x: Array, kernel: tuple, stride: int, dilation: int = 1) -> Array:
     """View x [N, C, H, W] as the pixels under the kernel: [N, C, k_h, k_w, H', W'], no copy."""
     (height, width), (k_h, k_w) = x.shape[2:], kernel
     out_h = (height - dilation * (k_h - 1) - 1) // stride + 1

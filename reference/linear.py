@@ -8,28 +8,28 @@ import math
 import numpy as np
 
 from reference.activations import relu
-from reference.autodiff import primitive
+from reference.autodiff import Array, primitive
 
 
 @primitive
-def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
+def linear(x: Array, weight: Array, bias: Array) -> Array:
     """Compute x [R, C] @ weight [O, C]ᵀ + bias [O] -> [R, O]."""
     return x @ weight.T + bias
 
 
 def linear_backward(
-    grad_out: np.ndarray, x: np.ndarray, weight: np.ndarray, bias: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    grad_out: Array, x: Array, weight: Array, bias: Array
+) -> tuple[Array, Array, Array]:
     """Compute the gradients with respect to x, weight and bias, from grad_out [R, O]."""
     return grad_out @ weight, grad_out.T @ x, grad_out.sum(axis=0)
 
 
-def fully_connected(parameters: dict, name: str, x: np.ndarray) -> np.ndarray:
+def fully_connected(parameters: dict, name: str, x: Array) -> Array:
     """Apply the layer `name` of `parameters`, then ReLU: x [R, C] -> [R, O]."""
     return relu(linear(x, parameters[f"{name}.weight"], parameters[f"{name}.bias"]))
 
 
-def flatten(x: np.ndarray) -> np.ndarray:
+def flatten(x: Array) -> Array:
     """Reshape [R, C, P, P] -> [R, C P P], in the order C, P, P."""
     return x.reshape(len(x), math.prod(x.shape[1:]))
 

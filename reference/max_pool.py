@@ -4,12 +4,12 @@ import functools
 
 import numpy as np
 
-from reference.autodiff import primitive
+from reference.autodiff import Array, primitive
 from reference.conv import pad, patches
 
 
 @primitive
-def max_pool2d(x: np.ndarray, kernel: int, stride: int, padding: int = 0) -> np.ndarray:
+def max_pool2d(x: Array, kernel: int, stride: int, padding: int = 0) -> Array:
     """Take the maximum under each kernel x kernel window; windows are `stride` apart.
 
     x [N, C, H, W] -> [N, C, H', W'], H' as in `conv2d`.
@@ -29,8 +29,8 @@ def max_pool2d(x: np.ndarray, kernel: int, stride: int, padding: int = 0) -> np.
 
 
 def max_pool2d_backward(
-    grad_out: np.ndarray, x: np.ndarray, kernel: int, stride: int, padding: int = 0
-) -> np.ndarray:
+    grad_out: Array, x: Array, kernel: int, stride: int, padding: int = 0
+) -> Array:
     """Pass the gradient of each window to its first maximum in row-major order.
 
     A pixel that is the maximum of several windows receives the sum. Ties are common: after a ReLU

@@ -21,7 +21,7 @@ does not move z.
 
 import numpy as np
 
-from reference.autodiff import detached, primitive
+from reference.autodiff import Array, detached, primitive
 from reference.config import Config
 from reference.conv import conv2d
 
@@ -31,13 +31,8 @@ MOMENTUM = 0.1
 
 @primitive
 def frozen_batch_norm(
-    x: np.ndarray,
-    weight: np.ndarray,
-    bias: np.ndarray,
-    mean: np.ndarray,
-    var: np.ndarray,
-    eps: float,
-) -> np.ndarray:
+    x: Array, weight: Array, bias: Array, mean: Array, var: Array, eps: float
+) -> Array:
     """Apply the affine map (x - mean) / sqrt(var + eps) * weight + bias to x [N, C, H, W].
 
     The statistics are constants (SPEC §13).
@@ -47,13 +42,7 @@ def frozen_batch_norm(
 
 
 def frozen_batch_norm_backward(
-    grad_out: np.ndarray,
-    x: np.ndarray,
-    weight: np.ndarray,
-    bias: np.ndarray,
-    mean: np.ndarray,
-    var: np.ndarray,
-    eps: float,
+    grad_out: Array, x: Array, weight: Array, bias: Array, mean: Array, var: Array, eps: float
 ) -> tuple:
     """Compute the gradients with respect to x, weight and bias."""
     std = np.sqrt(var + eps)
@@ -63,7 +52,7 @@ def frozen_batch_norm_backward(
 
 
 @primitive
-def batch_norm(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, eps: float) -> np.ndarray:
+def batch_norm(x: Array, weight: Array, bias: Array, eps: float) -> Array:
     """Normalise each channel of x [N, C, H, W] over the batch and its pixels.
 
     The channel gets mean 0 and variance 1; then weight and bias act on it.
@@ -73,9 +62,7 @@ def batch_norm(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, eps: float) 
     return _affine(x, scale, bias - mean * scale)
 
 
-def batch_norm_backward(
-    grad_out: np.ndarray, x: np.ndarray, weight: np.ndarray, bias: np.ndarray, eps: float
-) -> tuple:
+def batch_norm_backward(grad_out: Array, x: Array, weight: Array, bias: Array, eps: float) -> tuple:
     """Compute the gradients with respect to x, weight and bias; the set is a channel."""
     mean, var = batch_statistics(x)
     std = np.sqrt(var + eps)
@@ -89,16 +76,14 @@ def batch_norm_backward(
     return grad_z * (weight / std)[:, None, None], grad_weight, grad_bias
 
 
-def batch_statistics(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def batch_statistics(x: Array) -> tuple[Array, Array]:
     """Compute the mean and biased variance of each channel of x, each [C]; 0 without images."""
     mean = _channel_sum(x) / _count(x)
     return mean, _channel_sum((x - mean[:, None, None]) ** 2) / _count(x)
 
 
 @primitive
-def group_norm(
-    x: np.ndarray, weight: np.ndarray, bias: np.ndarray, groups: int, eps: float
-) -> np.ndarray:
+def group_norm(x: Array, weight: Array, bias: Array, groups: int, eps: float) -> Array:
     """Normalise each group of C / groups channels of each image of x [N, C, H, W].
 
     The group gets mean 0 and variance 1; then weight and bias act on each channel.
@@ -107,12 +92,7 @@ def group_norm(
 
 
 def group_norm_backward(
-    grad_out: np.ndarray,
-    x: np.ndarray,
-    weight: np.ndarray,
-    bias: np.ndarray,
-    groups: int,
-    eps: float,
+    grad_out: Array, x: Array, weight: Array, bias: Array, groups: int, eps: float
 ) -> tuple:
     """Compute the gradients with respect to x, weight and bias; the set is a group of an image."""
     z, std = _by_group(x, groups, eps)
@@ -127,12 +107,12 @@ def conv_norm(
     parameters: dict,
     conv: str,
     norm: str,
-    x: np.ndarray,
+    x: Array,
     kind: str,
     config: Config,
     statistics: dict | None = None,
     **keywords: int,
-) -> np.ndarray:
+) -> Array:
     """Apply the convolution `conv` and then the normalisation `norm`, named as in `parameters`.
 
     kind        "none": no normalisation; "frozen": by the stored statistics; "batch" and
@@ -159,9 +139,7 @@ def conv_norm(
     return frozen_batch_norm(x, weight, bias, mean, var, eps)
 
 
-def running_statistics(
-    mean: np.ndarray, var: np.ndarray, x: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def running_statistics(mean: Array, var: Array, x: Array) -> tuple[Array, Array]:
     """Move the running mean and (unbiased) variance, each [C], a tenth of the way to those of x.
 
     This is what PyTorch does. An empty batch changes nothing.

@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from reference.autodiff import primitive
+from reference.autodiff import Array, primitive
 
 
 @primitive
-def nearest(x: np.ndarray, height: int, width: int) -> np.ndarray:
+def nearest(x: Array, height: int, width: int) -> Array:
     """Resize x [N, C, H, W] -> [N, C, height, width].
 
     out[n, c, i, j] = x[n, c, floor(i H / height), floor(j W / width)].
@@ -16,7 +16,7 @@ def nearest(x: np.ndarray, height: int, width: int) -> np.ndarray:
     return x.take(rows, axis=2).take(columns, axis=3)
 
 
-def nearest_backward(grad_out: np.ndarray, x: np.ndarray, height: int, width: int) -> np.ndarray:
+def nearest_backward(grad_out: Array, x: Array, height: int, width: int) -> Array:
     """Sum grad_out [N, C, height, width] over the copies of each pixel of x -> [N, C, H, W].
 
     Let S_y [H, height] have S_y[i, j] = 1 where row j is a copy of row i, and S_x likewise. The
