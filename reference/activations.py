@@ -1,7 +1,4 @@
-"""ReLU, sigmoid and softmax.
-
-Shapes and dtypes are kept; softmax runs over the last axis.
-"""
+"""ReLU, sigmoid and softmax (over the last axis); shapes and dtypes are kept."""
 
 import numpy as np
 

@@ -15,9 +15,8 @@ def encode(boxes: np.ndarray, reference_boxes: np.ndarray, weights: tuple) -> np
     """Compute the deltas that turn `reference_boxes` into `boxes`.
 
     boxes [..., 4], reference_boxes [..., 4], weights (wx, wy, ww, wh) -> [..., 4].
-    dx = wx (x - x_ref) / w_ref, dw = ww ln(w / w_ref), on centres and sides.
-    Boxes and reference boxes need positive sides; otherwise the deltas are infinite or NaN, and no
-    loss may use them.
+    dx = wx (x - x_ref) / w_ref, dw = ww ln(w / w_ref), on centres and sides. Without positive
+    sides the deltas are infinite or NaN, and no loss may use them.
     """
     wx, wy, ww, wh = map(float, weights)
     x, y, w, h = _centres(np.asarray(boxes))
@@ -32,8 +31,7 @@ def decode(deltas: np.ndarray, reference_boxes: np.ndarray, weights: tuple) -> n
     """Compute boxes from deltas: the inverse of `encode`, except for the limit.
 
     deltas [..., 4k] class-major (4 * class + coordinate), reference_boxes [..., 4],
-    weights (wx, wy, ww, wh) -> [..., 4k].
-    dw and dh are limited to ln(1000 / 16); shrinking is not limited.
+    weights (wx, wy, ww, wh) -> [..., 4k]. Growing is limited to ln(1000 / 16), shrinking is not.
     """
     wx, wy, ww, wh = map(float, weights)
     deltas = np.asarray(deltas)

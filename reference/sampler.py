@@ -15,8 +15,7 @@ def sample(
 
     labels      [T]  > 0 positive, 0 negative, -1 never chosen
     priorities  [T]  the smallest are chosen, ties by lower index
-    Returns (positive, negative): indices by rising priority. Negatives fill what positives leave
-    free.
+    Returns (positive, negative): indices by rising priority. Negatives fill the rest.
     """
     order = np.argsort(priorities, kind="stable")
     positive = order[labels[order] > 0][: int(batch_size * positive_fraction)]
