@@ -1,9 +1,8 @@
-"""ReLU, sigmoid and softmax, which keep shape and dtype; softmax runs over the last axis."""
+"""ReLU, sigmoid and softmax (over the last axis); shapes and dtypes are kept."""
 
 import numpy as np
 
-from reference.autodiff import primitive
-from reference.structures import Array
+from reference.autodiff import Array, primitive
 
 
 @primitive

@@ -26,21 +26,18 @@ def grid(
     """Return all anchors: per level [h * w * A, 4] float64, ordered by y, x, anchor of the cell.
 
     feature_shapes  (h, w) of each level
-    image_shape     (H, W) of the padded batch
+    image_shape     (H, W) of the padded batch; anchors may leave it
     strides         of the levels, used if `anchors.stride` is "constant"
 
-    Cell (0, 0) is centred at offset * stride; offset 0 is the corner of the image. Anchors may
-    leave the image.
+    Cell (0, 0) is centred at offset * stride; with offset 0 this is the corner of the image.
     """
     levels = []
     for (h, w), sizes, stride in zip(feature_shapes, anchors.sizes, strides):
         stride_y = stride_x = stride
         if anchors.stride == "image_over_feature":
             stride_y, stride_x = image_shape[0] // h, image_shape[1] // w
-        y, x = (
-            (np.arange(h) + anchors.offset) * stride_y,
-            (np.arange(w) + anchors.offset) * stride_x,
-        )
+        y = (np.arange(h) + anchors.offset) * stride_y
+        x = (np.arange(w) + anchors.offset) * stride_x
         y, x = np.meshgrid(y, x, indexing="ij")
         centres = np.stack([x, y, x, y], axis=-1).reshape(-1, 1, 4)
         levels.append((centres + cell_anchors(sizes, anchors.ratios, anchors)).reshape(-1, 4))

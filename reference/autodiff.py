@@ -1,9 +1,9 @@
 """Reverse-mode differentiation with a tape: record calls, then run their backwards in reverse.
 
 A primitive is a plain function of arrays whose backward, derived by hand, stands next to it under
-the name `<primitive>_backward`. Called with arrays, it is that function and nothing else. Called
-with a Variable among its arguments, it records the call on the Variable's tape, and its result is
-a Variable too. So a model is written once, as inference code, and can still be trained:
+the name `<primitive>_backward`. Called with a Variable among its arguments, it also records the
+call on the Variable's tape, and its result is a Variable too. So a model is written once, as
+inference code, and can still be trained:
 
     tape = Tape()
     weight = tape.variable(np.ones((3, 2)))
@@ -11,20 +11,21 @@ a Variable too. So a model is written once, as inference code, and can still be 
     tape.backward(loss)
     weight.grad                               # d loss / d weight, [3, 2]
 
-The chain rule is all that is needed: if y = f(x) and G = d loss / d y, then d loss / d x = Jᵀ G,
-where J is the Jacobian of f at x. A backward computes Jᵀ G without ever forming J. A value that is
-used twice receives the sum of both gradients.
+By the chain rule, if y = f(x) and G = d loss / d y, then d loss / d x = Jᵀ G, where J is the
+Jacobian of f at x. A backward computes Jᵀ G without ever forming J. A value that is used twice
+receives the sum of both gradients.
 """
 
 import functools
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
-Arguments = ParamSpec("Arguments")
-Result = TypeVar("Result")
+# To a type checker, a Variable is the array in whose place it stands.
+Array = np.ndarray
+Function = TypeVar("Function", bound=Callable)
 
 
 class Tape:
@@ -33,14 +34,14 @@ class Tape:
     def __init__(self) -> None:
         self.calls = []
 
-    def variable(self, value: np.ndarray) -> "Variable":
+    def variable(self, value: Array) -> "Variable":
         """Make a Variable to differentiate with respect to."""
         return Variable(value, self)
 
-    def backward(self, result: "Variable", grad: np.ndarray | float = 1.0) -> None:
+    def backward(self, result: "Variable", grad: Array | float = 1.0) -> None:
         """Set `.grad` on every Variable that `result` depends on. A tape can be used once.
 
-        grad  gradient of `result`, of its shape or a number for all its entries (1 for a loss)
+        grad  gradient of `result`: of its shape, or one number for all entries
         Raises ValueError if a backward returns a gradient of another shape than its Variable's.
         """
         result.grad = np.broadcast_to(np.asarray(grad, result.dtype), result.shape)
@@ -48,13 +49,11 @@ class Tape:
             backward, arguments, keywords, output = self.calls.pop()
             # Without a gradient, `result` does not depend on this output.
             if output.grad is not None:
-                gradients = backward(output.grad, *detached(arguments), **keywords)
-                _accumulate(arguments, gradients if isinstance(gradients, tuple) else (gradients,))
+                grads = backward(output.grad, *detached(arguments), **keywords)
+                _accumulate(arguments, grads if isinstance(grads, tuple) else (grads,))
 
 
-def primitive(
-    function: Callable[Arguments, Result], backward: Callable | None = None
-) -> Callable[Arguments, Result]:
+def primitive(function: Function, backward: Callable | None = None) -> Function:
     """Let the positional arguments of a function be Variables, alone or in lists and dictionaries.
 
     Keyword arguments are constants. The backward, by default the one with its name, takes the
@@ -64,7 +63,7 @@ def primitive(
     """
 
     @functools.wraps(function)
-    def call(*arguments: Arguments.args, **keywords: Arguments.kwargs) -> Result:
+    def call(*arguments, **keywords):
         tapes = {variable.tape for variable in _variables(arguments)}
         if not tapes:
             return function(*arguments, **keywords)
@@ -73,10 +72,9 @@ def primitive(
         [tape] = tapes
         output = Variable(function(*detached(arguments), **keywords), tape)
         tape.calls.append((backward or backward_of(function), arguments, keywords, output))
-        # To a type checker, a Variable is the array it stands for.
-        return cast(Result, output)
+        return output
 
-    return call
+    return cast(Function, call)
 
 
 def backward_of(function: Callable) -> Callable:
@@ -86,10 +84,7 @@ def backward_of(function: Callable) -> Callable:
 
 
 def detached(x: Any) -> Any:
-    """Replace Variables in `x`, also in lists, tuples and dictionaries, by their arrays.
-
-    No gradient flows through the result.
-    """
+    """Replace Variables by their arrays, also in lists and dictionaries; no gradient flows on."""
     if isinstance(x, Variable):
         return x.value
     if isinstance(x, dict):
@@ -99,19 +94,16 @@ def detached(x: Any) -> Any:
 
 def _variables(x):
     if isinstance(x, Variable):
-        yield x
-    for _, item in _items(x):
-        yield from _variables(item)
+        return [x]
+    return [variable for _, item in _items(x) for variable in _variables(item)]
 
 
 def _accumulate(x, gradient):
     """Add to the gradient of each Variable in `x` the corresponding part of `gradient`."""
     if isinstance(x, Variable):
         if np.shape(gradient) != x.shape:
-            raise ValueError(
-                f"gradient of shape {np.shape(gradient)} for a Variable of shape {x.shape}; "
-                "only constants are broadcast"
-            )
+            shapes = f"gradient of shape {np.shape(gradient)} for a Variable of shape {x.shape}"
+            raise ValueError(f"{shapes}; only constants are broadcast")
         x.grad = gradient if x.grad is None else x.grad + gradient
         return
     for key, item in _items(gradient):
@@ -133,17 +125,8 @@ def add(a: Any, b: Any) -> Any:
     return a + b
 
 
-def add_backward(grad_out: np.ndarray, a: Any, b: Any) -> tuple:
+def add_backward(grad_out: Array, a: Any, b: Any) -> tuple:
     return grad_out, grad_out
-
-
-@primitive
-def subtract(a: Any, b: Any) -> Any:
-    return a - b
-
-
-def subtract_backward(grad_out: np.ndarray, a: Any, b: Any) -> tuple:
-    return grad_out, -grad_out
 
 
 @primitive
@@ -151,7 +134,7 @@ def multiply(a: Any, b: Any) -> Any:
     return a * b
 
 
-def multiply_backward(grad_out: np.ndarray, a: Any, b: Any) -> tuple:
+def multiply_backward(grad_out: Array, a: Any, b: Any) -> tuple:
     return grad_out * b, grad_out * a
 
 
@@ -160,61 +143,43 @@ def divide(a: Any, b: Any) -> Any:
     return a / b
 
 
-def divide_backward(grad_out: np.ndarray, a: Any, b: Any) -> tuple:
+def divide_backward(grad_out: Array, a: Any, b: Any) -> tuple:
     return grad_out / b, -grad_out * a / b**2
 
 
 @primitive
-def negate(x: np.ndarray) -> np.ndarray:
-    return -x
-
-
-def negate_backward(grad_out: np.ndarray, x: np.ndarray) -> np.ndarray:
-    return -grad_out
-
-
-@primitive
-def reshape(x: np.ndarray, *shape: int) -> np.ndarray:
+def reshape(x: Array, *shape: int) -> Array:
     return x.reshape(*shape)
 
 
-def reshape_backward(grad_out: np.ndarray, x: np.ndarray, *shape: int) -> np.ndarray:
+def reshape_backward(grad_out: Array, x: Array, *shape: int) -> Array:
     return grad_out.reshape(x.shape)
 
 
 @primitive
-def transpose(x: np.ndarray, *axes: int) -> np.ndarray:
+def transpose(x: Array, *axes: int) -> Array:
     return x.transpose(*axes)
 
 
-def transpose_backward(grad_out: np.ndarray, x: np.ndarray, *axes: int) -> np.ndarray:
+def transpose_backward(grad_out: Array, x: Array, *axes: int) -> Array:
     return grad_out.transpose(np.argsort(axes))
 
 
 @primitive
-def sum(x: np.ndarray) -> np.ndarray:
+def sum(x: Array) -> Array:
     return x.sum()
 
 
-def sum_backward(grad_out: np.ndarray, x: np.ndarray) -> np.ndarray:
+def sum_backward(grad_out: Array, x: Array) -> Array:
     return np.full_like(x, grad_out)
 
 
 @primitive
-def mean(x: np.ndarray) -> np.ndarray:
-    return x.mean()
-
-
-def mean_backward(grad_out: np.ndarray, x: np.ndarray) -> np.ndarray:
-    return np.full_like(x, grad_out / x.size)
-
-
-@primitive
-def getitem(x: np.ndarray, key: Any) -> np.ndarray:
+def getitem(x: Array, key: Any) -> Array:
     return x[key]
 
 
-def getitem_backward(grad_out: np.ndarray, x: np.ndarray, key: Any) -> np.ndarray:
+def getitem_backward(grad_out: Array, x: Array, key: Any) -> Array:
     """Scatter the gradient back; entries read twice receive the sum."""
     grad = np.zeros_like(x)
     np.add.at(grad, key, grad_out)
@@ -222,13 +187,11 @@ def getitem_backward(grad_out: np.ndarray, x: np.ndarray, key: Any) -> np.ndarra
 
 
 @primitive
-def concatenate(arrays: Sequence[np.ndarray], axis: int = 0) -> np.ndarray:
+def concatenate(arrays: Sequence[Array], axis: int = 0) -> Array:
     return np.concatenate(arrays, axis)
 
 
-def concatenate_backward(
-    grad_out: np.ndarray, arrays: Sequence[np.ndarray], axis: int = 0
-) -> list[np.ndarray]:
+def concatenate_backward(grad_out: Array, arrays: Sequence[Array], axis: int = 0) -> list[Array]:
     return np.split(grad_out, np.cumsum([array.shape[axis] for array in arrays])[:-1], axis)
 
 
@@ -247,7 +210,7 @@ class Variable:
     def __init__(self, value: Any, tape: Tape) -> None:
         self.value, self.shape, self.dtype = value, value.shape, value.dtype
         self.tape = tape
-        self.grad: np.ndarray | None = None
+        self.grad: Array | None = None
 
     def __repr__(self) -> str:
         grad = None if self.grad is None else "set"
@@ -257,21 +220,27 @@ class Variable:
         return len(self.value)
 
     __add__ = __radd__ = add
-    __sub__ = subtract
     __mul__ = __rmul__ = multiply
     __truediv__ = divide
-    __neg__ = negate
     __getitem__ = getitem
     reshape = reshape
     transpose = transpose
     sum = sum
-    mean = mean
+
+    def __neg__(self) -> Any:
+        return self * -1
+
+    def __sub__(self, other: Any) -> Any:
+        return self + -other
 
     def __rsub__(self, other: Any) -> Any:
-        return subtract(other, self)
+        return other + -self
 
     def __rtruediv__(self, other: Any) -> Any:
         return divide(other, self)
+
+    def mean(self) -> Any:
+        return self.sum() / self.value.size
 
     def __array_function__(self, function, types, arguments, keywords):
         return concatenate(*arguments, **keywords) if function is np.concatenate else NotImplemented

@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from reference.autodiff import primitive
-from reference.structures import Array
+from reference.autodiff import Array, primitive
 
 
 @primitive

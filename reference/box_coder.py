@@ -14,9 +14,8 @@ def encode(boxes: Array, reference_boxes: Array, weights: tuple) -> Array:
     """Compute the deltas that turn `reference_boxes` into `boxes`.
 
     boxes [..., 4], reference_boxes [..., 4], weights (wx, wy, ww, wh) -> [..., 4].
-    dx = wx (x - x_ref) / w_ref, dw = ww ln(w / w_ref), on centres and sides.
-    Boxes and reference boxes need positive sides; otherwise the deltas are infinite or NaN, and no
-    loss may use them.
+    dx = wx (x - x_ref) / w_ref, dw = ww ln(w / w_ref), on centres and sides. Without positive
+    sides the deltas are infinite or NaN, and no loss may use them.
     """
     wx, wy, ww, wh = map(float, weights)
     x, y, w, h = _centres(np.asarray(boxes))
@@ -31,8 +30,7 @@ def decode(deltas: Array, reference_boxes: Array, weights: tuple) -> Array:
     """Compute boxes from deltas: the inverse of `encode`, except for the limit.
 
     deltas [..., 4k] class-major (4 * class + coordinate), reference_boxes [..., 4],
-    weights (wx, wy, ww, wh) -> [..., 4k].
-    dw and dh are limited to ln(1000 / 16); shrinking is not limited.
+    weights (wx, wy, ww, wh) -> [..., 4k]. Growing is limited to ln(1000 / 16), shrinking is not.
     """
     wx, wy, ww, wh = map(float, weights)
     deltas = np.asarray(deltas)

@@ -7,8 +7,7 @@ Legend: N images, C input channels, O output channels, k_h x k_w the kernel, H' 
 
 import numpy as np
 
-from reference.autodiff import primitive
-from reference.structures import Array
+from reference.autodiff import Array, primitive
 
 # Bytes of patches copied at a time: they stay in the cache, and memory is bounded.
 CHUNK_BYTES = 8 << 20
@@ -25,9 +24,9 @@ def conv2d(
     dilation: int = 1,
     groups: int = 1,
 ) -> Array:
-    """Convolve: out[n, o, i, j] = bias[o] + sum of weight[o, c, a, b] * x[n, c, p, q].
+    """Convolve: out[n, o, i, j] = bias[o] + sum over c, a, b of weight[o, c, a, b] * x[n, c, p, q].
 
-    The sum runs over c, a, b, with p = i stride - padding + a dilation, and q likewise from j, b.
+    p = i stride - padding + a dilation, and q likewise from j and b.
 
     x       [N, C, H, W]
     weight  [O, C / groups, k_h, k_w]
@@ -39,10 +38,8 @@ def conv2d(
     images, channels = x.shape[:2]
     out_channels, group_channels, k_h, k_w = weight.shape
     if channels != group_channels * groups or out_channels % groups:
-        raise ValueError(
-            f"conv2d: {channels} channels in {groups} groups do not fit "
-            f"a weight of shape {weight.shape}"
-        )
+        text = f"{channels} channels in {groups} groups do not fit a weight of shape {weight.shape}"
+        raise ValueError(f"conv2d: {text}")
     window = patches(pad(x, padding), (k_h, k_w), stride, dilation)
     height, width = window.shape[-2:]
     weight = weight.reshape(groups, out_channels // groups, -1)
@@ -66,7 +63,6 @@ def conv2d_backward(
     """Compute the gradients with respect to x, weight and bias, from grad_out [N, O, H', W'].
 
     conv2d is linear in x and in weight, so each gradient is the same sum, read the other way round:
-
     grad_x[n, c, p, q] collects weight[o, c, a, b] * grad_out[n, o, i, j] from all outputs that read
     pixel (p, q) (`_spread`), and grad_weight[o, c, a, b] sums grad_out[n, o, i, j] * x[n, c, p, q]
     over images and positions (`_correlate`). `geometry` is stride, padding, dilation and groups.
@@ -87,9 +83,8 @@ def conv_transpose2d(x: Array, weight: Array, bias: Array | None = None, *, stri
     """
     images, channels, height, width = x.shape
     if channels != weight.shape[0]:
-        raise ValueError(
-            f"conv_transpose2d: {channels} channels do not fit a weight of shape {weight.shape}"
-        )
+        text = f"{channels} channels do not fit a weight of shape {weight.shape}"
+        raise ValueError(f"conv_transpose2d: {text}")
     k_h, k_w = weight.shape[2:]
     shape = (images, weight.shape[1], (height - 1) * stride + k_h, (width - 1) * stride + k_w)
     return _add_bias(_spread(x, weight, shape, stride), bias)
@@ -98,7 +93,7 @@ def conv_transpose2d(x: Array, weight: Array, bias: Array | None = None, *, stri
 def conv_transpose2d_backward(
     grad_out: Array, x: Array, weight: Array, bias: Array | None = None, *, stride: int
 ) -> tuple:
-    """Compute the gradients; the adjoint of the adjoint is `conv2d`, so x and grad_out swap."""
+    """Compute the gradients: the adjoint of the adjoint is `conv2d`, so x and grad_out swap roles."""
     grad_x = conv2d(grad_out, weight, stride=stride)
     grad_weight = _correlate(x, grad_out, weight.shape, stride)
     return grad_x, grad_weight, None if bias is None else grad_out.sum(axis=(0, 2, 3))
@@ -110,8 +105,8 @@ def _spread(grad_out, weight, shape, stride=1, padding=0, dilation=1, groups=1):
     grad_out = _grouped(grad_out, groups)
     # [k_h, k_w, groups, C / groups, O / groups]
     taps = weight.reshape(groups, -1, *weight.shape[1:]).transpose(3, 4, 0, 2, 1).copy()
-    padded = (images, channels, height + 2 * padding, width + 2 * padding)
-    padded = np.zeros(padded, np.result_type(grad_out, weight))
+    shape = (images, channels, height + 2 * padding, width + 2 * padding)
+    padded = np.zeros(shape, np.result_type(grad_out, weight))
     window = patches(padded, weight.shape[2:], stride, dilation)
     # The pixels of one tap do not overlap, so that each tap can be added at once.
     for i, j in np.ndindex(weight.shape[2:]):
@@ -142,16 +137,12 @@ def pad(x: Array, padding: int, value: float = 0.0) -> Array:
 def patches(x: Array, kernel: tuple, stride: int, dilation: int = 1) -> Array:
     """View x [N, C, H, W] as the pixels under the kernel: [N, C, k_h, k_w, H', W'], no copy."""
     (height, width), (k_h, k_w) = x.shape[2:], kernel
-    out_h = (height - dilation * (k_h - 1) - 1) // stride + 1
-    out_w = (width - dilation * (k_w - 1) - 1) // stride + 1
-    if min(out_h, out_w) < 1:
-        raise ValueError(
-            f"a kernel of {k_h} x {k_w} (dilation {dilation}) is larger than {height} x {width}"
-        )
-    n, c, row, column = x.strides
-    strides = (n, c, row * dilation, column * dilation, row * stride, column * stride)
-    shape = (*x.shape[:2], k_h, k_w, out_h, out_w)
-    return np.lib.stride_tricks.as_strided(x, shape, strides)
+    extent = dilation * (k_h - 1) + 1, dilation * (k_w - 1) + 1
+    if extent[0] > height or extent[1] > width:
+        size = f"{k_h} x {k_w} (dilation {dilation})"
+        raise ValueError(f"a kernel of {size} is larger than {height} x {width}")
+    window = np.lib.stride_tricks.sliding_window_view(x, extent, (2, 3), writeable=True)
+    return window[:, :, ::stride, ::stride, ::dilation, ::dilation].transpose(0, 1, 4, 5, 2, 3)
 
 
 def _grouped(x, groups):

@@ -1,13 +1,9 @@
-"""The fully connected layer, forward and backward.
-
-Legend: R rows, C inputs, O outputs.
-"""
+"""The fully connected layer, forward and backward. Legend: R rows, C inputs, O outputs."""
 
 import math
 
 from reference.activations import relu
-from reference.autodiff import primitive
-from reference.structures import Array
+from reference.autodiff import Array, primitive
 
 
 @primitive
@@ -16,9 +12,7 @@ def linear(x: Array, weight: Array, bias: Array) -> Array:
     return x @ weight.T + bias
 
 
-def linear_backward(
-    grad_out: Array, x: Array, weight: Array, bias: Array
-) -> tuple[Array, Array, Array]:
+def linear_backward(grad_out: Array, x: Array, weight: Array, bias: Array) -> tuple:
     """Compute the gradients with respect to x, weight and bias, from grad_out [R, O]."""
     return grad_out @ weight, grad_out.T @ x, grad_out.sum(axis=0)
 

@@ -4,21 +4,22 @@ import functools
 
 import numpy as np
 
-from reference.autodiff import primitive
+from reference.autodiff import Array, primitive
 from reference.conv import pad, patches
 from reference.structures import Array
 
 
 @primitive
 def max_pool2d(x: Array, kernel: int, stride: int, padding: int = 0) -> Array:
-    """Take the maximum of each window: x [N, C, H, W] -> [N, C, H', W'], H' as in `conv2d`."""
+    """Take the maximum under each kernel x kernel window; windows are `stride` apart.
+
+    x [N, C, H, W] -> [N, C, H', W'], H' as in `conv2d`.
+    """
     x = pad(x, padding, -np.inf)
     height, width = ((side - kernel) // stride + 1 for side in x.shape[2:])
     if min(height, width) < 1:
-        raise ValueError(
-            f"max_pool2d: a window of {kernel} pixels is larger than the padded image, "
-            f"{x.shape[2]} x {x.shape[3]}"
-        )
+        text = f"a window of {kernel} pixels is larger than the padded image"
+        raise ValueError(f"max_pool2d: {text}, {x.shape[2]} x {x.shape[3]}")
     # The maximum is separable: first down the columns, then along the rows.
     rows = [x[:, :, i : i + stride * (height - 1) + 1 : stride] for i in range(kernel)]
     x = functools.reduce(np.maximum, rows)

@@ -2,15 +2,14 @@
 
 Legend: N images, C channels, H x W pixels. weight, bias, mean, var are [C].
 
-With the normalised input z = (x - mean) / sqrt(var + eps), every norm is z * weight + bias. With G
-the gradient of its result,
+With z = (x - mean) / sqrt(var + eps), every norm is z * weight + bias. With G the gradient of its
+result and D = G weight = d loss / d z,
 
-    grad_bias = the sum of G over images and pixels,    grad_weight = that of G z,
-    D = G weight = d loss / d z.
+    grad_bias = the sum of G over images and pixels,    grad_weight = that of G z.
 
-With stored statistics z is affine in x, so grad_x = D / sqrt(var + eps). With the statistics of a
-set of n entries of x (a channel, or a group of an image), mean and var depend on every entry:
-d mean / d x_i = 1 / n and d var / d x_i = 2 (x_i - mean) / n. So
+Stored statistics are constants, so grad_x = D / sqrt(var + eps). The statistics of a set of n
+entries of x (a channel, or a group of an image) depend on every entry: d mean / d x_i = 1 / n and
+d var / d x_i = 2 (x_i - mean) / n. So
 
     d z_j / d x_i = ([i = j] - 1 / n - z_i z_j / n) / sqrt(var + eps),
     grad_x        = (D - mean(D) - z mean(D z)) / sqrt(var + eps),    the means over the set:
@@ -21,7 +20,7 @@ does not move z.
 
 import numpy as np
 
-from reference.autodiff import detached, primitive
+from reference.autodiff import Array, detached, primitive
 from reference.config import Config
 from reference.conv import conv2d
 from reference.structures import Array
@@ -34,7 +33,7 @@ MOMENTUM = 0.1
 def frozen_batch_norm(
     x: Array, weight: Array, bias: Array, mean: Array, var: Array, eps: float
 ) -> Array:
-    """Compute (x - mean) / sqrt(var + eps) * weight + bias on x [N, C, H, W] (SPEC §13)."""
+    """Compute (x - mean) / sqrt(var + eps) * weight + bias for x [N, C, H, W] (SPEC §13)."""
     scale = weight / np.sqrt(var + eps)
     return _affine(x, scale, bias - mean * scale)
 
@@ -51,23 +50,18 @@ def frozen_batch_norm_backward(
 
 @primitive
 def batch_norm(x: Array, weight: Array, bias: Array, eps: float) -> Array:
-    """Normalise each channel of x [N, C, H, W] over the batch and its pixels."""
-    mean, var = batch_statistics(x)
-    scale = weight / np.sqrt(var + eps)
-    return _affine(x, scale, bias - mean * scale)
+    """Normalise each channel of x [N, C, H, W] by its statistics over images and pixels."""
+    return frozen_batch_norm(x, weight, bias, *batch_statistics(x), eps)
 
 
 def batch_norm_backward(grad_out: Array, x: Array, weight: Array, bias: Array, eps: float) -> tuple:
     """Compute the gradients with respect to x, weight and bias; the set is a channel."""
     mean, var = batch_statistics(x)
-    std = np.sqrt(var + eps)
+    std, n = np.sqrt(var + eps), _count(x)
     z = _affine(x, 1 / std, -mean / std)
     grad_weight, grad_bias = _channel_sum(grad_out * z), _channel_sum(grad_out)
-    count = _count(x)
     # D / weight, minus both projections.
-    grad_z = (
-        grad_out - (grad_bias / count)[:, None, None] - z * (grad_weight / count)[:, None, None]
-    )
+    grad_z = grad_out - (grad_bias / n)[:, None, None] - z * (grad_weight / n)[:, None, None]
     return grad_z * (weight / std)[:, None, None], grad_weight, grad_bias
 
 
@@ -109,12 +103,10 @@ def conv_norm(
 
     kind        "none": no normalisation; "frozen": by the stored statistics; "batch" and
                 "sync_batch": in training by those of the batch, otherwise like "frozen"; "group"
-    statistics  a dict that receives the updated running statistics, {name: array};
-                None in inference, where the stored statistics are used
+    statistics  as in backbone.py
     keywords    those of `conv2d`
-
-    The convolution has a bias only if `parameters` contains one.
     """
+    # A normalised convolution has no bias.
     x = conv2d(x, parameters[f"{conv}.weight"], parameters.get(f"{conv}.bias"), **keywords)
     if kind == "none":
         return x
@@ -132,7 +124,10 @@ def conv_norm(
 
 
 def running_statistics(mean: Array, var: Array, x: Array) -> tuple[Array, Array]:
-    """Move the running mean and (unbiased) variance, each [C], a tenth of the way to those of x."""
+    """Move mean and (unbiased) variance, each [C], a tenth of the way to those of x, as PyTorch.
+
+    An empty batch changes nothing.
+    """
     if len(x) == 0:
         return mean, var
     batch_mean, batch_var = batch_statistics(x)
@@ -142,7 +137,7 @@ def running_statistics(mean: Array, var: Array, x: Array) -> tuple[Array, Array]
 
 
 def parameter_shapes(conv: str, norm: str, shape: tuple, kind: str) -> dict:
-    """Return {parameter: shape} of a convolution, which has no bias if normalised, and its norm."""
+    """Return {parameter: shape} of a convolution with a weight of that shape, and of its norm."""
     names = [f"{norm}.weight", f"{norm}.bias", f"{norm}.running_mean", f"{norm}.running_var"]
     names = {"none": [f"{conv}.bias"], "group": names[:2]}.get(kind, names)
     return {f"{conv}.weight": shape, **{name: shape[:1] for name in names}}

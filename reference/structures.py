@@ -8,10 +8,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import numpy as np
-
-# In the gradient's computation, a Variable of the tape takes an array's place.
-Array = np.ndarray
+from reference.autodiff import Array
 
 
 @dataclass

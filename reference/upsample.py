@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from reference.autodiff import primitive
-from reference.structures import Array
+from reference.autodiff import Array, primitive
 
 
 @primitive
@@ -20,8 +19,8 @@ def nearest(x: Array, height: int, width: int) -> Array:
 def nearest_backward(grad_out: Array, x: Array, height: int, width: int) -> Array:
     """Sum grad_out [N, C, height, width] over the copies of each pixel of x -> [N, C, H, W].
 
-    Let S_y [H, height] have S_y[i, j] = 1 where row j is a copy of row i, and S_x likewise. The
-    forward is S_yᵀ x S_x and its adjoint S_y G S_xᵀ.
+    With S_y[i, j] = 1 where row j copies row i, and S_x likewise, the forward is S_yᵀ x S_x and its
+    adjoint S_y G S_xᵀ.
     """
     rows, columns = (
         (np.arange(side)[:, None] == np.arange(size) * side // size).astype(x.dtype)

@@ -160,9 +160,9 @@ MUTANTS = [
     Mutant("frozen_batch_norm", norm, "frozen_batch_norm_backward", "-mean / std", "mean / std"),
     Mutant("frozen_batch_norm", norm, "frozen_batch_norm_backward", "var + eps", "var"),
     Mutant("batch_norm", norm, "batch_norm_backward", "grad_out - (grad", "grad_out + (grad"),
-    Mutant("batch_norm", norm, "batch_norm_backward", " - (grad_bias / count)[:, None, None]", ""),
+    Mutant("batch_norm", norm, "batch_norm_backward", " - (grad_bias / n)[:, None, None]", ""),
     Mutant(
-        "batch_norm", norm, "batch_norm_backward", " - z * (grad_weight / count)[:, None, None]", ""
+        "batch_norm", norm, "batch_norm_backward", " - z * (grad_weight / n)[:, None, None]", ""
     ),
     Mutant("batch_norm", norm, "batch_norm_backward", "var + eps", "var"),
     Mutant("group_norm", norm, "group_norm_backward", "- z * (", "+ z * ("),
