@@ -23,7 +23,6 @@ import numpy as np
 from reference.autodiff import Array, detached, primitive
 from reference.config import Config
 from reference.conv import conv2d
-from reference.structures import Array
 
 # Weight of the newest batch in the running statistics.
 MOMENTUM = 0.1
