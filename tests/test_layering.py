@@ -1,4 +1,4 @@
-"""The rules of the house: what may import what, that every step has its twin and its test, and how long a file may be."""
+"""The rules of the house: imports, twins, tests, headers, comments and lengths of files."""
 
 import ast
 import graphlib
@@ -18,7 +18,8 @@ LAYERS = [
     "kernels",
     "backend structures norm parameters boxes box_coder anchors matcher sampler nms rois roi_align"
     " roi_pool roi_warp pooler losses labels masks transform",
-    "resnet vgg backbone fpn single_scale neck shared_head rpn box_head mask_head postprocess optimizer",
+    "resnet vgg backbone fpn single_scale neck shared_head rpn box_head mask_head postprocess"
+    " optimizer",
     "mask_rcnn",
     "data interop engine drawing",
     "verify",
@@ -64,7 +65,7 @@ MODULES = {module(path) for package in ("reference", "accelerated") for path in 
 
 
 def imports(path):
-    """Dotted names of all that a file imports, also inside functions; ours are resolved to the module they live in."""
+    """Yield the dotted names that a file imports, also in functions; ours resolve to modules."""
     here = path.relative_to(ROOT).parent.parts
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -94,7 +95,8 @@ def test_reference_imports_numpy_and_the_standard_library(path):
 
 def test_reference_runs_without_torch():
     names = [module(path) for path in sources("reference")]
-    code = f"import sys, importlib; sys.modules['torch'] = sys.modules['triton'] = None; [importlib.import_module(n) for n in {names}]"
+    absent = "import sys, importlib; sys.modules['torch'] = sys.modules['triton'] = None"
+    code = f"{absent}; [importlib.import_module(n) for n in {names}]"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
