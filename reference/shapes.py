@@ -1,8 +1,7 @@
 """The built-in synthetic data set: discs, rectangles and triangles on a noisy background.
 
-Every image is a pure function of (seed, index, style), so that nothing has to be stored or
-downloaded and both implementations see the same pixels. Pixel i spans [i, i + 1); boxes are tight
-around the visible part of an object.
+Every image is a pure function of (seed, index, style): nothing is stored or downloaded, and both
+implementations see the same pixels. Boxes are tight around the visible part of an object.
 
 Legend: H x W pixels, G ground truths.
 """
@@ -48,10 +47,7 @@ def sample(
     max_objects: int = 6,
     style: Style = EASY,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Paint image `index` of the endless data set `seed`.
-
-    Sizes scale with the shorter side: at 128 pixels objects measure from 14 to 60 pixels.
-    Later objects hide earlier ones; masks are what remains visible.
+    """Paint image `index` of the data set `seed`; masks show what later objects leave visible.
 
     Returns image [H, W, 3] uint8 RGB, boxes [G, 4] float64 xyxy pixels, labels [G] int64 (1..3),
     masks [G, H, W] bool, with 1 <= G <= max_objects.
@@ -92,9 +88,7 @@ def _background(rng, height, width):
 def _shape(rng, label, height, width, style, last):
     """Draw a random disc, rectangle or triangle, or its outline: mask [H, W] bool, centre (x, y).
 
-    A pixel belongs to the shape if its centre lies inside.
-
-    last  centre of the previous object, or None
+    A pixel belongs to it if its centre lies inside. `last` is the previous centre, or None.
     """
     side = min(height, width)
     radius = side * rng.uniform(*style.radius)
@@ -135,9 +129,7 @@ def _contrasting(rng, behind):
 
 def _tight_boxes(masks):
     """Compute the boxes of masks [G, H, W] bool, none empty -> [G, 4] float64 xyxy."""
-
-    def span(occupied):
-        return occupied.argmax(axis=1), occupied.shape[1] - occupied[:, ::-1].argmax(axis=1)
-
-    (x1, x2), (y1, y2) = span(masks.any(axis=1)), span(masks.any(axis=2))
-    return np.stack([x1, y1, x2, y2], axis=1).astype(np.float64)
+    occupied = masks.any(axis=1), masks.any(axis=2)
+    low = [line.argmax(axis=1) for line in occupied]
+    high = [line.shape[1] - line[:, ::-1].argmax(axis=1) for line in occupied]
+    return np.stack([*low, *high], axis=1).astype(np.float64)

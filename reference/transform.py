@@ -9,30 +9,24 @@ Legend: N images, G ground truths; H, W sides of the input image; h, w sides aft
 import numpy as np
 
 from reference.config import Transform
-from reference.structures import Target
+from reference.structures import Array, Target
 
 # Fractional bits of Pillow's integer filter coefficients.
 PILLOW_BITS = 22
 
 
-def check_image(image: np.ndarray) -> np.ndarray:
+def check_image(image: Array) -> Array:
     """Return `image` as an array; ValueError unless [H, W, 3], finite, and uint8 or floats."""
     image = np.asarray(image)
     if image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
-        raise ValueError(
-            f"image: expected [H, W, 3] RGB, got shape {image.shape}; "
-            "move the channels last, or repeat a grey image three times"
-        )
-    if image.dtype == np.uint8:
-        return image
-    if not np.issubdtype(image.dtype, np.floating):
-        raise ValueError(
-            f"image: expected uint8, or floats in 0..255, got {image.dtype}; convert it first"
-        )
+        fix = "move the channels last, or repeat a grey image three times"
+        raise ValueError(f"image: expected [H, W, 3] RGB, got shape {image.shape}; {fix}")
+    if image.dtype != np.uint8 and not np.issubdtype(image.dtype, np.floating):
+        expected = "expected uint8, or floats in 0..255"
+        raise ValueError(f"image: {expected}, got {image.dtype}; convert it first")
     if not np.isfinite(image).all():
-        raise ValueError(
-            "image: some pixels are NaN or infinite; replace them before detection or training"
-        )
+        fix = "replace them before detection or training"
+        raise ValueError(f"image: some pixels are NaN or infinite; {fix}")
     return image
 
 
@@ -41,42 +35,32 @@ def check_target(target: Target, height: int, width: int) -> Target:
     boxes, labels = np.asarray(target.boxes, dtype=np.float64), np.asarray(target.labels)
     masks, count = np.asarray(target.masks), len(labels)
     if boxes.shape != (count, 4) or masks.shape != (count, height, width):
-        raise ValueError(
-            f"target: {count} labels need boxes [{count}, 4] and masks "
-            f"[{count}, {height}, {width}], got {boxes.shape} and {masks.shape}"
-        )
+        needed = f"boxes [{count}, 4] and masks [{count}, {height}, {width}]"
+        shapes = f"{boxes.shape} and {masks.shape}"
+        raise ValueError(f"target: {count} labels need {needed}, got {shapes}")
     bad = ~(np.isfinite(boxes).all(1) & (boxes[:, 2:] > boxes[:, :2]).all(1))
     if bad.any():
         row = int(bad.argmax())
-        raise ValueError(
-            f"target: box {row} is {boxes[row].tolist()}; "
-            "boxes must be finite with x1 < x2 and y1 < y2: drop this object"
-        )
+        fix = "boxes must be finite with x1 < x2 and y1 < y2: drop this object"
+        raise ValueError(f"target: box {row} is {boxes[row].tolist()}; {fix}")
     if (labels < 1).any():
         raise ValueError(f"target: label {labels.min()}; labels count from 1, 0 is the background")
     return Target(boxes, labels.astype(np.int64), masks.astype(bool))
 
 
 def resized_shape(height: int, width: int, min_size: int, transform: Transform) -> tuple[int, int]:
-    """Compute (h, w) with a short side of `min_size` and a long side up to `max_size` (SPEC §12).
-
-    The scale is a double.
-    """
-    short, long = min(height, width), max(height, width)
+    """Compute (h, w): short side `min_size`, but long side at most `max_size` (SPEC §12)."""
     if transform.size_rounding == "truncate":
-        scale = min(min_size / short, transform.max_size / long)
+        scale = min(min_size / min(height, width), transform.max_size / max(height, width))
         return max(int(height * scale), 1), max(int(width * scale), 1)
-    scale = min_size / short
+    scale = min_size / min(height, width)
     h, w = (min_size, width * scale) if height <= width else (height * scale, min_size)
     shrink = min(transform.max_size / max(h, w), 1.0)
     return max(int(h * shrink + 0.5), 1), max(int(w * shrink + 0.5), 1)
 
 
-def bilinear(x: np.ndarray, size: int, axis: int) -> np.ndarray:
-    """Resize one axis with two taps per sample and no antialiasing.
-
-    Sample i lies at (i + 0.5) * old / new - 0.5, clamped to the first and last pixel.
-    """
+def bilinear(x: Array, size: int, axis: int) -> Array:
+    """Resize one axis with two taps per sample, at (i + 0.5) * old / new - 0.5, clamped."""
     old = x.shape[axis]
     position = np.clip((old / size) * (np.arange(size) + 0.5) - 0.5, 0, old - 1)
     low = position.astype(np.int64)
@@ -84,28 +68,21 @@ def bilinear(x: np.ndarray, size: int, axis: int) -> np.ndarray:
     return x.take(low, axis) * (1 - weight) + x.take(np.minimum(low + 1, old - 1), axis) * weight
 
 
-def pillow_coefficients(old: int, size: int) -> np.ndarray:
-    """Compute Pillow's triangle filter [size, old].
-
-    It is as wide as an input pixel when growing, and as an output pixel when shrinking.
-    """
-    scale = old / size
+def pillow_coefficients(old: int, size: int) -> Array:
+    """Compute Pillow's triangle filter [size, old], as wide as the larger of both pixels."""
+    scale, pixel = old / size, np.arange(old)
     support = max(scale, 1.0)
     center = (np.arange(size)[:, None] + 0.5) * scale
     first = np.maximum(center - support + 0.5, 0).astype(np.int64)
     last = np.minimum(center + support + 0.5, old).astype(np.int64)
-    pixel = np.arange(old)
     weight = np.maximum(1 - np.abs((pixel - center + 0.5) * (1 / support)), 0)
     weight = weight * ((pixel >= first) & (pixel < last))
     # cumsum adds from left to right, like Pillow's loop.
     return weight / np.cumsum(weight, axis=1)[:, -1:]
 
 
-def pillow(x: np.ndarray, size: int, axis: int) -> np.ndarray:
-    """Resize one axis by Pillow's antialiased bilinear filter.
-
-    uint8 stays uint8 by Pillow's fixed-point arithmetic, bit for bit.
-    """
+def pillow(x: Array, size: int, axis: int) -> Array:
+    """Resize one axis by Pillow's antialiased filter: uint8 as Pillow does, bit for bit."""
     weight = pillow_coefficients(x.shape[axis], size)
     if x.dtype != np.uint8:
         return np.moveaxis(np.tensordot(weight, x, (1, axis)), 0, axis)
@@ -116,11 +93,8 @@ def pillow(x: np.ndarray, size: int, axis: int) -> np.ndarray:
     return np.clip(total, 0, 255).astype(np.uint8)
 
 
-def nearest_indices(old: int, size: int, transform: Transform) -> np.ndarray:
-    """Compute the row (or column) of a mask that each resized row copies.
-
-    This is torch's float32 rule, or Pillow's running sum over pixel centres.
-    """
+def nearest_indices(old: int, size: int, transform: Transform) -> Array:
+    """Compute the row (or column) of a mask that each resized row copies, as torch or Pillow."""
     if transform.interpolation == "bilinear":
         index = np.arange(size, dtype=np.float32) * (np.float32(old) / np.float32(size))
     else:
@@ -128,7 +102,7 @@ def nearest_indices(old: int, size: int, transform: Transform) -> np.ndarray:
     return np.minimum(index.astype(np.int64), old - 1)
 
 
-def scale_boxes(boxes: np.ndarray, old: tuple, new: tuple, transform: Transform) -> np.ndarray:
+def scale_boxes(boxes: Array, old: tuple, new: tuple, transform: Transform) -> Array:
     """Scale boxes [., 4] of an image with sides `old` (h, w) to the image with sides `new`."""
     dtype = np.dtype(transform.ratio_dtype).type
     ratio_y, ratio_x = dtype(new[0]) / dtype(old[0]), dtype(new[1]) / dtype(old[1])
@@ -136,8 +110,8 @@ def scale_boxes(boxes: np.ndarray, old: tuple, new: tuple, transform: Transform)
 
 
 def prepare(
-    image: np.ndarray, target: Target | None, transform: Transform, min_size: int | None = None
-) -> tuple[np.ndarray, Target | None]:
+    image: Array, target: Target | None, transform: Transform, min_size: int | None = None
+) -> tuple[Array, Target | None]:
     """Order the channels, normalise and resize one image and its target.
 
     image     [H, W, 3]  RGB, uint8 or floats in 0..255
@@ -175,7 +149,7 @@ def prepare(
     return np.ascontiguousarray(image.transpose(2, 0, 1)), target
 
 
-def pad(images: list[np.ndarray], size_divisor: int) -> np.ndarray:
+def pad(images: list[Array], size_divisor: int) -> Array:
     """Pad a list of [3, h, w] with zeros to the right and below: [N, 3, H, W].
 
     The sides become multiples of `size_divisor`; 0: those of the largest image.

@@ -38,9 +38,7 @@ def build(annotation: Any, value: Any, path: str) -> Any:
 def _dataclass(cls, values, path):
     if not isinstance(values, dict):
         raise ValueError(f"{path}: expected an object, got {values!r}")
-    annotations = {field.name: field.type for field in dataclasses.fields(cls)}
-    for name in values.keys() ^ annotations.keys():
+    hints = {field.name: field.type for field in dataclasses.fields(cls)}
+    for name in values.keys() ^ hints.keys():
         raise ValueError(f"{path}.{name}: {'no such field' if name in values else 'missing'}")
-    return cls(
-        **{name: build(annotations[name], values[name], f"{path}.{name}") for name in values}
-    )
+    return cls(**{name: build(hints[name], values[name], f"{path}.{name}") for name in values})
