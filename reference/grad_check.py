@@ -8,19 +8,15 @@ from collections.abc import Callable
 
 import numpy as np
 
-from reference.autodiff import Tape
+from reference.autodiff import Array, Tape
 
 
 def directional_error(
-    function: Callable,
-    *arrays: np.ndarray,
-    generator: np.random.Generator,
-    step: float = 1e-5,
+    function: Callable, *arrays: Array, generator: np.random.Generator, step: float = 1e-5
 ) -> float:
     """Compare <Jᵀ w, d> with <w, J d> for random w and d; return |difference| / (|w| |J d|).
 
     J d is measured as (f(x + h d) - f(x - h d)) / 2h.
-
     arrays     the points at which to differentiate, float64; all of them move at once
     generator  draws w and d
     step       h. Rounding costs about 1e-16 / h, curvature h²; no kink may lie within h of a point
@@ -34,9 +30,7 @@ def directional_error(
     return _relative(expected - np.vdot(weight, change), weight, change)
 
 
-def adjoint_error(
-    function: Callable, array: np.ndarray, *, generator: np.random.Generator
-) -> float:
+def adjoint_error(function: Callable, array: Array, *, generator: np.random.Generator) -> float:
     """Compare <Jᵀ w, x> with <w, f(x)> at x = `array` for a linear function and a random w.
 
     Returns |difference| / (|w| |f(x)|), which is 0 except for rounding.
