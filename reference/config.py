@@ -337,23 +337,22 @@ def _level_problems(config):
         yield "anchors.sizes", f"{neck} needs {maps} tuples of the same length"
     for name in ("box_head", "mask_head"):
         head = getattr(config, name)
-        first, last = head.pooler.min_level, head.pooler.max_level
-        if head.kind != "none" and not low <= first <= high:
-            yield f"{name}.pooler.min_level", f"{neck} has levels {low} to {high}"
-        if head.kind != "none" and not first <= last <= high:
-            yield f"{name}.pooler.max_level", f"{neck} has levels {low} to {high}"
+        for bound, lowest in (("min_level", low), ("max_level", head.pooler.min_level)):
+            if head.kind != "none" and not lowest <= getattr(head.pooler, bound) <= high:
+                yield f"{name}.pooler.{bound}", f"{neck} has levels {low} to {high}"
 
 
 def _group_problems(config):
     backbone, box, mask = config.backbone, config.box_head, config.mask_head
     resnet, inner = backbone.kind == "resnet", backbone.groups * backbone.group_width
-    for name, norm, channels, used in (
+    layers = (
         ("backbone.width", backbone.norm, backbone.width, resnet),
         ("backbone.groups * group_width", backbone.norm, inner, resnet and backbone.groups > 1),
         ("fpn.channels", config.fpn.norm, config.fpn.channels, config.neck == "fpn"),
         ("box_head.conv_channels", box.norm, box.conv_channels, box.kind == "four_conv_fc"),
         ("mask_head.channels", mask.norm, mask.channels, mask.kind == "fcn" and mask.convs > 0),
-    ):
+    )
+    for name, norm, channels, used in layers:
         if used and norm == "group" and channels % config.norm_groups:
             yield "norm_groups", f"must divide {name} = {channels}"
 

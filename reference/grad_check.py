@@ -1,7 +1,7 @@
 """Two checks of a backward: finite differences along a random direction, and the adjoint test.
 
-Both take any function of arrays that is made of primitives and ask its tape for Jᵀ w with a random
-w, where J is the Jacobian at the arrays.
+Both ask the tape of a function that is made of primitives for Jᵀ w with a random w, where J is the
+Jacobian.
 """
 
 from collections.abc import Callable

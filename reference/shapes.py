@@ -33,8 +33,7 @@ class Style:
 
 
 EASY = Style()
-# Thin outlines with other objects inside them, overlaps and nothing large: here alignment and the
-# competition of classes can matter.
+# Thin outlines, overlaps, nothing large: here alignment and the competition of classes matter.
 HARD = Style(radius=(0.09, 0.2), min_visible=0.5, crowded=0.25, hollow=0.35, stroke=0.055)
 
 
@@ -80,16 +79,13 @@ def sample(
 def _background(rng, height, width):
     """Blend a coarse random grid bilinearly to soft clouds of colour, [H, W, 3] float64."""
     coarse = rng.uniform(40, 215, 3) + rng.normal(0, 25, (5, 5, 3))
-    y, x = (np.arange(n) * 4 / n for n in (height, width))
-    blend_y, blend_x = (np.maximum(0, 1 - np.abs(t[:, None] - np.arange(5))) for t in (y, x))
+    distance = (np.abs((np.arange(n) * 4 / n)[:, None] - np.arange(5)) for n in (height, width))
+    blend_y, blend_x = (np.maximum(0, 1 - d) for d in distance)
     return (blend_y @ (blend_x @ coarse).reshape(5, -1)).reshape(height, width, 3)
 
 
 def _shape(rng, label, height, width, style, last):
-    """Draw a random disc, rectangle or triangle, or its outline: mask [H, W] bool, centre (x, y).
-
-    A pixel belongs to it if its centre lies inside. `last` is the previous centre, or None.
-    """
+    """Draw a random shape or its outline, perhaps near `last`: mask [H, W] bool, centre (x, y)."""
     side = min(height, width)
     radius = side * rng.uniform(*style.radius)
     low, high = 0.6 * radius, (width - 0.6 * radius, height - 0.6 * radius)
@@ -107,7 +103,7 @@ def _shape(rng, label, height, width, style, last):
         normals, distances = angle + np.arange(3) * 2 * np.pi / 3, np.full(3, radius / 2)
 
     def inside(margin):
-        """Test which pixels are further than `margin` from the edge."""
+        """Test which pixels have their centre further than `margin` inside the edge."""
         if label == 1:
             return x**2 + y**2 <= max(radius - margin, 0) ** 2
         halves = [np.cos(n) * x + np.sin(n) * y <= d - margin for n, d in zip(normals, distances)]

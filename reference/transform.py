@@ -70,8 +70,7 @@ def bilinear(x: Array, size: int, axis: int) -> Array:
 
 def pillow_coefficients(old: int, size: int) -> Array:
     """Compute Pillow's triangle filter [size, old], as wide as the larger of both pixels."""
-    scale, pixel = old / size, np.arange(old)
-    support = max(scale, 1.0)
+    scale, support, pixel = old / size, max(old / size, 1.0), np.arange(old)
     center = (np.arange(size)[:, None] + 0.5) * scale
     first = np.maximum(center - support + 0.5, 0).astype(np.int64)
     last = np.minimum(center + support + 0.5, old).astype(np.int64)
@@ -115,10 +114,8 @@ def prepare(
     """Order the channels, normalise and resize one image and its target.
 
     image     [H, W, 3]  RGB, uint8 or floats in 0..255
-    target    Target or None
     min_size  short side; None: the last of `transform.min_size`. If that is empty, the size is kept
     Returns   ([3, h, w] float64, Target in the resized image's pixels or None).
-
     Raises ValueError for an image or target that does not fit or is not finite, saying what to do.
     """
     image = check_image(image)
@@ -136,8 +133,7 @@ def prepare(
     image = image if transform.channel_order == "rgb" else image[:, :, ::-1]
     image = normalized(image) if transform.normalize_first else image
     resize = {"bilinear": bilinear, "pillow": pillow}[transform.interpolation]
-    # Columns first. Pillow rounds in between; from version 13 on it takes tall images that shrink
-    # in the other order.
+    # Columns first: Pillow rounds in between. (Version 13 and later shrink tall images rows first.)
     for axis in (1, 0):
         if new[axis] != old[axis]:
             image = resize(image, new[axis], axis)
@@ -150,10 +146,7 @@ def prepare(
 
 
 def pad(images: list[Array], size_divisor: int) -> Array:
-    """Pad a list of [3, h, w] with zeros to the right and below: [N, 3, H, W].
-
-    The sides become multiples of `size_divisor`; 0: those of the largest image.
-    """
+    """Pad images [3, h, w] right and below, to multiples of `size_divisor` (0: any) -> [N, 3, H, W]."""
     height, width = np.max([image.shape[1:] for image in images], axis=0)
     if size_divisor:
         height, width = (-(-side // size_divisor) * size_divisor for side in (height, width))
