@@ -174,9 +174,8 @@ class BoxHead:
     pooler, box_weights, smooth_l1_beta, foreground_iou, background_iou, nms_iou  as in Pooler, RPN
     append_ground_truth            to the proposals, before matching
     batch_size, positive_fraction  RoIs sampled per image; maximum fraction of objects
-    score_threshold                detections score strictly more
+    score_threshold, max_detections  detections score strictly more; at most so many per image
     min_size                       detections with a shorter side are dropped; None: no such filter
-    max_detections                 per image
     drop_empty                     drop detections that are empty in the original image
     """
 

@@ -17,7 +17,8 @@ def directional_error(
     """Compare <Jᵀ w, d> with <w, J d> for random w and d; return |difference| / (|w| |J d|).
 
     J d is measured as (f(x + h d) - f(x - h d)) / 2h.
-    arrays     the points at which to differentiate, float64; all of them move at once
+
+    arrays     the points x at which to differentiate, float64
     generator  draws w and d
     step       h. Rounding costs about 1e-16 / h, curvature h²; no kink may lie within h of a point
     """

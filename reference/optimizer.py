@@ -50,12 +50,7 @@ def clip(gradients: dict, max_norm: float) -> tuple[dict, float]:
 
 @dataclass(frozen=True)
 class State:
-    """The memory of the optimizer.
-
-    steps   steps taken
-    mean    {name: running mean of the gradients}
-    square  {name: running mean of their squares}, AdamW only
-    """
+    """The steps taken and, by name, running means of the gradients and (AdamW) their squares."""
 
     steps: int = 0
     mean: dict = field(default_factory=dict)

@@ -146,7 +146,10 @@ def prepare(
 
 
 def pad(images: list[Array], size_divisor: int) -> Array:
-    """Pad images [3, h, w] right and below, to multiples of `size_divisor` (0: any) -> [N, 3, H, W]."""
+    """Pad images [3, h, w] with zeros to the right and below -> [N, 3, H, W].
+
+    The sides become multiples of `size_divisor`; 0: those of the largest image.
+    """
     height, width = np.max([image.shape[1:] for image in images], axis=0)
     if size_divisor:
         height, width = (-(-side // size_divisor) * size_divisor for side in (height, width))
