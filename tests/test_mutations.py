@@ -271,8 +271,8 @@ MUTANTS = [
         "in _by_level(rois, pooler)",
         "in list(_by_level(rois, pooler))[:1]",
     ),  # the finest level alone
-    Mutant("pooler", autodiff, "_accumulate", "x.grad + gradient", "x.grad - gradient"),
-    Mutant("pooler", autodiff, "_accumulate", "x.grad + gradient", "gradient"),
+    Mutant("pooler", autodiff, "_accumulate", ".grad + part", ".grad - part"),
+    Mutant("pooler", autodiff, "_accumulate", "variable.grad + part", "part"),
     Mutant("pooler", autodiff, "getitem_backward", "np.add.at(grad", "np.subtract.at(grad"),
 ]
 
