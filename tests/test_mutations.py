@@ -233,13 +233,13 @@ MUTANTS = [
         "logits) + targets) *",
     ),
     Mutant("soft_cross_entropy", losses, "soft_cross_entropy_backward", " * grad_out[:, None]", ""),
-    Mutant("roi_align_mean", roi_align, "roi_align_backward", "] += _inter", "] -= _inter"),
+    Mutant("roi_align_mean", roi_align, "roi_align_backward", "] += _product", "] -= _product"),
     Mutant(
-        "roi_align_mean", roi_align, "roi_align_backward", "] += _inter", "] = _inter"
+        "roi_align_mean", roi_align, "roi_align_backward", "] += _product", "] = _product"
     ),  # the last RoI alone
-    Mutant("roi_align_max", roi_align, "_to_largest", "== number[:", "!= number[:"),
+    Mutant("roi_align_max", roi_align, "_to_largest", " == first", " != first"),
     Mutant(
-        "roi_align_max", roi_align, "_to_largest", "== number[:", ">= number[:"
+        "roi_align_max", roi_align, "_to_largest", " == first", " >= first"
     ),  # the later ones get it too
     Mutant("roi_pool", roi_pool, "roi_pool_backward", "np.add.at(", "np.subtract.at("),
     Mutant(
@@ -260,8 +260,8 @@ MUTANTS = [
         "roi_warp",
         roi_warp,
         "roi_warp_backward",
-        "features, rois, image_index, **",
-        "features, rois + 0.5, image_index, **",
+        "features, rois, image_index, **keywords)",
+        "features, rois + 0.5, image_index, **keywords)",
     ),
     Mutant("pooler", pooler, "pool_backward", "operator(grad_out", "-operator(grad_out"),
     Mutant(

@@ -29,8 +29,8 @@ def tensor(array):
 def pool(implementation, features, rois, image_index, *, output_size, spatial_scale):
     """Output and argmax of any of the three implementations, as arrays."""
     if implementation == "numpy":
-        return reference.roi_pool.roi_pool_argmax(
-            features, rois, image_index, output_size=output_size, spatial_scale=spatial_scale
+        return reference.roi_pool._with_argmax(
+            features, rois, image_index, output_size, spatial_scale
         )
     arguments = [tensor(x) for x in (rois, image_index, np.zeros_like(image_index))]
     results = accelerated.roi_pool.multilevel_argmax(
