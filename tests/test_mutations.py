@@ -95,6 +95,7 @@ CHECKS = {
     "roi_align_max": lambda: test_roi_align.check_backward_on_the_tape(
         MAP, ROIS, IMAGES, True, "max"
     ),
+    "interpolation_matrix": test_roi_align.check_interpolation_matrix,
     "roi_pool": lambda: test_roi_pool.check_backward_on_the_tape(MAP, ROIS, IMAGES),
     "roi_warp": lambda: test_roi_warp.check_backward_on_the_tape(MAP, ROIS + 0.75, IMAGES, "mean"),
     "pooler": lambda: test_pooler.check_backward_on_the_tape(
@@ -241,6 +242,10 @@ MUTANTS = [
     Mutant(
         "roi_align_max", roi_align, "_to_largest", " == first", " >= first"
     ),  # the later ones get it too
+    Mutant("interpolation_matrix", roi_align, "sample_matrix", "-1 <= position", "-1 < position"),
+    Mutant("interpolation_matrix", roi_align, "sample_matrix", "<= size:", "< size:"),
+    Mutant("interpolation_matrix", roi_align, "sample_matrix", "-1 <= position", "0 <= position"),
+    Mutant("interpolation_matrix", roi_align, "sample_matrix", "low - 0.5 if", "low if"),
     Mutant("roi_pool", roi_pool, "roi_pool_backward", "np.add.at(", "np.subtract.at("),
     Mutant(
         "roi_pool",

@@ -12,7 +12,7 @@ from test_roi_align import eager
 
 import accelerated.roi_warp
 import reference.roi_warp
-from accelerated.roi_pool import whole_pixels as fast_whole_pixels
+from accelerated.rois import whole_pixels as fast_whole_pixels
 from accelerated.verify.equality import POINTWISE, REDUCTION, assert_close, assert_equal
 from reference.roi_align import roi_align
 from reference.rois import whole_pixels
