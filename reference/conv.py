@@ -93,7 +93,7 @@ def conv_transpose2d(x: Array, weight: Array, bias: Array | None = None, *, stri
 def conv_transpose2d_backward(
     grad_out: Array, x: Array, weight: Array, bias: Array | None = None, *, stride: int
 ) -> tuple:
-    """Compute the gradients: the adjoint of the adjoint is `conv2d`, so x and grad_out swap roles."""
+    """Compute the gradients: the adjoint of the adjoint is `conv2d`, so x and grad_out swap."""
     grad_x = conv2d(grad_out, weight, stride=stride)
     grad_weight = _correlate(x, grad_out, weight.shape, stride)
     return grad_x, grad_weight, None if bias is None else grad_out.sum(axis=(0, 2, 3))
