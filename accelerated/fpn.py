@@ -43,8 +43,7 @@ class Neck(nn.Module):
             above = x
             pyramid[level] = self._layer(f"output{level}", above)
         pyramid[6] = pyramid[5][:, :, ::2, ::2]
-        # torch.compile does not trace a sort of the items.
-        return {level: pyramid[level] for level in (2, 3, 4, 5, 6)}
+        return {level: pyramid[level] for level in sorted(pyramid)}
 
     def _layer(self, name: str, x: torch.Tensor) -> torch.Tensor:
         return norm.conv_norm(getattr(self, name), getattr(self, f"{name}_norm", None), x)

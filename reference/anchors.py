@@ -9,7 +9,8 @@ from reference.structures import Array
 def cell_anchors(sizes: tuple, ratios: tuple, anchors: Anchors) -> Array:
     """Return the anchors of one cell, centred on the origin: [A, 4] float64.
 
-    `sizes` are square roots of areas, `ratios` height / width; A = len(sizes) * len(ratios).
+    sizes, ratios  square roots of areas in pixels, height / width; A = len(sizes) * len(ratios)
+    anchors        gives rounding and order
     """
     if anchors.order == "ratio_major":
         ratio, size = np.meshgrid(ratios, sizes, indexing="ij")
@@ -36,9 +37,7 @@ def grid(
         stride_y = stride_x = stride
         if anchors.stride == "image_over_feature":
             stride_y, stride_x = image_shape[0] // h, image_shape[1] // w
-        y = (np.arange(h) + anchors.offset) * stride_y
-        x = (np.arange(w) + anchors.offset) * stride_x
-        y, x = np.meshgrid(y, x, indexing="ij")
-        centres = np.stack([x, y, x, y], axis=-1).reshape(-1, 1, 4)
+        y, x = np.mgrid[:h, :w] + anchors.offset
+        centres = np.stack([x * stride_x, y * stride_y] * 2, axis=-1).reshape(-1, 1, 4)
         levels.append((centres + cell_anchors(sizes, anchors.ratios, anchors)).reshape(-1, 4))
     return levels

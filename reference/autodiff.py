@@ -18,6 +18,7 @@ receives the sum of both gradients.
 
 import functools
 import inspect
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
@@ -64,7 +65,7 @@ def primitive(function: Function, backward: Callable | None = None) -> Function:
 
     @functools.wraps(function)
     def call(*arguments, **keywords):
-        tapes = {variable.tape for variable in _variables(arguments)}
+        tapes = {variable.tape for variable, _ in _pairs(arguments, arguments)}
         if not tapes:
             return function(*arguments, **keywords)
         if len(tapes) > 1:
@@ -92,86 +93,38 @@ def detached(x: Any) -> Any:
     return type(x)(map(detached, x)) if isinstance(x, list | tuple) else x
 
 
-def _variables(x):
+def _pairs(x, other):
+    """List the Variables in `x`, each with what stands in its position in `other`."""
     if isinstance(x, Variable):
-        return [x]
-    return [variable for _, item in _items(x) for variable in _variables(item)]
+        return [(x, other)]
+    if isinstance(other, dict):
+        return [pair for key in other for pair in _pairs(x[key], other[key])]
+    if isinstance(other, list | tuple):
+        return [pair for item in zip(x, other) for pair in _pairs(*item)]
+    return []
 
 
 def _accumulate(x, gradient):
     """Add to the gradient of each Variable in `x` the corresponding part of `gradient`."""
-    if isinstance(x, Variable):
-        if np.shape(gradient) != x.shape:
-            shapes = f"gradient of shape {np.shape(gradient)} for a Variable of shape {x.shape}"
-            raise ValueError(f"{shapes}; only constants are broadcast")
-        x.grad = gradient if x.grad is None else x.grad + gradient
-        return
-    for key, item in _items(gradient):
-        if item is not None:
-            _accumulate(x[key], item)
-
-
-def _items(x):
-    if isinstance(x, dict):
-        return x.items()
-    return enumerate(x) if isinstance(x, list | tuple) else ()
+    for variable, part in _pairs(x, gradient):
+        if part is not None:
+            if np.shape(part) != variable.shape:
+                shapes = f"shape {np.shape(part)} for a Variable of shape {variable.shape}"
+                raise ValueError(f"gradient of {shapes}; only constants are broadcast")
+            variable.grad = part if variable.grad is None else variable.grad + part
 
 
 # The operators of a Variable. One of two operands may be a constant that broadcasts to the other.
 
 
-@primitive
-def add(a: Any, b: Any) -> Any:
-    return a + b
-
-
-def add_backward(grad_out: Array, a: Any, b: Any) -> tuple:
-    return grad_out, grad_out
-
-
-@primitive
-def multiply(a: Any, b: Any) -> Any:
-    return a * b
-
-
-def multiply_backward(grad_out: Array, a: Any, b: Any) -> tuple:
-    return grad_out * b, grad_out * a
-
-
-@primitive
-def divide(a: Any, b: Any) -> Any:
-    return a / b
-
-
-def divide_backward(grad_out: Array, a: Any, b: Any) -> tuple:
-    return grad_out / b, -grad_out * a / b**2
-
-
-@primitive
-def reshape(x: Array, *shape: int) -> Array:
-    return x.reshape(*shape)
-
-
-def reshape_backward(grad_out: Array, x: Array, *shape: int) -> Array:
-    return grad_out.reshape(x.shape)
-
-
-@primitive
-def transpose(x: Array, *axes: int) -> Array:
-    return x.transpose(*axes)
-
-
-def transpose_backward(grad_out: Array, x: Array, *axes: int) -> Array:
-    return grad_out.transpose(np.argsort(axes))
-
-
-@primitive
-def sum(x: Any) -> Any:
-    return x.sum()
-
-
-def sum_backward(grad_out: Array, x: Array) -> Array:
-    return np.full_like(x, grad_out)
+add = primitive(operator.add, lambda grad, a, b: (grad, grad))
+multiply = primitive(operator.mul, lambda grad, a, b: (grad * b, grad * a))
+divide = primitive(operator.truediv, lambda grad, a, b: (grad / b, -grad * a / b**2))
+reshape = primitive(lambda x, *to: x.reshape(*to), lambda grad, x, *to: grad.reshape(x.shape))
+transpose = primitive(
+    lambda x, *axes: x.transpose(*axes), lambda grad, x, *axes: grad.transpose(np.argsort(axes))
+)
+sum = primitive(lambda x: x.sum(), lambda grad, x: np.full_like(x, grad))
 
 
 @primitive

@@ -2,7 +2,6 @@
 
 Implementations of Mask R-CNN that people compare disagree in some thirty details. No operator
 decides any of them: a preset (presets.py) names a full set of choices, `override` changes one.
-Each class documents its fields. Standard library only; both implementations read this file.
 """
 
 import dataclasses
@@ -51,8 +50,7 @@ class Backbone:
     kind           "vgg": VGG-16, which reads width, frozen_stages and out_stage only
     depth          18 or 34 (basic blocks), 50 or 101 (bottlenecks)
     width          channels of the stem; stages have 1, 2, 4, 8 times as many (bottlenecks: 4 times)
-    groups         of a bottleneck's 3x3 convolution; more than 1: ResNeXt
-    group_width    channels of such a group in the first stage, doubled from stage to stage
+    groups, group_width  of a bottleneck's 3x3 convolution (ResNeXt); channels of one in layer1
     norm           statistics: "frozen": stored; "batch"; "sync_batch": of all processes; "group"
     norm_eps       added to every variance, also in the norms of the pyramid and of the heads
     stride_in_1x1  a bottleneck strides in its first 1x1 convolution instead of its 3x3
@@ -170,16 +168,14 @@ class Pooler:
 class BoxHead:
     """The box branch: layers, targets, losses and detections.
 
-    kind                           two fully connected layers; four convolutions and one such layer;
-                                   "mean" over the pixels, after a shared stage
+    kind                           "mean": over the pixels, after a shared stage
     channels                       of the fully connected layers
     conv_channels, norm            of the 3x3 convolutions of "four_conv_fc"
     pooler, box_weights, smooth_l1_beta, foreground_iou, background_iou, nms_iou  as in Pooler, RPN
     append_ground_truth            to the proposals, before matching
     batch_size, positive_fraction  RoIs sampled per image; maximum fraction of objects
-    score_threshold                detections score strictly more
+    score_threshold, max_detections  detections score strictly more; at most so many per image
     min_size                       detections with a shorter side are dropped; None: no such filter
-    max_detections                 per image
     drop_empty                     drop detections that are empty in the original image
     """
 
@@ -265,12 +261,10 @@ class Config:
     """All switches: a few that concern the whole model, and its parts.
 
     num_classes  K, without background
-    background   index among the K + 1 logits. "first" (torchvision): the background also has
-                 unused box deltas and an unused mask; "last" (detectron2): it has not
+    background   index among the K + 1 logits; "first": it also has unused box deltas and a mask
     norm_groups  of every "group" norm
     neck         "fpn": the feature pyramid; "single": the map of the last stage alone
-    shared_head  "res5": both heads read stage 5 of the ResNet, run on each RoI (C4);
-                 "res5_unstrided": with stride 1, on RoIs of half the side
+    shared_head  "res5": the heads read stage 5, run on each RoI (C4); "res5_unstrided": stride 1
     transform, backbone, fpn, anchors, rpn, box_head, mask_head, optimizer
     """
 
@@ -305,70 +299,61 @@ def single_map_level(config: Config) -> int:
 
 def check(config: Config) -> None:
     """Raise one ValueError that names all fields that contradict each other."""
-    rules = [*_wiring_rules(config), *_level_rules(config), *_group_rules(config)]
-    problems = [
-        f"{name} = {attrgetter(name)(config)}: {text}" for name, broken, text in rules if broken
-    ]
+    problems = [*_wiring_problems(config), *_level_problems(config), *_group_problems(config)]
     if problems:
-        raise ValueError(f"the configuration contradicts itself: {'; '.join(problems)}")
+        texts = (f"{name} = {attrgetter(name)(config)}: {text}" for name, text in problems)
+        raise ValueError(f"the configuration contradicts itself: {'; '.join(texts)}")
 
 
-# A rule is (the field to change, whether the rule is broken, what it demands).
+# A problem is (the field to change, what it demands).
 
 
-def _wiring_rules(config):
-    backbone, masks = config.backbone, config.mask_head.kind != "none"
-    resnet, first = backbone.kind == "resnet", 2 if backbone.kind == "resnet" else 1
-    stage, depth, dilation = backbone.out_stage, backbone.depth, backbone.dilation
+def _wiring_problems(config):
+    backbone, box, mask = config.backbone, config.box_head, config.mask_head
+    resnet, stage, dilation = backbone.kind == "resnet", backbone.out_stage, backbone.dilation
     pyramid, shared = config.neck == "fpn", config.shared_head != "none"
-    bad_groups = resnet and backbone.groups > 1 and depth < 50
-    bad_dilation = dilation != 1 and not (dilation == 2 and stage == 5 and resnet)
-    bad_pyramid = pyramid and not (stage == 5 and dilation == 1 and resnet)
-    bad_shared = shared and not (stage == 4 and not pyramid and resnet)
-    bad_poolers = shared and masks and config.box_head.pooler != config.mask_head.pooler
-    return [
-        ("backbone.out_stage", not first <= stage <= 5, f"{backbone.kind} has stages {first} to 5"),
-        ("backbone.depth", resnet and depth not in (18, 34, 50, 101), "use 18, 34, 50 or 101"),
-        ("backbone.groups", bad_groups, "needs backbone.depth = 50 or 101"),
-        ("backbone.dilation", bad_dilation, "use 1, or 2 in a ResNet with backbone.out_stage = 5"),
-        ("neck", bad_pyramid, "needs backbone.kind = resnet, out_stage = 5, dilation = 1"),
-        ("shared_head", bad_shared, "needs backbone.kind = resnet, out_stage = 4, neck = single"),
-        ("shared_head", bad_poolers, "box_head.pooler and mask_head.pooler must be the same"),
-    ]
+    first = 2 if resnet else 1
+    if not first <= stage <= 5:
+        yield "backbone.out_stage", f"{backbone.kind} has stages {first} to 5"
+    if resnet and backbone.depth not in (18, 34, 50, 101):
+        yield "backbone.depth", "use 18, 34, 50 or 101"
+    if resnet and backbone.groups > 1 and backbone.depth < 50:
+        yield "backbone.groups", "needs backbone.depth = 50 or 101"
+    if dilation != 1 and not (resnet and stage == 5 and dilation == 2):
+        yield "backbone.dilation", "use 1, or 2 in a ResNet with backbone.out_stage = 5"
+    if pyramid and not (resnet and stage == 5 and dilation == 1):
+        yield "neck", "needs backbone.kind = resnet, out_stage = 5, dilation = 1"
+    if shared and not (resnet and stage == 4 and not pyramid):
+        yield "shared_head", "needs backbone.kind = resnet, out_stage = 4, neck = single"
+    if shared and mask.kind != "none" and box.pooler != mask.pooler:
+        yield "shared_head", "box_head.pooler and mask_head.pooler must be the same"
 
 
-def _level_rules(config):
-    only, sizes = single_map_level(config), config.anchors.sizes
+def _level_problems(config):
+    only, sizes, neck = single_map_level(config), config.anchors.sizes, f"neck = {config.neck}"
     low, high, maps = (2, 5, 5) if config.neck == "fpn" else (only, only, 1)
-    levels = f"neck = {config.neck} has levels {low} to {high}"
-    poolers = {"box_head": config.box_head.pooler, "mask_head": config.mask_head.pooler}
-    if config.mask_head.kind == "none":
-        del poolers["mask_head"]
-    bad_sizes = len(sizes) != maps or len(set(map(len, sizes))) != 1
-    text = f"neck = {config.neck} needs {maps} tuples of the same length"
-    rules = [("anchors.sizes", bad_sizes, text)]
-    for name, pooler in poolers.items():
-        first, last = pooler.min_level, pooler.max_level
-        rules.append((f"{name}.pooler.min_level", not low <= first <= high, levels))
-        rules.append((f"{name}.pooler.max_level", not first <= last <= high, levels))
-    return rules
+    if len(sizes) != maps or len(set(map(len, sizes))) != 1:
+        yield "anchors.sizes", f"{neck} needs {maps} tuples of the same length"
+    for name in ("box_head", "mask_head"):
+        head = getattr(config, name)
+        for bound, lowest in (("min_level", low), ("max_level", head.pooler.min_level)):
+            if head.kind != "none" and not lowest <= getattr(head.pooler, bound) <= high:
+                yield f"{name}.pooler.{bound}", f"{neck} has levels {low} to {high}"
 
 
-def _group_rules(config):
+def _group_problems(config):
     backbone, box, mask = config.backbone, config.box_head, config.mask_head
     resnet, inner = backbone.kind == "resnet", backbone.groups * backbone.group_width
-    layers = [
+    layers = (
         ("backbone.width", backbone.norm, backbone.width, resnet),
         ("backbone.groups * group_width", backbone.norm, inner, resnet and backbone.groups > 1),
         ("fpn.channels", config.fpn.norm, config.fpn.channels, config.neck == "fpn"),
         ("box_head.conv_channels", box.norm, box.conv_channels, box.kind == "four_conv_fc"),
         ("mask_head.channels", mask.norm, mask.channels, mask.kind == "fcn" and mask.convs > 0),
-    ]
-    return [
-        ("norm_groups", channels % config.norm_groups != 0, f"must divide {name} = {channels}")
-        for name, norm, channels, used in layers
-        if used and norm == "group"
-    ]
+    )
+    for name, norm, channels, used in layers:
+        if used and norm == "group" and channels % config.norm_groups:
+            yield "norm_groups", f"must divide {name} = {channels}"
 
 
 def to_dict(config: Config) -> dict:

@@ -28,11 +28,8 @@ def conv2d(
 
     p = i stride - padding + a dilation, and q likewise from j and b.
 
-    x       [N, C, H, W]
-    weight  [O, C / groups, k_h, k_w]
-    bias    [O] or None
-    Returns [N, O, H', W'] with H' = (H + 2 padding - dilation (k_h - 1) - 1) // stride + 1;
-    float32 stays float32.
+    x [N, C, H, W], weight [O, C / groups, k_h, k_w], bias [O] or None -> [N, O, H', W'], where
+    H' = (H + 2 padding - dilation (k_h - 1) - 1) // stride + 1. float32 stays float32.
     Raises ValueError if the channels do not fit or the kernel is larger than the padded image.
     """
     images, channels = x.shape[:2]
@@ -76,10 +73,8 @@ def conv2d_backward(
 def conv_transpose2d(x: Array, weight: Array, bias: Array | None = None, *, stride: int) -> Array:
     """Apply the adjoint of an unpadded `conv2d`: each pixel spreads its kernel over the output.
 
-    x       [N, C, H, W]
-    weight  [C, O, k_h, k_w]
-    bias    [O] or None
-    Returns [N, O, (H - 1) stride + k_h, (W - 1) stride + k_w].
+    x [N, C, H, W], weight [C, O, k_h, k_w], bias [O] or None ->
+    [N, O, (H - 1) stride + k_h, (W - 1) stride + k_w].
     """
     images, channels, height, width = x.shape
     if channels != weight.shape[0]:
@@ -93,7 +88,7 @@ def conv_transpose2d(x: Array, weight: Array, bias: Array | None = None, *, stri
 def conv_transpose2d_backward(
     grad_out: Array, x: Array, weight: Array, bias: Array | None = None, *, stride: int
 ) -> tuple:
-    """Compute the gradients: the adjoint of the adjoint is `conv2d`, so x and grad_out swap."""
+    """Compute the gradients; the adjoint's adjoint is `conv2d`, so x and grad_out swap roles."""
     grad_x = conv2d(grad_out, weight, stride=stride)
     grad_weight = _correlate(x, grad_out, weight.shape, stride)
     return grad_x, grad_weight, None if bias is None else grad_out.sum(axis=(0, 2, 3))

@@ -1,15 +1,14 @@
 """Two checks of a backward: finite differences along a random direction, and the adjoint test.
 
-Both take any function of arrays that is made of primitives and ask its tape for Jᵀ w with a random
-w, where J is the Jacobian at the arrays.
+Both ask the tape of a function that is made of primitives for Jᵀ w with a random w, where J is the
+Jacobian.
 """
 
 from collections.abc import Callable
 
 import numpy as np
 
-from reference.autodiff import Tape
-from reference.structures import Array
+from reference.autodiff import Array, Tape
 
 
 def directional_error(
@@ -19,7 +18,7 @@ def directional_error(
 
     J d is measured as (f(x + h d) - f(x - h d)) / 2h.
 
-    arrays     the points at which to differentiate, float64; all of them move at once
+    arrays     the points x at which to differentiate, float64
     generator  draws w and d
     step       h. Rounding costs about 1e-16 / h, curvature h²; no kink may lie within h of a point
     """

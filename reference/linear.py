@@ -1,7 +1,5 @@
 """The fully connected layer, forward and backward. Legend: R rows, C inputs, O outputs."""
 
-import math
-
 from reference.activations import relu
 from reference.autodiff import Array, primitive
 
@@ -24,7 +22,8 @@ def fully_connected(parameters: dict, name: str, x: Array) -> Array:
 
 def flatten(x: Array) -> Array:
     """Reshape [R, C, P, P] -> [R, C P P], in the order C, P, P."""
-    return x.reshape(len(x), math.prod(x.shape[1:]))
+    rows, channels, height, width = x.shape
+    return x.reshape(rows, channels * height * width)
 
 
 def parameter_shapes(name: str, shape: tuple) -> dict:

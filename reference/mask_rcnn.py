@@ -4,7 +4,7 @@ Legend: N images, T anchors of all levels, P proposals, R RoIs, G ground truths,
 A list has one item per image.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -35,8 +35,8 @@ class Gradients(NamedTuple):
     priorities  those of the sampling, as in `MaskRCNN.losses`
     """
 
-    losses: dict[str, Array]
-    gradients: dict[str, Array]
+    losses: dict
+    gradients: dict
     priorities: dict
 
 
@@ -119,7 +119,8 @@ class MaskRCNN:
         losses, priorities = self.batch_losses(
             self.parameters | variables, statistics, images, targets, priorities, record, generator
         )
-        tape.backward(sum(losses.values()))
+        total: Any = sum(losses.values())
+        tape.backward(total)
         self.parameters = self.parameters | statistics
         gradients = {name: variable.grad for name, variable in variables.items()}
         return Gradients(detached(losses), gradients, priorities)
@@ -183,7 +184,7 @@ class MaskRCNN:
             raise ValueError(f"losses: expected images and a target for each, got {counts}")
         config = self.config
         pairs = [transform.prepare(*pair, config.transform) for pair in zip(images, targets)]
-        prepared, targets = [image for image, _ in pairs], [target for _, target in pairs]
+        prepared, targets = [image for image, _ in pairs], [target for _, target in pairs if target]
         gt_boxes = [target.boxes.astype(self.dtype) for target in targets]
         sizes, batch = [image.shape[1:] for image in prepared], self.batch(prepared)
 

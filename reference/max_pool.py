@@ -31,8 +31,7 @@ def max_pool2d_backward(
 ) -> Array:
     """Pass the gradient of each window to its first maximum in row-major order.
 
-    A pixel that is the maximum of several windows receives the sum. Ties are common: after a ReLU
-    whole windows are 0.
+    A pixel that is the maximum of several windows receives the sum.
     """
     height, width = x.shape[2:]
     padded = pad(x, padding, -np.inf)
@@ -42,6 +41,6 @@ def max_pool2d_backward(
     for i, j in np.ndindex(kernel, kernel):
         first = pixels[:, :, i, j] == largest
         grads[:, :, i, j] += grad_out * first
-        # Only the first maximum receives the gradient.
+        # Ties are common: after a ReLU whole windows are 0.
         grad_out = grad_out * ~first
     return grad[:, :, padding : padding + height, padding : padding + width]

@@ -123,10 +123,7 @@ def conv_norm(
 
 
 def running_statistics(mean: Array, var: Array, x: Array) -> tuple[Array, Array]:
-    """Move mean and (unbiased) variance, each [C], a tenth of the way to those of x, as PyTorch.
-
-    An empty batch changes nothing.
-    """
+    """Move mean and (unbiased) variance [C] a tenth of the way to those of x, if it has images."""
     if len(x) == 0:
         return mean, var
     batch_mean, batch_var = batch_statistics(x)
@@ -137,7 +134,7 @@ def running_statistics(mean: Array, var: Array, x: Array) -> tuple[Array, Array]
 
 def parameter_shapes(conv: str, norm: str, shape: tuple, kind: str) -> dict:
     """Return {parameter: shape} of a convolution with a weight of that shape, and of its norm."""
-    names = [f"{norm}.weight", f"{norm}.bias", f"{norm}.running_mean", f"{norm}.running_var"]
+    names = [f"{norm}.{part}" for part in ("weight", "bias", "running_mean", "running_var")]
     names = {"none": [f"{conv}.bias"], "group": names[:2]}.get(kind, names)
     return {f"{conv}.weight": shape, **{name: shape[:1] for name in names}}
 

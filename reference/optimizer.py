@@ -23,8 +23,8 @@ def is_norm(name: str) -> bool:
 def learning_rate(optimizer: Optimizer, iteration: int, iterations: int, batch_size: int) -> float:
     """Compute the rate of step `iteration` (from 0) of `iterations`, for `batch_size` images.
 
-    It is linear in the batch size [Goyal et al. 2017]: `optimizer.learning_rate` belongs to
-    `optimizer.batch_size`. Warm-up rises linearly from `warmup_factor` and multiplies the schedule.
+    It is linear in the batch size [Linear scaling, Goyal et al. 2017]. Warm-up rises linearly from
+    `warmup_factor` and multiplies the schedule.
     """
     rate = optimizer.learning_rate * batch_size / optimizer.batch_size
     if iteration < optimizer.warmup_iterations:
@@ -37,9 +37,9 @@ def learning_rate(optimizer: Optimizer, iteration: int, iterations: int, batch_s
 
 
 def clip(gradients: dict, max_norm: float) -> tuple[dict, float]:
-    """Scale all gradients by one factor to a joint L2 norm of at most `max_norm`; 0: no limit.
+    """Scale all gradients to a joint L2 norm of at most `max_norm` (0: no limit), as PyTorch.
 
-    Returns (gradients, norm before). The 1e-6 is PyTorch's.
+    Returns (gradients, norm before).
     """
     norm = math.sqrt(sum(float(np.vdot(g, g)) for g in gradients.values()))
     if max_norm > 0:
@@ -50,12 +50,7 @@ def clip(gradients: dict, max_norm: float) -> tuple[dict, float]:
 
 @dataclass(frozen=True)
 class State:
-    """The memory of the optimizer.
-
-    steps   steps taken
-    mean    {name: running mean of the gradients}
-    square  {name: running mean of their squares}, AdamW only
-    """
+    """The steps taken and, by name, running means of the gradients and (AdamW) their squares."""
 
     steps: int = 0
     mean: dict = field(default_factory=dict)
@@ -65,32 +60,22 @@ class State:
 def step(
     parameters: dict, gradients: dict, state: State, rate: float, optimizer: Optimizer
 ) -> tuple[dict, State]:
-    """Update every parameter that has a gradient; return (parameters, state)."""
+    """Update every parameter that has a gradient; return (parameters, state).
+
+    "sgd" is PyTorch's, where the rate multiplies the velocity. "adamw" is [AdamW, Loshchilov &
+    Hutter 2019, algorithm 2] with the momentum as beta 1.
+    """
     parameters, mean, square = dict(parameters), dict(state.mean), dict(state.square)
-    count, momentum = state.steps + 1, optimizer.momentum
-    for name, gradient in gradients.items():
+    count, momentum, beta, epsilon = state.steps + 1, optimizer.momentum, 0.999, 1e-8
+    for name, g in gradients.items():
+        p, m, v = parameters[name], mean.get(name, 0.0), square.get(name, 0.0)
         decay = optimizer.norm_weight_decay if is_norm(name) else optimizer.weight_decay
-        zero = np.zeros_like(gradient)
-        m, v = mean.get(name, zero), square.get(name, zero)
         if optimizer.kind == "sgd":
-            update = _sgd(parameters[name], gradient, m, rate, decay, momentum)
-            parameters[name], mean[name] = update
+            mean[name] = m = momentum * m + g + decay * p
+            parameters[name] = p - rate * m
         else:
-            update = _adamw(parameters[name], gradient, m, v, count, rate, decay, momentum)
-            parameters[name], mean[name], square[name] = update
+            mean[name] = m = momentum * m + (1 - momentum) * g
+            square[name] = v = beta * v + (1 - beta) * g**2
+            direction = m / (1 - momentum**count) / (np.sqrt(v / (1 - beta**count)) + epsilon)
+            parameters[name] = p * (1 - rate * decay) - rate * direction
     return parameters, State(count, mean, square)
-
-
-def _sgd(parameter, gradient, velocity, rate, decay, momentum):
-    """Step v <- m v + (g + d p),  p <- p - r v: as in PyTorch, the rate multiplies the velocity."""
-    velocity = momentum * velocity + gradient + decay * parameter
-    return parameter - rate * velocity, velocity
-
-
-def _adamw(parameter, gradient, mean, square, count, rate, decay, momentum):
-    """Decay, then step; `momentum` is beta 1 [AdamW, Loshchilov & Hutter 2019, algorithm 2]."""
-    beta, epsilon = 0.999, 1e-8
-    mean = momentum * mean + (1 - momentum) * gradient
-    square = beta * square + (1 - beta) * gradient**2
-    direction = mean / (1 - momentum**count) / (np.sqrt(square / (1 - beta**count)) + epsilon)
-    return parameter * (1 - rate * decay) - rate * direction, mean, square

@@ -23,24 +23,17 @@ def poolers(**fields) -> dict:
 
 
 def single_scale(level: int, **fields) -> dict:
-    """Return a layer for the last map of the backbone alone, which has stride 2**level.
-
-    Nothing is padded to a multiple of 32. Further fields are the backbone's.
-    """
+    """Return a layer for the last map of the backbone, of stride 2**level, with its `fields`."""
     return merged(
         {"neck": "single", "transform": {"size_divisor": 0}, "backbone": fields},
-        {"anchors": {"sizes": ((32, 64, 128, 256, 512),)}},
+        {"anchors": {"sizes": ((32, 64, 128, 256, 512),)}, "rpn": {"post_nms_top_n_train": 2000}},
         {"rpn": {"pre_nms_top_n_train": 12000, "pre_nms_top_n_test": 6000}},
-        {"rpn": {"post_nms_top_n_train": 2000}},
         poolers(min_level=level, max_level=level),
     )
 
 
 def c4(shared_head: str, output_size: int) -> dict:
-    """Return a layer with stage 5 in the heads, shared by both (SPEC §14).
-
-    After it come a mean for the boxes and one transposed convolution for the masks.
-    """
+    """Return a layer with stage 5 in the heads, shared by both (SPEC §14)."""
     heads = {"shared_head": shared_head, "box_head": {"kind": "mean"}, "mask_head": {"convs": 0}}
     return merged(single_scale(4, out_stage=4), heads, poolers(output_size=output_size))
 
@@ -89,18 +82,13 @@ PAPER = merged(
     {"box_head": {"smooth_l1_beta": 1.0, "min_size": None, "drop_empty": True}},
     {"optimizer": {"warmup_iterations": 500, "warmup_factor": 1 / 3, "steps": (0.75,)}},
 )
-# Mask R-CNN §3.1.
-PAPER_SINGLE_SCALE = {"rpn": {"post_nms_top_n_test": 300}, "box_head": {"batch_size": 64}}
-# Figure 4, left.
-PAPER_C4 = merged(PAPER, c4("res5_unstrided", output_size=7), PAPER_SINGLE_SCALE)
-# Table 2d.
-PAPER_C5 = merged(PAPER, single_scale(5), PAPER_SINGLE_SCALE)
+# Mask R-CNN §3.1 without a pyramid; figure 4, left; table 2d.
+PAPER_SINGLE = merged(PAPER, {"rpn": {"post_nms_top_n_test": 300}, "box_head": {"batch_size": 64}})
+PAPER_C4 = merged(PAPER_SINGLE, c4("res5_unstrided", output_size=7))
+PAPER_C5 = merged(PAPER_SINGLE, single_scale(5))
 # Backbone and box head of Faster R-CNN, without its dropout; with RoIAlign and a mask branch.
 PAPER_VGG16 = merged(
-    PAPER,
-    single_scale(4, kind="vgg", stride_in_1x1=False),
-    PAPER_SINGLE_SCALE,
-    {"box_head": {"channels": 4096}},
+    PAPER_SINGLE, single_scale(4, kind="vgg", stride_in_1x1=False), {"box_head": {"channels": 4096}}
 )
 
 # Small enough to train from scratch on two CPU cores in minutes: images of 128 pixels, a narrow
@@ -111,9 +99,8 @@ TINY = merged(
     {"fpn": {"channels": 32, "norm": "group"}},
     {"anchors": {"sizes": ((12,), (24,), (48,), (96,), (160,))}},
     {"anchors": {"rounding": False, "stride": "constant"}},
-    {"rpn": {"zero_iou_matches": False, "batch_size": 128}},
-    {"rpn": {"pre_nms_top_n_train": 256, "pre_nms_top_n_test": 256}},
-    {"rpn": {"post_nms_top_n_train": 256, "post_nms_top_n_test": 128}},
+    {"rpn": {"zero_iou_matches": False, "batch_size": 128, "pre_nms_top_n_train": 256}},
+    {"rpn": {"pre_nms_top_n_test": 256, "post_nms_top_n_train": 256, "post_nms_top_n_test": 128}},
     {"box_head": {"kind": "four_conv_fc", "channels": 128, "conv_channels": 32}},
     {"box_head": {"norm": "group", "batch_size": 32}},
     {"mask_head": {"convs": 2, "channels": 32, "norm": "group"}},

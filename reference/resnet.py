@@ -4,8 +4,11 @@ Legend: N images, C channels. Stages 2..5 have strides 4, 8, 16, 32; a dilated s
 stride of stage 4.
 """
 
+from functools import partial
+
 from reference import norm
 from reference.activations import relu
+from reference.autodiff import Array
 from reference.config import Config
 from reference.max_pool import max_pool2d
 from reference.structures import Array
@@ -18,9 +21,9 @@ def forward(
     parameters: dict, images: Array, config: Config, statistics: dict | None = None
 ) -> dict:
     """Compute images [N, 3, H, W] -> {2: C2 [N, C, H/4, W/4], 3: C3, ..., `out_stage`}."""
-    stem = {"stride": 2, "padding": 3}
-    x = conv_norm(parameters, "backbone.conv1", "backbone.bn1", images, config, statistics, **stem)
-    x = max_pool2d(relu(x), kernel=3, stride=2, padding=1)
+    layer = partial(conv_norm, parameters, "backbone", config, statistics)
+    x = relu(layer("conv1", "bn1", images, stride=2, padding=3))
+    x = max_pool2d(x, kernel=3, stride=2, padding=1)
     stages = {}
     for index in range(2, config.backbone.out_stage + 1):
         stages[index] = x = stage(parameters, x, index, config, statistics)
@@ -37,7 +40,8 @@ def stage(
 ) -> Array:
     """Apply the blocks of stage `index` (2..5), which parameter names call layer1..4.
 
-    The first block strides: by `stride` if given, otherwise as in the backbone.
+    The first block strides: by `stride` if given, otherwise as in the backbone. A block adds its
+    input, projected by a strided 1x1 convolution if the shape changes.
     """
     block = bottleneck if is_bottleneck(config) else basic_block
     if stride is None:
@@ -45,44 +49,31 @@ def stage(
     dilation = config.backbone.dilation if index == 5 else 1
     for i in range(BLOCKS[config.backbone.depth][index - 2]):
         name = f"backbone.layer{index - 1}.{i}"
-        x = block(parameters, name, x, stride if i == 0 else 1, dilation, config, statistics)
+        layer = partial(conv_norm, parameters, name, config, statistics)
+        y = block(layer, x, stride, dilation, config)
+        if f"{name}.downsample.0.weight" in parameters:
+            x = layer("downsample.0", "downsample.1", x, stride=stride)
+        x, stride = relu(y + x), 1
     return x
 
 
-def basic_block(parameters, name, x, stride, dilation, config, statistics):
-    """Apply two 3x3 convolutions, each normalised, and add the shortcut."""
-    second = {"padding": dilation, "dilation": dilation}
-    first = {"stride": stride, **second}
-    y = conv_norm(parameters, f"{name}.conv1", f"{name}.bn1", x, config, statistics, **first)
-    y = conv_norm(parameters, f"{name}.conv2", f"{name}.bn2", relu(y), config, statistics, **second)
-    return relu(y + shortcut(parameters, name, x, stride, config, statistics))
+def basic_block(layer, x, stride, dilation, config):
+    """Apply two 3x3 convolutions, each normalised."""
+    x = relu(layer("conv1", "bn1", x, stride=stride, padding=dilation, dilation=dilation))
+    return layer("conv2", "bn2", x, padding=dilation, dilation=dilation)
 
 
-def bottleneck(parameters, name, x, stride, dilation, config, statistics):
-    """Apply 1x1, 3x3 and 1x1 convolutions, each normalised, and add the shortcut.
-
-    `stride_in_1x1` says which of the first two strides (SPEC §13).
-    """
-    first, second = {"stride": 1}, {"padding": dilation, "dilation": dilation}
-    second |= {"groups": config.backbone.groups, "stride": stride}
-    if config.backbone.stride_in_1x1:
-        first["stride"], second["stride"] = stride, 1
-    y = conv_norm(parameters, f"{name}.conv1", f"{name}.bn1", x, config, statistics, **first)
-    y = conv_norm(parameters, f"{name}.conv2", f"{name}.bn2", relu(y), config, statistics, **second)
-    y = conv_norm(parameters, f"{name}.conv3", f"{name}.bn3", relu(y), config, statistics)
-    return relu(y + shortcut(parameters, name, x, stride, config, statistics))
+def bottleneck(layer, x, stride, dilation, config):
+    """Apply 1x1, 3x3 and 1x1 convolutions, each normalised; one of the first two strides."""
+    first, second = (stride, 1) if config.backbone.stride_in_1x1 else (1, stride)
+    middle = {"padding": dilation, "dilation": dilation, "groups": config.backbone.groups}
+    x = relu(layer("conv1", "bn1", x, stride=first))
+    x = relu(layer("conv2", "bn2", x, stride=second, **middle))
+    return layer("conv3", "bn3", x)
 
 
-def shortcut(parameters, name, x, stride, config, statistics):
-    """Return x itself, or its strided 1x1 projection if the block changes the shape."""
-    conv, bn = f"{name}.downsample.0", f"{name}.downsample.1"
-    if f"{conv}.weight" not in parameters:
-        return x
-    return conv_norm(parameters, conv, bn, x, config, statistics, stride=stride)
-
-
-def conv_norm(parameters, conv, bn, x, config, statistics, **keywords):
-    kind = config.backbone.norm
+def conv_norm(parameters, name, config, statistics, conv, bn, x, **keywords):
+    kind, conv, bn = config.backbone.norm, f"{name}.{conv}", f"{name}.{bn}"
     return norm.conv_norm(parameters, conv, bn, x, kind, config, statistics, **keywords)
 
 
@@ -103,14 +94,14 @@ def strides(config: Config) -> dict:
 
 
 def frozen(config: Config) -> tuple:
-    """Return prefixes of the fixed parameters: `frozen_stages` of (stem, layer1, ..., layer4)."""
+    """Return prefixes of what stays fixed: the first `frozen_stages` of stem, layer1, ..."""
     layers = [f"backbone.layer{i}." for i in range(1, config.backbone.frozen_stages)]
     stem = ["backbone.conv1.", "backbone.bn1."] if config.backbone.frozen_stages else []
     return tuple(stem + layers)
 
 
 def parameter_shapes(config: Config) -> dict:
-    """Return {parameter: shape}, in order; of stage 5 only if the backbone or the heads use it."""
+    """Return {parameter: shape} of the stages that backbone or heads use, in order."""
     kind, width, groups = config.backbone.norm, config.backbone.width, config.backbone.groups
     shapes = norm.parameter_shapes("backbone.conv1", "backbone.bn1", (width, 3, 7, 7), kind)
     before = width

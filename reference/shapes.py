@@ -1,8 +1,7 @@
 """The built-in synthetic data set: discs, rectangles and triangles on a noisy background.
 
-Every image is a pure function of (seed, index, style), so that nothing has to be stored or
-downloaded and both implementations see the same pixels. Pixel i spans [i, i + 1); boxes are tight
-around the visible part of an object.
+Every image is a pure function of (seed, index, style): nothing is stored or downloaded, and both
+implementations see the same pixels. Boxes are tight around the visible part of an object.
 
 Legend: H x W pixels, G ground truths.
 """
@@ -36,8 +35,7 @@ class Style:
 
 
 EASY = Style()
-# Thin outlines with other objects inside them, overlaps and nothing large: here alignment and the
-# competition of classes can matter.
+# Thin outlines, overlaps, nothing large: here alignment and the competition of classes matter.
 HARD = Style(radius=(0.09, 0.2), min_visible=0.5, crowded=0.25, hollow=0.35, stroke=0.055)
 
 
@@ -49,11 +47,8 @@ def sample(
     width: int = 128,
     max_objects: int = 6,
     style: Style = EASY,
-) -> tuple[Array, Array, Array, Array]:
-    """Paint image `index` of the endless data set `seed`.
-
-    Sizes scale with the shorter side: at 128 pixels objects measure from 14 to 60 pixels.
-    Later objects hide earlier ones; masks are what remains visible.
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Paint image `index` of the data set `seed`; masks show what later objects leave visible.
 
     Returns image [H, W, 3] uint8 RGB, boxes [G, 4] float64 xyxy pixels, labels [G] int64 (1..3),
     masks [G, H, W] bool, with 1 <= G <= max_objects.
@@ -86,16 +81,13 @@ def sample(
 def _background(rng, height, width):
     """Blend a coarse random grid bilinearly to soft clouds of colour, [H, W, 3] float64."""
     coarse = rng.uniform(40, 215, 3) + rng.normal(0, 25, (5, 5, 3))
-    y, x = (np.arange(n) * 4 / n for n in (height, width))
-    blend_y, blend_x = (np.maximum(0, 1 - np.abs(t[:, None] - np.arange(5))) for t in (y, x))
+    distance = (np.abs((np.arange(n) * 4 / n)[:, None] - np.arange(5)) for n in (height, width))
+    blend_y, blend_x = (np.maximum(0, 1 - d) for d in distance)
     return (blend_y @ (blend_x @ coarse).reshape(5, -1)).reshape(height, width, 3)
 
 
 def _shape(rng, label, height, width, style, last):
-    """Draw a random disc, rectangle or triangle, or its outline: mask [H, W] bool, centre (x, y).
-
-    A pixel belongs to it if its centre does. `last` is the centre of the previous object or None.
-    """
+    """Draw a random shape or its outline, perhaps near `last`: mask [H, W] bool, centre (x, y)."""
     side = min(height, width)
     radius = side * rng.uniform(*style.radius)
     low, high = 0.6 * radius, (width - 0.6 * radius, height - 0.6 * radius)
@@ -113,7 +105,7 @@ def _shape(rng, label, height, width, style, last):
         normals, distances = angle + np.arange(3) * 2 * np.pi / 3, np.full(3, radius / 2)
 
     def inside(margin):
-        """Test which pixels are further than `margin` from the edge."""
+        """Test which pixels have their centre further than `margin` inside the edge."""
         if label == 1:
             return x**2 + y**2 <= max(radius - margin, 0) ** 2
         halves = [np.cos(n) * x + np.sin(n) * y <= d - margin for n, d in zip(normals, distances)]
@@ -135,9 +127,7 @@ def _contrasting(rng, behind):
 
 def _tight_boxes(masks):
     """Compute the boxes of masks [G, H, W] bool, none empty -> [G, 4] float64 xyxy."""
-
-    def span(occupied):
-        return occupied.argmax(axis=1), occupied.shape[1] - occupied[:, ::-1].argmax(axis=1)
-
-    (x1, x2), (y1, y2) = span(masks.any(axis=1)), span(masks.any(axis=2))
-    return np.stack([x1, y1, x2, y2], axis=1).astype(np.float64)
+    occupied = masks.any(axis=1), masks.any(axis=2)
+    low = [line.argmax(axis=1) for line in occupied]
+    high = [line.shape[1] - line[:, ::-1].argmax(axis=1) for line in occupied]
+    return np.stack([*low, *high], axis=1).astype(np.float64)

@@ -19,20 +19,14 @@ def check_image(image: Array) -> Array:
     """Return `image` as an array; ValueError unless [H, W, 3], finite, and uint8 or floats."""
     image = np.asarray(image)
     if image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
-        raise ValueError(
-            f"image: expected [H, W, 3] RGB, got shape {image.shape}; "
-            "move the channels last, or repeat a grey image three times"
-        )
-    if image.dtype == np.uint8:
-        return image
-    if not np.issubdtype(image.dtype, np.floating):
-        raise ValueError(
-            f"image: expected uint8, or floats in 0..255, got {image.dtype}; convert it first"
-        )
+        fix = "move the channels last, or repeat a grey image three times"
+        raise ValueError(f"image: expected [H, W, 3] RGB, got shape {image.shape}; {fix}")
+    if image.dtype != np.uint8 and not np.issubdtype(image.dtype, np.floating):
+        expected = "expected uint8, or floats in 0..255"
+        raise ValueError(f"image: {expected}, got {image.dtype}; convert it first")
     if not np.isfinite(image).all():
-        raise ValueError(
-            "image: some pixels are NaN or infinite; replace them before detection or training"
-        )
+        fix = "replace them before detection or training"
+        raise ValueError(f"image: some pixels are NaN or infinite; {fix}")
     return image
 
 
@@ -41,36 +35,32 @@ def check_target(target: Target, height: int, width: int) -> Target:
     boxes, labels = np.asarray(target.boxes, dtype=np.float64), np.asarray(target.labels)
     masks, count = np.asarray(target.masks), len(labels)
     if boxes.shape != (count, 4) or masks.shape != (count, height, width):
-        raise ValueError(
-            f"target: {count} labels need boxes [{count}, 4] and masks "
-            f"[{count}, {height}, {width}], got {boxes.shape} and {masks.shape}"
-        )
+        needed = f"boxes [{count}, 4] and masks [{count}, {height}, {width}]"
+        shapes = f"{boxes.shape} and {masks.shape}"
+        raise ValueError(f"target: {count} labels need {needed}, got {shapes}")
     bad = ~(np.isfinite(boxes).all(1) & (boxes[:, 2:] > boxes[:, :2]).all(1))
     if bad.any():
         row = int(bad.argmax())
-        raise ValueError(
-            f"target: box {row} is {boxes[row].tolist()}; "
-            "boxes must be finite with x1 < x2 and y1 < y2: drop this object"
-        )
+        fix = "boxes must be finite with x1 < x2 and y1 < y2: drop this object"
+        raise ValueError(f"target: box {row} is {boxes[row].tolist()}; {fix}")
     if (labels < 1).any():
         raise ValueError(f"target: label {labels.min()}; labels count from 1, 0 is the background")
     return Target(boxes, labels.astype(np.int64), masks.astype(bool))
 
 
 def resized_shape(height: int, width: int, min_size: int, transform: Transform) -> tuple[int, int]:
-    """Compute (h, w): short side `min_size`, long side at most `max_size` (SPEC §12)."""
-    short, long = min(height, width), max(height, width)
+    """Compute (h, w): short side `min_size`, but long side at most `max_size` (SPEC §12)."""
     if transform.size_rounding == "truncate":
-        scale = min(min_size / short, transform.max_size / long)
+        scale = min(min_size / min(height, width), transform.max_size / max(height, width))
         return max(int(height * scale), 1), max(int(width * scale), 1)
-    scale = min_size / short
+    scale = min_size / min(height, width)
     h, w = (min_size, width * scale) if height <= width else (height * scale, min_size)
     shrink = min(transform.max_size / max(h, w), 1.0)
     return max(int(h * shrink + 0.5), 1), max(int(w * shrink + 0.5), 1)
 
 
 def bilinear(x: Array, size: int, axis: int) -> Array:
-    """Resize one axis with two taps at (i + 0.5) * old / new - 0.5, clamped; no antialiasing."""
+    """Resize one axis with two taps per sample, at (i + 0.5) * old / new - 0.5, clamped."""
     old = x.shape[axis]
     position = np.clip((old / size) * (np.arange(size) + 0.5) - 0.5, 0, old - 1)
     low = position.astype(np.int64)
@@ -79,13 +69,11 @@ def bilinear(x: Array, size: int, axis: int) -> Array:
 
 
 def pillow_coefficients(old: int, size: int) -> Array:
-    """Compute Pillow's triangle filter [size, old], as wide as an input or output pixel."""
-    scale = old / size
-    support = max(scale, 1.0)
+    """Compute Pillow's triangle filter [size, old], as wide as the larger of both pixels."""
+    scale, support, pixel = old / size, max(old / size, 1.0), np.arange(old)
     center = (np.arange(size)[:, None] + 0.5) * scale
     first = np.maximum(center - support + 0.5, 0).astype(np.int64)
     last = np.minimum(center + support + 0.5, old).astype(np.int64)
-    pixel = np.arange(old)
     weight = np.maximum(1 - np.abs((pixel - center + 0.5) * (1 / support)), 0)
     weight = weight * ((pixel >= first) & (pixel < last))
     # cumsum adds from left to right, like Pillow's loop.
@@ -93,7 +81,7 @@ def pillow_coefficients(old: int, size: int) -> Array:
 
 
 def pillow(x: Array, size: int, axis: int) -> Array:
-    """Resize one axis by Pillow's antialiased filter; uint8 by its fixed-point arithmetic."""
+    """Resize one axis by Pillow's antialiased filter: uint8 as Pillow does, bit for bit."""
     weight = pillow_coefficients(x.shape[axis], size)
     if x.dtype != np.uint8:
         return np.moveaxis(np.tensordot(weight, x, (1, axis)), 0, axis)
@@ -105,7 +93,7 @@ def pillow(x: Array, size: int, axis: int) -> Array:
 
 
 def nearest_indices(old: int, size: int, transform: Transform) -> Array:
-    """Compute the row that each resized row copies: torch's float32 rule, or Pillow's sum."""
+    """Compute the row (or column) of a mask that each resized row copies, as torch or Pillow."""
     if transform.interpolation == "bilinear":
         index = np.arange(size, dtype=np.float32) * (np.float32(old) / np.float32(size))
     else:
@@ -126,10 +114,8 @@ def prepare(
     """Order the channels, normalise and resize one image and its target.
 
     image     [H, W, 3]  RGB, uint8 or floats in 0..255
-    target    Target or None
     min_size  short side; None: the last of `transform.min_size`. If that is empty, the size is kept
     Returns   ([3, h, w] float64, Target in the resized image's pixels or None).
-
     Raises ValueError for an image or target that does not fit or is not finite, saying what to do.
     """
     image = check_image(image)
@@ -147,8 +133,7 @@ def prepare(
     image = image if transform.channel_order == "rgb" else image[:, :, ::-1]
     image = normalized(image) if transform.normalize_first else image
     resize = {"bilinear": bilinear, "pillow": pillow}[transform.interpolation]
-    # Columns first. Pillow rounds in between; from version 13 on it takes tall images that shrink
-    # in the other order.
+    # Columns first: Pillow rounds in between. (Version 13 and later shrink tall images rows first.)
     for axis in (1, 0):
         if new[axis] != old[axis]:
             image = resize(image, new[axis], axis)
@@ -161,7 +146,10 @@ def prepare(
 
 
 def pad(images: list[Array], size_divisor: int) -> Array:
-    """Pad images [3, h, w] to [N, 3, H, W] with sides in multiples of `size_divisor`, if not 0."""
+    """Pad images [3, h, w] with zeros to the right and below -> [N, 3, H, W].
+
+    The sides become multiples of `size_divisor`; 0: those of the largest image.
+    """
     height, width = np.max([image.shape[1:] for image in images], axis=0)
     if size_divisor:
         height, width = (-(-side // size_divisor) * size_divisor for side in (height, width))

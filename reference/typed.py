@@ -25,12 +25,10 @@ def build(annotation: Any, value: Any, path: str) -> Any:
             return tuple(build(arguments[0], item, path) for item in value)
         expected = "a list" if any_length else f"a list of {len(arguments)}"
     else:
+        accepted = (int, float) if annotation is float else annotation
         # In Python, True is an int.
-        if isinstance(value, bool) == (annotation is bool):
-            if annotation is float and isinstance(value, int):
-                return float(value)
-            if isinstance(value, annotation):
-                return value
+        if isinstance(value, accepted) and isinstance(value, bool) == (annotation is bool):
+            return annotation(value)
         expected = annotation.__name__
     raise ValueError(f"{path}: expected {expected}, got {value!r}")
 
@@ -38,9 +36,7 @@ def build(annotation: Any, value: Any, path: str) -> Any:
 def _dataclass(cls, values, path):
     if not isinstance(values, dict):
         raise ValueError(f"{path}: expected an object, got {values!r}")
-    annotations = {field.name: field.type for field in dataclasses.fields(cls)}
-    for name in values.keys() ^ annotations.keys():
+    hints = {field.name: field.type for field in dataclasses.fields(cls)}
+    for name in values.keys() ^ hints.keys():
         raise ValueError(f"{path}.{name}: {'no such field' if name in values else 'missing'}")
-    return cls(
-        **{name: build(annotations[name], values[name], f"{path}.{name}") for name in values}
-    )
+    return cls(**{name: build(hints[name], values[name], f"{path}.{name}") for name in values})

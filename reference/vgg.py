@@ -5,6 +5,7 @@ Legend: N images, C channels. Stage k is the output of block k before its poolin
 """
 
 from reference.activations import relu
+from reference.autodiff import Array
 from reference.config import Config
 from reference.conv import conv2d
 from reference.max_pool import max_pool2d
@@ -20,8 +21,7 @@ def forward(
     """Compute images [N, 3, H, W] -> {1: conv1_2 [N, C, H, W], 2: conv2_2, ..., `out_stage`}."""
     x, stages = images, {}
     for block in range(1, config.backbone.out_stage + 1):
-        if block > 1:
-            x = max_pool2d(x, kernel=2, stride=2)
+        x = x if block == 1 else max_pool2d(x, kernel=2, stride=2)
         for i in range(1, CONVOLUTIONS[block] + 1):
             name = f"backbone.conv{block}_{i}"
             x = relu(conv2d(x, parameters[f"{name}.weight"], parameters[f"{name}.bias"], padding=1))
@@ -31,8 +31,7 @@ def forward(
 
 def channels(config: Config) -> dict:
     """Return {stage: channels}: 1, 2, 4, 8, 8 times the width."""
-    blocks, width = range(1, config.backbone.out_stage + 1), config.backbone.width
-    return {block: width * min(2 ** (block - 1), 8) for block in blocks}
+    return {block: config.backbone.width * min(s, 8) for block, s in strides(config).items()}
 
 
 def strides(config: Config) -> dict:
@@ -41,7 +40,7 @@ def strides(config: Config) -> dict:
 
 
 def frozen(config: Config) -> tuple:
-    """Return prefixes of the parameters that stay fixed: of the first `frozen_stages` blocks."""
+    """Return prefixes of what stays fixed: the first `frozen_stages` blocks."""
     return tuple(f"backbone.conv{block}_" for block in range(1, config.backbone.frozen_stages + 1))
 
 
