@@ -16,17 +16,25 @@ Which file holds what, in reading order:
     labels          which output columns and mask channels belong to which class
     transform       images and targets as the network sees them
     backend         the choice between Triton and plain PyTorch
-    boxes, box_coder, anchors, matcher, sampler, nms, masks, norm, losses     parts of every stage
-    rois, roi_pool, roi_warp, roi_align, pooler     features of a region of interest
-    resnet, vgg, backbone, fpn, single_scale, neck, shared_head     from an image to feature maps
-    rpn, box_head, mask_head     the stages, each with its targets, sampling and losses
-    postprocess, mask_rcnn       final detections; the whole model: `detect` and `losses`
+    boxes, box_coder, anchors, matcher, sampler, nms, masks, norm, losses, parameters
+                    the parts that the stages share
+    rois, roi_pool, roi_warp, roi_align, pooler
+                    features of a region of interest
+    resnet, vgg, backbone, fpn, single_scale, neck, shared_head
+                    from an image to feature maps
+    rpn, box_head, mask_head
+                    the stages, each with its targets, sampling and losses
+    postprocess     final detections
+    mask_rcnn       the whole model: `detect` and `losses`
     optimizer       parameter groups, learning rates and gradient clipping
     kernels         one file per operator and backend: Triton, plain PyTorch
-    data, engine    data sets and their checks; training, evaluation, prediction and checkpoints
+    data            data sets in COCO format, their checks, synthetic shapes
+    engine          training, evaluation, prediction, checkpoints
     interop         checkpoints of torchvision, detectron2, maskrcnn-benchmark and Caffe2
-    drawing, verify     pictures of results; comparison with the NumPy reference, stage by stage
-    experiments, command_line     ablation and benchmark; the `maskrcnn` command
+    verify          comparison with the NumPy reference, stage by stage
+    drawing         pictures of detections and losses
+    experiments     the ablation and the benchmark
+    command_line    the `maskrcnn` command
 """
 
 from importlib import import_module

@@ -1,7 +1,4 @@
-"""Anchors: boxes of a few sizes and shapes around every cell of every level.
-
-[Faster R-CNN §3.1.1; FPN §4.1]
-"""
+"""Anchors: boxes of a few sizes and shapes around every cell [Faster R-CNN §3.1.1, FPN §4.1]."""
 
 import functools
 import math
@@ -14,9 +11,7 @@ from reference.config import Anchors
 def cell_anchors(sizes: tuple, ratios: tuple, anchors: Anchors) -> torch.Tensor:
     """Return the anchors of one cell, centred on the origin: [A, 4] float64 on the CPU.
 
-    sizes    square roots of areas, pixels
-    ratios   height / width; A = len(sizes) * len(ratios)
-    anchors  gives rounding and order
+    `sizes` are square roots of areas, `ratios` height / width; A = len(sizes) * len(ratios).
     """
     if anchors.order == "ratio_major":
         shapes = [(size, ratio) for ratio in ratios for size in sizes]
@@ -43,8 +38,8 @@ def grid(
     image_shape     (H, W) of the padded batch
     strides         of the levels, used if `anchors.stride` is "constant"
 
-    Cell (0, 0) is centred at offset * stride; with offset 0 this is the corner of the image.
-    Anchors may leave the image. They are computed in float64, rounded to `dtype` and cached: do not
+    Cell (0, 0) is centred at offset * stride; offset 0 is the corner of the image. Anchors may
+    leave the image. They are computed in float64, rounded to `dtype` and cached: do not
     write into them.
     """
     shapes = tuple((int(h), int(w)) for h, w in feature_shapes)

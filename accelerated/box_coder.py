@@ -1,7 +1,4 @@
-"""Boxes <-> deltas (dx, dy, dw, dh) relative to reference boxes, anchors or proposals.
-
-[R-CNN, Girshick et al. 2014, appendix C]
-"""
+"""Boxes <-> deltas (dx, dy, dw, dh) from reference boxes [R-CNN, Girshick et al. 2014, §C]."""
 
 import math
 

@@ -33,9 +33,7 @@ def iou(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 def clip(
     boxes: torch.Tensor, height: float | torch.Tensor, width: float | torch.Tensor
 ) -> torch.Tensor:
-    """Move boxes [..., 4] into [0, width] x [0, height].
-
-    A box outside the image becomes one without area on its border.
+    """Move boxes [..., 4] into [0, width] x [0, height]; those outside lose their area.
 
     height, width  numbers, or tensors that broadcast against boxes[..., 0]
     """
@@ -46,10 +44,7 @@ def clip(
 
 
 def is_valid(boxes: torch.Tensor, min_size: float, inclusive: bool) -> torch.Tensor:
-    """Test boxes [..., 4] -> bool [...]: finite, and both sides longer than `min_size` pixels.
-
-    If `inclusive`, a side of exactly `min_size` is valid too.
-    """
+    """Test boxes [..., 4] -> [...]: finite, both sides > `min_size` (>= if `inclusive`) pixels."""
     sides = boxes[..., 2:] - boxes[..., :2]
     long_enough = sides >= min_size if inclusive else sides > min_size
     return long_enough.all(dim=-1) & boxes.isfinite().all(dim=-1)

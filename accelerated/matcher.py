@@ -30,8 +30,6 @@ def match(
     low_quality  candidates whose IoU equals the maximum of some ground truth (all of them, on ties)
                  are foreground too, and keep their match
     zero_iou     even if that maximum is 0, which makes every candidate that misses it foreground
-
-    Without ground truth everything is background.
     """
     return _labels(*_best(iou, gt_valid, zero_iou), high, low, low_quality)
 

@@ -1,6 +1,7 @@
-"""Normalisation of feature maps where PyTorch's layers do not fit.
+"""Normalisation of feature maps: per channel with stored or batch statistics, or per group.
 
-Stored statistics are constants; batch statistics count valid rows only, and those of all processes.
+PyTorch's layers are used where they fit. Here stored statistics are constants, and batch statistics
+leave out padded rows and may run over all processes.
 
 Legend: N images, C channels, H x W pixels.
 """
@@ -13,10 +14,7 @@ from reference.config import Config
 
 
 class FrozenBatchNorm2d(nn.Module):
-    """Batch normalisation whose four tensors are constants: nothing is trained or updated.
-
-    [SPEC §13]
-    """
+    """Batch normalisation whose four tensors are constants, never trained or updated (SPEC §13)."""
 
     weight: torch.Tensor
     bias: torch.Tensor
@@ -83,10 +81,7 @@ class BatchNorm2d(nn.BatchNorm2d):
 
 
 class SyncBatchNorm2d(BatchNorm2d):
-    """Batch normalisation over the batches of all processes, on any device.
-
-    [MegDet, Peng et al. 2018]
-    """
+    """Batch normalisation over the batches of all processes [MegDet, Peng et al. 2018]."""
 
     def synchronised(self) -> bool:
         return distributed.is_available() and distributed.is_initialized()

@@ -23,9 +23,8 @@ def is_norm(name: str) -> bool:
 def learning_rate(optimizer: Optimizer, iteration: int, iterations: int, batch_size: int) -> float:
     """Compute the rate of step `iteration` (from 0) of `iterations`, for `batch_size` images.
 
-    It is linear in the batch size [Linear scaling, Goyal et al. 2017]: `optimizer.learning_rate`
-    belongs to `optimizer.batch_size`. Warm-up rises linearly from `warmup_factor` and multiplies
-    the schedule.
+    It is linear in the batch size [Goyal et al. 2017]: `optimizer.learning_rate` belongs to
+    `optimizer.batch_size`. Warm-up rises linearly from `warmup_factor` and multiplies the schedule.
     """
     rate = optimizer.learning_rate * batch_size / optimizer.batch_size
     if iteration < optimizer.warmup_iterations:

@@ -1,4 +1,8 @@
-"""The parameters of the model: how they start."""
+"""The parameters of the model: their names and shapes, which are trained, and how they start.
+
+PyTorch's modules define the names and shapes, and `requires_grad` what is trained; how the layers
+start stands here.
+"""
 
 from torch import nn
 

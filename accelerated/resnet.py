@@ -1,6 +1,4 @@
-"""The ResNet backbone [Deep Residual Learning, He et al. 2015], SPEC §13.
-
-With grouped convolutions it is a ResNeXt [Aggregated Residual Transformations, Xie et al. 2017].
+"""The ResNet backbone [ResNet, He et al. 2015]; grouped, a ResNeXt [Xie et al. 2017]; SPEC §13.
 
 Legend: N images, C channels. Stages 2..5 have strides 4, 8, 16, 32; a dilated stage 5 keeps the
 stride of stage 4.

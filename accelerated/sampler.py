@@ -1,7 +1,6 @@
-"""Balanced subsampling of candidates.
+"""Balanced subsampling of candidates by priorities, which two implementations can share.
 
-Chance enters only as a priority per candidate, so that two implementations can share it. Shapes are
-fixed: what is not filled is marked invalid.
+Shapes are fixed: what is not filled is marked invalid.
 
 Legend: N images, T candidates, B = batch_size slots per image.
 """

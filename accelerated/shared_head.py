@@ -1,8 +1,6 @@
-"""What the heads read of a RoI: its pooled features, or the output of a shared stage on them.
+"""What the heads read of a RoI: pooled features, or a stage of a C4 model on them (SPEC §14).
 
-The shared stage is the last of a ResNet-C4 [Mask R-CNN, figure 4; SPEC §14].
-
-Legend: R rois, C channels, P pooled size.
+Legend: R RoIs, C channels, P pooled size.
 """
 
 import torch

@@ -1,7 +1,4 @@
-"""No pyramid: the last map of the backbone alone, as in the C4 and C5 models.
-
-[Faster R-CNN; Deep Residual Learning, He et al. 2015, appendix A]
-"""
+"""No pyramid: the last map of the backbone alone [Faster R-CNN §3; Deep Residual Learning §A]."""
 
 from torch import nn
 

@@ -1,8 +1,9 @@
-"""From the input image to the tensor that the network sees, and to a batch in fixed shapes.
+"""Preparation of images and targets: from the input image to a batch that the network sees.
 
 The two conventions are those of torchvision's GeneralizedRCNNTransform and of detectron2's
-ResizeShortestEdge and ImageList (SPEC §12). Everything runs on the workers' CPU. Masks are stored
-as bits: 8 pixels of a row in one byte, the first in the highest bit (numpy.packbits).
+ResizeShortestEdge and ImageList (SPEC §12). Everything runs on the workers' CPU. The batch has
+fixed shapes. Masks are stored as bits: 8 pixels of a row in one byte, the first in the highest bit
+(numpy.packbits).
 
 Legend: N images, G ground-truth slots; H, W sides of the input image or of the batch; h, w sides
 after resizing.
@@ -60,10 +61,7 @@ def check_target(target: Target, height: int, width: int, dtype: torch.dtype) ->
 
 
 def resized_shape(height: int, width: int, min_size: int, transform: Transform) -> tuple[int, int]:
-    """Compute (h, w) with a short side of `min_size` and a long side up to `max_size` (SPEC §12).
-
-    The scale is a double.
-    """
+    """Compute (h, w): short side `min_size`, long side at most `max_size` (SPEC §12)."""
     short, long = min(height, width), max(height, width)
     if transform.size_rounding == "truncate":
         scale = min(min_size / short, transform.max_size / long)

@@ -1,6 +1,4 @@
-"""The VGG-16 backbone: 3x3 convolutions with bias and no norm.
-
-[Very Deep Convolutional Networks, Simonyan & Zisserman 2014, configuration D]
+"""The VGG-16 backbone: 3x3 convolutions with bias, no norm [VGG, Simonyan & Zisserman 2014, D].
 
 Legend: N images, C channels. Stage k is the output of block k before its pooling and has stride
 2^(k - 1): conv5_3 has 16.

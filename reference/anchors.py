@@ -1,14 +1,12 @@
-"""Anchors: boxes of a few sizes and shapes around every cell of every level.
-
-[Faster R-CNN §3.1.1; FPN §4.1]
-"""
+"""Anchors: boxes of a few sizes and shapes around every cell [Faster R-CNN §3.1.1, FPN §4.1]."""
 
 import numpy as np
 
 from reference.config import Anchors
+from reference.structures import Array
 
 
-def cell_anchors(sizes: tuple, ratios: tuple, anchors: Anchors) -> np.ndarray:
+def cell_anchors(sizes: tuple, ratios: tuple, anchors: Anchors) -> Array:
     """Return the anchors of one cell, centred on the origin: [A, 4] float64.
 
     sizes, ratios  square roots of areas in pixels, height / width; A = len(sizes) * len(ratios)
@@ -25,7 +23,7 @@ def cell_anchors(sizes: tuple, ratios: tuple, anchors: Anchors) -> np.ndarray:
 
 def grid(
     feature_shapes: list, image_shape: tuple, anchors: Anchors, *, strides: list
-) -> list[np.ndarray]:
+) -> list[Array]:
     """Return all anchors: per level [h * w * A, 4] float64, ordered by y, x, anchor of the cell.
 
     feature_shapes  (h, w) of each level

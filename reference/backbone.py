@@ -7,8 +7,7 @@ channels(config), strides(config)                     {stage: int}
 frozen(config)                                        prefixes of the parameters that stay fixed
 parameter_shapes(config)                              {parameter: shape}
 
-`statistics` is a dict that receives the updated running statistics, {name: array}; it is None in
-inference, where the stored statistics are used.
+`statistics` is a dict that receives the updated running statistics; None in inference.
 """
 
 from types import ModuleType

@@ -1,17 +1,16 @@
-"""Boxes <-> deltas (dx, dy, dw, dh) relative to reference boxes, anchors or proposals.
-
-[R-CNN, Girshick et al. 2014, appendix C]
-"""
+"""Boxes <-> deltas (dx, dy, dw, dh) from reference boxes [R-CNN, Girshick et al. 2014, §C]."""
 
 import math
 
 import numpy as np
 
+from reference.structures import Array
+
 # Limit of dw and dh before exp: a box grows at most 62.5-fold.
 MAX_LOG_SCALE = math.log(1000 / 16)
 
 
-def encode(boxes: np.ndarray, reference_boxes: np.ndarray, weights: tuple) -> np.ndarray:
+def encode(boxes: Array, reference_boxes: Array, weights: tuple) -> Array:
     """Compute the deltas that turn `reference_boxes` into `boxes`.
 
     boxes [..., 4], reference_boxes [..., 4], weights (wx, wy, ww, wh) -> [..., 4].
@@ -27,7 +26,7 @@ def encode(boxes: np.ndarray, reference_boxes: np.ndarray, weights: tuple) -> np
     return np.concatenate([dx, dy, dw, dh], axis=-1)
 
 
-def decode(deltas: np.ndarray, reference_boxes: np.ndarray, weights: tuple) -> np.ndarray:
+def decode(deltas: Array, reference_boxes: Array, weights: tuple) -> Array:
     """Compute boxes from deltas: the inverse of `encode`, except for the limit.
 
     deltas [..., 4k] class-major (4 * class + coordinate), reference_boxes [..., 4],

@@ -58,10 +58,8 @@ def targets(
     objects, indices = len(positive), np.concatenate([positive, negative])
     rois, matched = candidates[indices], matched[indices]
     labels, deltas = np.zeros(len(rois), int), np.zeros_like(rois)
-    labels[:objects] = gt_labels[matched[:objects]]
-    deltas[:objects] = box_coder.encode(
-        gt_boxes[matched[:objects]], rois[:objects], head.box_weights
-    )
+    labels[:objects], matched_boxes = gt_labels[matched[:objects]], gt_boxes[matched[:objects]]
+    deltas[:objects] = box_coder.encode(matched_boxes, rois[:objects], head.box_weights)
     return Samples(rois, labels, matched, deltas, candidate_labels, indices)
 
 

@@ -6,8 +6,10 @@ and no "+1" appears anywhere.
 
 import numpy as np
 
+from reference.structures import Array
 
-def area(boxes: np.ndarray) -> np.ndarray:
+
+def area(boxes: Array) -> Array:
     """Compute the area of boxes [..., 4] -> [...] in square pixels; negative if one side is."""
     return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
 
@@ -42,7 +44,7 @@ def is_valid(boxes: np.ndarray, min_size: float, inclusive: bool) -> np.ndarray:
     return np.logical_and(long_enough.all(axis=-1), np.isfinite(boxes).all(axis=-1))
 
 
-def check_finite(boxes: np.ndarray, name: str) -> None:
+def check_finite(boxes: Array, name: str) -> None:
     """Raise ValueError naming the first row of `boxes` [R, 4] with a NaN or an infinity."""
     bad = ~np.isfinite(boxes).all(axis=1)
     if bad.any():

@@ -116,27 +116,20 @@ def targets(anchors: Array, gt_boxes: list[Array], priorities: Array, rpn: RPN) 
     matches = [match(anchors, image_boxes, rpn) for image_boxes in gt_boxes]
     labels = np.stack([image_labels for image_labels, _ in matches])
     sampled = np.full_like(labels, -1)
-    for row, image_labels, priority in zip(sampled, labels, priorities):
-        positive, negative = sampler.sample(
-            image_labels, priority, rpn.batch_size, rpn.positive_fraction
-        )
+    for row, candidates, priority in zip(sampled, labels, priorities):
+        quota = rpn.batch_size, rpn.positive_fraction
+        positive, negative = sampler.sample(candidates, priority, *quota)
         row[positive], row[negative] = 1, 0
     return Targets(labels, sampled, np.stack([deltas for _, deltas in matches]))
 
 
 def match(anchors: Array, gt_boxes: Array, rpn: RPN) -> tuple[Array, Array]:
     """Return the labels [T] and deltas [T, 4] that the anchors of one image should predict."""
-    labels, matched = matcher.match(
-        boxes.iou(gt_boxes, anchors),
-        rpn.foreground_iou,
-        rpn.background_iou,
-        rpn.low_quality_matches,
-        rpn.zero_iou_matches,
-    )
+    iou, high, low = boxes.iou(gt_boxes, anchors), rpn.foreground_iou, rpn.background_iou
+    labels, matched = matcher.match(iou, high, low, rpn.low_quality_matches, rpn.zero_iou_matches)
     positive, deltas = labels == 1, np.zeros_like(anchors)
-    deltas[positive] = box_coder.encode(
-        gt_boxes[matched[positive]], anchors[positive], rpn.box_weights
-    )
+    matched_boxes = gt_boxes[matched[positive]]
+    deltas[positive] = box_coder.encode(matched_boxes, anchors[positive], rpn.box_weights)
     return labels, deltas
 
 

@@ -1,16 +1,16 @@
-"""Balanced subsampling of candidates.
-
-Chance enters only as a priority per candidate, so that two implementations can share it.
+"""Balanced subsampling of candidates by priorities, which two implementations can share.
 
 Legend: T candidates.
 """
 
 import numpy as np
 
+from reference.structures import Array
+
 
 def sample(
-    labels: np.ndarray, priorities: np.ndarray, batch_size: int, positive_fraction: float
-) -> tuple[np.ndarray, np.ndarray]:
+    labels: Array, priorities: Array, batch_size: int, positive_fraction: float
+) -> tuple[Array, Array]:
     """Choose at most `batch_size` candidates, of them at most `positive_fraction` positive.
 
     labels      [T]  > 0 positive, 0 negative, -1 never chosen

@@ -1,13 +1,12 @@
-"""What the heads read of a RoI: its pooled features, or the output of a shared stage on them.
+"""What the heads read of a RoI: pooled features, or a stage of a C4 model on them (SPEC §14).
 
-The shared stage is the last of a ResNet-C4 [Mask R-CNN, figure 4; SPEC §14].
-
-Legend: R rois, C channels, P pooled size.
+Legend: R RoIs, C channels, P pooled size.
 """
 
 from reference import neck, resnet
 from reference.autodiff import Array
 from reference.config import Config, Pooler
+from reference.structures import Array
 
 # Stride of the shared stage, None without one; "res5_unstrided" is [Mask R-CNN, figure 4, left].
 SHARED = {"none": None, "res5": 2, "res5_unstrided": 1}

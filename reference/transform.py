@@ -1,4 +1,4 @@
-"""From the input image to the array that the network sees, and to a batch of those.
+"""Preparation of images and targets: from the input image to a batch that the network sees.
 
 The two conventions are those of torchvision's GeneralizedRCNNTransform and of detectron2's
 ResizeShortestEdge and ImageList (SPEC §12). Resizing is separable: first one axis, then the other.

@@ -1,6 +1,4 @@
-"""The VGG-16 backbone: 3x3 convolutions with bias and no norm.
-
-[Very Deep Convolutional Networks, Simonyan & Zisserman 2014, configuration D]
+"""The VGG-16 backbone: 3x3 convolutions with bias, no norm [VGG, Simonyan & Zisserman 2014, D].
 
 Legend: N images, C channels. Stage k is the output of block k before its pooling and has stride
 2^(k - 1): conv5_3 has 16.
@@ -11,6 +9,7 @@ from reference.autodiff import Array
 from reference.config import Config
 from reference.conv import conv2d
 from reference.max_pool import max_pool2d
+from reference.structures import Array
 
 # Convolutions per block.
 CONVOLUTIONS = {1: 2, 2: 2, 3: 3, 4: 3, 5: 3}

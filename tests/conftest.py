@@ -1,4 +1,4 @@
-"""Set-up for all tests: Triton interpreted where there is no GPU, reproducible hypothesis, golden files, GPU marker."""
+"""Set up all tests: interpreted Triton, reproducible hypothesis, golden files, GPU marker."""
 
 import os
 import zlib

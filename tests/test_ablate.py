@@ -39,7 +39,7 @@ def data(count=2):
 
 
 def planned(scale=ablation_rows.REDUCED, seeds=1, iterations=1, rows=None, **options):
-    """(comparisons, runs), the latter of the first `rows` rows."""
+    """Plan an ablation; return (comparisons, runs of the first `rows` rows)."""
     compared, todo = ablate.plan(
         scale, *data(), data="test", changes=SMALL, seeds=seeds, iterations=iterations, **options
     )
@@ -62,7 +62,7 @@ def differences(a, b, path=""):
 
 
 def fields(before, after):
-    """The fields in which two rows differ."""
+    """Return the fields in which two rows differ."""
     a, b = ({change.split("=")[0]: change for change in row.changes} for row in (before, after))
     return {name for name in a.keys() | b.keys() if a.get(name) != b.get(name)}
 
@@ -114,30 +114,12 @@ def test_every_row_trains_on_coco_files_by_one_command_and_only_once(tmp_path, m
     )
 
     def call(*more):
-        where = (
-            "--data",
-            data_json,
-            "--images",
-            images,
-            "--val",
-            val_json,
-            "--val-images",
-            val_images,
-            "--output",
-            tmp_path / "out",
-        )
-        sizes = (
-            "--seeds",
-            1,
-            "--iterations",
-            1,
-            "--jobs",
-            1,
-            "--device",
-            "cpu",
-            *(word for change in SMALL for word in ("--set", change)),
-        )
-        monkeypatch.setattr("sys.argv", ["maskrcnn", "ablate", *map(str, (*where, *sizes, *more))])
+        command = ["maskrcnn", "ablate", "--data", data_json, "--images", images]
+        command += ["--val", val_json, "--val-images", val_images, "--output", tmp_path / "out"]
+        command += ["--seeds", 1, "--iterations", 1, "--jobs", 1, "--device", "cpu"]
+        for change in SMALL:
+            command += ["--set", change]
+        monkeypatch.setattr("sys.argv", [str(word) for word in (*command, *more)])
         with pytest.raises(SystemExit) as stop:
             cli.main()
         return stop.value.code or 0, *capsys.readouterr()
@@ -230,7 +212,7 @@ def test_two_at_a_time_give_what_one_at_a_time_gives(tmp_path):
 
 
 def put(todo, output, values):
-    """Results as if measured: {name: mask AP of each seed, in points}."""
+    """Write results as if measured; `values` {name: mask AP of each seed, in points}."""
     (output / "results").mkdir(parents=True)
     for todo_run in todo:
         if todo_run.seed < len(values.get(todo_run.name, ())):

@@ -76,9 +76,8 @@ def test_cell_by_hand(anchors):
     assert_equal(rounded, [[-23, -11, 23, 11], [-16, -16, 16, 16], [-11, -23, 11, 23]])
     exact = anchors.cell_anchors((32,), (0.5, 1, 2), DETECTRON2)
     assert_close(exact[0], [-22.627416998, -11.313708499, 22.627416998, 11.313708499], 1e-10)
-    assert_equal(
-        anchors.cell_anchors((1, 5), (1.0,), TORCHVISION), [[0, 0, 0, 0], [-2, -2, 2, 2]]
-    )  # half to even
+    # Half to even.
+    assert_equal(anchors.cell_anchors((1, 5), (1.0,), TORCHVISION), [[0, 0, 0, 0], [-2, -2, 2, 2]])
 
 
 @MODULES
@@ -102,7 +101,8 @@ def test_strides_of_the_image_or_constant(grid):
     configs = TORCHVISION, replace(DETECTRON2, offset=0.5)
     last_anchors = [np.asarray(grid(shapes, image, config)[-1]) for config in configs]
     centres = [((anchor[:2] + anchor[2:]) / 2).tolist() for anchor in last_anchors]
-    assert centres == [[20 * 64, 12 * 61], [20.5 * 64, 12.5 * 64]]  # 800 // 13 = 61
+    # 800 // 13 = 61.
+    assert centres == [[20 * 64, 12 * 61], [20.5 * 64, 12.5 * 64]]
 
 
 @GRIDS
@@ -134,7 +134,8 @@ def test_remembered_per_shape_dtype_and_device():
     assert not torch.equal(first[0], other[0])
     with torch.inference_mode():
         inside = accelerated.anchors.grid(SHAPES, (44, 60), TORCHVISION, strides=STRIDES)
-    assert not inside[0].is_inference()  # training may be next
+    # Training may be next.
+    assert not inside[0].is_inference()
 
 
 def test_compiles_without_a_break():

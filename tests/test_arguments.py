@@ -13,7 +13,7 @@ from accelerated.data.synthetic import ShapesDataset
 
 @pytest.fixture(scope="module")
 def shapes(tmp_path_factory):
-    """(data set, its json, its image folder) of three small images."""
+    """Write three small images; return (data set, its json, its image folder)."""
     made = ShapesDataset(3, size=64)
     return made, *made.write_coco(tmp_path_factory.mktemp("shapes"))
 

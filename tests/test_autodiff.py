@@ -102,7 +102,8 @@ def test_constants_and_what_the_result_does_not_depend_on_get_nothing(rng):
     )
     tape = Tape()
     trained, unused = tape.variable(weight), tape.variable(bias)
-    frozen = layer(x, weight, bias)  # before the first Variable: not even on the tape
+    # Before the first Variable: not even on the tape.
+    frozen = layer(x, weight, bias)
     out = linear(frozen, trained, bias)
     beside = linear(frozen, trained, unused)
     tape.backward(out.sum())
@@ -155,7 +156,8 @@ def test_two_tapes_do_not_mix(rng):
 def test_a_gradient_of_the_wrong_shape_raises():
     tape = Tape()
     x = tape.variable(np.zeros(3))
-    out = np.zeros((2, 3)) + x  # x is the smaller one: its gradient would have to be summed
+    # The gradient of x, which is smaller, would have to be summed.
+    out = np.zeros((2, 3)) + x
     with pytest.raises(
         ValueError, match=r"gradient of shape \(2, 3\) for a Variable of shape \(3,\)"
     ):
@@ -227,7 +229,8 @@ def test_variables_do_not_broadcast(operation):
 @given(arrays(4, 3, 5))
 def test_reading(x):
     mask = np.arange(60).reshape(4, 3, 5) % 7 < 3
-    rows, columns = np.array([0, 2, 0, 3, 0]), np.array([1, 1, 1, 0, 1])  # (0, 1) three times
+    # (0, 1) three times.
+    rows, columns = np.array([0, 2, 0, 3, 0]), np.array([1, 1, 1, 0, 1])
     keys = [
         0,
         slice(1, 3),

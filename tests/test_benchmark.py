@@ -13,7 +13,7 @@ from accelerated.verify import equality
 
 @pytest.fixture
 def small(monkeypatch):
-    """One case that adds: `benchmark.run` times it instead of the large ones."""
+    """Replace the large cases by one that adds two numbers."""
 
     def make(name, wrong=0.0):
         x = torch.arange(8.0)
@@ -88,7 +88,7 @@ def test_relative_error():
 
 
 def test_it_needs_no_more_than_torch_and_numpy():
-    """Neither the command line nor what only it and data sets need."""
+    """The command line and its packages are not imported."""
     code = """
 import sys
 for name in ("typer", "rich", "pycocotools", "safetensors", "matplotlib"):

@@ -71,9 +71,8 @@ def test_growth_is_clamped_and_shrinking_is_not(coder, array):
 @BOTH
 @given(proper_boxes(6), proper_boxes(6))
 def test_decode_inverts_encode(coder, array, boxes, anchors):
-    boxes[:, 2:] = np.minimum(
-        boxes[:, 2:], boxes[:, :2] + 60 * (anchors[:, 2:] - anchors[:, :2])
-    )  # below the clamp
+    # Below the clamp.
+    boxes[:, 2:] = np.minimum(boxes[:, 2:], boxes[:, :2] + 60 * (anchors[:, 2:] - anchors[:, :2]))
     deltas = coder.encode(array(boxes), array(anchors), WEIGHTS)
     assert_close(coder.decode(deltas, array(anchors), WEIGHTS), boxes, 1e-12)
 

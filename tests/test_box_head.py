@@ -1,4 +1,4 @@
-"""The box head and the RoIs it learns from, both implementations; batch statistics that ignore padding."""
+"""The box head and its samples in both implementations; batch statistics ignore padding."""
 
 from dataclasses import replace
 
@@ -64,7 +64,7 @@ def test_same_parameters(kind, norm, background):
 
 
 def test_mean_is_one_number_per_channel(rng):
-    """Nothing to learn but the last layer: the pixels may change places, and a constant map is read as that constant."""
+    """The mean has no parameters, ignores the order of pixels and returns a constant as it is."""
     config = settings("mean", "none")
     model, pooled = narrow.model(config), rng.standard_normal((2, config.fpn.channels, 7, 7))
     expected = model.box_head(torch.from_numpy(pooled))
@@ -78,7 +78,7 @@ def test_mean_is_one_number_per_channel(rng):
 
 
 def test_batch_norm_of_valid_rows_is_pytorchs(rng):
-    """Output, gradients and running statistics are those of nn.BatchNorm2d on the valid rows alone."""
+    """Output, gradients and running statistics equal nn.BatchNorm2d's on the valid rows."""
     x = torch.from_numpy(rng.standard_normal((7, 5, 3, 4))).requires_grad_()
     valid = torch.tensor([1, 0, 1, 1, 0, 0, 1], dtype=torch.bool)
     ours, theirs = BatchNorm2d(5).double(), nn.BatchNorm2d(5).double()

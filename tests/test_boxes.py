@@ -51,9 +51,8 @@ def test_by_hand(boxes, array):
     a = array(np.array([[0, 0, 4, 2.0], [1, 1, 1, 1]]))
     b = array(np.array([[2, 0, 6, 2.0], [4, 0, 5, 2], [0, 0, 4, 1], [1, 1, 1, 1]]))
     assert_equal(boxes.area(a), [8.0, 0.0])
-    assert_close(
-        boxes.iou(a, b), [[4 / 12, 0, 0.5, 0], [0, 0, 0, 0]], 1e-15
-    )  # a shared border is no overlap; 0/0 is 0
+    # A shared border is no overlap; 0/0 is 0.
+    assert_close(boxes.iou(a, b), [[4 / 12, 0, 0.5, 0], [0, 0, 0, 0]], 1e-15)
     assert_equal(
         boxes.clip(array(np.array([[-3.0, 1, 9, 12], [10, -5, 12, -2]])), 5, 8),
         [[0, 1, 8, 5], [8, 0, 8, 0]],
@@ -97,7 +96,8 @@ def test_iou_properties(a, b):
     assert ((overlap >= 0) & (overlap <= 1)).all()
     assert_equal(overlap, reference.boxes.iou(b, a).T)
     shift = np.array([3, -5, 3, -5])
-    assert_equal(reference.boxes.iou(a + shift, b + shift), overlap)  # dyadic boxes shift exactly
+    # Dyadic boxes shift exactly.
+    assert_equal(reference.boxes.iou(a + shift, b + shift), overlap)
     assert_equal(np.diag(reference.boxes.iou(a, a)), reference.boxes.area(a) > 0)
 
 

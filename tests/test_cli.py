@@ -44,7 +44,7 @@ SMALL = (
 
 @pytest.fixture
 def run(monkeypatch, capsys):
-    """run("doctor") -> (exit code, standard output, standard error)."""
+    """Return a function: run("doctor") -> (exit code, standard output, standard error)."""
     for name in (
         "MASKRCNN_BACKEND",
         "MASKRCNN_DEBUG",
@@ -65,7 +65,7 @@ def run(monkeypatch, capsys):
 
 @pytest.fixture(scope="module")
 def shapes(tmp_path_factory):
-    """(json, image folder) of six small images."""
+    """Write six small images; return (json, image folder)."""
     return synthetic.ShapesDataset(6, size=64).write_coco(tmp_path_factory.mktemp("shapes"))
 
 
@@ -108,7 +108,7 @@ assert not {"torch", "triton"} & set(sys.modules)
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_option_is_explained(command):
-    """In sentences; the docstring of a command begins with one that fits a line."""
+    """Help texts are sentences; that of a command begins with one that fits a line."""
     typed = typer.main.get_command(cli.app).commands[command]
     assert re.fullmatch(r"[A-Z].{,85}\.", typed.help.splitlines()[0])
     for parameter in typed.params:
@@ -198,7 +198,7 @@ def test_verify(run, shapes, trained):
 
 
 def test_verify_a_training_step(run, shapes, trained, monkeypatch):
-    """Several pictures are one batch, annotated in the json."""
+    """Several images form one batch, annotated in the json."""
     from accelerated.verify import training
 
     monkeypatch.setattr(training, "BACKENDS", ("torch",))
@@ -285,7 +285,7 @@ def test_inspect_shows_counts_and_draws_a_sample(run, shapes, tmp_path):
 
 @pytest.fixture
 def broken(shapes, tmp_path):
-    """A json in which the second annotation has a negative width."""
+    """Write a json in which the second annotation has a negative width."""
     content = json.loads(shapes[0].read_text())
     content["annotations"][1]["bbox"][2] = -5
     (tmp_path / "broken.json").write_text(json.dumps(content))

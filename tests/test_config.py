@@ -164,7 +164,8 @@ def test_contradictions_are_one_error_that_names_the_fields(preset, assignment, 
     ("preset", "assignment"),
     [
         ("detectron2_r50_c4", "mask_head.kind=none"),
-        ("paper_vgg16", "norm_groups=5"),  # of no group norm
+        # There is no group norm.
+        ("paper_vgg16", "norm_groups=5"),
         ("tiny", "mask_head.kind=mlp"),
         ("torchvision_r50_fpn", "backbone.groups=32"),
         *((name, "num_classes=1") for name in PRESETS),

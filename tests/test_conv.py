@@ -1,4 +1,4 @@
-"""Convolutions and their backwards against PyTorch's in float64, and the structure PyTorch does not show: adjointness, chunking, errors."""
+"""Convolutions and their backwards against PyTorch's in float64; adjointness, chunking, errors."""
 
 import numpy as np
 import pytest
@@ -43,7 +43,8 @@ def test_conv2d(case, chunk_bytes):
         **keywords,
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(conv, "CHUNK_BYTES", chunk_bytes)  # one row, a few rows, everything at once
+        # One row, a few rows, everything at once.
+        patch.setattr(conv, "CHUNK_BYTES", chunk_bytes)
         assert_close(conv.conv2d(x, weight, bias, **keywords), expected, REDUCTION["float64"])
 
 

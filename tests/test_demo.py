@@ -17,7 +17,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def small(monkeypatch):
-    """Four images of 64 pixels, and one proposal to verify."""
+    """Shrink the demonstration to four images of 64 pixels and one proposal to verify."""
     whole = synthetic.ShapesDataset
     monkeypatch.setattr(
         synthetic, "ShapesDataset", lambda count, seed=0: whole(min(count, 4), seed=seed, size=64)

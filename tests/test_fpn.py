@@ -45,7 +45,7 @@ def test_same_parameters(norm):
 
 
 def test_top_down_path_reaches_the_finest_level(rng):
-    """A single pixel of C5 is felt in 8 x 8 pixels of P2, spread by its 3x3 convolution to 10 x 10."""
+    """A pixel of C5 changes 8 x 8 pixels of P2, which its 3x3 convolution spreads to 10 x 10."""
     config = narrow.config("torchvision_r50_fpn")
     model = narrow.model(config)
     features = {

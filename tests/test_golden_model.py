@@ -1,4 +1,4 @@
-"""The reference against whole models of torchvision and detectron2: every recorded number from pixels to pasted masks and losses."""
+"""The reference against every recorded number of whole torchvision and detectron2 models."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The two doubts about a backward are worth having: right ones pass, and a wrong sign, factor or missing term is noticed."""
+"""The two checks of a backward: right ones pass; a wrong sign, factor or term is noticed."""
 
 import numpy as np
 import pytest
@@ -33,10 +33,14 @@ def test_a_right_backward_passes(rng):
 @pytest.mark.parametrize(
     "wrong",
     [
-        lambda grad, x, y: (grad * y, -grad * x),  # a sign
-        lambda grad, x, y: (grad * y, 0.999 * grad * x),  # a factor
-        lambda grad, x, y: (grad * y, None),  # a term
-        lambda grad, x, y: (grad * x, grad * y),  # the wrong argument
+        # A wrong sign.
+        lambda grad, x, y: (grad * y, -grad * x),
+        # A wrong factor.
+        lambda grad, x, y: (grad * y, 0.999 * grad * x),
+        # A missing term.
+        lambda grad, x, y: (grad * y, None),
+        # The wrong argument.
+        lambda grad, x, y: (grad * x, grad * y),
     ],
 )
 def test_a_wrong_gradient_is_noticed(wrong, rng):

@@ -1,4 +1,4 @@
-"""Which column, deltas and mask channel belong to each label: written out by hand, for both twins."""
+"""Columns, deltas and mask channels of each label, written out by hand, in both twins."""
 
 from dataclasses import replace
 

@@ -1,10 +1,11 @@
-"""The rules of the house: what may import what, that every step has its twin and its test, and how long a file may be."""
+"""The rules of the house: imports, twins, tests, headers, comments and lengths of files."""
 
 import ast
 import graphlib
 import re
 import subprocess
 import sys
+import tokenize
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,8 @@ LAYERS = [
     "kernels",
     "backend structures norm parameters boxes box_coder anchors matcher sampler nms rois roi_align"
     " roi_pool roi_warp pooler losses labels masks transform",
-    "resnet vgg backbone fpn single_scale neck shared_head rpn box_head mask_head postprocess optimizer",
+    "resnet vgg backbone fpn single_scale neck shared_head rpn box_head mask_head postprocess"
+    " optimizer",
     "mask_rcnn",
     "data interop engine drawing",
     "verify",
@@ -63,7 +65,7 @@ MODULES = {module(path) for package in ("reference", "accelerated") for path in 
 
 
 def imports(path):
-    """Dotted names of all that a file imports, also inside functions; ours are resolved to the module they live in."""
+    """Yield the dotted names that a file imports, also in functions; ours resolve to modules."""
     here = path.relative_to(ROOT).parent.parts
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -93,7 +95,8 @@ def test_reference_imports_numpy_and_the_standard_library(path):
 
 def test_reference_runs_without_torch():
     names = [module(path) for path in sources("reference")]
-    code = f"import sys, importlib; sys.modules['torch'] = sys.modules['triton'] = None; [importlib.import_module(n) for n in {names}]"
+    absent = "import sys, importlib; sys.modules['torch'] = sys.modules['triton'] = None"
+    code = f"{absent}; [importlib.import_module(n) for n in {names}]"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
@@ -225,3 +228,33 @@ def test_twins_open_with_the_same_words(name):
     shared = legend(ours).keys() & legend(theirs).keys()
     differ = [letter for letter in shared if not legend(ours)[letter] & legend(theirs)[letter]]
     assert not differ, f"the legends mean different things by {differ}"
+
+
+@pytest.mark.parametrize("folder", ["verify", "interop", "engine", "data", "drawing", "kernels"])
+def test_folders_have_an_empty_face(folder):
+    """A folder's __init__ holds a docstring and re-exports, no code."""
+    body = ast.parse((ROOT / "accelerated" / folder / "__init__.py").read_text()).body
+    allowed = (ast.Expr, ast.Import, ast.ImportFrom, ast.Assign)
+    assert all(isinstance(node, allowed) for node in body)
+    assigned = [node.targets[0].id for node in body if isinstance(node, ast.Assign)]
+    assert assigned in ([], ["__all__"])
+
+
+TRAILING = [
+    path for path in [*sources("reference"), *sources("accelerated")] if "triton" not in path.parts
+]
+
+
+@pytest.mark.parametrize("path", TRAILING, ids=module)
+def test_comments_stand_above_their_line(path):
+    """Kernels are exempt: the shapes of their arguments stand next to them."""
+    with path.open("rb") as file:
+        tokens = list(tokenize.tokenize(file.readline))
+    trailing = [
+        (token.start[0], token.string)
+        for token in tokens
+        if token.type == tokenize.COMMENT
+        and token.line[: token.start[1]].strip()
+        and not re.match(r"# (type|pyright|noqa|fmt)\b", token.string)
+    ]
+    assert not trailing

@@ -1,4 +1,4 @@
-"""Losses: values and gradients of torchvision and detectron2; padded twin against ragged reference; their backwards."""
+"""Losses: against torchvision and detectron2, twin against twin, and their backwards."""
 
 from dataclasses import replace
 from itertools import product
@@ -174,7 +174,7 @@ def test_rpn_normalizers():
     st.integers(0, 2**31),
 )
 def test_roi_losses_twins(config, rois, empty, seed):
-    """Empty slots, of label -1 (box) or 0 (mask) and with arbitrary targets, change neither value nor gradient."""
+    """Empty slots (label -1 or 0, arbitrary targets) change neither value nor gradient."""
     rng = np.random.default_rng(seed)
     slots, entries, size = rois + empty, entry_count(config), 5
     place = np.sort(rng.permutation(slots)[:rois])
@@ -481,7 +481,7 @@ VARIANTS = [
 
 @given(st.sampled_from(VARIANTS), st.integers(0, 6), st.integers(0, 2**31))
 def test_mask_variants_twins(config, rois, seed):
-    """Loss, gradient and probabilities; empty slots change nothing. The reference's gradient is the accelerated one and the true one."""
+    """Loss, gradient and probabilities agree, gradients are exact, empty slots change nothing."""
     rng, size = np.random.default_rng(seed), 3
     labels, targets = rng.integers(1, K + 1, rois), rng.random((rois, size, size))
     logits = rng.standard_normal((rois, reference.labels.mask_layout(config).columns, size, size))
@@ -541,7 +541,7 @@ def test_softmax_of_hard_targets_is_the_cross_entropy_of_every_pixel(rng, backgr
 
 
 def test_masks_by_hand():
-    """One pixel of logits 0 and ln 3: sigmoid gives 3/4 to the second channel whatever the first, softmax 3/(1 + 3 + ..)."""
+    """One pixel with logits 0 and ln 3: sigmoid gives 3/4, softmax 3 / (1 + 3 + ..)."""
     logits, one = np.log([1.0, 3.0, 1.0, 1.0])[None, :, None, None], np.ones((1, 1, 1))
     for loss, channels, probability in (("sigmoid", 3, 3 / 4), ("softmax", 4, 3 / 6)):
         config = mask_variant(loss)

@@ -1,4 +1,4 @@
-"""The whole model: both implementations against each other and against torchvision; fixed shapes, gradients, empty images."""
+"""The whole model: twin against twin, against torchvision, fixed shapes, empty images."""
 
 from dataclasses import replace
 
@@ -18,7 +18,7 @@ SHAPES, OBJECTS = ((96, 128), (80, 100)), (3, 2)
 
 
 def valid_rows(record, name):
-    """A padded record [N, S, ...] as the reference's list over images, by the first slots that are valid."""
+    """Return a padded field [N, S, ...] as the reference has it: the valid slots of each image."""
     return [
         rows[valid]
         for rows, valid in zip(getattr(record, name), record.proposal_valid, strict=True)
@@ -110,7 +110,7 @@ def test_losses_twins(rng, name, objects):
 @pytest.mark.parametrize("objects", [OBJECTS, (0, 2), (0, 0)])
 @pytest.mark.parametrize("name", narrow.LAYOUTS)
 def test_every_parameter_has_a_finite_gradient(rng, name, objects):
-    """With objects, in one image only, and without any: what trains has a gradient, and it is a number."""
+    """Trained parameters have finite gradients with objects, in one image only, and without any."""
     config = narrow.config(name)
     model = narrow.model(config)
     images, targets = narrow.scene(rng, SHAPES, objects)
@@ -128,7 +128,7 @@ def test_every_parameter_has_a_finite_gradient(rng, name, objects):
 
 
 def test_the_batch_does_not_matter_to_an_image(rng):
-    """Frozen norms: an image's detections are the same alone and beside another of its padded size."""
+    """With frozen norms, detections are the same alone and in a batch of one padded size."""
     config = narrow.config("torchvision_r50_fpn")
     model = narrow.model(config)
     images, _ = narrow.scene(rng, ((96, 128), (70, 99)), (1, 1))
@@ -199,7 +199,7 @@ def test_no_images(rng):
 
 @pytest.mark.parametrize("name", narrow.LAYOUTS)
 def test_float32_is_near_float64(rng, name):
-    """The same samples, by handing in the priorities: losses within the table's tolerance, as no discrete choice is close."""
+    """With shared priorities and no close choice, losses keep the table's tolerance."""
     config = narrow.config(name)
     images, targets = narrow.scene(rng, SHAPES, OBJECTS)
     targets = [Target(**t) for t in targets]
@@ -245,7 +245,7 @@ def test_autocast(rng, name):
 
 
 def test_compiles_to_one_graph(rng):
-    """`torch.compile(fullgraph=True)`: no graph break, no data-dependent shape, on the way to the losses."""
+    """`torch.compile(fullgraph=True)`: the losses need no graph break or data-dependent shape."""
     config = narrow.config("tiny", mask_head=replace(narrow.config("tiny").mask_head, convs=1))
     model = narrow.model(config).train()
     images, targets = narrow.scene(rng, SHAPES, OBJECTS)
@@ -261,7 +261,7 @@ def test_compiles_to_one_graph(rng):
 
 
 def test_triton_detects(rng):
-    """The whole model on Triton's kernels (interpreted without a GPU) finds what it finds in plain PyTorch."""
+    """The model finds the same on Triton's kernels (interpreted without a GPU) as in PyTorch."""
     config = narrow.config("tiny")
     config = replace(
         config,
@@ -338,7 +338,7 @@ def detectron2(request):
 
 
 def test_detectron2_detections(detectron2):
-    """In pixels of the network's input; the second image's were recorded for an image of another size."""
+    """Compare in pixels of the network's input: the second image was recorded at another size."""
     run, model = detectron2
     z, record = run.z, Stages()
     found = model.detect(run.images, record=record)

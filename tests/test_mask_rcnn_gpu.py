@@ -1,4 +1,4 @@
-"""The whole model on a GPU: equal to the CPU in float64, the same bits every time, never waiting for the device, near enough in bf16."""
+"""The whole model on a GPU: against the CPU, deterministic, without synchronisation, bf16."""
 
 from contextlib import contextmanager
 

@@ -14,7 +14,7 @@ from accelerated.verify.equality import assert_equal
 
 
 def torch_match(iou, *arguments):
-    """The accelerated matcher on one image, with a padded ground truth that would win if it were looked at."""
+    """Run the accelerated matcher on one image, with a padded truth that would win if read."""
     padded = np.concatenate([iou, np.ones((1, iou.shape[1]), iou.dtype)])
     labels, matched = accelerated.matcher.match(
         torch.tensor(padded)[None], torch.arange(len(padded))[None] < len(iou), *arguments
@@ -39,7 +39,8 @@ def test_torchvision(match, extent, request, dtype):
             bool(case["in.low_quality"]),
             True,
         )
-        theirs = case["out.matches"]  # -1 background, -2 ignored
+        # -1 background, -2 ignored.
+        theirs = case["out.matches"]
         assert_equal(labels, np.select([theirs >= 0, theirs == -1], [1, 0], -1), name)
         assert_equal(matched[theirs >= 0], theirs[theirs >= 0], name)
         assert_equal(matched, case["in.iou"].argmax(0), name)
@@ -57,18 +58,20 @@ IOU = np.array(
 @MATCHERS
 def test_by_hand(match):
     labels, matched = match(IOU, 0.7, 0.3, False)
-    assert_equal(matched, [0, 2, 1, 1, 0, 2, 0])  # the first of equals
-    assert_equal(labels, [1, -1, 1, -1, 0, -1, -1])  # 0.7 is foreground, 0.3 is not background
+    # The first of equals.
+    assert_equal(matched, [0, 2, 1, 1, 0, 2, 0])
+    # 0.7 is foreground, 0.3 is not background.
+    assert_equal(labels, [1, -1, 1, -1, 0, -1, -1])
     labels, matched = match(IOU, 0.7, 0.3, True)
-    assert_equal(labels, [1, 1, 1, -1, 0, 1, -1])  # both best candidates of the last ground truth
+    # Both best candidates of the last ground truth.
+    assert_equal(labels, [1, 1, 1, -1, 0, 1, -1])
     assert_equal(matched, [0, 2, 1, 1, 0, 2, 0])
 
 
 @MATCHERS
 def test_low_quality_candidate_keeps_its_own_match(match):
-    iou = np.array(
-        [[0.8, 0.1], [0.6, 0.5]]
-    )  # the second truth's best candidate prefers the first truth
+    # The second truth's best candidate prefers the first truth.
+    iou = np.array([[0.8, 0.1], [0.6, 0.5]])
     labels, matched = match(iou, 0.7, 0.3, True)
     assert_equal(labels, [1, -1])
     assert_equal(matched, [0, 1])
@@ -77,9 +80,8 @@ def test_low_quality_candidate_keeps_its_own_match(match):
 @MATCHERS
 def test_truth_without_overlap(match):
     iou = np.array([[0.0, 0.0, 0.0], [0.4, 0.0, 0.1]])
-    assert_equal(
-        match(iou, 0.7, 0.3, True, True)[0], [1, 1, 1]
-    )  # what both peers do: 0 is the maximum of the first
+    # What both peers do: 0 is the maximum of the first.
+    assert_equal(match(iou, 0.7, 0.3, True, True)[0], [1, 1, 1])
     assert_equal(match(iou, 0.7, 0.3, True, False)[0], [1, 0, 0])
 
 

@@ -21,9 +21,8 @@ from reference.max_pool import max_pool2d
 )
 def test_against_torch(kernel, stride, padding, size, images):
     padding = min(padding, kernel // 2)
-    x = (
-        np.random.default_rng(kernel + 10 * stride).standard_normal((images, 3, *size)) - 5
-    )  # padding must not win
+    # Padding must not win.
+    x = np.random.default_rng(kernel + 10 * stride).standard_normal((images, 3, *size)) - 5
     assert_equal(
         max_pool2d(x, kernel, stride, padding),
         F.max_pool2d(torch.tensor(x), kernel, stride, padding),
@@ -72,9 +71,8 @@ def test_the_first_of_equal_pixels_in_row_major_order_takes_the_gradient():
     expected = np.zeros((4, 4))
     expected[0, 0], expected[1, 2], expected[2, 1], expected[2, 2] = 1, 2, 3, 4
     assert_equal(gradient[0, 0], expected)
-    _, [gradient], _ = value_and_gradients(
-        lambda x: max_pool2d(x, 3, 2, 1), x, grad_out=grad_out
-    )  # windows that share pixels
+    # Windows that share pixels.
+    _, [gradient], _ = value_and_gradients(lambda x: max_pool2d(x, 3, 2, 1), x, grad_out=grad_out)
     expected = np.zeros((4, 4))
     expected[0, 0], expected[1, 2] = 1, 2 + 4
     expected[2, 1] = 3

@@ -1,6 +1,6 @@
-"""Tests of the tests: a sign changed or a term dropped in a backward makes the check of that backward fail.
+"""Tests of the tests: changing a sign or a term of a backward makes its check fail.
 
-The checks are the ones the other files run on arrays that hypothesis draws; here each runs on one fixed case.
+The checks are those that other files run on arrays from hypothesis; here on one fixed case.
 """
 
 import importlib
@@ -290,7 +290,7 @@ def test_a_mutant_is_noticed(mutant, monkeypatch):
 
 
 def test_every_backward_has_two_mutants():
-    """No backward is left out; that of conv2d hands most of its work to `spread` and `correlate`, which are changed instead."""
+    """Every backward has mutants; for conv2d's they are in `spread` and `correlate`."""
     changed = [(mutant.module.__name__, mutant.name) for mutant in MUTANTS]
     for module in pkgutil.iter_modules(reference.__path__, "reference."):
         for name, function in vars(importlib.import_module(module.name)).items():

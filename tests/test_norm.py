@@ -1,4 +1,4 @@
-"""Normalisations, their backwards and running statistics against PyTorch's, and against torchvision's frozen batch norm."""
+"""Normalisations, their backwards and running statistics against PyTorch's and torchvision's."""
 
 from dataclasses import replace
 
@@ -113,7 +113,10 @@ def test_batch_norm_of_no_rows_is_empty():
 
 @st.composite
 def normalised(draw, max_groups=1):
-    """(x, weight, bias, groups): nine entries or more share their statistics, so that their gradients do not cancel to nothing."""
+    """Draw (x, weight, bias, groups).
+
+    At least nine entries share their statistics, so that their gradients do not cancel.
+    """
     rng = np.random.default_rng(draw(st.integers(0, 2**31)))
     groups = draw(st.integers(1, max_groups))
     channels = groups * draw(st.integers(2, 3))
@@ -181,7 +184,7 @@ def check_group_norm_backward(x, weight, bias, groups):
 
 @pytest.mark.parametrize("kind", ["frozen", "batch", "sync_batch", "group"])
 def test_conv_norm_on_the_tape(kind, rng):
-    """Convolution and norm in training; the running statistics move on as plain arrays, which no gradient runs through."""
+    """In training the running statistics are plain arrays, without gradient."""
     full, statistics = replace(config.preset("torchvision_r50_fpn"), norm_groups=2), {}
 
     def function(x, weight, scale, shift):
@@ -289,8 +292,10 @@ def pixels(x, valid):
 
 
 def test_two_processes_normalise_as_one(rng, tmp_path):
-    """Output, gradients and running statistics are those of one BatchNorm2d on both batches: of other lengths, of other sides, with
-    padded rows in one of them or both, without any valid row in one."""
+    """Output, gradients and running statistics are those of one BatchNorm2d on both batches.
+
+    The batches differ in length or in sides; one or both have padded rows; one has no valid row.
+    """
     cases = [
         [rank(rng, (2, 3, 4, 5)), rank(rng, (3, 3, 4, 5))],
         [rank(rng, (2, 3, 4, 5)), rank(rng, (1, 3, 6, 2))],
@@ -314,7 +319,8 @@ def test_two_processes_normalise_as_one(rng, tmp_path):
                 for result, (_, valid, _) in zip((ours, theirs), case, strict=True)
             ]
             assert_close(torch.cat(both), expected, REDUCTION["float64"], f"case {number}, {at}")
-        for at in (2, 3):  # DistributedDataParallel adds those of the processes
+        # DistributedDataParallel adds the gradients of the processes.
+        for at in (2, 3):
             assert_close(
                 ours[at] + theirs[at],
                 gradients[at - 1],

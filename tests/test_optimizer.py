@@ -1,4 +1,4 @@
-"""reference.optimizer and accelerated.optimizer against each other and against torch's plain, unfused optimizers."""
+"""Both optimizers against each other and against torch's plain, unfused optimizers."""
 
 from dataclasses import replace
 
@@ -152,9 +152,10 @@ def test_schedule(iteration, batch_size, schedule, warmup):
     rate = reference.optimizer.learning_rate(config, iteration, 1000, batch_size)
     assert rate == accelerated.optimizer.learning_rate(config, iteration, 1000, batch_size)
     assert 0 < rate <= 0.02 * batch_size / 16
+    # Linear scaling.
     assert_close(
         reference.optimizer.learning_rate(config, iteration, 1000, 2 * batch_size), 2 * rate, 1e-15
-    )  # linear scaling
+    )
     assert_close(
         reference.optimizer.learning_rate(
             replace(config, learning_rate=0.06), iteration, 1000, batch_size
@@ -165,9 +166,9 @@ def test_schedule(iteration, batch_size, schedule, warmup):
 
 
 def test_schedule_at_its_corners():
-    rate = lambda iteration, **changes: reference.optimizer.learning_rate(
-        Optimizer(**changes), iteration, 90000, 16
-    )
+    def rate(iteration, **changes):
+        return reference.optimizer.learning_rate(Optimizer(**changes), iteration, 90000, 16)
+
     assert_close(rate(0), 0.02 * 0.001, 1e-15)
     assert_close(rate(500), 0.02 * (0.001 * 0.5 + 0.5), 1e-15)
     assert_equal([rate(1000), rate(59999)], [0.02, 0.02])

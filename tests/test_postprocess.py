@@ -25,7 +25,7 @@ both_configs = pytest.mark.parametrize(
 
 
 def ragged(found, image=0):
-    """One image of the padded result -> boxes, scores, labels; empty slots come last and hold zeros."""
+    """Return boxes, scores and labels of one image; check that empty slots stand last as zeros."""
     boxes, scores, labels, valid = (x[image] for x in found[:4])
     count = int(valid.sum())
     assert valid[:count].all() and not any(x[count:].any() for x in (boxes, scores, labels))
@@ -161,7 +161,7 @@ def test_a_batch_is_its_images(rng, backend):
 
 
 def test_threshold_is_strict_and_ties_keep_their_order():
-    """Scores 0.5 everywhere, at the threshold for class 3: proposal after proposal, class after class."""
+    """Scores are 0.5, class 3 at the threshold: results go by proposal, then by class."""
     boxes = np.tile(np.arange(4.0)[:, None, None] * 20 + [0, 0, 10, 10], (1, K, 1))
     scores = np.full((4, K), 0.5)
     scores[:, 2] = 0.05

@@ -1,4 +1,4 @@
-"""Presets as plain data: layers, fields that exist, and what makes each preset what its name says."""
+"""Presets as plain data: layers, existing fields, and the switches that each name stands for."""
 
 import pytest
 
@@ -81,7 +81,10 @@ def test_c4_and_dc5_of_detectron2():
 
 
 def test_what_the_paper_says():
-    """Mask R-CNN §3.1 and figure 4: 64 RoIs an image without a pyramid and 512 with it, 300 and 1000 proposals in inference."""
+    """Mask R-CNN §3.1 and figure 4.
+
+    64 RoIs per image without a pyramid and 512 with it; 300 and 1000 proposals in inference.
+    """
     for name in ("paper_r50_c4", "paper_r101_c4", "paper_r50_c5", "paper_vgg16"):
         preset = config.preset(name)
         assert (

@@ -1,4 +1,4 @@
-"""What only the reference model has: parameters checked and drawn, and its behaviour where there is nothing to find or to learn."""
+"""The reference model alone: its parameters, and images with nothing to find or to learn."""
 
 from dataclasses import replace
 
@@ -105,7 +105,7 @@ def test_no_detections(rng, image):
 
 @pytest.mark.parametrize("kind", ["two_fc", "four_conv_fc"])
 def test_no_proposals_and_no_objects(rng, image, kind):
-    """A minimal size that no proposal reaches: every loss is still a number, and detection finds nothing."""
+    """If no proposal reaches the minimal size, losses are finite and detection finds nothing."""
     config = small(kind=kind, conv_channels=8, norm="batch")
     config = replace(config, rpn=replace(config.rpn, min_size=1e3))
     model = MaskRCNN(config, initial_parameters(config, rng))
@@ -154,7 +154,7 @@ def test_batch_statistics_in_training_stored_ones_in_detection(rng, image):
 
 
 def test_ground_truths_have_their_priorities_behind_all_proposal_slots(rng):
-    """One place for an object, a proposal and a ground truth that both want it: entry post_nms_top_n_train decides."""
+    """A proposal and a ground truth compete for one slot: entry post_nms_top_n_train decides."""
     config = small(batch_size=2, positive_fraction=0.5)
     model = MaskRCNN(config, initial_parameters(config, rng))
     box = np.array([[8.0, 4, 30, 20]])

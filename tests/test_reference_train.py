@@ -1,4 +1,4 @@
-"""What only the reference's training loop has: it learns without torch, each step follows from the last, and it stops when told to."""
+"""The reference's training loop: it learns without torch, step by step, and stops in time."""
 
 import itertools
 import subprocess

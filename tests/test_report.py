@@ -112,7 +112,7 @@ def test_verification():
 
 @pytest.mark.parametrize("count", [1, 2, 7, 30, 100])
 def test_training(count):
-    """Every few steps a line, the last one's always; no difference falls between two lines."""
+    """A line every few steps and for the last; no difference falls between two lines."""
     pairs = [
         Pair(i, {"mask": 1.0}, {"mask": 1.5 if i == count // 2 else 1.0}, 0.5, 0.25)
         for i in range(1, count + 1)

@@ -34,7 +34,8 @@ def settings(depth, norm, stride_in_1x1):
 def test_twins(rng, depth, norm, stride_in_1x1, training):
     config = settings(depth, norm, stride_in_1x1)
     model = narrow.model(config).train(training)
-    images = rng.standard_normal((2, 3, 75, 97))  # odd sides: every stage rounds up
+    # Odd sides: every stage rounds up.
+    images = rng.standard_normal((2, 3, 75, 97))
     parameters = narrow.parameters(model)
     expected = resnet.forward(parameters, images, config, {} if training else None)
     actual = model.backbone(torch.from_numpy(images))
@@ -75,7 +76,7 @@ def test_frozen_norm_is_no_parameter():
 
 
 def test_frozen_norm_takes_no_pass_of_its_own(rng):
-    """Folding the norm into the convolution changes nothing, the gradient of the convolution's weight included."""
+    """Folding the norm into the convolution changes nothing, not even the weight's gradient."""
     config = settings(18, "frozen", False)
     backbone = narrow.model(
         replace(config, backbone=replace(config.backbone, frozen_stages=0))
@@ -140,7 +141,7 @@ def test_variants_twins(rng, fields, training):
 
 
 def plain_bottleneck(p, name, x, stride, dilation, groups):
-    """A bottleneck that strides in its 3x3 convolution, with a frozen norm, as one writes it in PyTorch."""
+    """A bottleneck that strides in its 3x3 convolution, with a frozen norm, in plain PyTorch."""
 
     def conv_norm(x, conv, norm, **keywords):
         x = F.conv2d(x, p[f"{name}.{conv}.weight"], **keywords)
@@ -169,7 +170,7 @@ def plain_bottleneck(p, name, x, stride, dilation, groups):
 
 @pytest.mark.parametrize(("dilation", "groups"), [(2, 1), (1, 2), (2, 2)])
 def test_stage_5_by_hand(rng, dilation, groups):
-    """DC5: no stride in any block, and dilation 2 with padding 2 in the 3x3 of all three, the first included (SPEC §14)."""
+    """DC5: no block strides; the 3x3 of all blocks has dilation 2 and padding 2 (SPEC §14)."""
     config = variant(dilation=dilation, groups=groups, group_width=4, stride_in_1x1=False)
     model = narrow.model(config).backbone
     x = torch.from_numpy(rng.standard_normal((2, 128, 7, 9)))
@@ -196,8 +197,10 @@ def weights(config):
 @pytest.mark.parametrize(
     ("name", "count"),
     [
-        ("torchvision_r50_fpn", 23_508_032),  # torchvision's 25,557,032 less its classifier
-        ("detectron2_r50_c4", 23_508_032),  # stage 5 is the heads'
+        # The 25,557,032 of torchvision without its classifier.
+        ("torchvision_r50_fpn", 23_508_032),
+        # Stage 5 belongs to the heads.
+        ("detectron2_r50_c4", 23_508_032),
         ("detectron2_r50_dc5", 23_508_032),
         ("paper_r101_fpn", 42_500_160),
         ("detectron2_x101_fpn", 86_742_336),

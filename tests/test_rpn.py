@@ -1,4 +1,4 @@
-"""Region proposals: head, targets and proposals of both implementations, and the rules by which proposals survive."""
+"""Region proposals: head, targets and proposals of both twins, and the rules of selection."""
 
 from dataclasses import replace
 
@@ -76,7 +76,7 @@ def test_same_parameters(name):
 
 @given(st.sampled_from(narrow.LAYOUTS), st.booleans(), st.integers(0, 10**6), st.floats(0.5, 40))
 def test_proposals_twins(name, training, seed, spread):
-    """Equal boxes in equal order, also for scores that saturate (large `spread`) and boxes that leave the image or vanish."""
+    """Boxes and order are equal, also for saturated scores and boxes that leave or vanish."""
     rng, config = np.random.default_rng(seed), narrow.config(name)
     slow_anchors, torch_anchors = grids(config)
     total = sum(map(len, slow_anchors))
@@ -261,7 +261,7 @@ def test_min_size_inclusive_or_not():
 
 
 def test_saturated_probabilities_tie_where_logits_do_not():
-    """At logits 50 and 60 both probabilities are 1: then the finer level comes first, whatever its logit."""
+    """Logits 50 and 60 both give probability 1: the finer level comes first."""
     pair = [[0, 0, 10, 10], [50, 50, 70, 70]]
     by_probability, scores = select(pair, [50, 60], [0, 1], nms_score="probability")
     by_logit, logits = select(pair, [50, 60], [0, 1], nms_score="logit")

@@ -26,7 +26,7 @@ SAMPLERS = pytest.mark.parametrize(
 
 
 def golden_priorities(labels):
-    """Small for the candidates that `perm[i] = (7919 i + 13) mod n` takes first, positives and negatives each by themselves."""
+    """Make priorities by which `perm[i] = (7919 i + 13) mod n` chooses among each label."""
     priorities = np.full(len(labels), np.inf)
     for chosen in np.flatnonzero(labels > 0), np.flatnonzero(labels == 0):
         n = len(chosen)
@@ -54,7 +54,8 @@ def test_detectron2(sample, extent, request):
         positive, negative = sample(
             labels, golden_priorities(labels), int(case["in.batch"]), float(case["in.frac"])
         )
-        assert_equal(positive, case["out.pos"])  # in the order of the permutation
+        # In the order of the permutation.
+        assert_equal(positive, case["out.pos"])
         assert_equal(negative, case["out.neg"])
 
 
@@ -63,10 +64,13 @@ def test_by_hand(sample):
     labels = np.array([1, 0, -1, 3, 0, 0, 2, 0])
     priorities = np.array([0.5, 0.1, 0.0, 0.2, 0.4, 0.4, 0.2, 0.3])
     for (batch_size, fraction), expected in {
-        (4, 0.5): ([3, 6], [1, 7]),  # equal priorities: the lower index first
-        (5, 0.5): ([3, 6], [1, 7, 4]),  # int(2.5) positives
+        # Equal priorities: the lower index first.
+        (4, 0.5): ([3, 6], [1, 7]),
+        # int(2.5) positives.
+        (5, 0.5): ([3, 6], [1, 7, 4]),
         (4, 1.0): ([3, 6, 0], [1]),
-        (12, 0.5): ([3, 6, 0], [1, 7, 4, 5]),  # fewer than asked for
+        # Fewer than asked for.
+        (12, 0.5): ([3, 6, 0], [1, 7, 4, 5]),
         (4, 0.0): ([], [1, 7, 4, 5]),
     }.items():
         for ours, wanted in zip(
@@ -84,7 +88,7 @@ def test_by_hand(sample):
     st.integers(1, 9),
 )
 def test_twins(images, batch_size):
-    """A batch of images with many equal priorities: same choice, same order, and the same as masks."""
+    """A batch with many equal priorities: same choice, same order, and the same as masks."""
     labels, priorities = np.moveaxis(np.array(images), -1, 0)
     arguments = torch.tensor(labels), torch.tensor(priorities).double(), batch_size, 0.5
     indices, is_positive, valid = accelerated.sampler.sample(*arguments)
@@ -93,9 +97,8 @@ def test_twins(images, batch_size):
         positive, negative = reference.sampler.sample(labels[n], priorities[n], batch_size, 0.5)
         assert_equal(indices[n][is_positive[n]], positive)
         assert_equal(indices[n][valid[n] & ~is_positive[n]], negative)
-        assert_equal(
-            np.flatnonzero(is_positive[n]), np.arange(len(positive))
-        )  # positives first, padding last
+        # Positives first, padding last.
+        assert_equal(np.flatnonzero(is_positive[n]), np.arange(len(positive)))
         assert_equal(np.flatnonzero(valid[n]), np.arange(len(positive) + len(negative)))
         for mask, chosen in zip(masks, (positive, negative), strict=True):
             assert_equal(np.flatnonzero(mask[n]), np.sort(chosen))

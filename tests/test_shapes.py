@@ -26,7 +26,8 @@ def test_contract(seed, index, height, width, style):
         boxes.shape == (count, 4) and masks.shape == (count, height, width) and masks.dtype == bool
     )
     assert set(labels.tolist()) <= {1, 2, 3}
-    assert masks.sum(axis=0).max() == 1  # visible parts do not overlap
+    # Visible parts do not overlap.
+    assert masks.sum(axis=0).max() == 1
     for (x1, y1, x2, y2), mask in zip(boxes.astype(int), masks, strict=True):
         rows, columns = np.nonzero(mask)
         assert (x1, y1, x2, y2) == (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
@@ -56,7 +57,7 @@ def test_statistics(side):
 
 
 def test_objects_stand_out():
-    """The mean colour inside differs from the mean colour around every object by far more than the noise."""
+    """Inside and around every object, mean colours differ by far more than the noise."""
     for index in range(30):
         image, boxes, _, masks = shapes.sample(1, index)
         for (x1, y1, x2, y2), mask in zip(boxes.astype(int), masks, strict=True):
@@ -101,9 +102,8 @@ def test_hard_shapes_are_outlines_and_overlap_more():
         statistics(shapes.EASY),
         statistics(shapes.HARD),
     )
-    assert (
-        np.percentile(hard_filled, 10) < 0.4 < np.percentile(filled, 10)
-    )  # of its box, what an object covers
+    # The fraction of its box that an object covers.
+    assert np.percentile(hard_filled, 10) < 0.4 < np.percentile(filled, 10)
     assert hard_overlaps > 1.05 * overlaps and np.percentile(hard_sides, 90) < np.percentile(
         sides, 90
     )

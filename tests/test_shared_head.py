@@ -1,4 +1,4 @@
-"""What the heads read of a RoI: the pooled features themselves, or stage 5 of the backbone on them."""
+"""What the heads read of a RoI: the pooled features, or stage 5 of the backbone on them."""
 
 from dataclasses import replace
 from typing import get_args
@@ -32,7 +32,7 @@ def test_every_kind_is_there():
 @pytest.mark.parametrize("side", [6, 7])
 @pytest.mark.parametrize(("name", "kind"), SHARED)
 def test_twins(rng, name, kind, side, norm):
-    """Padded rows between the others change nothing, batch statistics included. The shape is the one announced."""
+    """Padded rows change nothing, not even batch statistics. The shape is the announced one."""
     config = narrow.config(name)
     config = replace(config, backbone=replace(config.backbone, norm=norm))
     assert config.shared_head == kind

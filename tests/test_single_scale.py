@@ -8,12 +8,13 @@ from accelerated import single_scale as fast
 from reference import single_scale
 from reference.config import single_map_level
 
+# {preset: (stage, level)}
 LEVELS = {
     "detectron2_r50_c4": (4, 4),
     "detectron2_r50_dc5": (5, 4),
     "paper_r50_c5": (5, 5),
     "paper_vgg16": (5, 4),
-}  # stage, level
+}
 
 
 @pytest.mark.parametrize("name", LEVELS)
@@ -29,6 +30,7 @@ def test_it_is_the_last_stage_at_the_level_of_its_stride(name):
 @pytest.mark.parametrize("name", LEVELS)
 def test_channels_and_no_parameters(name):
     config = narrow.config(name)
-    channels = {"detectron2_r50_c4": 128, "paper_vgg16": 64}.get(name, 256)  # of a stem of 8
+    # The stem has 8 channels.
+    channels = {"detectron2_r50_c4": 128, "paper_vgg16": 64}.get(name, 256)
     assert single_scale.channels(config) == fast.channels(config) == channels
     assert single_scale.parameter_shapes(config) == {} == dict(fast.Neck(config).state_dict())

@@ -1,5 +1,5 @@
-"""One whole training step in NumPy: against torchvision's and detectron2's recorded gradients, against the accelerated model for every
-preset, over ten steps of both optimizers, and against finite differences."""
+"""One training step: against recorded gradients, twin against twin for every preset, ten steps
+of both optimizers, and finite differences."""
 
 import gc
 import json
@@ -33,7 +33,7 @@ def draw(rng, config, shapes=SHAPES, objects=OBJECTS):
 
 
 def compare(model, oracle, step, tolerance):
-    """One step of both up to the gradients, left in `model` and returned from `oracle`: samples, losses, every gradient, all weights."""
+    """Compare the samples, losses and gradients of one step; return the oracle's gradients."""
     images, targets, priorities = step
     record, expected_record = torch_structures.Stages(), structures.Stages()
     model.zero_grad()
@@ -207,7 +207,7 @@ def written(folder, annotations):
 
 @pytest.mark.parametrize("objects", [0, 1])
 def test_crowd_regions_teach_nothing(tmp_path, rng, objects):
-    """A crowd region is no target and no reason to ignore an anchor: the step is the same, to the bit, as without it."""
+    """A crowd region is no target and ignores no anchor: the step is bit for bit the same."""
     config = narrow.config(
         "tiny", transform=replace(narrow.config("tiny").transform, min_size=(72,), max_size=1000)
     )
@@ -230,7 +230,7 @@ def test_crowd_regions_teach_nothing(tmp_path, rng, objects):
 
 
 def optimized(config, kind, rate):
-    """With an optimizer whose ten steps see warm-up, both falls of the rate, decay in two groups, and clipping."""
+    """Use an optimizer whose ten steps see warm-up, both rate falls, two decays and clipping."""
     optimizer = replace(
         config.optimizer,
         kind=kind,
@@ -261,7 +261,7 @@ class Listener(Tape):
 
 
 def lead(x, kernel, stride, padding=0):
-    """Of the largest over the second largest pixel under the kernel at every position; 1 where all are 0 and it does not matter."""
+    """Return the margin of the largest over the second pixel in each window; 1 if all are 0."""
     window = conv.patches(conv.pad(x, padding), (kernel, kernel), stride)
     ranked = np.sort(window.transpose(0, 1, 4, 5, 2, 3).reshape(-1, kernel * kernel))
     return (
@@ -270,7 +270,7 @@ def lead(x, kernel, stride, padding=0):
 
 
 def is_steady(oracle, step):
-    """Whether rounding decides nothing: every margin three times what float32 changes there, gradients a quarter of the tolerance."""
+    """Check that float32 rounding decides nothing: margins of three times its change."""
     margins, gradients = [], []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(mask_rcnn, "Tape", Listener)
@@ -288,7 +288,7 @@ def is_steady(oracle, step):
 
 
 def draw_steady(rng, oracle):
-    """A step in which rounding decides nothing: of one image without padding, whose pixels would tie; larger for statistics of a batch."""
+    """Draw a step in which rounding decides nothing: one image, whose padding would tie."""
     side = 96 if oracle.config.backbone.norm == "batch" else 64
     for _ in range(100):
         step = draw(rng, oracle.config, ((side, side),), (2,))
@@ -298,14 +298,14 @@ def draw_steady(rng, oracle):
 
 
 def shallow(name):
-    """Small enough for steady steps. Through fifty batch norms the error of float32 grows to 1e-4: hundreds of ReLUs change sides."""
+    """Shrink the model: through fifty batch norms float32 errors grow to 1e-4 and flip ReLUs."""
     config = small(name)
     depth = 18 if config.backbone.norm == "batch" else config.backbone.depth
     return replace(config, backbone=replace(config.backbone, depth=depth))
 
 
 def ten_steps(config, dtype, draw_step):
-    """Ten steps of both, on new images every time: they agree in everything they see, move and remember."""
+    """Ten steps on new images: losses, weights, statistics and optimizer states agree."""
     model, oracle = narrow.twins(config, dtype)
     settings, tolerance, start = config.optimizer, MODEL[dtype], oracle.parameters
     optimizer, state = accelerated.optimizer.build(model, settings), reference.optimizer.State()
@@ -357,7 +357,7 @@ KINDS = pytest.mark.parametrize(
 
 @KINDS
 def test_ten_steps(rng, name, kind):
-    """At small rates: training amplifies rounding, fifty batch norms a factor of three a step where the rate is ten times this."""
+    """Use small rates: at ten times these, fifty batch norms triple rounding errors each step."""
     config = optimized(small(name), kind, 0.002 if kind == "sgd" else 0.0002)
     ten_steps(config, "float64", lambda oracle: draw(rng, config, ((64, 96), (50, 80))))
 
@@ -400,7 +400,7 @@ def test_nothing_of_the_tape_stays(rng, monkeypatch):
 
 
 def test_finite_differences(rng, monkeypatch):
-    """Of the five losses' sum along random directions of all weights at once. Proposals stand still: no gradient runs through them."""
+    """The sum of the losses along random directions of all weights, with fixed proposals."""
     config = narrow.config("tiny")
     _, oracle = narrow.twins(config)
     step, record = draw(rng, config), structures.Stages()

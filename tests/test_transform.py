@@ -53,9 +53,8 @@ def test_truncation_loses_a_pixel_at_154_heights():
         h for h in range(50, 3000) if reference.resized_shape(h, h, 800, TORCHVISION)[0] == 799
     ]
     assert len(short) == 154 and short[:4] == [97, 161, 167, 193]
-    assert (
-        reference.resized_shape(120, 2480, 800, DETECTRON2)[0] == 64
-    )  # one scaling step would give 65
+    # One scaling step would give 65.
+    assert reference.resized_shape(120, 2480, 800, DETECTRON2)[0] == 64
 
 
 @given(

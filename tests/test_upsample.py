@@ -1,4 +1,4 @@
-"""Nearest-neighbour resizing against PyTorch's at the sizes a pyramid meets, twice as many pixels or one less; its backward at any."""
+"""Nearest-neighbour resizing against PyTorch's at the sizes of a pyramid; its backward at any."""
 
 import numpy as np
 import torch

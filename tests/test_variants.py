@@ -1,4 +1,4 @@
-"""One-field variants of the presets, both implementations: detections, losses and every gradient; on Triton's kernels; a short run each."""
+"""One-field variants of the presets: twins agree, also on Triton's kernels; a short run each."""
 
 import json
 from dataclasses import replace
@@ -128,7 +128,7 @@ def test_triton_twin(rng, name, operator):
 
 @pytest.mark.parametrize("name", ["detectron2_r50_c4", "paper_vgg16"])
 def test_compiles_to_one_graph(rng, name):
-    """`torch.compile(fullgraph=True)`: no graph break and no data-dependent shape without a pyramid either."""
+    """`torch.compile(fullgraph=True)` without a pyramid: no graph break, no dynamic shape."""
     config = variant(name, ["backbone.depth=18"] if name == "paper_vgg16" else [])
     model = narrow.model(config).train()
     images, targets = narrow.scene(rng, SHAPES, OBJECTS)

@@ -19,7 +19,7 @@ def settings(**backbone):
 
 
 def test_configuration_d():
-    """Thirteen convolutions, 14,714,688 numbers [Simonyan & Zisserman, table 2, without the fully connected layers]."""
+    """Thirteen convolutions, 14,714,688 numbers [Simonyan & Zisserman 2014, table 2]."""
     config = preset("paper_vgg16")
     shapes = vgg.parameter_shapes(config)
     assert len(shapes) == 2 * 13 and sum(map(prod, shapes.values())) == 14_714_688
@@ -39,7 +39,8 @@ def test_twins(rng, out_stage):
         for name, p in model.named_parameters():
             if name.endswith("bias"):
                 p.uniform_(-1, 1)
-    images = rng.standard_normal((2, 3, 37, 50))  # odd sides: every stage rounds down
+    # Odd sides: every stage rounds down.
+    images = rng.standard_normal((2, 3, 37, 50))
     parameters = {f"backbone.{name}": x.numpy(force=True) for name, x in model.state_dict().items()}
     assert {name: x.shape for name, x in parameters.items()} == vgg.parameter_shapes(config)
     expected, actual = vgg.forward(parameters, images, config), model(torch.from_numpy(images))

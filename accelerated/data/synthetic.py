@@ -37,7 +37,7 @@ class ShapesDataset:
         self.image_ids = list(range(1, count + 1))
         self.file_names = [f"{image_id:06d}.png" for image_id in self.image_ids]
         self.sizes = [(height, width)] * count
-        self.class_names = list(shapes.CLASS_NAMES)
+        self.class_names: list[str] = list(shapes.CLASS_NAMES)
         self.category_ids = [1, 2, 3]
 
     def __len__(self) -> int:

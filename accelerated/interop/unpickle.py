@@ -22,6 +22,8 @@ class NotAdmittedError(ValueError):
 
 
 class _Dtype:
+    """Stand-in for numpy.dtype: a plain number type and its byte order."""
+
     def __init__(self, code, *_):
         if not isinstance(code, str) or not PLAIN.fullmatch(code):
             arrays = f"arrays of type {code!r}"
@@ -42,6 +44,8 @@ class _Dtype:
 
 
 class _Array:
+    """Stand-in for numpy.ndarray while the pickle is read."""
+
     def __init__(self, *_):
         # Set by __setstate__.
         self.value = None

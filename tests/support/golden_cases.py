@@ -1,13 +1,17 @@
-"""Golden cases of the operators: a subset lives in tests/golden, the complete files may be at hand."""
+"""Golden cases of the operators: a subset in tests/golden, and the complete files if present."""
 
 import pytest
 
-COMPLETE = {"tv": "tv_ops", "d2": "d2_ops_f64"}  # torchvision, detectron2
+# The complete files of torchvision and detectron2.
+COMPLETE = {"tv": "tv_ops", "d2": "d2_ops_f64"}
 EXTENT = pytest.mark.parametrize("extent", ["subset", "complete"])
 
 
 def cases(request, extent, peer, start, subset="box_operators"):
-    """{case: {"in.boxes": array, .., "out.keep": array}} of all cases of `peer` whose name starts with `start`; never none."""
+    """Return {case: {"in.boxes": array, ..., "out.keep": array}} of the cases of `peer`.
+
+    Only cases whose name starts with `start` are returned; there is always at least one.
+    """
     if extent == "subset":
         archive, prefix = request.getfixturevalue("golden")(subset), f"{peer}/"
     else:

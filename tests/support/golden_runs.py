@@ -1,4 +1,4 @@
-"""Recorded runs of whole models of torchvision and detectron2, in our names: weights, images, targets, and what they computed."""
+"""Recorded runs of whole torchvision and detectron2 models, under this project's names."""
 
 from dataclasses import replace
 
@@ -64,7 +64,7 @@ def order(n):
 
 
 def priorities(labels):
-    """Of candidates with labels [T] (> 0 positive, 0 negative): such that sampling takes each kind in golden `order`."""
+    """Make priorities for labels [T] by which sampling follows the golden `order`."""
     out = np.zeros(len(labels))
     for rows in (np.flatnonzero(labels > 0), np.flatnonzero(labels == 0)):
         out[rows[order(len(rows))]] = np.arange(len(rows))
@@ -86,13 +86,13 @@ def unpacked(z, key):
 
 
 def check(actual, z, key, first=None):
-    """Compare (the first rows) with z[key], unless the archive is a subset that says it left this out."""
+    """Compare with (the first rows of) z[key], unless a subset of the archive omits it."""
     if key not in z.get("left_out", ()):
         assert_close(actual[:first], z[key], GOLDEN_MODEL, key)
 
 
 class Golden:
-    """A recorded run `z` {key: array}, and our configuration, float64 parameters, images and targets of it; nothing is resized."""
+    """A recorded run `z`: its configuration, parameters, images and targets; none is resized."""
 
     def __init__(self, archives, config, prefixes, losses, frozen_stages):
         self.z = z = {key: archive[key] for archive in archives for key in archive.files}
@@ -122,7 +122,7 @@ class Golden:
         ]
 
     def priorities(self):
-        """Such that sampling takes what the recorded run took; the labels that it starts from are the reference's."""
+        """Make priorities by which sampling repeats the recorded run."""
         record, slots = Stages(), self.config.rpn.post_nms_top_n_train
         MaskRCNN(self.config, self.parameters).losses(
             self.images, self.targets, None, record, np.random.default_rng(0)
@@ -149,7 +149,7 @@ class Golden:
             )
 
     def check_gradients(self, gradients):
-        """{our name: gradient} of all that trains: the norm of each, and all of those that were recorded."""
+        """Return the recorded gradients: the norm of each, and every entry of the small ones."""
         norms = {
             self.name(key[15:]): x for key, x in self.z.items() if key.startswith("train.gradnorm.")
         }

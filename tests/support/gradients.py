@@ -1,4 +1,4 @@
-"""What every backward is held to: finite differences, the adjoint test, PyTorch's autograd, and float32 in, float32 out."""
+"""Checks of every backward: finite differences, adjoint test, PyTorch's autograd, float32."""
 
 import numpy as np
 import torch
@@ -7,27 +7,31 @@ from accelerated.verify.equality import REDUCTION, assert_close, assert_equal
 from reference.autodiff import Tape
 from reference.grad_check import adjoint_error, directional_error
 
-SLOPE = 1e-6  # relative error of a gradient along a random direction
+# Relative error of a gradient along a random direction.
+SLOPE = 1e-6
 ADJOINT = 1e-12
 
 
 def value_and_gradients(function, *arrays, grad_out=None):
-    """The result of `function`, the gradients Jᵀ grad_out for each of the arrays, and grad_out: the one given, or a random one."""
+    """Return the result of `function`, the gradients Jᵀ grad_out for each array, and grad_out.
+
+    grad_out is random unless given.
+    """
     tape = Tape()
     variables = [tape.variable(x) for x in arrays]
     out = function(*variables)
     if grad_out is None:
-        grad_out = np.transpose(
-            np.random.default_rng(1).standard_normal(out.shape[::-1])
-        )  # a backward takes any strides
+        # A backward takes any strides.
+        grad_out = np.transpose(np.random.default_rng(1).standard_normal(out.shape[::-1]))
     tape.backward(out, grad_out)
     return out.value, [v.grad for v in variables], grad_out
 
 
 def check_backward(function, twin, *arrays, linear=()):
-    """AssertionError unless the gradients of `function` with respect to all `arrays` are right, and those of `twin`.
+    """Raise AssertionError unless the gradients of `function` are right, and equal `twin`'s.
 
-    function, twin  the same function of arrays and of tensors; constants within take the dtype of their first argument
+    function, twin  the same function of arrays and of tensors; constants in it have the dtype of
+                    its first argument
     arrays          float64, where the function is smooth
     linear          positions of the arrays in which, the others fixed, it is linear
     """
@@ -46,7 +50,10 @@ def check_backward(function, twin, *arrays, linear=()):
 
 
 def compare_with_autograd(function, twin, *arrays):
-    """The gradients are those of PyTorch's autograd, kinks and ties included; the value is the same to the bit without a tape."""
+    """Compare the gradients with PyTorch's autograd, also at kinks and ties.
+
+    The value must be the same to the bit without a tape.
+    """
     out, gradients, grad_out = value_and_gradients(function, *arrays)
     assert_equal(out, function(*arrays), "taped value")
     leaves = [torch.tensor(x, requires_grad=True) for x in arrays]
@@ -69,13 +76,16 @@ def check_float32(function, *arrays):
 
 
 def away(x, *points):
-    """`x` with whatever is within 0.01 of one of the points, the kinks of a function, moved off it."""
+    """Move the entries of `x` that are within 0.01 of a point, the kink of a function, off it."""
     for point in points:
         x = np.where(np.abs(x - point) < 0.01, point + 0.02, x)
     return x
 
 
 def distinct(rng, shape):
-    """Random numbers that differ by at least 0.05 and are at least 0.02 from 0: an order that no small step changes."""
+    """Draw numbers that differ by at least 0.05 and are at least 0.02 from 0.
+
+    No small step changes their order.
+    """
     numbers = rng.permutation(int(np.prod(shape)))
     return (numbers - numbers.size // 2 + 0.5).reshape(shape) * 0.05

@@ -1,4 +1,7 @@
-"""Golden cases of transform, masks, losses and postprocess: a subset in the repository, and the complete files where they are at hand."""
+"""Golden cases of transform, masks, losses and postprocess.
+
+A subset is in the repository; the complete files are read if present.
+"""
 
 import numpy as np
 import pytest
@@ -7,7 +10,10 @@ either = pytest.mark.parametrize("which", ["subset", "complete"])
 
 
 def read(which, golden, shared_golden, operator):
-    """read("subset", golden, shared_golden, "tv/paste") -> {"in.boxes": ..., "out.soft": ...}, float64, bits unpacked."""
+    """Read a case, such as "tv/paste", as {"in.boxes": ..., "out.soft": ...}.
+
+    Floats are float64; bits are unpacked.
+    """
     source, name = operator.split("/", 1)
     if which == "subset":
         archive, prefix = golden("image_operators"), f"{operator}/"

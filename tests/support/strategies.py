@@ -6,7 +6,10 @@ from hypothesis import strategies as st
 
 @st.composite
 def boxes(draw, height, width, min_count=0, max_count=8, step=1 / 8):
-    """[R, 4] float64 xyxy on a dyadic grid of `step` pixels: inside, across every border, outside, a pixel wide or of no size."""
+    """Draw boxes [R, 4] float64 xyxy on a dyadic grid of `step` pixels.
+
+    They lie inside, across every border or outside; some are a pixel wide or empty.
+    """
     count = draw(st.integers(min_count, max_count))
     out = np.zeros((count, 4))
     for row in out:
