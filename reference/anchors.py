@@ -12,10 +12,9 @@ def cell_anchors(sizes: tuple, ratios: tuple, anchors: Anchors) -> Array:
     sizes, ratios  square roots of areas in pixels, height / width; A = len(sizes) * len(ratios)
     anchors        gives rounding and order
     """
-    if anchors.order == "ratio_major":
-        ratio, size = np.meshgrid(ratios, sizes, indexing="ij")
-    else:
-        size, ratio = np.meshgrid(sizes, ratios, indexing="ij")
+    ratio, size = np.meshgrid(ratios, sizes, indexing="ij")
+    if anchors.order == "size_major":
+        ratio, size = ratio.T, size.T
     width, height = size / np.sqrt(ratio), size * np.sqrt(ratio)
     corners = np.stack([-width, -height, width, height], axis=-1).reshape(-1, 4) / 2
     return corners.round() if anchors.rounding else corners
@@ -28,9 +27,8 @@ def grid(
 
     feature_shapes  (h, w) of each level
     image_shape     (H, W) of the padded batch; anchors may leave it
-    strides         of the levels, used if `anchors.stride` is "constant"
-
-    Cell (0, 0) is centred at offset * stride; with offset 0 this is the corner of the image.
+    strides         of the levels, used if `anchors.stride` is "constant"; the centre of cell (0, 0)
+                    lies at offset * stride
     """
     levels = []
     for (h, w), sizes, stride in zip(feature_shapes, anchors.sizes, strides):

@@ -117,14 +117,12 @@ def _accumulate(x, gradient):
 # The operators of a Variable. One of two operands may be a constant that broadcasts to the other.
 
 
-add = primitive(operator.add, lambda grad, a, b: (grad, grad))
-multiply = primitive(operator.mul, lambda grad, a, b: (grad * b, grad * a))
-divide = primitive(operator.truediv, lambda grad, a, b: (grad / b, -grad * a / b**2))
-reshape = primitive(lambda x, *to: x.reshape(*to), lambda grad, x, *to: grad.reshape(x.shape))
-transpose = primitive(
-    lambda x, *axes: x.transpose(*axes), lambda grad, x, *axes: grad.transpose(np.argsort(axes))
-)
-sum = primitive(lambda x: x.sum(), lambda grad, x: np.full_like(x, grad))
+add = primitive(operator.add, lambda g, a, b: (g, g))
+multiply = primitive(operator.mul, lambda g, a, b: (g * b, g * a))
+divide = primitive(operator.truediv, lambda g, a, b: (g / b, -g * a / b**2))
+reshape = primitive(lambda x, *to: x.reshape(*to), lambda g, x, *to: g.reshape(x.shape))
+transpose = primitive(lambda x, *p: x.transpose(*p), lambda g, x, *p: g.transpose(np.argsort(p)))
+sum = primitive(lambda x: x.sum(), lambda g, x: np.full_like(x, g))
 
 
 @primitive
@@ -149,13 +147,7 @@ def concatenate_backward(grad_out: Array, arrays: Sequence[Array], axis: int = 0
 
 
 class Variable:
-    """An array on a tape, and its gradient.
-
-    value  the array
-    grad   after `Tape.backward` its gradient, of the same shape; None if there is none
-
-    The operators are the primitives above: `x + y` is `add(x, y)`.
-    """
+    """An array on a tape: its `value` and, after `Tape.backward`, its `grad` or None."""
 
     # This makes `array + variable` call __radd__ of the Variable.
     __array_ufunc__ = None

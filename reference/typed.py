@@ -17,8 +17,9 @@ def build(annotation: Any, value: Any, path: str) -> Any:
         if isinstance(value, dict):
             hints = {field.name: field.type for field in dataclasses.fields(annotation)}
             for name in value.keys() ^ hints.keys():
-                text = "no such field" if name in value else "missing"
-                raise ValueError(f"{path}.{name}: {text}")
+                raise ValueError(
+                    f"{path}.{name}: {'no such field' if name in value else 'missing'}"
+                )
             fields = {name: build(hints[name], value[name], f"{path}.{name}") for name in value}
             return cast(type, annotation)(**fields)
         expected = "an object"
