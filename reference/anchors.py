@@ -27,8 +27,7 @@ def grid(
 
     feature_shapes  (h, w) of each level
     image_shape     (H, W) of the padded batch; anchors may leave it
-    strides         of the levels, used if `anchors.stride` is "constant"; the centre of cell (0, 0)
-                    lies at offset * stride
+    strides         of the levels, used if `anchors.stride` is "constant"
     """
     levels = []
     for (h, w), sizes, stride in zip(feature_shapes, anchors.sizes, strides):

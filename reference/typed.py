@@ -16,10 +16,8 @@ def build(annotation: Any, value: Any, path: str) -> Any:
     if dataclasses.is_dataclass(annotation):
         if isinstance(value, dict):
             hints = {field.name: field.type for field in dataclasses.fields(annotation)}
-            for name in value.keys() ^ hints.keys():
-                raise ValueError(
-                    f"{path}.{name}: {'no such field' if name in value else 'missing'}"
-                )
+            for key in value.keys() ^ hints.keys():
+                raise ValueError(f"{path}.{key}: {'no such field' if key in value else 'missing'}")
             fields = {name: build(hints[name], value[name], f"{path}.{name}") for name in value}
             return cast(type, annotation)(**fields)
         expected = "an object"
