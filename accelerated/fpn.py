@@ -43,7 +43,7 @@ class Neck(nn.Module):
             above = x
             pyramid[level] = self._layer(f"output{level}", above)
         pyramid[6] = pyramid[5][:, :, ::2, ::2]
-        return dict(sorted(pyramid.items()))
+        return {level: pyramid[level] for level in sorted(pyramid)}
 
     def _layer(self, name: str, x: torch.Tensor) -> torch.Tensor:
         return norm.conv_norm(getattr(self, name), getattr(self, f"{name}_norm", None), x)

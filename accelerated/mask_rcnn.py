@@ -7,7 +7,7 @@ Legend: N images, T anchors of all levels, P proposal slots, R RoIs, G ground-tr
 B sampled RoIs and D detection slots of an image.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
@@ -252,7 +252,7 @@ class MaskRCNN(nn.Module):
     def objectness(
         self,
         pyramid: dict[int, torch.Tensor],
-        image_shape: Sequence[int],
+        image_shape: tuple[int, ...],
         record: Stages | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
         """Compute logits [N, T] and deltas [N, T, 4] of all anchors, and each level's anchors."""

@@ -1,36 +1,38 @@
-"""RoIWarp: the RoI rounded to whole feature pixels as RoIPool rounds it, then sampled by RoIAlign, with its kernels and its backward.
+"""RoIWarp, forward and backward: rounded like RoIPool, then sampled like RoIAlign, by its kernels.
 
-MNC's operator [Dai et al. 2016, arXiv 1512.04412] as Mask R-CNN's table 2c compares it: bilinear, but misaligned by the rounding.
+The operator of [MNC, Dai et al. 2016] as [Mask R-CNN §4.2] compares it: bilinear but misaligned.
+
+Legend: N images, R rois, C channels, P pooled size, L levels.
 """
+
+from collections.abc import Sequence
 
 import torch
 
 from accelerated import roi_align
-from accelerated.roi_pool import whole_pixels
+from accelerated.kernels.eager.tables import choose
+from accelerated.rois import prepare, whole_pixels
 
 
 def roi_warp(
-    features,
-    rois,
-    image_index,
+    features: torch.Tensor,
+    rois: torch.Tensor,
+    image_index: torch.Tensor,
     *,
-    output_size,
-    spatial_scale,
-    sampling_ratio,
-    aggregate="mean",
-    backend="auto",
-):
-    """Average (or largest) bilinear sample in each bin of each rounded RoI [Mask R-CNN §4.2; SPEC §15].
+    output_size: int | Sequence[int],
+    spatial_scale: float,
+    sampling_ratio: int,
+    aggregate: str = "mean",
+    backend: str = "auto",
+) -> torch.Tensor:
+    """Average (or take the largest of) bilinear samples in each bin of each rounded RoI [SPEC §15].
 
-    features       [N, C, H, W]  float64, float32, float16 or bfloat16; contiguous, channels-last or strided
-    rois           [R, 4]        float32 or float64; xyxy, input-image pixels; may leave the image. Coordinates are computed in their dtype
-    image_index    [R]           int, row of `features`; -1: a padding RoI, whose output is 0
-    output_size    P or (P_h, P_w)
-    spatial_scale, sampling_ratio, aggregate   as in `roi_align`
-    Returns        [R, C, P_h, P_w], in the dtype and memory format of `features`.
+    The arguments are those of `roi_align`: features [N, C, H, W], rois [R, 4], image_index [R].
+    Returns [R, C, P_h, P_w], in the dtype and memory format of `features`.
 
-    Coordinates round half away from zero and the end is inclusive, so that a RoI is at least one pixel wide; bins are not rounded.
-    A non-finite RoI is a ValueError on a CPU, naming its row; on a GPU its output is 0.
+    Coordinates round half away from zero and the end is inclusive, so an RoI is at least one pixel
+    wide; bins are not rounded. A non-finite RoI raises ValueError on a CPU, naming its row; on a
+    GPU its output is 0.
     """
     return multilevel(
         [features],
@@ -46,28 +48,23 @@ def roi_warp(
 
 
 def multilevel(
-    features,
-    rois,
-    image_index,
-    level_index,
+    features: Sequence[torch.Tensor],
+    rois: torch.Tensor,
+    image_index: torch.Tensor,
+    level_index: torch.Tensor,
     *,
-    scales,
-    output_size,
-    sampling_ratio,
-    aggregate="mean",
-    backend="auto",
-):
-    """`roi_warp` where RoI r reads features[level_index[r]]; arguments as in `roi_align.multilevel`. Returns [R, C, P_h, P_w]."""
-    if rois.dtype not in (torch.float32, torch.float64):
-        rois = rois.float()
-    whole = whole_pixels(
-        rois.detach(), roi_align.choose(level_index.long(), list(scales), rois.dtype)
-    )
+    scales: Sequence[float],
+    output_size: int | Sequence[int],
+    sampling_ratio: int,
+    aggregate: str = "mean",
+    backend: str = "auto",
+) -> torch.Tensor:
+    """Pool each RoI r from features[level_index[r]] by `roi_warp`; see `roi_align.multilevel`."""
+    maps, rois, *indices, scales = prepare(features, rois, image_index, level_index, scales)
     return roi_align.multilevel(
-        features,
-        whole,
-        image_index,
-        level_index,
+        maps,
+        whole_pixels(rois, choose(level_index, scales, rois.dtype)),
+        *indices,
         scales=[1.0] * len(scales),
         output_size=output_size,
         sampling_ratio=sampling_ratio,

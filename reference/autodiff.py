@@ -18,7 +18,6 @@ receives the sum of both gradients.
 
 import functools
 import inspect
-import operator
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
@@ -117,12 +116,58 @@ def _accumulate(x, gradient):
 # The operators of a Variable. One of two operands may be a constant that broadcasts to the other.
 
 
-add = primitive(operator.add, lambda g, a, b: (g, g))
-multiply = primitive(operator.mul, lambda g, a, b: (g * b, g * a))
-divide = primitive(operator.truediv, lambda g, a, b: (g / b, -g * a / b**2))
-reshape = primitive(lambda x, *to: x.reshape(*to), lambda g, x, *to: g.reshape(x.shape))
-transpose = primitive(lambda x, *p: x.transpose(*p), lambda g, x, *p: g.transpose(np.argsort(p)))
-sum = primitive(lambda x: x.sum(), lambda g, x: np.full_like(x, g))
+@primitive
+def add(a: Array, b: Array) -> Array:
+    return a + b
+
+
+def add_backward(grad_out: Array, a: Array, b: Array) -> tuple:
+    return grad_out, grad_out
+
+
+@primitive
+def multiply(a: Array, b: Array) -> Array:
+    return a * b
+
+
+def multiply_backward(grad_out: Array, a: Array, b: Array) -> tuple:
+    return grad_out * b, grad_out * a
+
+
+@primitive
+def divide(a: Array, b: Array) -> Array:
+    return a / b
+
+
+def divide_backward(grad_out: Array, a: Array, b: Array) -> tuple:
+    return grad_out / b, -grad_out * a / b**2
+
+
+@primitive
+def reshape(x: Array, *shape: int) -> Array:
+    return x.reshape(*shape)
+
+
+def reshape_backward(grad_out: Array, x: Array, *shape: int) -> Array:
+    return grad_out.reshape(x.shape)
+
+
+@primitive
+def transpose(x: Array, *axes: int) -> Array:
+    return x.transpose(*axes)
+
+
+def transpose_backward(grad_out: Array, x: Array, *axes: int) -> Array:
+    return grad_out.transpose(np.argsort(axes))
+
+
+@primitive
+def total(x: Array) -> Array:
+    return x.sum()
+
+
+def total_backward(grad_out: Array, x: Array) -> Array:
+    return np.full_like(x, grad_out)
 
 
 @primitive
@@ -168,9 +213,7 @@ class Variable:
     __mul__ = __rmul__ = multiply
     __truediv__ = divide
     __getitem__ = getitem
-    reshape = reshape
-    transpose = transpose
-    sum = sum
+    reshape, transpose, sum = reshape, transpose, total
 
     def __neg__(self) -> Any:
         return self * -1

@@ -25,7 +25,7 @@ def forward(parameters: dict, stages: dict, config: Config, statistics: dict | N
         above = x if above is None else x + upsample.nearest(above, *x.shape[2:])
         pyramid[level] = layer(f"fpn.output{level}", above, padding=1)
     pyramid[6] = max_pool2d(pyramid[5], kernel=1, stride=2)
-    return dict(sorted(pyramid.items()))
+    return {level: pyramid[level] for level in sorted(pyramid)}
 
 
 def channels(config: Config) -> int:

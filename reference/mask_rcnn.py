@@ -4,7 +4,7 @@ Legend: N images, T anchors of all levels, P proposals, R RoIs, G ground truths,
 A list has one item per image.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -28,15 +28,11 @@ from reference.structures import Array, Detections, NetworkDetections, Stages, T
 
 
 class Gradients(NamedTuple):
-    """One backward pass.
+    """One backward pass: losses {name: scalar}, gradients {name: array} of their sum for every
+    parameter that is trained, and the priorities of the sampling, as in `MaskRCNN.losses`."""
 
-    losses      {name: scalar}
-    gradients   {name: array} of the sum of the losses, for every parameter that is trained
-    priorities  those of the sampling, as in `MaskRCNN.losses`
-    """
-
-    losses: dict[str, Array]
-    gradients: dict[str, Array]
+    losses: dict
+    gradients: dict
     priorities: dict
 
 
@@ -95,7 +91,7 @@ class MaskRCNN:
         branch there is no "mask". Running statistics of batch norms in `parameters` are updated.
         """
         statistics = {}
-        losses, _ = self.batch_losses(
+        losses, _ = self._losses(
             self.parameters, statistics, images, targets, priorities, record, generator
         )
         self.parameters = self.parameters | statistics
@@ -116,10 +112,11 @@ class MaskRCNN:
         tape, statistics = Tape(), {}
         names = trained_parameters(self.config)
         variables = {name: tape.variable(self.parameters[name]) for name in names}
-        losses, priorities = self.batch_losses(
+        losses, priorities = self._losses(
             self.parameters | variables, statistics, images, targets, priorities, record, generator
         )
-        tape.backward(sum(losses.values()))
+        total: Any = sum(losses.values())
+        tape.backward(total)
         self.parameters = self.parameters | statistics
         gradients = {name: variable.grad for name, variable in variables.items()}
         return Gradients(detached(losses), gradients, priorities)
@@ -142,11 +139,10 @@ class MaskRCNN:
         x = roi_features(parameters, pyramid, rois, image_index, config.box_head.pooler, config)
         class_logits, box_deltas = box_head.forward(parameters, x, config)
         keep(record, box_features=x, class_logits=class_logits, box_deltas=box_deltas)
-        rows = [image_index == n for n in range(len(sizes))]
-        detections = [
-            postprocess.detections(class_logits[r], box_deltas[r], rois[r], size, config)
-            for r, size in zip(rows, sizes)
-        ]
+        detections = []
+        for n, size in enumerate(sizes):
+            outputs = (x[image_index == n] for x in (class_logits, box_deltas, rois))
+            detections.append(postprocess.detections(*outputs, size, config))
         keep(record, detections=detections)
         if config.mask_head.kind == "none":
             return detections
@@ -162,28 +158,20 @@ class MaskRCNN:
             for n, image in enumerate(detections)
         ]
 
-    def batch_losses(
-        self,
-        parameters: dict,
-        statistics: dict,
-        images: list[Array],
-        targets: list[Target],
-        priorities: dict | None,
-        record: Stages | None,
-        generator: np.random.Generator | None,
+    def _losses(
+        self, parameters, statistics, images, targets, priorities, record, generator
     ) -> tuple[dict, dict]:
-        """Return the losses, and the priorities of the sampling.
+        """Return the losses, and the priorities of the sampling; arguments as in `losses`.
 
-        parameters  arrays, or Variables of those that are trained
-        statistics  receives the new running statistics of batch norms
-        The other arguments are those of `losses`.
+        parameters are arrays, or Variables of those that are trained; statistics receives the new
+        running statistics of batch norms.
         """
         if len(images) == 0 or len(images) != len(targets):
             counts = f"{len(images)} images and {len(targets)} targets"
             raise ValueError(f"losses: expected images and a target for each, got {counts}")
         config = self.config
         pairs = [transform.prepare(*pair, config.transform) for pair in zip(images, targets)]
-        prepared, targets = [image for image, _ in pairs], [target for _, target in pairs]
+        prepared, targets = [image for image, _ in pairs], [target for _, target in pairs if target]
         gt_boxes = [target.boxes.astype(self.dtype) for target in targets]
         sizes, batch = [image.shape[1:] for image in prepared], self.batch(prepared)
 
@@ -208,7 +196,7 @@ class MaskRCNN:
         keep(record, samples=samples, roi_labels=[s.labels for s in samples])
         keep(record, sampled_rois=[s.rois for s in samples])
         losses = {"rpn_objectness": rpn_losses[0], "rpn_box": rpn_losses[1]}
-        losses |= head_losses(parameters, pyramid, samples, targets, config, record, statistics)
+        losses |= _head_losses(parameters, pyramid, samples, targets, config, record, statistics)
         return losses, priorities
 
     def batch(self, prepared: list[Array]) -> Array:
@@ -296,15 +284,7 @@ def roi_features(
     return shared_head.forward(parameters, pooled, config, statistics)
 
 
-def head_losses(
-    parameters: dict,
-    pyramid: dict[int, Array],
-    samples: list[box_head.Samples],
-    targets: list[Target],
-    config: Config,
-    record: Stages | None,
-    statistics: dict,
-) -> dict[str, Array]:
+def _head_losses(parameters, pyramid, samples, targets, config, record, statistics):
     """Return the losses of the box branch and, where there is one, of the mask branch."""
     rois, image_index = join([s.rois for s in samples])
     labels = np.concatenate([s.labels for s in samples])

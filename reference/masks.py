@@ -1,24 +1,28 @@
-"""Ground-truth masks -> targets of the mask head, and the head's small masks -> masks of the image.
+"""Targets of the mask head, and pasting of its small masks into the image [Mask R-CNN §3].
 
-G ground truths, R RoIs, D detections, S side of the head's masks, H and W sides of an image. Both directions are separable, as RoIAlign is:
-`out = A_y M A_xᵀ`, with sparse interpolation matrices per box.
+Both are separable, as RoIAlign is: out = A_y M A_xᵀ, with interpolation matrices per box.
+
+Legend: G ground truths, R rois, D detections, S side of the head's masks, H, W sides of an image.
 """
 
 import numpy as np
 
 from reference.boxes import check_finite
+from reference.config import MaskHead
 from reference.roi_align import roi_align
 
-COCO_SCALE = 5  # grid points per pixel on which COCO walks along an outline
+# Grid points per pixel on which COCO walks along an outline.
+COCO_SCALE = 5
 
 
-def targets(masks, matched, boxes, config, size):
-    """What the mask head should put out for each RoI: its ground-truth mask, averaged over the bins of a size x size grid (SPEC §10).
+def targets(
+    masks: np.ndarray, matched: np.ndarray, boxes: np.ndarray, head: MaskHead, size: int
+) -> np.ndarray:
+    """Average each RoI's ground-truth mask over the bins of a size x size grid (SPEC §10).
 
     masks    [G, H, W]  bool
     matched  [R]        int, row of `masks` for each RoI
     boxes    [R, 4]     xyxy, pixels of the masks
-    config   config.MaskHead
     Returns  [R, size, size] float64 in [0, 1]; exactly 0 or 1 for "binary" targets.
     """
     mean = roi_align(
@@ -28,54 +32,13 @@ def targets(masks, matched, boxes, config, size):
         output_size=size,
         spatial_scale=1.0,
         sampling_ratio=0,
-        aligned=config.target_aligned,
+        aligned=head.target_aligned,
     )[:, 0]
-    return (mean >= 0.5).astype(np.float64) if config.target == "binary" else mean
+    return (mean >= 0.5).astype(np.float64) if head.target == "binary" else mean
 
 
-def rasterize_polygon(points, height, width):
-    """Pixels [height, width] bool inside a polygon, exactly as COCO's `frPyObjects` draws it.
-
-    points  [V, 2]  x, y in pixels, the last joined to the first
-
-    The outline is walked on a grid five times as fine. Wherever it passes the centre column of a pixel column, everything below that
-    crossing flips. The rounding is COCO's, so half of a pixel may end up on the wrong side.
-    """
-    corners = np.trunc(COCO_SCALE * np.asarray(points, dtype=np.float64) + 0.5)
-    walk = np.concatenate(
-        [
-            _line(start, end)
-            for start, end in zip(corners, np.roll(corners, -1, axis=0), strict=True)
-        ]
-    )
-    (u, v), (u_next, v_next) = walk[:-1].T, walk[1:].T
-    x = (np.where(u_next < u, u_next, u_next - 1) + 0.5) / COCO_SCALE - 0.5
-    y = np.ceil(np.clip((np.minimum(v, v_next) + 0.5) / COCO_SCALE - 0.5, 0, height))
-    crossing = (u != u_next) & (x == np.floor(x)) & (x >= 0) & (x <= width - 1)
-    flips = np.bincount(
-        (x[crossing] * height + y[crossing]).astype(np.int64), minlength=height * width + 1
-    )[:-1]
-    return (
-        (np.cumsum(flips) % 2 == 1).reshape(width, height).T
-    )  # COCO counts down the columns, from one into the next
-
-
-def _line(start, end):
-    """Grid points from `start` to `end`, one per step of the longer axis; computed from the lower end of that axis, whichever way."""
-    axis = 0 if abs(end[0] - start[0]) >= abs(end[1] - start[1]) else 1
-    low, high = (start, end) if start[axis] <= end[axis] else (end, start)
-    steps = np.arange(high[axis] - low[axis] + 1)
-    slope = (high[1 - axis] - low[1 - axis]) / max(high[axis] - low[axis], 1)
-    line = np.empty((len(steps), 2))
-    line[:, axis], line[:, 1 - axis] = (
-        low[axis] + steps,
-        np.trunc(low[1 - axis] + slope * steps + 0.5),
-    )
-    return line if low is start else line[::-1]
-
-
-def polygon_targets(polygons, boxes, size):
-    """Targets from outlines instead of masks [detectron2's default]: moved and scaled into the RoI's grid, then drawn.
+def polygon_targets(polygons: list[list[np.ndarray]], boxes: np.ndarray, size: int) -> np.ndarray:
+    """Draw targets from outlines instead of masks [detectron2's default].
 
     polygons  list of R lists of [V, 2]: the outlines of each RoI's object
     boxes     [R, 4]  xyxy
@@ -89,17 +52,52 @@ def polygon_targets(polygons, boxes, size):
     return out
 
 
-def paste_matrix(low, high, size, length, convention):
-    """Interpolation matrices [D, length, size] that spread a mask's `size` cells from `low` to `high` over `length` pixels (SPEC §11).
+def rasterize_polygon(points: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Return the pixels inside a polygon, exactly as COCO's `frPyObjects` draws it.
 
-    "detectron2": bilinear at each pixel's centre, zero outside the mask.
-    "torchvision": the mask grows by a border of one zero cell, its box accordingly and then truncated to whole pixels, ends included.
+    points   [V, 2]  x, y in pixels, the last joined to the first
+    Returns  [height, width] bool.
+
+    The outline is walked on a grid five times as fine. Where it passes the centre of a column,
+    everything below flips. The rounding is COCO's: half a pixel may be on the wrong side.
+    """
+    corners = np.trunc(COCO_SCALE * np.asarray(points, dtype=np.float64) + 0.5)
+    ends = np.roll(corners, -1, axis=0)
+    walk = np.concatenate([_line(*pair) for pair in zip(corners, ends, strict=True)])
+    (u, v), (u_next, v_next) = walk[:-1].T, walk[1:].T
+    x = (np.where(u_next < u, u_next, u_next - 1) + 0.5) / COCO_SCALE - 0.5
+    y = np.ceil(np.clip((np.minimum(v, v_next) + 0.5) / COCO_SCALE - 0.5, 0, height))
+    crossing = (u != u_next) & (x == np.floor(x)) & (x >= 0) & (x <= width - 1)
+    # COCO counts down the columns, from the end of one into the next.
+    position = (x[crossing] * height + y[crossing]).astype(np.int64)
+    flips = np.bincount(position, minlength=height * width + 1)[:-1]
+    return (np.cumsum(flips) % 2 == 1).reshape(width, height).T
+
+
+def _line(start, end):
+    """Return grid points, one per step of the longer axis, computed from that axis' lower end."""
+    axis = 0 if abs(end[0] - start[0]) >= abs(end[1] - start[1]) else 1
+    low, high = (start, end) if start[axis] <= end[axis] else (end, start)
+    steps = np.arange(high[axis] - low[axis] + 1)
+    slope = (high[1 - axis] - low[1 - axis]) / max(high[axis] - low[axis], 1)
+    line = np.empty((len(steps), 2))
+    line[:, axis] = low[axis] + steps
+    line[:, 1 - axis] = np.trunc(low[1 - axis] + slope * steps + 0.5)
+    return line if low is start else line[::-1]
+
+
+def paste_matrix(
+    low: np.ndarray, high: np.ndarray, size: int, length: int, convention: str
+) -> np.ndarray:
+    """Return matrices [D, length, size] that spread masks over a row of pixels (SPEC §11).
+
+    A mask's `size` cells are spread from `low` [D] to `high` [D], over `length` pixels.
+    "detectron2"   bilinear at each pixel's centre, zero outside the mask
+    "torchvision"  the mask gets a border of one zero cell; its box grows in proportion and is then
+                   truncated to whole pixels, ends included
     """
     pixel = np.arange(length)
-    low, high = (
-        np.asarray(low, dtype=np.float64)[:, None],
-        np.asarray(high, dtype=np.float64)[:, None],
-    )
+    low, high = (np.asarray(x, dtype=np.float64)[:, None] for x in (low, high))
     if convention == "detectron2":
         inside = high > low
         position = (pixel + 0.5 - low) / np.where(inside, high - low, 1.0) * size - 0.5
@@ -108,22 +106,29 @@ def paste_matrix(low, high, size, length, convention):
         low, high = np.trunc(center - half), np.trunc(center + half)
         inside = (pixel >= low) & (pixel <= high)
         position = (size + 2) / np.maximum(high - low + 1, 1) * (pixel - low + 0.5) - 0.5
-        position = np.clip(position, 0, size + 1) - 1  # cell -1 and cell `size` are the zero border
+        # Cells -1 and `size` are the zero border.
+        position = np.clip(position, 0, size + 1) - 1
     return np.maximum(1 - np.abs(position[..., None] - np.arange(size)), 0) * inside[..., None]
 
 
-def paste_probabilities(mask_probabilities, boxes, height, width, *, convention):
-    """Each mask stretched over its box in an otherwise zero image: [D, S, S], [D, 4] -> [D, height, width] floats."""
-    out = np.zeros((len(boxes), height, width))
-    for row, pasted in zip(
-        out, _pasted(mask_probabilities, boxes, height, width, convention), strict=True
-    ):
-        row[:] = pasted
-    return out
+def paste_probabilities(
+    mask_probabilities: np.ndarray, boxes: np.ndarray, height: int, width: int, *, convention: str
+) -> np.ndarray:
+    """Stretch each mask over its box in an image of zeros: [D, S, S], [D, 4] -> [D, H, W]."""
+    pasted = list(_pasted(mask_probabilities, boxes, height, width, convention))
+    return np.array(pasted).reshape(-1, height, width)
 
 
-def paste(mask_probabilities, boxes, height, width, *, convention, threshold=0.5):
-    """Pixels of each object: where its pasted probability is at least `threshold`.
+def paste(
+    mask_probabilities: np.ndarray,
+    boxes: np.ndarray,
+    height: int,
+    width: int,
+    *,
+    convention: str,
+    threshold: float = 0.5,
+) -> np.ndarray:
+    """Return the pixels of each object, where its pasted probability is at least `threshold`.
 
     mask_probabilities  [D, S, S]
     boxes               [D, 4]     xyxy, pixels of the image; may leave it
@@ -133,14 +138,13 @@ def paste(mask_probabilities, boxes, height, width, *, convention, threshold=0.5
     Memory does not depend on the boxes. Raises ValueError for a non-finite box, naming its row.
     """
     out = np.zeros((len(boxes), height, width), dtype=bool)
-    for row, pasted in zip(
-        out, _pasted(mask_probabilities, boxes, height, width, convention), strict=True
-    ):
-        np.greater_equal(pasted, threshold, out=row)
+    for d, pasted in enumerate(_pasted(mask_probabilities, boxes, height, width, convention)):
+        out[d] = pasted >= threshold
     return out
 
 
 def _pasted(mask_probabilities, boxes, height, width, convention):
+    """Yield each mask stretched over its box [height, width]."""
     if convention not in ("torchvision", "detectron2"):
         raise ValueError(f"convention: expected torchvision or detectron2, got {convention!r}")
     check_finite(boxes, "boxes")

@@ -1,29 +1,43 @@
-"""Greedy non-maximum suppression: keep the best box, drop what overlaps it, repeat."""
+"""Greedy non-maximum suppression: keep the best box, drop what overlaps it, repeat.
+
+Legend: R boxes, D kept boxes, T scores in a row.
+"""
 
 import numpy as np
 
-from reference import boxes as box_ops
+from reference.boxes import check_finite, iou
 
 
-def top_k(scores, k):
-    """Indices of the `k` highest scores [..., T] of each row -> [..., min(k, T)], by falling score, equal scores by rising index."""
+def top_k(scores: np.ndarray, k: int) -> np.ndarray:
+    """Return the indices of the `k` highest scores of each row: [..., T] -> [..., min(k, T)].
+
+    They are ordered by falling score, equal scores by rising index.
+    """
     return np.argsort(-np.asarray(scores), axis=-1, kind="stable")[..., :k]
 
 
-def nms(boxes, scores, iou_threshold):
-    """Indices [D] of the boxes that greedy suppression keeps, by falling score (equal scores by rising index).
+def nms(boxes: np.ndarray, scores: np.ndarray, iou_threshold: float) -> np.ndarray:
+    """Return the indices [D] of the boxes that greedy suppression keeps, by falling score.
 
-    boxes [R, 4], scores [R]. A box goes when its IoU with a kept box of higher score is strictly above `iou_threshold`;
-    two boxes of no area do not suppress each other.
-    Raises ValueError for a non-finite box or a NaN score, naming its row.
+    boxes          [R, 4]  xyxy
+    scores         [R]     equal scores rank by rising index
+    iou_threshold  a box is dropped if its IoU with a kept box of higher score is strictly above it
+
+    Two boxes without area do not suppress each other. Raises ValueError for a non-finite box or a
+    NaN score, naming its row.
     """
     return batched_nms(boxes, scores, np.zeros(len(boxes), int), iou_threshold)
 
 
-def batched_nms(boxes, scores, group, iou_threshold):
-    """`nms` within each group (class or level; group [R] int), never across; the kept indices of all groups by falling score."""
+def batched_nms(
+    boxes: np.ndarray, scores: np.ndarray, group: np.ndarray, iou_threshold: float
+) -> np.ndarray:
+    """Apply `nms` within each group, never across: the kept indices of all, by falling score.
+
+    group [R] int is a class or a level; the other arguments are those of `nms`.
+    """
     boxes, scores, group = np.asarray(boxes), np.asarray(scores), np.asarray(group)
-    box_ops.check_finite(boxes, "boxes")
+    check_finite(boxes, "boxes")
     if np.isnan(scores).any():
         raise ValueError(f"scores must not be NaN; row {int(np.isnan(scores).argmax())} is")
     order = top_k(scores, len(scores))
@@ -34,14 +48,13 @@ def batched_nms(boxes, scores, group, iou_threshold):
     return order[keep[order]]
 
 
-def _greedy(boxes, iou_threshold):
-    """Kept rows of boxes that are sorted by falling score."""
+def _greedy(boxes: np.ndarray, iou_threshold: float) -> np.ndarray:
+    """Return the kept rows of boxes that are sorted by falling score."""
     keep, rest = [], np.arange(len(boxes))
     while len(rest):
-        first, rest = rest[0], rest[1:]
-        keep.append(first)
-        overlap = box_ops.iou(boxes[first, None], boxes[rest])[0]
-        rest = rest[
-            ~(overlap > np.float64(iou_threshold))
-        ]  # a float64 threshold also for float32 boxes
+        best, rest = rest[0], rest[1:]
+        keep.append(best)
+        overlap = iou(boxes[best, None], boxes[rest])[0]
+        # The threshold is a float64 also for float32 boxes.
+        rest = rest[~(overlap > np.float64(iou_threshold))]
     return np.array(keep, int)

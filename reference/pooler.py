@@ -1,13 +1,18 @@
-"""Which pyramid level an RoI pools from, and pooling over all levels [FPN §4.2]."""
+"""The pyramid level that an RoI pools from, and pooling from all levels [FPN §4.2].
+
+Legend: N images, R rois, C channels, P pooled size.
+"""
 
 import numpy as np
 
 from reference.autodiff import primitive
-from reference.roi_align import check, roi_align, roi_align_backward
+from reference.config import Pooler
+from reference.roi_align import roi_align, roi_align_backward
 from reference.roi_pool import roi_pool, roi_pool_backward
 from reference.roi_warp import roi_warp, roi_warp_backward
+from reference.rois import check
 
-# Each operator, its backward, and the fields of config.Pooler that it takes.
+# Each operator, its backward, and the fields of the pooler that it takes.
 OPERATORS = {
     "roi_pool": (roi_pool, roi_pool_backward, ()),
     "roi_warp": (roi_warp, roi_warp_backward, ("sampling_ratio", "aggregate")),
@@ -15,11 +20,11 @@ OPERATORS = {
 }
 
 
-def assign(rois, pooler):
-    """The level number of each RoI: floor(4 + log2(sqrt(area) / 224)) kept within the pyramid [FPN (1)].
+def assign(rois: np.ndarray, pooler: Pooler) -> np.ndarray:
+    """Return the level of each RoI, floor(4 + log2(sqrt(area) / 224)) within the pyramid [FPN (1)].
 
     rois     [R, 4]  xyxy, input-image pixels
-    pooler   config.Pooler: canonical size and level, epsilon, lowest and highest level
+    pooler   its canonical size and level, epsilon, lowest and highest level
     Returns  [R] int64. An RoI without area goes to the lowest level.
     """
     dtype = rois.dtype.type
@@ -34,39 +39,47 @@ def assign(rois, pooler):
 
 
 @primitive
-def pool(features, rois, image_index, pooler):
-    """Each RoI pooled from its level by the configured operator.
+def pool(
+    features: dict[int, np.ndarray], rois: np.ndarray, image_index: np.ndarray, pooler: Pooler
+) -> np.ndarray:
+    """Pool each RoI from its level by the configured operator.
 
     features     {level: [N, C, H_l, W_l]}, strides 2**level
     rois         [R, 4]  xyxy, input-image pixels
     image_index  [R]     int; -1: a padding RoI, whose output is 0
     Returns      [R, C, P, P].
+
+    Raises ValueError for a non-finite RoI or an image index out of range, naming its row.
     """
-    some = features[pooler.min_level]
-    rois, image_index = check(some, rois, image_index)
-    out = np.zeros(
-        (len(rois), some.shape[1], pooler.output_size, pooler.output_size), dtype=some.dtype
-    )
+    finest, side = features[pooler.min_level], pooler.output_size
+    rois, image_index = check(finest, rois, image_index)
+    out = np.zeros((len(rois), finest.shape[1], side, side), finest.dtype)
     operator, _, _ = OPERATORS[pooler.operator]
-    for level, here, keywords in _by_level(rois, pooler):
-        out[here] = operator(features[level], rois[here], image_index[here], **keywords)
+    for level, rows, keywords in _by_level(rois, pooler):
+        out[rows] = operator(features[level], rois[rows], image_index[rows], **keywords)
     return out
 
 
-def pool_backward(grad_out, features, rois, image_index, pooler):
-    """Gradient of `pool` with respect to `features`: {level: [N, C, H_l, W_l]}, for the levels the pooler reads."""
+def pool_backward(
+    grad_out: np.ndarray,
+    features: dict[int, np.ndarray],
+    rois: np.ndarray,
+    image_index: np.ndarray,
+    pooler: Pooler,
+) -> dict[int, np.ndarray]:
+    """Return the gradient of `pool` with respect to the levels that the pooler reads."""
     rois, image_index = check(features[pooler.min_level], rois, image_index)
     _, operator, _ = OPERATORS[pooler.operator]
     return {
-        level: operator(grad_out[here], features[level], rois[here], image_index[here], **keywords)
-        for level, here, keywords in _by_level(rois, pooler)
+        level: operator(grad_out[rows], features[level], rois[rows], image_index[rows], **keywords)
+        for level, rows, keywords in _by_level(rois, pooler)
     }
 
 
 def _by_level(rois, pooler):
+    """Yield each level, the rows of its RoIs [R] bool, and the operator's keywords there."""
     levels = assign(rois, pooler)
-    keywords = {
-        name: getattr(pooler, name) for name in ("output_size", *OPERATORS[pooler.operator][2])
-    }
+    fields = ("output_size", *OPERATORS[pooler.operator][2])
+    keywords = {name: getattr(pooler, name) for name in fields}
     for level in range(pooler.min_level, pooler.max_level + 1):
         yield level, levels == level, keywords | {"spatial_scale": 1 / 2**level}

@@ -12,6 +12,7 @@ from support.image_golden import either, read
 from support.strategies import boxes as boxes_across_borders
 
 from accelerated import masks as accelerated
+from accelerated.kernels.eager import masks as eager
 from accelerated.verify.equality import GOLDEN_OPERATOR, arbitrary_boxes, assert_close, assert_equal
 from reference import masks as reference
 from reference.config import preset
@@ -165,7 +166,7 @@ def test_targets_of_many_images_and_empty_slots(rng, backend):
 def test_targets_in_chunks_and_under_autocast(rng, monkeypatch):
     masks, boxes = rng.random((3, HEIGHT, WIDTH)) > 0.5, rng.random((7, 4)) * 8 + [0, 0, 8, 8]
     expected = targets(masks, np.arange(7) % 3, boxes, TORCHVISION, 7, dtype=torch.float32)
-    monkeypatch.setattr(accelerated, "CHUNK_PIXELS", 2 * HEIGHT * 32)
+    monkeypatch.setattr(eager, "CHUNK_PIXELS", 2 * HEIGHT * 32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert_close(
             targets(masks, np.arange(7) % 3, boxes, TORCHVISION, 7, dtype=torch.float32),

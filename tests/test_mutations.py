@@ -95,6 +95,7 @@ CHECKS = {
     "roi_align_max": lambda: test_roi_align.check_backward_on_the_tape(
         MAP, ROIS, IMAGES, True, "max"
     ),
+    "interpolation_matrix": test_roi_align.check_interpolation_matrix,
     "roi_pool": lambda: test_roi_pool.check_backward_on_the_tape(MAP, ROIS, IMAGES),
     "roi_warp": lambda: test_roi_warp.check_backward_on_the_tape(MAP, ROIS + 0.75, IMAGES, "mean"),
     "pooler": lambda: test_pooler.check_backward_on_the_tape(
@@ -233,14 +234,18 @@ MUTANTS = [
         "logits) + targets) *",
     ),
     Mutant("soft_cross_entropy", losses, "soft_cross_entropy_backward", " * grad_out[:, None]", ""),
-    Mutant("roi_align_mean", roi_align, "roi_align_backward", "] += _inter", "] -= _inter"),
+    Mutant("roi_align_mean", roi_align, "roi_align_backward", "] += _product", "] -= _product"),
     Mutant(
-        "roi_align_mean", roi_align, "roi_align_backward", "] += _inter", "] = _inter"
+        "roi_align_mean", roi_align, "roi_align_backward", "] += _product", "] = _product"
     ),  # the last RoI alone
-    Mutant("roi_align_max", roi_align, "_to_largest", "== number[:", "!= number[:"),
+    Mutant("roi_align_max", roi_align, "_to_largest", " == first", " != first"),
     Mutant(
-        "roi_align_max", roi_align, "_to_largest", "== number[:", ">= number[:"
+        "roi_align_max", roi_align, "_to_largest", " == first", " >= first"
     ),  # the later ones get it too
+    Mutant("interpolation_matrix", roi_align, "sample_matrix", "-1 <= position", "-1 < position"),
+    Mutant("interpolation_matrix", roi_align, "sample_matrix", "<= size:", "< size:"),
+    Mutant("interpolation_matrix", roi_align, "sample_matrix", "-1 <= position", "0 <= position"),
+    Mutant("interpolation_matrix", roi_align, "sample_matrix", "low - 0.5 if", "low if"),
     Mutant("roi_pool", roi_pool, "roi_pool_backward", "np.add.at(", "np.subtract.at("),
     Mutant(
         "roi_pool",
@@ -260,8 +265,8 @@ MUTANTS = [
         "roi_warp",
         roi_warp,
         "roi_warp_backward",
-        "features, rois, image_index, **",
-        "features, rois + 0.5, image_index, **",
+        "features, rois, image_index, **keywords)",
+        "features, rois + 0.5, image_index, **keywords)",
     ),
     Mutant("pooler", pooler, "pool_backward", "operator(grad_out", "-operator(grad_out"),
     Mutant(

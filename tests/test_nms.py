@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from support.golden_cases import EXTENT, cases
 from support.strategies import boxes as some_boxes
 
+import accelerated.kernels.eager.nms
 import accelerated.kernels.triton.nms
 import accelerated.nms
 import reference.boxes
@@ -170,7 +171,7 @@ def test_twins(rng, backend, count, dtype):
 @pytest.mark.parametrize("grouped", [False, True])
 def test_keep_mask_of_padded_rows(rng, backend, grouped, monkeypatch):
     """Rows keep to themselves; invalid boxes, NaN ones among them, are not kept and suppress nothing, wherever they stand."""
-    monkeypatch.setattr(accelerated.nms, "BLOCK", 48)
+    monkeypatch.setattr(accelerated.kernels.eager.nms, "BLOCK", 48)
     monkeypatch.setattr(
         accelerated.kernels.triton.nms, "WORDS", 2
     )  # several reads of the words kept so far

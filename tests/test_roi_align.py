@@ -1,5 +1,7 @@
 """RoIAlign: NumPy, PyTorch and Triton against torchvision, against each other, and against what the operator must satisfy."""
 
+import doctest
+
 import numpy as np
 import pytest
 import torch
@@ -10,8 +12,10 @@ from support.gradients import check_backward, check_float32, compare_with_autogr
 from support.strategies import arrays
 from support.strategies import boxes as some_boxes
 
+import accelerated.kernels.eager.roi_align
 import accelerated.roi_align
 import reference.roi_align
+from accelerated.kernels.eager.roi_align import Taps, sparse_compact, sparse_padded
 from accelerated.verify.equality import (
     GOLDEN_OPERATOR,
     POINTWISE,
@@ -284,6 +288,57 @@ def check_backward_on_the_tape(features, rois, image_index, aligned, aggregate):
         check_float32(function, features)
 
 
+# ---- the interpolation matrix
+
+
+def test_the_example_of_the_docstring_is_true():
+    results = doctest.testmod(reference.roi_align)
+    assert results.attempted == 5 and not results.failed
+
+
+def test_interpolation_matrix():
+    check_interpolation_matrix()
+
+
+def check_interpolation_matrix():
+    """By hand: two samples of one bin, first at (-1, 1), (-1.125, 1), (3, 5) and (3, 5.125)."""
+    matrix = reference.roi_align.interpolation_matrix
+    for low, high, expected in (
+        (-2.0, 2.0, [0.5, 0.5, 0, 0, 0]),
+        (-2.1875, 2.0625, [0, 0.5, 0, 0, 0]),
+        (2.0, 6.0, [0, 0, 0, 0.5, 0.5]),
+        (1.9375, 6.1875, [0, 0, 0, 0.5, 0]),
+        (0.0, 2.5, [0.1875, 0.375, 0.4375, 0, 0]),
+        (4.0, 3.0, [0, 0, 0, 0, 1]),
+    ):
+        weights = matrix(low, high, bins=1, size=5, sampling_ratio=2, aligned=False)
+        assert_equal(weights, [expected], f"{low}, {high}")
+    # Half a pixel further left; an RoI that ends before it starts has no samples.
+    aligned = {"bins": 1, "size": 5, "sampling_ratio": 1, "aligned": True}
+    assert_close(matrix(1.0, 1.6, **aligned), [[0.2, 0.8, 0, 0, 0]], 1e-15)
+    assert_equal(matrix(5.0, 4.0, **aligned), np.zeros((1, 5)))
+    # Adaptively, a bin of 2.5 pixels has three samples.
+    samples = reference.roi_align.sample_matrix(0.0, 5.0, 2, 6, 0, False)
+    assert samples.shape == (2, 3, 6)
+    assert_close(samples.sum(axis=2), np.ones((2, 3)), 1e-15)
+
+
+def test_sparse_matrices_by_hand():
+    """The example of `sparse_compact` and `sparse_padded`: 2 x 2 bins on a map three pixels wide."""
+    half, samples = 0.5, torch.ones(1)
+    y = Taps(torch.tensor([[[0, 1], [1, 1]]]), torch.tensor([[[1.0, 0], [1, 0]]]), samples)
+    x = Taps(torch.tensor([[[0, 1], [2, 2]]]), torch.tensor([[[half, half], [1, 0]]]), samples)
+    arguments = y, x, torch.tensor([0]), torch.tensor([3]), torch.float32
+    compact = sparse_compact(*arguments)
+    assert compact.index.tolist() == [0, 1, 2, 3, 4, 5]
+    assert compact.weight.tolist() == [half, half, 1, half, half, 1]
+    assert compact.offsets.tolist() == [0, 2, 3, 5, 6]
+    padded = sparse_padded(*arguments, zero_row=6)
+    assert padded.index.tolist() == [0, 1, 6, 6, 2, 6, 6, 6, 3, 4, 6, 6, 5, 6, 6, 6]
+    assert padded.weight.tolist() == [half, half, 0, 0, 1, 0, 0, 0, half, half, 0, 0, 1, 0, 0, 0]
+    assert padded.offsets.tolist() == [0, 4, 8, 12, 16]
+
+
 # ---- cutoffs, degenerate and bad input
 
 
@@ -535,7 +590,7 @@ def test_more_rois_than_a_word_of_the_backward_holds(backend, rng):
 @AGGREGATES
 def test_fixed_shapes_of_plain_torch(aggregate, rng, monkeypatch):
     """On a GPU the lists keep entries of no weight: they must read and write nothing, not even NaN."""
-    monkeypatch.setattr(accelerated.roi_align, "_may_count", lambda *_: False)
+    monkeypatch.setattr(accelerated.kernels.eager.roi_align, "_fixed_shapes", lambda *_: True)
     features, rois, image_index = (
         rng.standard_normal((2, 3, 7, 9)),
         some_rois(rng, 9, 7, 9),

@@ -13,6 +13,7 @@ from support.strategies import arrays
 from support.strategies import boxes as some_boxes
 
 import accelerated.roi_pool
+import accelerated.rois
 import reference.roi_pool
 from accelerated.verify.equality import REDUCTION, assert_close, assert_equal
 
@@ -29,16 +30,13 @@ def tensor(array):
 def pool(implementation, features, rois, image_index, *, output_size, spatial_scale):
     """Output and argmax of any of the three implementations, as arrays."""
     if implementation == "numpy":
-        return reference.roi_pool.roi_pool_argmax(
-            features, rois, image_index, output_size=output_size, spatial_scale=spatial_scale
+        return reference.roi_pool._with_argmax(
+            features, rois, image_index, output_size, spatial_scale
         )
     arguments = [tensor(x) for x in (rois, image_index, np.zeros_like(image_index))]
-    results = accelerated.roi_pool.multilevel_argmax(
-        [tensor(features)],
-        *arguments,
-        scales=[spatial_scale],
-        output_size=output_size,
-        backend=implementation,
+    size = accelerated.rois.pair(output_size)
+    results = accelerated.roi_pool._forward(
+        [tensor(features)], *arguments, [spatial_scale], size, implementation
     )
     return [x.cpu().numpy() for x in results]
 

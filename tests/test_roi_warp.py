@@ -12,10 +12,10 @@ from test_roi_align import eager
 
 import accelerated.roi_warp
 import reference.roi_warp
-from accelerated.roi_pool import whole_pixels as fast_whole_pixels
+from accelerated.rois import whole_pixels as fast_whole_pixels
 from accelerated.verify.equality import POINTWISE, REDUCTION, assert_close, assert_equal
 from reference.roi_align import roi_align
-from reference.roi_pool import whole_pixels
+from reference.rois import whole_pixels
 
 EVERY = pytest.mark.parametrize("implementation", ["numpy", "torch", "triton"])
 FAST = pytest.mark.parametrize("implementation", ["numpy", "torch"])

@@ -1,17 +1,29 @@
 """Triton kernels of greedy suppression over B rows of M boxes sorted by falling score.
 
-1. `_nms_overlap_kernel`: for each box i a bit mask of the better boxes j < i that overlap it, 32 to a word; only words of blocks
-   not above the diagonal are written, the others stay as they were allocated.
-2. `_nms_scan_kernel`: one program per row walks its blocks of 32 boxes. A box is dropped when its mask meets the bits kept so far;
-   inside a block the same rule is iterated to its fixed point.
+1. `_nms_overlap_kernel` writes for each box i a bit mask of the better boxes j < i that overlap it.
+2. `_nms_scan_kernel` drops a box if its mask meets the bits kept so far, block by block.
+
+Legend: B rows, M boxes in a row, W words of 32 boxes.
 """
 
 import torch
 import triton
 import triton.language as tl
 
-WORD = 32  # boxes per mask word, and per block of the scan
-WORDS = 64  # mask words the scan reads at a time
+from accelerated.kernels.triton.sampling import divide
+
+# Boxes per mask word, and per block of the scan.
+WORD = 32
+# Mask words that the scan reads at a time.
+WORDS = 64
+
+
+@triton.jit
+def _load_boxes(boxes_ptr, i, valid):
+    """x1, y1, x2, y2 of a block of boxes; 0 where not valid."""
+    x1, y1 = tl.load(boxes_ptr + i * 4, valid, 0), tl.load(boxes_ptr + i * 4 + 1, valid, 0)
+    x2, y2 = tl.load(boxes_ptr + i * 4 + 2, valid, 0), tl.load(boxes_ptr + i * 4 + 3, valid, 0)
+    return x1, y1, x2, y2
 
 
 @triton.jit
@@ -26,6 +38,10 @@ def _nms_overlap_kernel(
     HAS_GROUP: tl.constexpr,
     WORD: tl.constexpr,
 ):
+    """One program per row and pair of blocks of WORD boxes: reads both, writes one word per box.
+
+    Only words of blocks not above the diagonal are written, the others stay as allocated.
+    """
     block, word, row = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
     if word > block:
         return
@@ -34,32 +50,18 @@ def _nms_overlap_kernel(
     valid_i = tl.load(valid_ptr + row * M + i, mask=i < M, other=0) != 0
     valid_j = tl.load(valid_ptr + row * M + j, mask=j < M, other=0) != 0
     if (tl.max(valid_i.to(tl.int32), axis=0) == 0) | (tl.max(valid_j.to(tl.int32), axis=0) == 0):
-        return  # the scan looks only at masks of valid boxes, and there at bits of kept ones
-    box_i, box_j = boxes_ptr + (row * M + i) * 4, boxes_ptr + (row * M + j) * 4
-    x1_i, y1_i = tl.load(box_i, mask=valid_i, other=0), tl.load(box_i + 1, mask=valid_i, other=0)
-    x2_i, y2_i = (
-        tl.load(box_i + 2, mask=valid_i, other=0),
-        tl.load(box_i + 3, mask=valid_i, other=0),
-    )
-    x1_j, y1_j = tl.load(box_j, mask=valid_j, other=0), tl.load(box_j + 1, mask=valid_j, other=0)
-    x2_j, y2_j = (
-        tl.load(box_j + 2, mask=valid_j, other=0),
-        tl.load(box_j + 3, mask=valid_j, other=0),
-    )
-    width = tl.maximum(
-        tl.minimum(x2_i[:, None], x2_j[None, :]) - tl.maximum(x1_i[:, None], x1_j[None, :]), 0
-    )
-    height = tl.maximum(
-        tl.minimum(y2_i[:, None], y2_j[None, :]) - tl.maximum(y1_i[:, None], y1_j[None, :]), 0
-    )
+        # The scan reads only masks of valid boxes, and there bits of kept ones.
+        return
+    x1_i, y1_i, x2_i, y2_i = _load_boxes(boxes_ptr, row * M + i, valid_i)
+    x1_j, y1_j, x2_j, y2_j = _load_boxes(boxes_ptr, row * M + j, valid_j)
+    left, right = tl.maximum(x1_i[:, None], x1_j[None, :]), tl.minimum(x2_i[:, None], x2_j[None, :])
+    top, bottom = tl.maximum(y1_i[:, None], y1_j[None, :]), tl.minimum(y2_i[:, None], y2_j[None, :])
+    width, height = tl.maximum(right - left, 0), tl.maximum(bottom - top, 0)
     area_i, area_j = (x2_i - x1_i) * (y2_i - y1_i), (x2_j - x1_j) * (y2_j - y1_j)
     intersection = width * height
     union = area_i[:, None] + area_j[None, :] - intersection
     union = tl.where(intersection > 0, union, 1)
-    iou = (
-        tl.div_rn(intersection, union) if intersection.dtype == tl.float32 else intersection / union
-    )  # plain float32 "/" is approximate
-    overlap = (iou > THRESHOLD) & (j[None, :] < i[:, None])
+    overlap = (divide(intersection, union) > THRESHOLD) & (j[None, :] < i[:, None])
     if HAS_GROUP:
         group_i = tl.load(group_ptr + row * M + i, mask=valid_i, other=0)
         group_j = tl.load(group_ptr + row * M + j, mask=valid_j, other=0)
@@ -79,6 +81,10 @@ def _nms_scan_kernel(
     WORD: tl.constexpr,
     WORDS: tl.constexpr,
 ):
+    """One program per row: walks its blocks of WORD boxes, reads masks, writes which are kept.
+
+    Inside a block the rule is iterated to its fixed point.
+    """
     row = tl.program_id(0).to(tl.int64)
     lane = tl.arange(0, WORD)
     for block in range(W):
@@ -105,11 +111,17 @@ def _nms_scan_kernel(
                 kept = updated
         tl.store(bits_ptr + row * W + block, kept)
         tl.store(keep_ptr + row * M + i, ((kept >> lane) & 1).to(tl.uint8), mask=i < M)
-        tl.debug_barrier()  # the next block reads these bits, in other threads
+        # The next block reads these bits, in other threads.
+        tl.debug_barrier()
 
 
-def keep_mask(boxes, valid, threshold, group=None):
-    """boxes [B, M, 4] float32 or float64, valid [B, M] bool, group [B, M] int64 or None, rows by falling score -> kept [B, M] bool."""
+def keep_mask(
+    boxes: torch.Tensor, valid: torch.Tensor, threshold: float, group: torch.Tensor | None
+) -> torch.Tensor:
+    """Return which boxes of each row are kept [B, M] bool; rows are sorted by falling score.
+
+    boxes [B, M, 4] float32 or float64, valid [B, M] bool, group [B, M] int or None.
+    """
     rows, count, _ = boxes.shape
     words = triton.cdiv(count, WORD)
     keep = torch.empty_like(valid, memory_format=torch.contiguous_format)
@@ -121,7 +133,7 @@ def keep_mask(boxes, valid, threshold, group=None):
     _nms_overlap_kernel[(words, words, rows)](
         boxes.contiguous(),
         valid,
-        valid if group is None else group.contiguous(),
+        valid if group is None else group.long().contiguous(),
         masks,
         count,
         words,
@@ -129,7 +141,8 @@ def keep_mask(boxes, valid, threshold, group=None):
         HAS_GROUP=group is not None,
         WORD=WORD,
         num_warps=4,
-        enable_fp_fusion=False,  # a fused multiply-add rounds the union differently from the other implementations
+        # A fused multiply-add would round the union differently from the other implementations.
+        enable_fp_fusion=False,
     )
     _nms_scan_kernel[(rows,)](
         valid,

@@ -1,36 +1,48 @@
-"""RoIPool in Triton, forward over all levels of a pyramid in one launch, backward without atomics, one launch per level.
+"""RoIPool in Triton, forward over all levels of a pyramid in one launch, backward without atomics.
 
-The bins come in as whole numbers: tops and rows [R, P_h], lefts and columns [R, P_w], int32 and contiguous, `rows` 0 in RoIs
-that pool nothing. Forward: one program per RoI, row of bins and block of channels. Backward: one program per tile of features and
-block of channels finds the RoIs that reach its tile, adds in their order what their argmax sends to it, and writes every
-gradient once, in its own dtype.
+The backward is one launch per level.
+
+Legend: N images, R rois, C channels, P pooled size, L levels.
 """
 
 import torch
 import triton
 import triton.language as tl
 
+from accelerated.kernels import Bins
+from accelerated.kernels.triton.sampling import choose, lowest_bit, store_tile
+
 FORWARD_CHANNELS = 64
 BACKWARD_CHANNELS = 32
+# The backward's tiles are TILE x TILE features.
 TILE = 8
-WORD = 32  # RoIs looked at at once
+# RoIs that a program of the backward looks at together.
+WORD = 32
 
 
 @triton.jit
-def _choose(values, level, LEVELS: tl.constexpr):
-    """values[level] of a tuple."""
-    chosen = values[0]
-    for l in tl.static_range(1, LEVELS):
-        chosen = tl.where(level == l, values[l], chosen)
-    return chosen
+def _roi_pool_forward_kernel(
+    features,  # L x [N, C, H_l, W_l]
+    bins,  # as `Bins`, int32 from tops on, contiguous
+    out_ptr,  # [R, C, P_H, P_W]
+    argmax_ptr,  # [R, C, P_H, P_W] int32, with the strides of out
+    channels,  # C
+    widths,  # (W_l)
+    stride_n,  # L strides each
+    stride_c,
+    stride_h,
+    stride_w,
+    stride_out,  # 4 strides
+    P_H: tl.constexpr,
+    P_W: tl.constexpr,
+    BLOCK_Q: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    """One program per RoI, row of bins and block of channels: all bins of the row at once.
 
-
-@triton.jit
-def _forward_kernel(
-    features, image_index_ptr, level_index_ptr, tops_ptr, rows_ptr, lefts_ptr, columns_ptr, out_ptr, argmax_ptr,
-    channels, widths, stride_n, stride_c, stride_h, stride_w, stride_out_r, stride_out_c, stride_out_h, stride_out_w,
-    LEVELS: tl.constexpr, P_H: tl.constexpr, P_W: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_C: tl.constexpr,
-):  # fmt: skip
+    Reads the features of the bins in row-major order and writes the first largest, and its index.
+    """
+    image_index_ptr, level_index_ptr, tops_ptr, rows_ptr, lefts_ptr, columns_ptr = bins
     r = (tl.program_id(0) // P_H).to(tl.int64)
     p = tl.program_id(0) % P_H
     q = tl.arange(0, BLOCK_Q)
@@ -42,13 +54,10 @@ def _forward_kernel(
     left = tl.load(lefts_ptr + r * P_W + q, q < P_W, 0)
     columns = tl.load(columns_ptr + r * P_W + q, q < P_W, 0)
     widest = tl.max(columns, axis=0)
-    width, row_stride, column_stride = (
-        _choose(widths, level, LEVELS),
-        _choose(stride_h, level, LEVELS),
-        _choose(stride_w, level, LEVELS),
-    )
-    image_ptr = _choose(features, level, LEVELS) + image * _choose(stride_n, level, LEVELS)
-    image_ptr = image_ptr + (c.to(tl.int64) * _choose(stride_c, level, LEVELS))[None, :]
+    width = choose(widths, level)
+    row_stride, column_stride = choose(stride_h, level), choose(stride_w, level)
+    image_ptr = choose(features, level) + image * choose(stride_n, level)
+    image_ptr = image_ptr + (c.to(tl.int64) * choose(stride_c, level))[None, :]
     best = tl.zeros([BLOCK_Q, BLOCK_C], out_ptr.dtype.element_ty)
     argmax = tl.full([BLOCK_Q, BLOCK_C], -1, tl.int32)
     for y in range(top, top + rows):
@@ -56,117 +65,147 @@ def _forward_kernel(
             x = left + j
             mask = (j < columns)[:, None] & channel_mask[None, :]
             value = tl.load(image_ptr + (y * row_stride + x * column_stride)[:, None], mask, 0.0)
-            larger = mask & (
-                (argmax < 0) | (value > best) | ((value != value) & (best == best))
-            )  # NaN is larger than all
-            best = tl.where(larger, value, best)
-            argmax = tl.where(larger, (y * width + x)[:, None], argmax)
-    offset = (
-        r * stride_out_r + p * stride_out_h + q[:, None] * stride_out_w + c[None, :] * stride_out_c
-    )
+            # NaN is larger than any number.
+            larger = (argmax < 0) | (value > best) | ((value != value) & (best == best))
+            best = tl.where(mask & larger, value, best)
+            argmax = tl.where(mask & larger, (y * width + x)[:, None], argmax)
+    offset = r * stride_out[0] + p * stride_out[2]
+    offset = offset + q[:, None] * stride_out[3] + c[None, :] * stride_out[1]
     mask = (q < P_W)[:, None] & channel_mask[None, :]
     tl.store(out_ptr + offset, best, mask)
     tl.store(argmax_ptr + offset, argmax, mask)
 
 
 @triton.jit
-def _backward_kernel(
-    grad_ptr, grad_out_ptr, argmax_ptr, image_index_ptr, level_index_ptr, tops_ptr, rows_ptr, lefts_ptr, columns_ptr,
-    level, count, channels, height, width, tiles_across, tiles_down, stride_n, stride_c, stride_h, stride_w,
-    stride_out_r, stride_out_c, stride_out_h, stride_out_w, stride_argmax_r, stride_argmax_c, stride_argmax_h, stride_argmax_w,
-    P_H: tl.constexpr, P_W: tl.constexpr, TILE: tl.constexpr, WORD: tl.constexpr, BLOCK_C: tl.constexpr, ACC: tl.constexpr,
-):  # fmt: skip
+def _roi_pool_backward_kernel(
+    grad_ptr,  # [N, C, H, W] of one level
+    grad_out_ptr,  # [R, C, P_H, P_W]
+    argmax_ptr,  # [R, C, P_H, P_W] int32
+    bins,  # as `Bins`, int32 from tops on, contiguous
+    level,
+    count,  # R
+    channels,  # C
+    height,  # H
+    width,  # W
+    tiles_across,
+    tiles_down,
+    stride,  # 4 strides each
+    stride_out,
+    stride_argmax,
+    P_H: tl.constexpr,
+    P_W: tl.constexpr,
+    TILE: tl.constexpr,
+    WORD: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    ACC: tl.constexpr,
+):
+    """One program per tile of features and block of channels; no two write the same gradient.
+
+    Looks for RoIs that reach the tile, WORD at a time, and adds in their order the gradients whose
+    argmax lies in the tile to its sum, which it writes once, in the dtype of the gradient.
+    """
+    image_index_ptr, level_index_ptr, tops_ptr, rows_ptr, lefts_ptr, columns_ptr = bins
     tile = tl.program_id(0)
     image = tile // (tiles_across * tiles_down)
     tile_y, tile_x = (tile // tiles_across) % tiles_down * TILE, tile % tiles_across * TILE
     ys, xs = tile_y + tl.arange(0, TILE), tile_x + tl.arange(0, TILE)
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     channel_mask = c < channels
-    place = (ys * width)[:, None, None] + xs[None, :, None]
+    index = (ys * width)[:, None, None] + xs[None, :, None]
     lanes = tl.arange(0, WORD)
     total = tl.zeros([TILE, TILE, BLOCK_C], ACC)
     for base in range(0, count, WORD):
         r = base + lanes
         near = r < count
-        near = (
-            near
-            & (tl.load(image_index_ptr + r, near, -1) == image)
-            & (tl.load(level_index_ptr + r, near, -1) == level)
-        )
-        bottom = tl.load(tops_ptr + r * P_H + P_H - 1, near, 0) + tl.load(
-            rows_ptr + r * P_H + P_H - 1, near, 0
-        )
-        right = tl.load(lefts_ptr + r * P_W + P_W - 1, near, 0) + tl.load(
-            columns_ptr + r * P_W + P_W - 1, near, 0
-        )
+        near = near & (tl.load(image_index_ptr + r, near, -1) == image)
+        near = near & (tl.load(level_index_ptr + r, near, -1) == level)
+        last = r * P_H + P_H - 1
+        bottom = tl.load(tops_ptr + last, near, 0) + tl.load(rows_ptr + last, near, 0)
+        last = r * P_W + P_W - 1
+        right = tl.load(lefts_ptr + last, near, 0) + tl.load(columns_ptr + last, near, 0)
         near = near & (tl.load(tops_ptr + r * P_H, near, 0) < tile_y + TILE) & (bottom > tile_y)
         near = near & (tl.load(lefts_ptr + r * P_W, near, 0) < tile_x + TILE) & (right > tile_x)
         word = tl.sum(near.to(tl.int64) << lanes.to(tl.int64), axis=0)
         while word != 0:
-            bit = (
-                (word & -word).to(tl.float32).to(tl.int32, bitcast=True) >> 23
-            ) - 127  # the lowest one
+            roi = (base + lowest_bit(word)).to(tl.int64)
             word = word & (word - 1)
-            roi = (base + bit).to(tl.int64)
             for p in range(P_H):
                 top, rows = tl.load(tops_ptr + roi * P_H + p), tl.load(rows_ptr + roi * P_H + p)
                 if (top < tile_y + TILE) & (top + rows > tile_y):
+                    row_ptr = grad_out_ptr + roi * stride_out[0] + p * stride_out[2]
+                    which_ptr = argmax_ptr + roi * stride_argmax[0] + p * stride_argmax[2]
                     for q in range(P_W):
-                        out = (
-                            roi * stride_out_r
-                            + p * stride_out_h
-                            + q * stride_out_w
-                            + c * stride_out_c
-                        )
-                        from_place = (
-                            roi * stride_argmax_r
-                            + p * stride_argmax_h
-                            + q * stride_argmax_w
-                            + c * stride_argmax_c
-                        )
-                        grad = tl.load(grad_out_ptr + out, channel_mask, 0.0).to(ACC)
-                        argmax = tl.load(argmax_ptr + from_place, channel_mask, -1)
-                        total += tl.where(place == argmax[None, None, :], grad[None, None, :], 0.0)
-    offset = (
-        (ys * stride_h)[:, None, None]
-        + (xs * stride_w)[None, :, None]
-        + (c.to(tl.int64) * stride_c)[None, None, :]
-    )
-    mask = (ys < height)[:, None, None] & (xs < width)[None, :, None] & channel_mask[None, None, :]
-    tl.store(
-        grad_ptr + image.to(tl.int64) * stride_n + offset, total.to(grad_ptr.dtype.element_ty), mask
-    )
+                        out = q * stride_out[3] + c * stride_out[1]
+                        grad = tl.load(row_ptr + out, channel_mask, 0.0).to(ACC)
+                        which = q * stride_argmax[3] + c * stride_argmax[1]
+                        argmax = tl.load(which_ptr + which, channel_mask, -1)
+                        total += tl.where(index == argmax[None, None, :], grad[None, None, :], 0.0)
+    grad_ptr += image.to(tl.int64) * stride[0]
+    store_tile(grad_ptr, total, ys, xs, c, height, width, channels, stride[2], stride[3], stride[1])
 
 
-def forward(features, image_index, level_index, bins, out, argmax):
-    """Fill `out` and `argmax` [R, C, P_h, P_w], which have the same strides; `bins`: tops, rows, lefts, columns."""
+def _arguments(bins):
+    """Return the bins as the kernels take them."""
+    return tuple(x.contiguous() for x in (*bins[:2], *(x.int() for x in bins[2:])))
+
+
+def forward(
+    features: list[torch.Tensor], bins: Bins, out: torch.Tensor, argmax: torch.Tensor
+) -> None:
+    """Fill `out` and `argmax` [R, C, P_h, P_w], which have the same strides."""
     if out.numel() == 0:
         return
     rois, channels, pooled_height, pooled_width = out.shape
     block = min(FORWARD_CHANNELS, triton.next_power_of_2(channels))
-    strides = tuple(zip(*(x.stride() for x in features), strict=True))
     with torch.cuda.device_of(out):
-        _forward_kernel[(rois * pooled_height, triton.cdiv(channels, block))](
-            tuple(features), image_index.contiguous(), level_index.contiguous(), *bins, out, argmax,
-            channels, tuple(x.shape[3] for x in features), *strides, *out.stride(),
-            LEVELS=len(features), P_H=pooled_height, P_W=pooled_width, BLOCK_Q=triton.next_power_of_2(pooled_width), BLOCK_C=block,
-        )  # fmt: skip
+        _roi_pool_forward_kernel[(rois * pooled_height, triton.cdiv(channels, block))](
+            tuple(features),
+            _arguments(bins),
+            out,
+            argmax,
+            channels,
+            tuple(x.shape[3] for x in features),
+            *zip(*(x.stride() for x in features), strict=True),
+            out.stride(),
+            P_H=pooled_height,
+            P_W=pooled_width,
+            BLOCK_Q=triton.next_power_of_2(pooled_width),
+            BLOCK_C=block,
+        )
 
 
-def backward(grad_out, argmax, image_index, level_index, bins, grads):
+def backward(
+    grad_out: torch.Tensor, argmax: torch.Tensor, bins: Bins, grads: list[torch.Tensor]
+) -> None:
     """Fill `grads`, one tensor per level, from grad_out and argmax [R, C, P_h, P_w]."""
     count, channels, pooled_height, pooled_width = grad_out.shape
     block = min(BACKWARD_CHANNELS, triton.next_power_of_2(max(1, channels)))
-    image_index, level_index = image_index.contiguous(), level_index.contiguous()
+    arguments = _arguments(bins)
     for level, grad in enumerate(grads):
         height, width = grad.shape[2:]
         across, down = triton.cdiv(width, TILE), triton.cdiv(height, TILE)
         if grad.numel() == 0:
             continue
         with torch.cuda.device_of(grad):
-            _backward_kernel[(len(grad) * across * down, triton.cdiv(channels, block))](
-                grad, grad_out, argmax, image_index, level_index, *bins,
-                level, count, channels, height, width, across, down, *grad.stride(), *grad_out.stride(), *argmax.stride(),
-                P_H=pooled_height, P_W=pooled_width, TILE=TILE, WORD=WORD, BLOCK_C=block,
+            _roi_pool_backward_kernel[(len(grad) * across * down, triton.cdiv(channels, block))](
+                grad,
+                grad_out,
+                argmax,
+                arguments,
+                level,
+                count,
+                channels,
+                height,
+                width,
+                across,
+                down,
+                grad.stride(),
+                grad_out.stride(),
+                argmax.stride(),
+                P_H=pooled_height,
+                P_W=pooled_width,
+                TILE=TILE,
+                WORD=WORD,
+                BLOCK_C=block,
                 ACC=tl.float64 if grad.dtype == torch.float64 else tl.float32,
-            )  # fmt: skip
+            )

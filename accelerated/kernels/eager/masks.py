@@ -1,0 +1,130 @@
+"""Mask targets and pasting in plain PyTorch, as products with interpolation matrices.
+
+Both are separable, as RoIAlign is: out = A_y M A_xᵀ.
+
+Legend: N images, G ground-truth slots, R rois, D detections, S side of the head's masks.
+"""
+
+import torch
+
+from accelerated.kernels.eager.sampling import axis, clamp
+
+# Unpacked pixels held at a time on the way to targets.
+CHUNK_PIXELS = 2**26
+# Samples lie more than half a pixel apart, so at most four touch a pixel; one more at either end
+# for rounding.
+TAPS = 6
+
+
+def targets(
+    masks: torch.Tensor,
+    image_index: torch.Tensor,
+    matched: torch.Tensor,
+    rois: torch.Tensor,
+    valid: torch.Tensor,
+    sizes: torch.Tensor,
+    size: int,
+    aligned: bool,
+    binary: bool,
+) -> torch.Tensor:
+    """Return targets [R, size, size] in the dtype of `rois`, a chunk of RoIs at a time.
+
+    masks [N, G, H, W8] uint8, rois [R, 4] float32 or float64, sizes [N, 2].
+    """
+    image_index, matched = image_index.clamp(min=0), matched.clamp(min=0)
+    limit = sizes[image_index].to(rois.dtype)
+    height, width = masks.shape[2], masks.shape[3] * 8
+    out = rois.new_zeros(len(rois), size, size)
+    step = max(CHUNK_PIXELS // (height * width), 1)
+    with torch.autocast(rois.device.type, enabled=False):
+        for part in (slice(start, start + step) for start in range(0, len(rois), step)):
+            pixels = unpack(masks[image_index[part], matched[part]]).to(rois.dtype)
+            x1, y1, x2, y2 = rois[part].unbind(1)
+            a_y = sampling_matrix(y1, y2, size, height, limit[part, 0], aligned)
+            a_x = sampling_matrix(x1, x2, size, width, limit[part, 1], aligned)
+            out[part] = a_y @ pixels @ a_x.mT
+    out = (out >= 0.5).to(out.dtype) if binary else out
+    return torch.where(valid[:, None, None], out, 0)
+
+
+def unpack(packed: torch.Tensor) -> torch.Tensor:
+    """Unpack bits, the highest first, as `numpy.unpackbits`: [..., B] -> [..., 8 B] uint8."""
+    shifts = torch.arange(7, -1, -1, dtype=torch.uint8, device=packed.device)
+    return ((packed[..., None] >> shifts) & 1).flatten(-2)
+
+
+def sampling_matrix(
+    low: torch.Tensor,
+    high: torch.Tensor,
+    bins: int,
+    length: int,
+    limit: torch.Tensor,
+    aligned: bool,
+) -> torch.Tensor:
+    """Return matrices [R, bins, length] that average the adaptive samples of one axis (SPEC §1).
+
+    low, high [R] are the ends of the RoIs; limit [R] <= length is how many pixels the mask really
+    has. There is no loop over samples: each pixel tries the few that may touch it.
+    """
+    start, side, count = (x[:, None, None] for x in axis(low, high, bins, 0, aligned))
+    samples, limit = count.clamp(min=1), limit[:, None, None]
+    start = start + torch.arange(bins, dtype=low.dtype, device=low.device)[:, None] * side
+    pixel = torch.arange(length, dtype=low.dtype, device=low.device)
+    first = ((pixel - 1 - start) / (side / samples) - 0.5).floor().clamp(min=0)
+    out = torch.zeros_like(first)
+    for sample in (first + tap for tap in range(TAPS)):
+        position, on_map = clamp(start + (sample + 0.5) * side / samples, limit)
+        weight = (1 - (position - pixel).abs()).clamp(min=0)
+        out += torch.where((sample < count) & on_map, weight, 0)
+    return out / samples
+
+
+def paste_matrix(
+    low: torch.Tensor, high: torch.Tensor, size: int, length: int, convention: str
+) -> torch.Tensor:
+    """Return matrices [D, length, size] that spread masks over a row of pixels (SPEC §11).
+
+    A mask's `size` cells are spread from `low` [D] to `high` [D], over `length` pixels.
+    "detectron2"   bilinear at each pixel's centre, zero outside the mask
+    "torchvision"  the mask gets a border of one zero cell; its box grows in proportion and is then
+                   truncated to whole pixels, ends included
+    """
+    pixel = torch.arange(length, dtype=low.dtype, device=low.device)
+    low, high = low[:, None], high[:, None]
+    if convention == "detectron2":
+        inside = high > low
+        position = (pixel + 0.5 - low) / torch.where(inside, high - low, 1) * size - 0.5
+    else:
+        center, half = (high + low) * 0.5, (high - low) * 0.5 * ((size + 2) / size)
+        low, high = (center - half).trunc(), (center + half).trunc()
+        inside = (pixel >= low) & (pixel <= high)
+        position = (size + 2) / (high - low + 1).clamp(min=1) * (pixel - low + 0.5) - 0.5
+        # Cells -1 and `size` are the zero border.
+        position = position.clamp(0, size + 1) - 1
+    cells = torch.arange(size, dtype=low.dtype, device=low.device)
+    return (1 - (position[..., None] - cells).abs()).clamp(min=0) * inside[..., None]
+
+
+def paste_matrices(
+    boxes: torch.Tensor, size: int, height: int, width: int, convention: str
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the matrices of y [D, height, size] and of x [D, width, size] of boxes [D, 4]."""
+    x1, y1, x2, y2 = boxes.unbind(1)
+    a_y = paste_matrix(y1, y2, size, height, convention)
+    return a_y, paste_matrix(x1, x2, size, width, convention)
+
+
+def paste(
+    mask_probabilities: torch.Tensor,
+    boxes: torch.Tensor,
+    height: int,
+    width: int,
+    convention: str,
+    threshold: float,
+) -> torch.Tensor:
+    """Return [D, height, width] bool from masks [D, S, S] and boxes [D, 4] of one dtype."""
+    out = torch.empty(len(boxes), height, width, dtype=torch.bool, device=boxes.device)
+    matrices = paste_matrices(boxes, mask_probabilities.shape[-1], height, width, convention)
+    for row, mask, a_y, a_x in zip(out, mask_probabilities, *matrices, strict=True):
+        torch.ge(a_y @ mask @ a_x.mT, threshold, out=row)
+    return out

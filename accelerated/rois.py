@@ -1,0 +1,118 @@
+"""What the RoI operators share: checks, output sizes, rounding, and how autograd calls a backward.
+
+Legend: N images, R rois, C channels, P pooled size, L levels.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+
+def prepare(
+    features: Sequence[torch.Tensor],
+    rois: torch.Tensor,
+    image_index: torch.Tensor,
+    level_index: torch.Tensor,
+    scales: Sequence[float],
+) -> tuple[list[torch.Tensor], torch.Tensor, torch.Tensor, torch.Tensor, list[float]]:
+    """Return the arguments as operators take them; raise ValueError if levels are missing.
+
+    RoIs become float32, if they are not float64; no gradient reaches them.
+    """
+    if not len(features) == len(scales) > 0:
+        raise ValueError(f"{len(features)} levels of features, {len(scales)} scales")
+    if rois.dtype not in (torch.float32, torch.float64):
+        rois = rois.float()
+    return list(features), rois.detach(), image_index, level_index, list(scales)
+
+
+def check(
+    features: Sequence[torch.Tensor],
+    rois: torch.Tensor,
+    image_index: torch.Tensor,
+    level_index: torch.Tensor,
+) -> None:
+    """Raise ValueError for wrong shapes and, on a CPU, for the first bad row.
+
+    An RoI is bad if it is not finite, except for padding, or if its image or level does not exist.
+    """
+    shapes = [tuple(x.shape) for x in (rois, image_index, level_index)]
+    count = len(rois)
+    if shapes != [(count, 4), (count,), (count,)]:
+        raise ValueError(f"expected rois [R, 4], image_index [R] and level_index [R], got {shapes}")
+    if rois.is_cuda:
+        return
+    images, levels = len(features[0]), len(features)
+    for name, values, bad, expected in (
+        ("rois", rois, ~rois.isfinite().all(1) & (image_index >= 0), "finite numbers"),
+        ("image_index", image_index, (image_index < -1) | (image_index >= images), f"< {images}"),
+        ("level_index", level_index, (level_index < 0) | (level_index >= levels), f"< {levels}"),
+    ):
+        if bad.any():
+            row = int(bad.int().argmax())
+            raise ValueError(f"{name}[{row}] is {values[row].tolist()}; expected {expected}")
+
+
+def pair(output_size: int | Sequence[int]) -> list[int]:
+    """Return [P_h, P_w] from P or a pair."""
+    return [output_size, output_size] if isinstance(output_size, int) else list(output_size)
+
+
+def whole_pixels(rois: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """Round RoIs [R, 4], each times its `scale` [R], to whole feature pixels, xyxy [SPEC §2].
+
+    Half a pixel rounds away from zero. The last pixel belongs to the RoI, so its end lies one
+    further; an RoI is at least one pixel wide.
+    """
+    low, high = _round(rois * scale[:, None]).split(2, dim=1)
+    return torch.cat([low, torch.maximum(high, low) + 1], 1)
+
+
+def _round(x):
+    """Round half away from zero, as C does."""
+    whole = x.trunc()
+    return whole + x.sign() * ((x - whole).abs() >= 0.5)
+
+
+def empty_output(
+    features: Sequence[torch.Tensor], rois: torch.Tensor, output_size: list[int], indices: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return uninitialised output [R, C, P_h, P_w], channels-last where the features are.
+
+    The second tensor is int32, of the same shape and strides with `indices`, otherwise empty.
+    """
+    first = features[0]
+    last = first.is_contiguous(memory_format=torch.channels_last) and not first.is_contiguous()
+    out = torch.empty(
+        (rois.shape[0], first.shape[1], *output_size),
+        dtype=first.dtype,
+        device=rois.device,
+        memory_format=torch.channels_last if last else torch.contiguous_format,
+    )
+    return out, torch.empty_like(out if indices else out.new_empty(0), dtype=torch.int32)
+
+
+def register_autograd(forward: Any, backward: Any) -> None:
+    """Let autograd differentiate the operator `forward` by the operator `backward`.
+
+    forward(features, rois, image_index, level_index, ...) returns the output and indices;
+    backward(grad_out, indices, *arguments of forward) returns the gradients of the features, of
+    which it reads only shapes, dtype and strides.
+    """
+
+    def setup_context(ctx, inputs, output):
+        features, rois, image_index, level_index, *ctx.settings = inputs
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(output[1], rois, image_index, level_index, *features)
+
+    def differentiate(ctx, grad_out, _):
+        indices, rois, image_index, level_index, *features = ctx.saved_tensors
+        grads = backward(grad_out, indices, features, rois, image_index, level_index, *ctx.settings)
+        return grads, *[None] * (3 + len(ctx.settings))
+
+    @backward.register_fake
+    def _(grad_out, indices, features, *_):
+        return [torch.empty_like(x) for x in features]
+
+    forward.register_autograd(differentiate, setup_context=setup_context)
