@@ -3,10 +3,9 @@
 import numpy as np
 
 from reference.config import Anchors
-from reference.structures import Array
 
 
-def cell_anchors(sizes: tuple, ratios: tuple, anchors: Anchors) -> Array:
+def cell_anchors(sizes: tuple, ratios: tuple, anchors: Anchors) -> np.ndarray:
     """Return the anchors of one cell, centred on the origin: [A, 4] float64.
 
     sizes, ratios  square roots of areas in pixels, height / width; A = len(sizes) * len(ratios)
@@ -22,7 +21,7 @@ def cell_anchors(sizes: tuple, ratios: tuple, anchors: Anchors) -> Array:
 
 def grid(
     feature_shapes: list, image_shape: tuple, anchors: Anchors, *, strides: list
-) -> list[Array]:
+) -> list[np.ndarray]:
     """Return all anchors: per level [h * w * A, 4] float64, ordered by y, x, anchor of the cell.
 
     feature_shapes  (h, w) of each level
