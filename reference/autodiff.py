@@ -121,7 +121,7 @@ def add(a: Any, b: Any) -> Any:
     return a + b
 
 
-def add_backward(grad_out: Array, a: Array, b: Array) -> tuple:
+def add_backward(grad_out: Any, a: Any, b: Any) -> tuple:
     return grad_out, grad_out
 
 
@@ -130,7 +130,7 @@ def multiply(a: Any, b: Any) -> Any:
     return a * b
 
 
-def multiply_backward(grad_out: Array, a: Array, b: Array) -> tuple:
+def multiply_backward(grad_out: Any, a: Any, b: Any) -> tuple:
     return grad_out * b, grad_out * a
 
 
@@ -139,25 +139,25 @@ def divide(a: Any, b: Any) -> Any:
     return a / b
 
 
-def divide_backward(grad_out: Array, a: Array, b: Array) -> tuple:
+def divide_backward(grad_out: Any, a: Any, b: Any) -> tuple:
     return grad_out / b, -grad_out * a / b**2
 
 
 @primitive
-def reshape(x: Array, *shape: int) -> Array:
+def reshape(x: Any, *shape: int) -> Any:
     return x.reshape(*shape)
 
 
-def reshape_backward(grad_out: Array, x: Array, *shape: int) -> Array:
+def reshape_backward(grad_out: Any, x: Any, *shape: int) -> Any:
     return grad_out.reshape(x.shape)
 
 
 @primitive
-def transpose(x: Array, *axes: int) -> Array:
+def transpose(x: Any, *axes: int) -> Any:
     return x.transpose(*axes)
 
 
-def transpose_backward(grad_out: Array, x: Array, *axes: int) -> Array:
+def transpose_backward(grad_out: Any, x: Any, *axes: int) -> Any:
     return grad_out.transpose(np.argsort(axes))
 
 
@@ -166,7 +166,7 @@ def total(x: Any) -> Any:
     return x.sum()
 
 
-def total_backward(grad_out: Array, x: Array) -> Array:
+def total_backward(grad_out: Any, x: Any) -> Any:
     return np.full_like(x, grad_out)
 
 

@@ -84,6 +84,10 @@ def lines(path):
     return len(path.read_text().splitlines())
 
 
+def written_lines(path):
+    return sum(bool(line.strip()) for line in path.read_text().splitlines())
+
+
 @pytest.mark.parametrize("path", sources("reference"), ids=module)
 def test_reference_imports_numpy_and_the_standard_library(path):
     assert {
@@ -183,13 +187,14 @@ def test_a_file_is_one_idea(path):
 
 
 def test_line_budgets():
-    assert sum(map(lines, sources("reference"))) < 4000
+    """The whole reference, and the algorithm in accelerated/, in lines that are not blank."""
+    assert sum(map(written_lines, sources("reference"))) < 4000
     algorithm = [
         path
         for path in sources("accelerated")
         if path.relative_to(ROOT).parts[1].removesuffix(".py") not in {*WINGS, "__init__"}
     ]
-    assert sum(map(lines, algorithm)) < 4300
+    assert sum(map(written_lines, algorithm)) < 4300
 
 
 TWINS = sorted(
