@@ -3,19 +3,17 @@
 import numpy as np
 
 from reference.config import Anchors
-from reference.structures import Array
 
 
-def cell_anchors(sizes: tuple, ratios: tuple, anchors: Anchors) -> Array:
+def cell_anchors(sizes: tuple, ratios: tuple, anchors: Anchors) -> np.ndarray:
     """Return the anchors of one cell, centred on the origin: [A, 4] float64.
 
     sizes, ratios  square roots of areas in pixels, height / width; A = len(sizes) * len(ratios)
     anchors        gives rounding and order
     """
-    if anchors.order == "ratio_major":
-        ratio, size = np.meshgrid(ratios, sizes, indexing="ij")
-    else:
-        size, ratio = np.meshgrid(sizes, ratios, indexing="ij")
+    ratio, size = np.meshgrid(ratios, sizes, indexing="ij")
+    if anchors.order == "size_major":
+        ratio, size = ratio.T, size.T
     width, height = size / np.sqrt(ratio), size * np.sqrt(ratio)
     corners = np.stack([-width, -height, width, height], axis=-1).reshape(-1, 4) / 2
     return corners.round() if anchors.rounding else corners
@@ -23,14 +21,12 @@ def cell_anchors(sizes: tuple, ratios: tuple, anchors: Anchors) -> Array:
 
 def grid(
     feature_shapes: list, image_shape: tuple, anchors: Anchors, *, strides: list
-) -> list[Array]:
+) -> list[np.ndarray]:
     """Return all anchors: per level [h * w * A, 4] float64, ordered by y, x, anchor of the cell.
 
     feature_shapes  (h, w) of each level
     image_shape     (H, W) of the padded batch; anchors may leave it
     strides         of the levels, used if `anchors.stride` is "constant"
-
-    Cell (0, 0) is centred at offset * stride; with offset 0 this is the corner of the image.
     """
     levels = []
     for (h, w), sizes, stride in zip(feature_shapes, anchors.sizes, strides):

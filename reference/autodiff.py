@@ -192,13 +192,7 @@ def concatenate_backward(grad_out: Array, arrays: Sequence[Array], axis: int = 0
 
 
 class Variable:
-    """An array on a tape, and its gradient.
-
-    value  the array
-    grad   after `Tape.backward` its gradient, of the same shape; None if there is none
-
-    The operators are the primitives above: `x + y` is `add(x, y)`.
-    """
+    """An array on a tape: its `value` and, after `Tape.backward`, its `grad` or None."""
 
     # This makes `array + variable` call __radd__ of the Variable.
     __array_ufunc__ = None

@@ -13,5 +13,4 @@ def global_average_pool(x: Array) -> Array:
 
 def global_average_pool_backward(grad_out: Array, x: Array) -> Array:
     """Give every pixel the same share of grad_out [N, C]."""
-    height, width = x.shape[2:]
-    return np.broadcast_to(grad_out[:, :, None, None] / (height * width), x.shape)
+    return np.broadcast_to(grad_out[:, :, None, None] / (x.shape[2] * x.shape[3]), x.shape)

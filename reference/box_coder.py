@@ -4,13 +4,11 @@ import math
 
 import numpy as np
 
-from reference.structures import Array
-
 # Limit of dw and dh before exp: a box grows at most 62.5-fold.
 MAX_LOG_SCALE = math.log(1000 / 16)
 
 
-def encode(boxes: Array, reference_boxes: Array, weights: tuple) -> Array:
+def encode(boxes: np.ndarray, reference_boxes: np.ndarray, weights: tuple) -> np.ndarray:
     """Compute the deltas that turn `reference_boxes` into `boxes`.
 
     boxes [..., 4], reference_boxes [..., 4], weights (wx, wy, ww, wh) -> [..., 4].
@@ -26,7 +24,7 @@ def encode(boxes: Array, reference_boxes: Array, weights: tuple) -> Array:
     return np.concatenate([dx, dy, dw, dh], axis=-1)
 
 
-def decode(deltas: Array, reference_boxes: Array, weights: tuple) -> Array:
+def decode(deltas: np.ndarray, reference_boxes: np.ndarray, weights: tuple) -> np.ndarray:
     """Compute boxes from deltas: the inverse of `encode`, except for the limit.
 
     deltas [..., 4k] class-major (4 * class + coordinate), reference_boxes [..., 4],

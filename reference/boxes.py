@@ -6,25 +6,21 @@ and no "+1" appears anywhere.
 
 import numpy as np
 
-from reference.structures import Array
 
-
-def area(boxes: Array) -> Array:
+def area(boxes: np.ndarray) -> np.ndarray:
     """Compute the area of boxes [..., 4] -> [...] in square pixels; negative if one side is."""
     return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
 
 
 def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Compute the intersection over union of every pair: [..., A, 4], [..., B, 4] -> [..., A, B].
-
-    Boxes that do not intersect have IoU 0, even if their union is empty (0/0).
-    """
+    """Compute the intersection over union of all pairs: [..., A, 4], [..., B, 4] -> [..., A, B]."""
     a, b = np.asarray(a), np.asarray(b)
     top_left = np.maximum(a[..., :, None, :2], b[..., None, :, :2])
     bottom_right = np.minimum(a[..., :, None, 2:], b[..., None, :, 2:])
     sides = np.maximum(bottom_right - top_left, 0)
     intersection = sides[..., 0] * sides[..., 1]
     union = area(a)[..., :, None] + area(b)[..., None, :] - intersection
+    # Boxes that do not intersect have IoU 0, even if their union is empty.
     zeros = np.zeros_like(union, dtype=np.result_type(union, np.float32))
     return np.divide(intersection, union, out=zeros, where=intersection > 0)
 
@@ -44,7 +40,7 @@ def is_valid(boxes: np.ndarray, min_size: float, inclusive: bool) -> np.ndarray:
     return np.logical_and(long_enough.all(axis=-1), np.isfinite(boxes).all(axis=-1))
 
 
-def check_finite(boxes: Array, name: str) -> None:
+def check_finite(boxes: np.ndarray, name: str) -> None:
     """Raise ValueError naming the first row of `boxes` [R, 4] with a NaN or an infinity."""
     bad = ~np.isfinite(boxes).all(axis=1)
     if bad.any():

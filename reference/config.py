@@ -169,8 +169,7 @@ class BoxHead:
     """The box branch: layers, targets, losses and detections.
 
     kind                           "mean": over the pixels, after a shared stage
-    channels                       of the fully connected layers
-    conv_channels, norm            of the 3x3 convolutions of "four_conv_fc"
+    channels, conv_channels, norm  of fully connected layers; of the convolutions of "four_conv_fc"
     pooler, box_weights, smooth_l1_beta, foreground_iou, background_iou, nms_iou  as in Pooler, RPN
     append_ground_truth            to the proposals, before matching
     batch_size, positive_fraction  RoIs sampled per image; maximum fraction of objects
@@ -209,8 +208,7 @@ class MaskHead:
     convs           number of 3x3 convolutions of "fcn"
     channels, norm, pooler  of these convolutions; of the features that both read
     target          "soft": mean of mask samples, in [0, 1]; "binary": whether that is >= 0.5
-    target_aligned  RoIAlign convention by which the target is sampled
-    paste           convention of `masks.paste`
+    target_aligned, paste  conventions: of RoIAlign that samples the target, of `masks.paste`
     threshold       a pixel belongs to the object from this probability on
     """
 
@@ -260,9 +258,8 @@ class Optimizer:
 class Config:
     """All switches: a few that concern the whole model, and its parts.
 
-    num_classes  K, without background
+    num_classes, norm_groups  K, without background; of every "group" norm
     background   index among the K + 1 logits; "first": it also has unused box deltas and a mask
-    norm_groups  of every "group" norm
     neck         "fpn": the feature pyramid; "single": the map of the last stage alone
     shared_head  "res5": the heads read stage 5, run on each RoI (C4); "res5_unstrided": stride 1
     transform, backbone, fpn, anchors, rpn, box_head, mask_head, optimizer
@@ -299,13 +296,11 @@ def single_map_level(config: Config) -> int:
 
 def check(config: Config) -> None:
     """Raise one ValueError that names all fields that contradict each other."""
+    # A problem is (the field to change, what it demands).
     problems = [*_wiring_problems(config), *_level_problems(config), *_group_problems(config)]
     if problems:
         texts = (f"{name} = {attrgetter(name)(config)}: {text}" for name, text in problems)
         raise ValueError(f"the configuration contradicts itself: {'; '.join(texts)}")
-
-
-# A problem is (the field to change, what it demands).
 
 
 def _wiring_problems(config):

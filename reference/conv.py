@@ -110,10 +110,7 @@ def _spread(grad_out, weight, shape, stride=1, padding=0, dilation=1, groups=1):
 
 
 def _correlate(grad_out, x, shape, stride=1, padding=0, dilation=1, groups=1):
-    """Apply the adjoint of `conv2d` in its weight.
-
-    grad_out [N, O, H', W'], x [N, C, H, W] -> `shape` [O, C / groups, k_h, k_w].
-    """
+    """Apply the adjoint of `conv2d` in its weight: -> `shape` [O, C / groups, k_h, k_w]."""
     window = patches(pad(x, padding), shape[2:], stride, dilation)
     grad_out = _grouped(grad_out, groups)
     grad = np.zeros((groups, shape[0] // groups, *shape[1:]), np.result_type(grad_out, x))

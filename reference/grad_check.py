@@ -1,7 +1,6 @@
 """Two checks of a backward: finite differences along a random direction, and the adjoint test.
 
-Both ask the tape of a function that is made of primitives for Jᵀ w with a random w, where J is the
-Jacobian.
+Both ask a function's tape for Jᵀ w with a random w, where J is the Jacobian.
 """
 
 from collections.abc import Callable
@@ -16,11 +15,10 @@ def directional_error(
 ) -> float:
     """Compare <Jᵀ w, d> with <w, J d> for random w and d; return |difference| / (|w| |J d|).
 
-    J d is measured as (f(x + h d) - f(x - h d)) / 2h.
-
     arrays     the points x at which to differentiate, float64
     generator  draws w and d
-    step       h. Rounding costs about 1e-16 / h, curvature h²; no kink may lie within h of a point
+    step       h of J d = (f(x + h d) - f(x - h d)) / 2h. Rounding costs about 1e-16 / h, curvature
+               h²; no kink may lie within h of a point
     """
     directions = [generator.standard_normal(array.shape) for array in arrays]
     ahead = function(*(x + step * d for x, d in zip(arrays, directions)))
@@ -32,10 +30,7 @@ def directional_error(
 
 
 def adjoint_error(function: Callable, array: Array, *, generator: np.random.Generator) -> float:
-    """Compare <Jᵀ w, x> with <w, f(x)> at x = `array` for a linear function and a random w.
-
-    Returns |difference| / (|w| |f(x)|), which is 0 except for rounding.
-    """
+    """Compare <Jᵀ w, x> with <w, f(x)> for a linear f, random w: |difference| / (|w| |f(x)|)."""
     weight, (gradient,) = _pulled_back(function, [array], generator)
     out = function(array)
     return _relative(np.vdot(gradient, array) - np.vdot(weight, out), weight, out)

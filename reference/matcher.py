@@ -5,12 +5,10 @@ Legend: G ground truths, T candidates.
 
 import numpy as np
 
-from reference.structures import Array
-
 
 def match(
-    iou: Array, high: float, low: float, low_quality: bool, zero_iou: bool = True
-) -> tuple[Array, Array]:
+    iou: np.ndarray, high: float, low: float, low_quality: bool, zero_iou: bool = True
+) -> tuple[np.ndarray, np.ndarray]:
     """Label and match candidates by their overlaps, iou [G, T] [Faster R-CNN §3.1.2].
 
     low_quality  candidates whose IoU equals the maximum of some ground truth (all of them, on ties)

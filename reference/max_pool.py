@@ -29,10 +29,7 @@ def max_pool2d(x: Array, kernel: int, stride: int, padding: int = 0) -> Array:
 def max_pool2d_backward(
     grad_out: Array, x: Array, kernel: int, stride: int, padding: int = 0
 ) -> Array:
-    """Pass the gradient of each window to its first maximum in row-major order.
-
-    A pixel that is the maximum of several windows receives the sum.
-    """
+    """Pass the gradient of each window to its first maximum, in row-major order, and add up."""
     height, width = x.shape[2:]
     padded = pad(x, padding, -np.inf)
     grad = np.zeros(padded.shape, x.dtype)

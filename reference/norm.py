@@ -102,8 +102,7 @@ def conv_norm(
 
     kind        "none": no normalisation; "frozen": by the stored statistics; "batch" and
                 "sync_batch": in training by those of the batch, otherwise like "frozen"; "group"
-    statistics  as in backbone.py
-    keywords    those of `conv2d`
+    statistics  as in backbone.py; keywords are those of `conv2d`
     """
     # A normalised convolution has no bias.
     x = conv2d(x, parameters[f"{conv}.weight"], parameters.get(f"{conv}.bias"), **keywords)

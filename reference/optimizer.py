@@ -37,12 +37,10 @@ def learning_rate(optimizer: Optimizer, iteration: int, iterations: int, batch_s
 
 
 def clip(gradients: dict, max_norm: float) -> tuple[dict, float]:
-    """Scale all gradients to a joint L2 norm of at most `max_norm` (0: no limit), as PyTorch.
-
-    Returns (gradients, norm before).
-    """
+    """Return the gradients, scaled to a joint norm of at most `max_norm` if not 0, and the norm."""
     norm = math.sqrt(sum(float(np.vdot(g, g)) for g in gradients.values()))
     if max_norm > 0:
+        # As in PyTorch.
         scale = min(1.0, max_norm / (norm + 1e-6))
         gradients = {name: g * scale for name, g in gradients.items()}
     return gradients, norm

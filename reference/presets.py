@@ -2,8 +2,7 @@
 
 Plain data: what differs from the defaults of config.py, which are torchvision's. A variant is one
 field away: `override(preset("paper_r50_fpn"), "mask_head.loss=softmax")`, and likewise
-"mask_head.class_agnostic=true", "mask_head.kind=mlp" or "none" (Faster R-CNN), and
-"box_head.pooler.operator=roi_pool".
+"mask_head.kind=none" (Faster R-CNN) or "box_head.pooler.operator=roi_pool".
 """
 
 
@@ -64,8 +63,7 @@ DETECTRON2 = merged(
 )
 DETECTRON2_C4 = merged(DETECTRON2, c4("res5", output_size=14))
 DETECTRON2_DC5 = merged(DETECTRON2, single_scale(4, dilation=2))
-# ResNeXt-101-32x8d. Its weights come from Caffe2, with another normalisation of the image and
-# strides in the 3x3 convolutions.
+# ResNeXt-101-32x8d. Caffe2's weights: other image statistics, strides in the 3x3 convolutions.
 DETECTRON2_X101 = merged(
     DETECTRON2,
     {"transform": {"std": (57.375, 57.12, 58.395)}, "backbone": {"stride_in_1x1": False}},
@@ -91,8 +89,7 @@ PAPER_VGG16 = merged(
     PAPER_SINGLE, single_scale(4, kind="vgg", stride_in_1x1=False), {"box_head": {"channels": 4096}}
 )
 
-# Small enough to train from scratch on two CPU cores in minutes: images of 128 pixels, a narrow
-# ResNet-18, group norm throughout.
+# Small enough to train from scratch on two CPU cores in minutes.
 TINY = merged(
     {"num_classes": 3, "norm_groups": 8, "transform": {"min_size": (128,), "max_size": 128}},
     {"backbone": {"depth": 18, "width": 16, "norm": "group", "frozen_stages": 0}},

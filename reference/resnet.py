@@ -11,7 +11,6 @@ from reference.activations import relu
 from reference.autodiff import Array
 from reference.config import Config
 from reference.max_pool import max_pool2d
-from reference.structures import Array
 
 # Blocks per stage, by depth.
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}

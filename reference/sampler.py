@@ -5,12 +5,10 @@ Legend: T candidates.
 
 import numpy as np
 
-from reference.structures import Array
-
 
 def sample(
-    labels: Array, priorities: Array, batch_size: int, positive_fraction: float
-) -> tuple[Array, Array]:
+    labels: np.ndarray, priorities: np.ndarray, batch_size: int, positive_fraction: float
+) -> tuple[np.ndarray, np.ndarray]:
     """Choose at most `batch_size` candidates, of them at most `positive_fraction` positive.
 
     labels      [T]  > 0 positive, 0 negative, -1 never chosen

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from reference.structures import Array
-
 # Labels 1, 2, 3.
 CLASS_NAMES = ("disc", "rectangle", "triangle")
 

@@ -6,7 +6,6 @@ Legend: R RoIs, C channels, P pooled size.
 from reference import neck, resnet
 from reference.autodiff import Array
 from reference.config import Config, Pooler
-from reference.structures import Array
 
 # Stride of the shared stage, None without one; "res5_unstrided" is [Mask R-CNN, figure 4, left].
 SHARED = {"none": None, "res5": 2, "res5_unstrided": 1}
@@ -15,10 +14,7 @@ SHARED = {"none": None, "res5": 2, "res5_unstrided": 1}
 def forward(
     parameters: dict, pooled: Array, config: Config, statistics: dict | None = None
 ) -> Array:
-    """Compute what the heads read: pooled [R, C, P, P] -> [R, C', P', P'], P' = ceil(P / stride).
-
-    `statistics` as in backbone.py.
-    """
+    """Compute what the heads read: pooled [R, C, P, P] -> [R, C', P', P'], P' = ceil(P/stride)."""
     stride = SHARED[config.shared_head]
     if stride is None:
         return pooled

@@ -146,10 +146,7 @@ def prepare(
 
 
 def pad(images: list[Array], size_divisor: int) -> Array:
-    """Pad images [3, h, w] with zeros to the right and below -> [N, 3, H, W].
-
-    The sides become multiples of `size_divisor`; 0: those of the largest image.
-    """
+    """Pad images [3, h, w] with zeros, right and below, to one size: [N, 3, H, W] (SPEC §12)."""
     height, width = np.max([image.shape[1:] for image in images], axis=0)
     if size_divisor:
         height, width = (-(-side // size_divisor) * size_divisor for side in (height, width))

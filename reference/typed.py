@@ -2,7 +2,7 @@
 
 import dataclasses
 import types
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, cast, get_args, get_origin
 
 
 def build(annotation: Any, value: Any, path: str) -> Any:
@@ -11,11 +11,17 @@ def build(annotation: Any, value: Any, path: str) -> Any:
     Raises ValueError naming `path`, or the field below it that is unknown, missing or wrong.
     """
     origin, arguments = get_origin(annotation), get_args(annotation)
-    if dataclasses.is_dataclass(annotation):
-        return _dataclass(annotation, value, path)
     if origin is types.UnionType:
         return None if value is None else build(arguments[0], value, path)
-    if origin is Literal:
+    if dataclasses.is_dataclass(annotation):
+        if isinstance(value, dict):
+            hints = {field.name: field.type for field in dataclasses.fields(annotation)}
+            for key in value.keys() ^ hints.keys():
+                raise ValueError(f"{path}.{key}: {'no such field' if key in value else 'missing'}")
+            fields = {name: build(hints[name], value[name], f"{path}.{name}") for name in value}
+            return cast(type, annotation)(**fields)
+        expected = "an object"
+    elif origin is Literal:
         if value in arguments:
             return value
         expected = f"one of {', '.join(arguments)}"
@@ -31,12 +37,3 @@ def build(annotation: Any, value: Any, path: str) -> Any:
             return annotation(value)
         expected = annotation.__name__
     raise ValueError(f"{path}: expected {expected}, got {value!r}")
-
-
-def _dataclass(cls, values, path):
-    if not isinstance(values, dict):
-        raise ValueError(f"{path}: expected an object, got {values!r}")
-    hints = {field.name: field.type for field in dataclasses.fields(cls)}
-    for name in values.keys() ^ hints.keys():
-        raise ValueError(f"{path}.{name}: {'no such field' if name in values else 'missing'}")
-    return cls(**{name: build(hints[name], values[name], f"{path}.{name}") for name in values})

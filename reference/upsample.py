@@ -7,10 +7,7 @@ from reference.autodiff import Array, primitive
 
 @primitive
 def nearest(x: Array, height: int, width: int) -> Array:
-    """Resize x [N, C, H, W] -> [N, C, height, width].
-
-    out[n, c, i, j] = x[n, c, floor(i H / height), floor(j W / width)].
-    """
+    """Resize x [N, C, H, W]: out[n, c, i, j] = x[n, c, floor(i H / height), floor(j W / width)]."""
     rows = np.arange(height) * x.shape[2] // height
     columns = np.arange(width) * x.shape[3] // width
     return x.take(rows, axis=2).take(columns, axis=3)

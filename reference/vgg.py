@@ -9,7 +9,6 @@ from reference.autodiff import Array
 from reference.config import Config
 from reference.conv import conv2d
 from reference.max_pool import max_pool2d
-from reference.structures import Array
 
 # Convolutions per block.
 CONVOLUTIONS = {1: 2, 2: 2, 3: 3, 4: 3, 5: 3}

@@ -304,8 +304,9 @@ def test_a_variable_shows_its_shape_and_whether_it_has_a_gradient():
     assert repr(x) == "Variable(shape=(3, 2), dtype=float64, grad=set)"
 
 
-def test_a_function_of_arrays_has_a_backward_of_its_name():
-    for name in ("getitem", "concatenate"):
+def test_every_primitive_has_a_backward_of_its_name():
+    names = "add multiply divide reshape transpose total getitem concatenate"
+    for name in names.split():
         assert backward_of(getattr(autodiff, name)).__name__ == f"{name}_backward"
 
 

@@ -197,8 +197,8 @@ MUTANTS = [
         "global_average_pool",
         average_pool,
         "global_average_pool_backward",
-        "(height * width)",
-        "height",
+        "(x.shape[2] * x.shape[3])",
+        "x.shape[2]",
     ),
     Mutant("nearest", upsample, "nearest_backward", "rows @ grad", "-rows @ grad"),
     Mutant(
