@@ -26,7 +26,7 @@ CONVENTIONS = ["torchvision", "detectron2"]
 
 
 def packed(masks, height, width):
-    """Masks [G, h, w] -> one image's bits [1, G, height, ceil(width / 8)], zeros to the right and below."""
+    """Pack masks [G, h, w] into bits [1, G, height, ceil(width / 8)], padded right and below."""
     padded = np.zeros((1, len(masks), height, width), dtype=bool)
     padded[0, :, : masks.shape[1], : masks.shape[2]] = masks
     return torch.from_numpy(np.packbits(padded, axis=-1))
@@ -95,7 +95,7 @@ def test_targets_in_triton(boxes, aligned, size, seed):
 
 
 def test_samples_on_the_cutoff_count():
-    """One sample exactly one pixel above the mask or on its lower end reads the border row; an eighth of a pixel further it is 0."""
+    """A sample one pixel above the mask or on its lower end reads the border; beyond, it is 0."""
     masks = np.ones((1, HEIGHT, WIDTH), dtype=bool)
     above, below = (
         [[4, y, 5, y + 1] for y in (-1.5, -1.625)],
@@ -298,7 +298,7 @@ def test_boxes_far_away_or_without_area(twin, convention):
 
 
 def test_cropping_undoes_pasting():
-    """A disc put into a box comes back out of it: pixels in the middle of bins are the mask's own cells."""
+    """A disc pasted into a box is cropped out again: bin centres are the mask's cells."""
     y, x = np.mgrid[:28, :28] - 13.5
     disc = (x * x + y * y < 100)[None]
     boxes = np.array([[3.0, 5.0, 59.0, 61.0]])

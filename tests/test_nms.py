@@ -170,7 +170,7 @@ def test_twins(rng, backend, count, dtype):
 @BACKENDS
 @pytest.mark.parametrize("grouped", [False, True])
 def test_keep_mask_of_padded_rows(rng, backend, grouped, monkeypatch):
-    """Rows keep to themselves; invalid boxes, NaN ones among them, are not kept and suppress nothing, wherever they stand."""
+    """Rows are independent; invalid boxes, also NaN, are not kept and suppress nothing."""
     monkeypatch.setattr(accelerated.kernels.eager.nms, "BLOCK", 48)
     monkeypatch.setattr(
         accelerated.kernels.triton.nms, "WORDS", 2

@@ -198,8 +198,8 @@ def check_backward_on_the_tape(rng, rois, image_index, pooler):
 
 
 @pytest.mark.parametrize("operator", ["roi_align", "roi_pool", "roi_warp"])
-def test_pooler_that_nobody_reads_have_no_gradient(operator, rng):
-    """Of the levels the pooler knows, those without a RoI get zeros; a level above them, as P6, gets none."""
+def test_levels_that_no_roi_reads_have_no_gradient(operator, rng):
+    """Levels of the pooler without an RoI get zeros; a level above them, such as P6, gets none."""
     pooler, tape = replace(SMALL, operator=operator), Tape()
     features = {
         level: tape.variable(rng.standard_normal((1, 2, 48 >> level, 40 >> level)))

@@ -1,4 +1,4 @@
-"""RoIAlign: NumPy, PyTorch and Triton against torchvision, against each other, and against what the operator must satisfy."""
+"""RoIAlign: NumPy, PyTorch and Triton against torchvision, each other, and the operator's laws."""
 
 import doctest
 
@@ -63,7 +63,7 @@ def gradient(implementation, grad_out, features, rois, image_index, **keywords):
 
 
 def some_rois(rng, count, height, width, dtype=np.float64):
-    """Boxes on a grid of 1/8 pixel, in feature pixels of scale 1/2: most inside, some across the border, outside, or a point."""
+    """Boxes on a grid of 1/8 pixel, at scale 1/2: inside, across the border, outside, points."""
     sizes = np.array([2 * width, 2 * height] * 2)
     corner = rng.uniform(-0.3, 1.1, (count, 2)) * sizes[:2]
     extent = rng.uniform(0, 0.8, (count, 2)) * sizes[:2] * (rng.uniform(size=(count, 1)) > 0.1)
@@ -94,7 +94,7 @@ def test_golden(request, implementation, extent):
 
 @FAST
 def test_golden_in_float32_rounds_coordinates_as_torchvision_does(request, implementation):
-    """A sample that float32 puts on the other side of a cutoff than float64 would be an error of order 1."""
+    """A sample that float32 puts on the wrong side of a cutoff would be an error of order 1."""
     for name, case in cases(request, "complete", "tv", "roi_align/float32").items():
         rois, image_index = case["in.rois"][:, 1:], case["in.rois"][:, 0].astype(np.int64)
         keywords = {
@@ -160,7 +160,7 @@ def test_adjoint_and_linear(implementation, sampling_ratio, aligned, data):
 @EVERY
 @AGGREGATES
 def test_constant_map_and_mass_of_the_gradient(implementation, aggregate):
-    """Inside the map a constant gives itself; at its border the fraction of samples in range; gradients keep their sum."""
+    """A constant gives itself, at the border the fraction in range; gradients keep their sum."""
     features = np.ones((1, 1, 6, 8))
     rois = np.array([[2.0, 2, 10, 9], [-8, 2, 0, 9], [40, 40, 50, 50]])
     keywords = {
@@ -183,7 +183,7 @@ def test_constant_map_and_mass_of_the_gradient(implementation, aggregate):
 @EVERY
 @pytest.mark.parametrize("sampling_ratio", [2, 3, 0])
 def test_exact_on_a_ramp(implementation, sampling_ratio):
-    """The mean over a bin is the value at its centre; pixel i of the aligned map has its centre at i + 1/2."""
+    """The mean over a bin is the value at its centre; pixel i's centre is at i + 1/2."""
     y, x = np.mgrid[:11, :13]
     features = (3.0 * (y + 0.5) - 2.0 * (x + 0.5) + 1.0)[None, None]
     roi = np.array([[4.0, 6, 21, 19]])
@@ -266,7 +266,7 @@ def test_on_the_tape(aggregate, aligned, data):
 
 
 def check_backward_on_the_tape(features, rois, image_index, aligned, aggregate):
-    """A maximum has too many kinks for finite differences; `test_finite_differences` has those of a few bins."""
+    """A maximum has too many kinks for finite differences of more than a few bins."""
     keywords = {
         "output_size": 2,
         "spatial_scale": 0.5,
@@ -324,7 +324,7 @@ def check_interpolation_matrix():
 
 
 def test_sparse_matrices_by_hand():
-    """The example of `sparse_compact` and `sparse_padded`: 2 x 2 bins on a map three pixels wide."""
+    """The example of `sparse_compact` and `sparse_padded`: 2 x 2 bins, a map three pixels wide."""
     half, samples = 0.5, torch.ones(1)
     y = Taps(torch.tensor([[[0, 1], [1, 1]]]), torch.tensor([[[1.0, 0], [1, 0]]]), samples)
     x = Taps(torch.tensor([[[0, 1], [2, 2]]]), torch.tensor([[[half, half], [1, 0]]]), samples)
@@ -527,8 +527,8 @@ def test_twins_on_any_boxes(aggregate, data):
 
 @BACKENDS
 @AGGREGATES
-def test_pooler_at_once(backend, aggregate, rng):
-    """Two levels in one call are the two calls; tiles, words of RoIs and channels all end unevenly."""
+def test_all_levels_at_once(backend, aggregate, rng):
+    """Two levels in one call equal two calls; tiles, words of RoIs and channels end unevenly."""
     features = [
         tensor(rng.standard_normal((2, 3, 9, 11))),
         tensor(rng.standard_normal((2, 3, 5, 6))),
@@ -589,7 +589,7 @@ def test_more_rois_than_a_word_of_the_backward_holds(backend, rng):
 
 @AGGREGATES
 def test_fixed_shapes_of_plain_torch(aggregate, rng, monkeypatch):
-    """On a GPU the lists keep entries of no weight: they must read and write nothing, not even NaN."""
+    """On a GPU the lists keep entries of weight 0, which must not read or write even NaN."""
     monkeypatch.setattr(accelerated.kernels.eager.roi_align, "_fixed_shapes", lambda *_: True)
     features, rois, image_index = (
         rng.standard_normal((2, 3, 7, 9)),
@@ -629,7 +629,7 @@ def test_low_precision_in_plain_torch(dtype, memory_format, rng):
 
 
 def check_low_precision(backend, device, dtype, memory_format, aggregate, rng, limit=1.0):
-    """Forward and gradient within the table's tolerance of the oracle on the rounded inputs; dtype and memory format are kept."""
+    """Compare with the oracle on the rounded inputs; dtype and memory format are kept."""
     name = str(dtype).removeprefix("torch.")
     features = (
         torch.as_tensor(rng.standard_normal((2, 24, 20, 30)), device=device)
@@ -731,7 +731,7 @@ def eager(
     aligned,
     aggregate="mean",
 ):
-    """RoIAlign as one writes it in plain PyTorch, every product and sum in the features' own dtype; RoIs end where they start, or later."""
+    """RoIAlign in plain PyTorch, products and sums in the features' dtype; x2 >= x1, y2 >= y1."""
     dtype, (height, width) = features.dtype, features.shape[2:]
     axes = []
     for low, high, size in ((rois[:, 1], rois[:, 3], height), (rois[:, 0], rois[:, 2], width)):

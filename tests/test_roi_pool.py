@@ -1,4 +1,4 @@
-"""RoIPool: NumPy, PyTorch and Triton against torchvision and against each other, argmax included."""
+"""RoIPool: NumPy, PyTorch and Triton against torchvision and each other, argmax included."""
 
 import math
 
@@ -54,7 +54,7 @@ def gradient(implementation, grad_out, features, rois, image_index, **keywords):
 
 
 def some_case(rng, channels=3, count=6, dtype=np.float64):
-    """Features of few values, so that maxima tie; boxes inside, across the border and outside; one RoI is padding."""
+    """Few values, so that maxima tie; boxes inside, across the border, outside; one padding RoI."""
     features = rng.integers(-3, 3, (2, channels, 10, 9)).astype(dtype)
     corner = rng.uniform(-6, 20, (count, 2))
     rois = np.concatenate([corner, corner + rng.uniform(0, 16, (count, 2))], axis=1).astype(dtype)
@@ -198,7 +198,7 @@ def test_twins_on_any_boxes(data):
 
 
 @pytest.mark.parametrize("backend", ["torch", "triton"])
-def test_pooler_at_once(backend, rng):
+def test_all_levels_at_once(backend, rng):
     features = [
         tensor(rng.standard_normal((2, 3, 9, 11))).requires_grad_(),
         tensor(rng.standard_normal((2, 3, 5, 6))).requires_grad_(),
@@ -279,7 +279,7 @@ def check_backward_on_the_tape(features, rois, image_index):
 
 
 def eager(features, rois, image_index, *, output_size, spatial_scale):
-    """RoIPool as one writes it in plain PyTorch, bin by bin; its arithmetic of bins is that of whole numbers."""
+    """RoIPool in plain PyTorch, bin by bin; the bins are computed with integers."""
     (height, width), out = features.shape[2:], []
     for roi, n in zip((rois * spatial_scale).tolist(), image_index.tolist(), strict=True):
         x1, y1, x2, y2 = (int(math.copysign(math.floor(abs(v) + 0.5), v)) for v in roi)

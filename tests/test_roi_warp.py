@@ -1,4 +1,4 @@
-"""RoIWarp: NumPy, PyTorch and Triton against each other, against RoIAlign at whole pixels, and against numbers worked by hand."""
+"""RoIWarp: NumPy, PyTorch and Triton against each other, RoIAlign, and numbers worked by hand."""
 
 import numpy as np
 import pytest
@@ -52,7 +52,7 @@ def gradient(implementation, grad_out, features, rois, image_index, **keywords):
 
 
 def some_rois(rng, dtype=np.float64):
-    """Inside the map, across its border, outside, without area, ending before they start, and padding; on no rounding's edge."""
+    """Inside, across the border, outside, without area, reversed, padding; none on a half pixel."""
     rois = np.array(
         [
             [2, 3, 11, 9],
@@ -73,7 +73,7 @@ def some_rois(rng, dtype=np.float64):
 @EVERY
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_coordinates_round_half_away_from_zero_and_the_end_is_inclusive(implementation, dtype):
-    """[0.5, 1.5, 2.5, 3.5] spans the pixels 1..3 and 2..4, up to 4 and 5: its middle is (2.5, 3.5). Half to even would begin at 0."""
+    """[0.5, 1.5, 2.5, 3.5] spans pixels 1..3 and 2..4: its middle is (2.5, 3.5)."""
     y, x = np.mgrid[:8, :9].astype(dtype)
     features = (x + 10 * y)[None, None]
     rois = np.array(
@@ -98,7 +98,7 @@ def test_coordinates_round_half_away_from_zero_and_the_end_is_inclusive(implemen
 
 
 def test_whole_pixels():
-    """Half away from zero; an end before its start makes a RoI of one pixel; 1/16 of -8 and 8 pixels."""
+    """Half away from zero; an end before its start gives one pixel; 1/16 of -8 and 8 pixels."""
     rois = np.array(
         [[-8.0, 8, 24, 40], [-8.1, -7.9, 7.9, 8.1], [24, 24, 8, 8], [-40, -24, -24, -40]]
     )
@@ -148,7 +148,7 @@ def test_on_the_tape(aggregate, data):
 
 
 def check_backward_on_the_tape(features, rois, image_index, aggregate):
-    """Against RoIAlign in plain PyTorch on RoIs rounded here; a maximum has too many kinks for finite differences."""
+    """Against RoIAlign in plain PyTorch; a maximum has too many kinks for finite differences."""
     keywords = {"output_size": 2, "sampling_ratio": 2, "aggregate": aggregate}
     scaled = 0.5 * rois
     whole = np.trunc(scaled + np.copysign(0.5, scaled))
@@ -249,7 +249,7 @@ def test_twins_on_any_boxes(aggregate, data):
 @pytest.mark.parametrize(
     ("backend", "aggregate"), [("torch", "mean"), ("torch", "max"), ("triton", "mean")]
 )
-def test_pooler_at_once(backend, aggregate, rng):
+def test_all_levels_at_once(backend, aggregate, rng):
     """Two levels in one call are the two calls: each RoI is rounded on its own level."""
     features = [
         tensor(rng.standard_normal((2, 3, 7, 9))).requires_grad_(),

@@ -1,3 +1,6 @@
+# Triton compiles these functions: blocks of numbers and constants, not the types that Python sees.
+# pyright: reportArgumentType=false, reportCallIssue=false, reportOperatorIssue=false
+# pyright: reportGeneralTypeIssues=false
 """Triton kernels of the masks: targets from bit-packed ground truth, pasted masks as booleans.
 
 Nothing of the size of an image is held as floats; every output is written once, in a fixed order of

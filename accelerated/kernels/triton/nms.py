@@ -1,3 +1,6 @@
+# Triton compiles these functions: blocks of numbers and constants, not the types that Python sees.
+# pyright: reportArgumentType=false, reportCallIssue=false, reportOperatorIssue=false
+# pyright: reportGeneralTypeIssues=false
 """Triton kernels of greedy suppression over B rows of M boxes sorted by falling score.
 
 1. `_nms_overlap_kernel` writes for each box i a bit mask of the better boxes j < i that overlap it.

@@ -1,6 +1,9 @@
+# Triton compiles these functions: blocks of numbers and constants, not the types that Python sees.
+# pyright: reportArgumentType=false, reportCallIssue=false, reportOperatorIssue=false
+# pyright: reportGeneralTypeIssues=false
 """RoIAlign in Triton, all levels of a pyramid in one launch.
 
-`features` is a tuple of L tensors [N, C, H_l, W_l], their sizes and strides are tuples of L ints.
+`features` is a tuple of L tensors [N, C, H_l, W_l]; sizes and strides are tuples of L ints.
 SCALES are compile-time constants, as Triton passes a Python float as float32. Launched without
 contraction to fused multiply-adds, so that coordinates round as in PyTorch.
 
@@ -18,8 +21,9 @@ from accelerated.kernels.triton.sampling import (
     axis,
     choose,
     constants_of,
-    levels_of,
     load_roi,
+    map_of,
+    maps_of,
     sample,
 )
 
@@ -61,12 +65,7 @@ def _roi_align_forward_kernel(
     number_ptr,  # [R, C, P_H, P_W] int32 with the strides of out; None unless MAXIMUM
     count,  # R
     channels,  # C
-    heights,  # (H_l)
-    widths,  # (W_l)
-    stride_n,  # L strides each
-    stride_c,
-    stride_h,
-    stride_w,
+    maps,  # heights, widths, strides of N, C, H and W: L ints each
     stride_out,  # 4 strides
     SCALES: tl.constexpr,  # L floats
     P_H: tl.constexpr,
@@ -87,21 +86,21 @@ def _roi_align_forward_kernel(
     q = tl.arange(0, BLOCK_Q)
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     x1, y1, x2, y2, image, level, valid = load_roi(rois, r, count, SCALES)
-    height, width = choose(heights, level), choose(widths, level)
+    height, width, stride_n, stride_c, stride_h, stride_w = map_of(maps, level)
     valid_y = valid & (x2 >= x1) if ALIGNED else valid
     start_y, side_y, grid_y, _ = axis(y1, y2, valid_y, P_H, SAMPLING, ALIGNED)
     start_x, side_x, grid_x, _ = axis(x1, x2, valid, P_W, SAMPLING, ALIGNED)
-    image_offset = tl.maximum(image, 0) * choose(stride_n, level)
-    image_ptr = choose(features, level) + image_offset
-    row, column = choose(stride_h, level), choose(stride_w, level)
-    channel_offset, channel_mask = c.to(tl.int64) * choose(stride_c, level), c < channels
+    image_ptr = choose(features, level) + tl.maximum(image, 0) * stride_n
+    channel_offset, channel_mask = c.to(tl.int64) * stride_c, c < channels
     best = tl.zeros([BLOCK_Q, BLOCK_C], ACC)
     number = tl.full([BLOCK_Q, BLOCK_C], -1, tl.int32)
     for i in range(grid_y if SAMPLING <= 0 else SAMPLING):
         y = sample(start_y, side_y, grid_y, p, i, height)
         for j in range(grid_x if SAMPLING <= 0 else SAMPLING):
             x = sample(start_x, side_x, grid_x, q, j, width)
-            value = _bilinear(image_ptr, y, x, row, column, channel_offset, channel_mask, ACC)
+            value = _bilinear(
+                image_ptr, y, x, stride_h, stride_w, channel_offset, channel_mask, ACC
+            )
             if MAXIMUM:
                 larger = (number < 0) | (value > best) | ((value != value) & (best == best))
                 best = tl.where(larger, value, best)
@@ -137,7 +136,7 @@ def forward(
             number,
             count=rois,
             channels=channels,
-            **levels_of(features),
+            maps=maps_of(features),
             stride_out=out.stride(),
             **constants_of(sampling),
             SAMPLING=sampling.sampling_ratio,

@@ -1,3 +1,6 @@
+# Triton compiles these functions: blocks of numbers and constants, not the types that Python sees.
+# pyright: reportArgumentType=false, reportCallIssue=false, reportOperatorIssue=false
+# pyright: reportGeneralTypeIssues=false
 """The backward of RoIAlign in Triton, all levels of a pyramid, without atomics.
 
 `_roi_align_mark_kernel` marks for every tile of features the RoIs whose windows reach it, one bit
@@ -22,9 +25,10 @@ from accelerated.kernels.triton.sampling import (
     choose,
     constants_of,
     divide,
-    levels_of,
     load_roi,
     lowest_bit,
+    map_of,
+    maps_of,
     sample,
     store_tile,
 )
@@ -38,8 +42,9 @@ WORDS_AT_ONCE = 4
 
 
 @triton.jit
-def _locate_tile(tile, ends, tiles_across, tiles_down, TILE: tl.constexpr):
+def _locate_tile(tile, tiles, TILE: tl.constexpr):
     """Level, image, first row and first column of a tile; tiles are ordered alike."""
+    ends, tiles_across, tiles_down = tiles
     level = 0
     first = 0
     for l in tl.static_range(1, len(ends)):
@@ -68,11 +73,8 @@ def _roi_align_mark_kernel(
     marks_ptr,  # [T, W] int64
     count,  # R
     words,  # W
-    heights,  # (H_l)
-    widths,  # (W_l)
-    ends,  # L: one past each level's last tile
-    tiles_across,  # L
-    tiles_down,  # L
+    maps,  # heights, widths, strides of N, C, H and W: L ints each
+    tiles,  # one past each level's last tile, tiles across, tiles down: L ints each
     SCALES: tl.constexpr,  # L floats
     P_H: tl.constexpr,
     P_W: tl.constexpr,
@@ -85,17 +87,16 @@ def _roi_align_mark_kernel(
     tile = tl.program_id(0)
     word = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     bit = tl.arange(0, WORD)
-    tile_level, tile_image, tile_y, tile_x = _locate_tile(
-        tile, ends, tiles_across, tiles_down, TILE
-    )
+    tile_level, tile_image, tile_y, tile_x = _locate_tile(tile, tiles, TILE)
     r = word[:, None] * WORD + bit[None, :]
     x1, y1, x2, y2, image, level, valid = load_roi(rois, r, count, SCALES)
     valid_y = valid & (x2 >= x1) if ALIGNED else valid
+    height, width, _, _, _, _ = map_of(maps, tile_level)
     start_y, _, _, length_y = axis(y1, y2, valid_y, P_H, 1, ALIGNED)
     start_x, _, _, length_x = axis(x1, x2, valid, P_W, 1, ALIGNED)
     hit = valid & (image == tile_image) & (level == tile_level)
-    hit = hit & _reaches(start_y, length_y, choose(heights, tile_level), tile_y, TILE)
-    hit = hit & _reaches(start_x, length_x, choose(widths, tile_level), tile_x, TILE)
+    hit = hit & _reaches(start_y, length_y, height, tile_y, TILE)
+    hit = hit & _reaches(start_x, length_x, width, tile_x, TILE)
     marks = tl.sum(hit.to(tl.int64) << bit[None, :].to(tl.int64), axis=1)
     tl.store(marks_ptr + tile.to(tl.int64) * words + word, marks, word < words)
 
@@ -147,15 +148,8 @@ def _roi_align_mean_backward_kernel(
     count,  # R
     words,  # W
     channels,  # C
-    heights,  # (H_l)
-    widths,  # (W_l)
-    ends,  # L: one past each level's last tile
-    tiles_across,  # L
-    tiles_down,  # L
-    stride_n,  # L strides each
-    stride_c,
-    stride_h,
-    stride_w,
+    maps,  # heights, widths, strides of N, C, H and W: L ints each
+    tiles,  # one past each level's last tile, tiles across, tiles down: L ints each
     stride_out,  # 4 strides
     SCALES: tl.constexpr,  # L floats
     P_H: tl.constexpr,
@@ -173,8 +167,8 @@ def _roi_align_mean_backward_kernel(
     A_yᵀ G A_x (SPEC §1) to its sum, which it writes once.
     """
     tile = tl.program_id(0)
-    level, image, tile_y, tile_x = _locate_tile(tile, ends, tiles_across, tiles_down, TILE)
-    height, width = choose(heights, level), choose(widths, level)
+    level, image, tile_y, tile_x = _locate_tile(tile, tiles, TILE)
+    height, width, stride_n, stride_c, stride_h, stride_w = map_of(maps, level)
     ys, xs = tile_y + tl.arange(0, TILE), tile_x + tl.arange(0, TILE)
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     channel_mask = c < channels
@@ -206,10 +200,8 @@ def _roi_align_mean_backward_kernel(
                         across = tl.fma(weight_x[:, None], grad[None, :], across)
                     weight_y = _mean_spread(start_y, side_y, grid_y, p, height, ys, SAMPLING, ACC)
                     total = tl.fma(weight_y[:, None, None], across[None, :, :], total)
-    grad_ptr = choose(grads, level) + image.to(tl.int64) * choose(stride_n, level)
-    row, column = choose(stride_h, level), choose(stride_w, level)
-    channel = choose(stride_c, level)
-    store_tile(grad_ptr, total, ys, xs, c, height, width, channels, row, column, channel)
+    grad_ptr = choose(grads, level) + image.to(tl.int64) * stride_n
+    store_tile(grad_ptr, total, ys, xs, c, height, width, channels, stride_h, stride_w, stride_c)
 
 
 @triton.jit
@@ -222,15 +214,8 @@ def _roi_align_max_backward_kernel(
     count,  # R
     words,  # W
     channels,  # C
-    heights,  # (H_l)
-    widths,  # (W_l)
-    ends,  # L: one past each level's last tile
-    tiles_across,  # L
-    tiles_down,  # L
-    stride_n,  # L strides each
-    stride_c,
-    stride_h,
-    stride_w,
+    maps,  # heights, widths, strides of N, C, H and W: L ints each
+    tiles,  # one past each level's last tile, tiles across, tiles down: L ints each
     stride_out,  # 4 strides
     stride_number,  # 4 strides
     SCALES: tl.constexpr,  # L floats
@@ -249,8 +234,8 @@ def _roi_align_max_backward_kernel(
     adds each gradient, spread by the weights of that one sample, to its sum, which it writes once.
     """
     tile = tl.program_id(0)
-    level, image, tile_y, tile_x = _locate_tile(tile, ends, tiles_across, tiles_down, TILE)
-    height, width = choose(heights, level), choose(widths, level)
+    level, image, tile_y, tile_x = _locate_tile(tile, tiles, TILE)
+    height, width, stride_n, stride_c, stride_h, stride_w = map_of(maps, level)
     ys, xs = tile_y + tl.arange(0, TILE), tile_x + tl.arange(0, TILE)
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     channel_mask = c < channels
@@ -286,21 +271,16 @@ def _roi_align_max_backward_kernel(
                                 taken = tl.where(number == i * grid_x + j, grad, 0.0)
                                 share = _spread(x, xs).to(ACC)[:, None] * taken[None, :]
                                 total += weight_y[:, None, None] * share[None, :, :]
-    grad_ptr = choose(grads, level) + image.to(tl.int64) * choose(stride_n, level)
-    row, column = choose(stride_h, level), choose(stride_w, level)
-    channel = choose(stride_c, level)
-    store_tile(grad_ptr, total, ys, xs, c, height, width, channels, row, column, channel)
+    grad_ptr = choose(grads, level) + image.to(tl.int64) * stride_n
+    store_tile(grad_ptr, total, ys, xs, c, height, width, channels, stride_h, stride_w, stride_c)
 
 
 def _tiles_of(tensors):
-    """How many tiles there are in all, and the arguments that locate one."""
+    """Return one past the last tile of each level, and its tiles across and down."""
     down = tuple(triton.cdiv(x.shape[2], TILE) for x in tensors)
     across = tuple(triton.cdiv(x.shape[3], TILE) for x in tensors)
-    counts = [
-        len(x) * rows * columns for x, rows, columns in zip(tensors, down, across, strict=True)
-    ]
-    ends = tuple(accumulate(counts))
-    return ends[-1], {"ends": ends, "tiles_across": across, "tiles_down": down}
+    counts = (len(x) * d * a for x, d, a in zip(tensors, down, across, strict=True))
+    return tuple(accumulate(counts)), across, down
 
 
 def backward(
@@ -314,36 +294,25 @@ def backward(
     `number` is what the forward left there, None for the mean.
     """
     count, channels = grad_out.shape[:2]
-    words = triton.cdiv(count, WORD)
-    tiles, location = _tiles_of(grads)
-    if tiles * channels == 0:
+    words, tiles = triton.cdiv(count, WORD), _tiles_of(grads)
+    last = tiles[0][-1]
+    if last * channels == 0:
         return
     rois = tuple(x.contiguous() for x in sampling[:3])
-    marks = torch.empty((tiles, words), dtype=torch.int64, device=grad_out.device)
-    levels = levels_of(grads)
-    constants = constants_of(sampling) | {"TILE": TILE, "WORD": WORD}
+    marks = torch.empty((last, words), dtype=torch.int64, device=grad_out.device)
     block = min(CHANNELS, triton.next_power_of_2(channels))
-    grid = tiles, triton.cdiv(channels, block)
-    keywords = {"SAMPLING": sampling.sampling_ratio, "BLOCK_C": block, "ACC": accumulator(grad_out)}
-    keywords |= {**levels, **location, **constants, "stride_out": grad_out.stride()}
-    keywords |= {"count": count, "words": words, "channels": channels}
+    common = {"rois": rois, "count": count, "words": words, "maps": maps_of(grads), "tiles": tiles}
+    common |= {**constants_of(sampling), "TILE": TILE, "WORD": WORD}
+    keywords = {"channels": channels, "stride_out": grad_out.stride(), "BLOCK_C": block}
+    keywords |= {"SAMPLING": sampling.sampling_ratio, "ACC": accumulator(grad_out), **common}
+    grid = last, triton.cdiv(channels, block)
     with torch.cuda.device_of(grad_out):
         if words:
-            _roi_align_mark_kernel[(tiles, triton.cdiv(words, WORDS_AT_ONCE))](
-                rois,
-                marks,
-                count,
-                words,
-                levels["heights"],
-                levels["widths"],
-                **location,
-                **constants,
-                BLOCK=WORDS_AT_ONCE,
+            _roi_align_mark_kernel[(last, triton.cdiv(words, WORDS_AT_ONCE))](
+                marks_ptr=marks, **common, BLOCK=WORDS_AT_ONCE
             )
         if number is None:
-            _roi_align_mean_backward_kernel[grid](tuple(grads), marks, grad_out, rois, **keywords)
+            _roi_align_mean_backward_kernel[grid](tuple(grads), marks, grad_out, **keywords)
         else:
             keywords["stride_number"] = number.stride()
-            _roi_align_max_backward_kernel[grid](
-                tuple(grads), marks, grad_out, number, rois, **keywords
-            )
+            _roi_align_max_backward_kernel[grid](tuple(grads), marks, grad_out, number, **keywords)

@@ -1,3 +1,6 @@
+# Triton compiles these functions: blocks of numbers and constants, not the types that Python sees.
+# pyright: reportArgumentType=false, reportCallIssue=false, reportOperatorIssue=false
+# pyright: reportGeneralTypeIssues=false
 """RoIPool in Triton, forward over all levels of a pyramid in one launch, backward without atomics.
 
 The backward is one launch per level.
@@ -10,7 +13,7 @@ import triton
 import triton.language as tl
 
 from accelerated.kernels import Bins
-from accelerated.kernels.triton.sampling import choose, lowest_bit, store_tile
+from accelerated.kernels.triton.sampling import choose, lowest_bit, map_of, maps_of, store_tile
 
 FORWARD_CHANNELS = 64
 BACKWARD_CHANNELS = 32
@@ -27,11 +30,7 @@ def _roi_pool_forward_kernel(
     out_ptr,  # [R, C, P_H, P_W]
     argmax_ptr,  # [R, C, P_H, P_W] int32, with the strides of out
     channels,  # C
-    widths,  # (W_l)
-    stride_n,  # L strides each
-    stride_c,
-    stride_h,
-    stride_w,
+    maps,  # heights, widths, strides of N, C, H and W: L ints each
     stride_out,  # 4 strides
     P_H: tl.constexpr,
     P_W: tl.constexpr,
@@ -54,17 +53,16 @@ def _roi_pool_forward_kernel(
     left = tl.load(lefts_ptr + r * P_W + q, q < P_W, 0)
     columns = tl.load(columns_ptr + r * P_W + q, q < P_W, 0)
     widest = tl.max(columns, axis=0)
-    width = choose(widths, level)
-    row_stride, column_stride = choose(stride_h, level), choose(stride_w, level)
-    image_ptr = choose(features, level) + image * choose(stride_n, level)
-    image_ptr = image_ptr + (c.to(tl.int64) * choose(stride_c, level))[None, :]
+    _, width, stride_n, stride_c, stride_h, stride_w = map_of(maps, level)
+    image_ptr = choose(features, level) + image * stride_n
+    image_ptr = image_ptr + (c.to(tl.int64) * stride_c)[None, :]
     best = tl.zeros([BLOCK_Q, BLOCK_C], out_ptr.dtype.element_ty)
     argmax = tl.full([BLOCK_Q, BLOCK_C], -1, tl.int32)
     for y in range(top, top + rows):
         for j in range(widest):
             x = left + j
             mask = (j < columns)[:, None] & channel_mask[None, :]
-            value = tl.load(image_ptr + (y * row_stride + x * column_stride)[:, None], mask, 0.0)
+            value = tl.load(image_ptr + (y * stride_h + x * stride_w)[:, None], mask, 0.0)
             # NaN is larger than any number.
             larger = (argmax < 0) | (value > best) | ((value != value) & (best == best))
             best = tl.where(mask & larger, value, best)
@@ -132,13 +130,13 @@ def _roi_pool_backward_kernel(
             for p in range(P_H):
                 top, rows = tl.load(tops_ptr + roi * P_H + p), tl.load(rows_ptr + roi * P_H + p)
                 if (top < tile_y + TILE) & (top + rows > tile_y):
-                    row_ptr = grad_out_ptr + roi * stride_out[0] + p * stride_out[2]
-                    which_ptr = argmax_ptr + roi * stride_argmax[0] + p * stride_argmax[2]
+                    out_row = roi * stride_out[0] + p * stride_out[2]
+                    argmax_row = roi * stride_argmax[0] + p * stride_argmax[2]
                     for q in range(P_W):
-                        out = q * stride_out[3] + c * stride_out[1]
-                        grad = tl.load(row_ptr + out, channel_mask, 0.0).to(ACC)
-                        which = q * stride_argmax[3] + c * stride_argmax[1]
-                        argmax = tl.load(which_ptr + which, channel_mask, -1)
+                        offset = out_row + q * stride_out[3] + c * stride_out[1]
+                        grad = tl.load(grad_out_ptr + offset, channel_mask, 0.0).to(ACC)
+                        offset = argmax_row + q * stride_argmax[3] + c * stride_argmax[1]
+                        argmax = tl.load(argmax_ptr + offset, channel_mask, -1)
                         total += tl.where(index == argmax[None, None, :], grad[None, None, :], 0.0)
     grad_ptr += image.to(tl.int64) * stride[0]
     store_tile(grad_ptr, total, ys, xs, c, height, width, channels, stride[2], stride[3], stride[1])
@@ -164,8 +162,7 @@ def forward(
             out,
             argmax,
             channels,
-            tuple(x.shape[3] for x in features),
-            *zip(*(x.stride() for x in features), strict=True),
+            maps_of(features),
             out.stride(),
             P_H=pooled_height,
             P_W=pooled_width,

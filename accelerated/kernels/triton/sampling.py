@@ -1,6 +1,6 @@
-# pyright: basic, reportArgumentType=false, reportAttributeAccessIssue=false, reportOperatorIssue=false
-# pyright: reportCallIssue=false, reportIndexIssue=false
-# (Triton compiles this Python itself: what a checker takes for ints are blocks of numbers.)
+# Triton compiles these functions: blocks of numbers and constants, not the types that Python sees.
+# pyright: reportArgumentType=false, reportCallIssue=false, reportOperatorIssue=false
+# pyright: reportGeneralTypeIssues=false
 """What the Triton kernels share: division, levels, bit masks, tiles, and RoIAlign's samples."""
 
 import torch
@@ -23,6 +23,15 @@ def choose(values, level):
     for l in tl.static_range(1, len(values)):
         chosen = tl.where(level == l, values[l], chosen)
     return chosen
+
+
+@triton.jit
+def map_of(maps, level):
+    """Height, width, and the strides of N, C, H and W of a level's tensor."""
+    heights, widths, strides_n, strides_c, strides_h, strides_w = maps
+    height, width = choose(heights, level), choose(widths, level)
+    stride_n, stride_c = choose(strides_n, level), choose(strides_c, level)
+    return height, width, stride_n, stride_c, choose(strides_h, level), choose(strides_w, level)
 
 
 @triton.jit
@@ -102,14 +111,9 @@ def store_tile(ptr, total, ys, xs, c, height, width, channels, stride_h, stride_
     tl.store(ptr + offset, total.to(ptr.dtype.element_ty), mask)
 
 
-def levels_of(tensors: list[torch.Tensor]) -> dict:
-    """Return sizes and strides of the levels, by the names of the kernels' arguments."""
-    strides = zip(*(x.stride() for x in tensors), strict=True)
-    return {
-        "heights": tuple(x.shape[2] for x in tensors),
-        "widths": tuple(x.shape[3] for x in tensors),
-        **dict(zip(("stride_n", "stride_c", "stride_h", "stride_w"), strides, strict=True)),
-    }
+def maps_of(tensors: list[torch.Tensor]) -> tuple:
+    """Return heights, widths and the four strides of the levels, L ints each, as `map_of` reads."""
+    return tuple(zip(*((*x.shape[2:], *x.stride()) for x in tensors), strict=True))
 
 
 def constants_of(sampling: Sampling) -> dict:
