@@ -14,6 +14,7 @@ from torch import nn
 from accelerated import box_coder, matcher, norm, sampler, shared_head
 from accelerated.labels import class_layout, delta_layout
 from accelerated.losses import cross_entropy, smooth_l1
+from accelerated.parameters import initialise
 from reference.config import BoxHead as BoxHeadConfig
 from reference.config import Config
 
@@ -167,19 +168,6 @@ KINDS = {"two_fc": TwoFC, "four_conv_fc": FourConvFC, "mean": Mean}
 def make(config: Config) -> BoxHead:
     """Create the configured box head."""
     return KINDS[config.box_head.kind](config)
-
-
-def initialise(module: nn.Module) -> None:
-    """Draw the weights of a layer to start training from, with biases 0 (SPEC §17).
-
-    Convolutions: He et al. 2015, by fan out. Fully connected layers: uniform, by fan in.
-    """
-    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-        nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-    elif isinstance(module, nn.Linear):
-        nn.init.kaiming_uniform_(module.weight, a=1)
-    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear) and module.bias is not None:
-        nn.init.zeros_(module.bias)
 
 
 def losses(

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from accelerated import masks, norm, shared_head
-from accelerated.box_head import initialise
 from accelerated.labels import mask_layout
 from accelerated.losses import binary_cross_entropy
+from accelerated.parameters import initialise
 from accelerated.structures import Batch
 from reference.config import Config, MaskHead
 
