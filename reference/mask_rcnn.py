@@ -29,7 +29,8 @@ from reference.structures import Array, Detections, NetworkDetections, Stages, T
 
 class Gradients(NamedTuple):
     """One backward pass: losses {name: scalar}, gradients {name: array} of their sum for every
-    parameter that is trained, and the priorities of the sampling, as in `MaskRCNN.losses`."""
+    parameter that is trained, and the priorities of the sampling, as in `MaskRCNN.losses`.
+    """
 
     losses: dict
     gradients: dict
@@ -141,8 +142,8 @@ class MaskRCNN:
         keep(record, box_features=x, class_logits=class_logits, box_deltas=box_deltas)
         detections = []
         for n, size in enumerate(sizes):
-            outputs = (x[image_index == n] for x in (class_logits, box_deltas, rois))
-            detections.append(postprocess.detections(*outputs, size, config))
+            logits, deltas, boxes = (y[image_index == n] for y in (class_logits, box_deltas, rois))
+            detections.append(postprocess.detections(logits, deltas, boxes, size, config))
         keep(record, detections=detections)
         if config.mask_head.kind == "none":
             return detections
