@@ -4,7 +4,7 @@ PYTHON_OLDEST ?= python3.11
 PYTHON_NEWEST ?= python3.13
 BIN := .venv/bin
 
-.PHONY: demo test test-oldest test-newest lint types gpu clean
+.PHONY: demo test test-oldest test-newest lint gpu clean
 
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -28,11 +28,9 @@ test-oldest test-newest: test-%: .venv-%/ready
 	.venv-$*/bin/python -m pip install --quiet --constraint tests/constraints/$*.txt --editable ".[test]"
 	touch $@
 
-lint: .venv/ready
+lint: .venv/ready  ## rules, format and annotations
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-
-types: .venv/ready  ## checks the annotations
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
 gpu:  ## every GPU test, then the benchmark; in the Python at hand, which needs torch, triton, pytest, hypothesis, pillow, pycocotools
