@@ -44,27 +44,19 @@ def targets(
     )
 
 
-@torch.library.custom_op("maskrcnn::mask_targets", mutates_args=())
-def _targets(
-    masks: torch.Tensor,
-    image_index: torch.Tensor,
-    matched: torch.Tensor,
-    rois: torch.Tensor,
-    valid: torch.Tensor,
-    sizes: torch.Tensor,
-    size: int,
-    aligned: bool,
-    binary: bool,
-    backend: str,
-) -> torch.Tensor:
-    implementation = kernels("masks", backend, rois)
-    return implementation.targets(
-        masks, image_index, matched, rois, valid, sizes, size, aligned, binary
-    )
+@torch.library.custom_op(
+    "maskrcnn::mask_targets",
+    mutates_args=(),
+    schema="(Tensor masks, Tensor image_index, Tensor matched, Tensor rois, Tensor valid,"
+    " Tensor sizes, int size, bool aligned, bool binary, str backend) -> Tensor",
+)
+def _targets(masks, image_index, matched, rois, *arguments):
+    *arguments, backend = arguments
+    return kernels("masks", backend, rois).targets(masks, image_index, matched, rois, *arguments)
 
 
 @_targets.register_fake
-def _(masks, image_index, matched, rois, valid, sizes, size, aligned, binary, backend):
+def _(masks, image_index, matched, rois, valid, sizes, size, *_):
     return rois.new_empty(len(rois), size, size)
 
 

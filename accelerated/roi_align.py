@@ -91,59 +91,45 @@ def multilevel(
     return _forward(*arguments, size, sampling_ratio, aligned, aggregate, backend)[0]
 
 
-@torch.library.custom_op("maskrcnn::roi_align", mutates_args=())
-def _forward(
-    features: list[torch.Tensor],
-    rois: torch.Tensor,
-    image_index: torch.Tensor,
-    level_index: torch.Tensor,
-    scales: list[float],
-    output_size: list[int],
-    sampling_ratio: int,
-    aligned: bool,
-    aggregate: str,
-    backend: str,
-) -> tuple[torch.Tensor, torch.Tensor]:
+ARGUMENTS = (
+    "Tensor[] features, Tensor rois, Tensor image_index, Tensor level_index, float[] scales,"
+    " int[] output_size, int sampling_ratio, bool aligned, str aggregate, str backend"
+)
+
+
+@torch.library.custom_op(
+    "maskrcnn::roi_align", mutates_args=(), schema=f"({ARGUMENTS}) -> (Tensor, Tensor)"
+)
+def _forward(features, *arguments):
     """Return the output, and for "max" the index of each bin's sample [R, C, P_h, P_w] int32."""
-    check(features, rois, image_index, level_index)
-    out, number = empty_output(features, rois, output_size, aggregate == "max")
-    kernels("roi_align", backend, rois).forward(
-        features,
-        Sampling(rois, image_index, level_index, scales, output_size, sampling_ratio, aligned),
-        out,
-        number if aggregate == "max" else None,
-    )
+    *fields, aggregate, backend = arguments
+    sampling, maximum = Sampling(*fields), aggregate == "max"
+    check(features, sampling.rois, sampling.image_index, sampling.level_index)
+    out, number = empty_output(features, sampling.rois, sampling.output_size, maximum)
+    implementation = kernels("roi_align", backend, out)
+    implementation.forward(features, sampling, out, number if maximum else None)
     return out, number
 
 
 @_forward.register_fake
-def _(features, rois, image_index, level_index, scales, output_size, ratio, aligned, aggregate, _):
-    return empty_output(features, rois, output_size, aggregate == "max")
+def _(features, *arguments):
+    *fields, aggregate, _ = arguments
+    sampling = Sampling(*fields)
+    return empty_output(features, sampling.rois, sampling.output_size, aggregate == "max")
 
 
-@torch.library.custom_op("maskrcnn::roi_align_backward", mutates_args=())
-def _backward(
-    grad_out: torch.Tensor,
-    number: torch.Tensor,
-    features: list[torch.Tensor],
-    rois: torch.Tensor,
-    image_index: torch.Tensor,
-    level_index: torch.Tensor,
-    scales: list[float],
-    output_size: list[int],
-    sampling_ratio: int,
-    aligned: bool,
-    aggregate: str,
-    backend: str,
-) -> list[torch.Tensor]:
+@torch.library.custom_op(
+    "maskrcnn::roi_align_backward",
+    mutates_args=(),
+    schema=f"(Tensor grad_out, Tensor number, {ARGUMENTS}) -> Tensor[]",
+)
+def _backward(grad_out, number, features, *arguments):
     """Return the gradients of the features, of which only shapes, dtype and strides are read."""
+    *fields, aggregate, backend = arguments
     grads = [torch.empty_like(x) for x in features]
-    kernels("roi_align", backend, rois).backward(
-        grad_out,
-        number if aggregate == "max" else None,
-        Sampling(rois, image_index, level_index, scales, output_size, sampling_ratio, aligned),
-        grads,
-    )
+    implementation = kernels("roi_align", backend, grad_out)
+    number = number if aggregate == "max" else None
+    implementation.backward(grad_out, number, Sampling(*fields), grads)
     return grads
 
 

@@ -75,16 +75,16 @@ def multilevel(
     return _forward(*arguments, pair(output_size), backend)[0]
 
 
-@torch.library.custom_op("maskrcnn::roi_pool", mutates_args=())
-def _forward(
-    features: list[torch.Tensor],
-    rois: torch.Tensor,
-    image_index: torch.Tensor,
-    level_index: torch.Tensor,
-    scales: list[float],
-    output_size: list[int],
-    backend: str,
-) -> tuple[torch.Tensor, torch.Tensor]:
+ARGUMENTS = (
+    "Tensor[] features, Tensor rois, Tensor image_index, Tensor level_index, float[] scales,"
+    " int[] output_size, str backend"
+)
+
+
+@torch.library.custom_op(
+    "maskrcnn::roi_pool", mutates_args=(), schema=f"({ARGUMENTS}) -> (Tensor, Tensor)"
+)
+def _forward(features, rois, image_index, level_index, scales, output_size, backend):
     """Return the output and argmax [R, C, P_h, P_w] int32, y * W_l + x; -1 in an empty bin."""
     check(features, rois, image_index, level_index)
     out, argmax = empty_output(features, rois, output_size, True)
@@ -98,22 +98,16 @@ def _(features, rois, image_index, level_index, scales, output_size, backend):
     return empty_output(features, rois, output_size, True)
 
 
-@torch.library.custom_op("maskrcnn::roi_pool_backward", mutates_args=())
-def _backward(
-    grad_out: torch.Tensor,
-    argmax: torch.Tensor,
-    features: list[torch.Tensor],
-    rois: torch.Tensor,
-    image_index: torch.Tensor,
-    level_index: torch.Tensor,
-    scales: list[float],
-    output_size: list[int],
-    backend: str,
-) -> list[torch.Tensor]:
+@torch.library.custom_op(
+    "maskrcnn::roi_pool_backward",
+    mutates_args=(),
+    schema=f"(Tensor grad_out, Tensor argmax, {ARGUMENTS}) -> Tensor[]",
+)
+def _backward(grad_out, argmax, features, *arguments):
     """Return the gradients of the features, of which only shapes, dtype and strides are read."""
+    *rois, backend = arguments
     grads = [torch.empty_like(x) for x in features]
-    bins = _bins(features, rois, image_index, level_index, scales, output_size)
-    kernels("roi_pool", backend, rois).backward(grad_out, argmax, bins, grads)
+    kernels("roi_pool", backend, grad_out).backward(grad_out, argmax, _bins(features, *rois), grads)
     return grads
 
 

@@ -55,9 +55,7 @@ def polygon_targets(polygons: list[list[np.ndarray]], boxes: np.ndarray, size: i
 def rasterize_polygon(points: np.ndarray, height: int, width: int) -> np.ndarray:
     """Return the pixels inside a polygon, exactly as COCO's `frPyObjects` draws it.
 
-    points   [V, 2]  x, y in pixels, the last joined to the first
-    Returns  [height, width] bool.
-
+    points [V, 2] are x, y in pixels, the last joined to the first; returns [height, width] bool.
     The outline is walked on a grid five times as fine. Where it passes the centre of a column,
     everything below flips. The rounding is COCO's: half a pixel may be on the wrong side.
     """
@@ -148,8 +146,8 @@ def _pasted(mask_probabilities, boxes, height, width, convention):
     if convention not in ("torchvision", "detectron2"):
         raise ValueError(f"convention: expected torchvision or detectron2, got {convention!r}")
     check_finite(boxes, "boxes")
-    size = mask_probabilities.shape[-1]
-    a_y = paste_matrix(boxes[:, 1], boxes[:, 3], size, height, convention)
-    a_x = paste_matrix(boxes[:, 0], boxes[:, 2], size, width, convention)
+    size, (x1, y1, x2, y2) = mask_probabilities.shape[-1], np.asarray(boxes).T
+    a_y = paste_matrix(y1, y2, size, height, convention)
+    a_x = paste_matrix(x1, x2, size, width, convention)
     for y, mask, x in zip(a_y, mask_probabilities, a_x, strict=True):
         yield y @ mask @ x.T

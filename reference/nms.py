@@ -11,7 +11,7 @@ from reference.boxes import check_finite, iou
 def top_k(scores: np.ndarray, k: int) -> np.ndarray:
     """Return the indices of the `k` highest scores of each row: [..., T] -> [..., min(k, T)].
 
-    They are ordered by falling score, equal scores by rising index.
+    Ordered by falling score, equal scores by rising index.
     """
     return np.argsort(-np.asarray(scores), axis=-1, kind="stable")[..., :k]
 

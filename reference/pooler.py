@@ -47,9 +47,7 @@ def pool(
     features     {level: [N, C, H_l, W_l]}, strides 2**level
     rois         [R, 4]  xyxy, input-image pixels
     image_index  [R]     int; -1: a padding RoI, whose output is 0
-    Returns      [R, C, P, P].
-
-    Raises ValueError for a non-finite RoI or an image index out of range, naming its row.
+    Returns      [R, C, P, P]. Raises ValueError as the operators do.
     """
     finest, side = features[pooler.min_level], pooler.output_size
     rois, image_index = check(finest, rois, image_index)

@@ -56,7 +56,7 @@ def roi_pool_backward(
 
 
 def _with_argmax(features, rois, image_index, output_size, spatial_scale):
-    """Return `roi_pool` and argmax [R, C, P_h, P_w] int64: y * W + x, or -1 in an empty bin."""
+    """Return `roi_pool` and argmax [R, C, P_h, P_w]: y * W + x of the first, -1 in empty bins."""
     rois, image_index = check(features, rois, image_index)
     width = features.shape[3]
     rows, columns = _edges(rois, features.shape, output_size, spatial_scale)
@@ -68,7 +68,6 @@ def _with_argmax(features, rois, image_index, output_size, spatial_scale):
             (y1, y2), (x1, x2) = rows[:, r, p], columns[:, r, q]
             if y1 < y2 and x1 < x2:
                 values = image[:, y1:y2, x1:x2].reshape(len(image), -1)
-                # The first maximum in row-major order.
                 first = values.argmax(axis=1)
                 out[r, :, p, q] = values[np.arange(len(image)), first]
                 argmax[r, :, p, q] = (y1 + first // (x2 - x1)) * width + x1 + first % (x2 - x1)

@@ -8,13 +8,11 @@ has one matrix for each sample of a bin.
 Legend: R rois, C channels, P bins of an axis, T taps of a bin, E entries of the matrix.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch.nn.functional import embedding_bag, pad
 
-from accelerated.kernels import Sampling
 from accelerated.kernels.eager import tables
 from accelerated.kernels.eager.sampling import axis, clamp
 
@@ -45,9 +43,7 @@ class Matrix(NamedTuple):
     offsets: torch.Tensor
 
 
-def forward(
-    features: list[torch.Tensor], sampling: Sampling, out: torch.Tensor, number: torch.Tensor | None
-) -> None:
+def forward(features, sampling, out, number):
     """Fill `out` [R, C, P_h, P_w] with means; given `number`, with maxima and their samples."""
     matrices = _matrices(features, sampling, number is None)
     for channels, table in tables.by_channels(features):
@@ -60,12 +56,7 @@ def forward(
         out[:, channels] = values.view(bins).permute(0, 3, 1, 2)
 
 
-def backward(
-    grad_out: torch.Tensor,
-    number: torch.Tensor | None,
-    sampling: Sampling,
-    grads: list[torch.Tensor],
-) -> None:
+def backward(grad_out, number, sampling, grads):
     """Fill `grads`, a tensor per level, from grad_out [R, C, P_h, P_w]; `number` of the forward."""
     rows = tables.rows_of(grads)
     matrices = [_transposed(m, sum(rows)) for m, _ in _matrices(grads, sampling, number is None)]
@@ -90,7 +81,7 @@ def _fixed_shapes(sampling):
     return sampling.rois.is_cuda and sampling.sampling_ratio > 0
 
 
-def _matrices(features: Sequence[torch.Tensor], sampling: Sampling, mean: bool):
+def _matrices(features, sampling, mean):
     """Return pairs of a matrix from features to bins, and which bins it applies to.
 
     The mean has one, for all bins; a maximum has one per sample, for the bins that have the sample.
@@ -167,9 +158,7 @@ def _mean(taps, merge):
     return Taps(index, weight, samples)
 
 
-def sparse_compact(
-    y: Taps, x: Taps, first_row: torch.Tensor, width: torch.Tensor, dtype: torch.dtype
-) -> Matrix:
+def sparse_compact(y, x, first_row, width, dtype):
     """Return the matrix of all bins without entries of weight 0; the number of entries is data.
 
     first_row [R] is the table's row of the first feature of each RoI's image, width [R] its width.
@@ -192,14 +181,7 @@ def sparse_compact(
     return Matrix((index_y[row] + index_x[column]).int(), weight, offsets.int())
 
 
-def sparse_padded(
-    y: Taps,
-    x: Taps,
-    first_row: torch.Tensor,
-    width: torch.Tensor,
-    dtype: torch.dtype,
-    zero_row: int,
-) -> Matrix:
+def sparse_padded(y, x, first_row, width, dtype, zero_row):
     """Return the matrix of all bins with T_y T_x entries each, whatever the data.
 
     Entries of weight 0 read `zero_row`, a row of zeros, so that no NaN gets in. The example of

@@ -6,14 +6,11 @@ Legend: R rois, C channels, P pooled size, E entries of all lists.
 import torch
 from torch.nn.functional import embedding_bag
 
-from accelerated.kernels import Bins
 from accelerated.kernels.eager import tables
 
 
-def forward(
-    features: list[torch.Tensor], bins: Bins, out: torch.Tensor, argmax: torch.Tensor
-) -> None:
-    """Fill `out` and `argmax` [R, C, P_h, P_w]."""
+def forward(features, bins, out, argmax):
+    """Fill `out` and `argmax` [R, C, P_h, P_w] from `bins`, a `Bins`."""
     first_row = tables.first_rows(features, bins.image_index, bins.level_index)
     width = tables.choose(bins.level_index, [x.shape[3] for x in features], torch.int64)
     index, offsets = _lists(bins, first_row, width)
@@ -26,10 +23,8 @@ def forward(
         argmax[:, channels] = row.int()
 
 
-def backward(
-    grad_out: torch.Tensor, argmax: torch.Tensor, bins: Bins, grads: list[torch.Tensor]
-) -> None:
-    """Fill `grads`, one tensor per level, from grad_out and argmax [R, C, P_h, P_w]."""
+def backward(grad_out, argmax, bins, grads):
+    """Fill `grads`, a tensor per level, from grad_out, argmax [R, C, P_h, P_w] and a `Bins`."""
     dtype = tables.accumulator(grad_out)
     for level, grad in enumerate(grads):
         _, channels, height, width = grad.shape

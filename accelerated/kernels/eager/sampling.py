@@ -6,9 +6,7 @@ Legend: R rois, P bins of the axis.
 import torch
 
 
-def axis(
-    low: torch.Tensor, high: torch.Tensor, bins: int, sampling_ratio: int, aligned: bool
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def axis(low, high, bins, sampling_ratio, aligned):
     """Return start and side of the bins in pixels, and samples per bin as floats, each [R].
 
     low, high [R] are the ends of the RoIs in pixels of the map.
@@ -23,7 +21,7 @@ def axis(
     return start, side, torch.where(high >= low, grid, 0) if aligned else grid
 
 
-def clamp(position: torch.Tensor, size: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def clamp(position, size):
     """Return positions moved onto the map's pixels 0 .. size - 1, and which of them count.
 
     A sample more than one pixel outside does not; exactly -1 and exactly `size` still do.

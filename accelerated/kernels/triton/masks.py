@@ -1,6 +1,5 @@
 # Triton compiles these functions: blocks of numbers and constants, not the types that Python sees.
 # pyright: reportArgumentType=false, reportCallIssue=false, reportOperatorIssue=false
-# pyright: reportGeneralTypeIssues=false
 """Triton kernels of the masks: targets from bit-packed ground truth, pasted masks as booleans.
 
 Nothing of the size of an image is held as floats; every output is written once, in a fixed order of
@@ -149,17 +148,7 @@ def _mask_paste_kernel(
     )
 
 
-def targets(
-    masks: torch.Tensor,
-    image_index: torch.Tensor,
-    matched: torch.Tensor,
-    rois: torch.Tensor,
-    valid: torch.Tensor,
-    sizes: torch.Tensor,
-    size: int,
-    aligned: bool,
-    binary: bool,
-) -> torch.Tensor:
+def targets(masks, image_index, matched, rois, valid, sizes, size, aligned, binary):
     """Return targets [R, size, size] in the dtype of `rois`.
 
     masks [N, G, H, W8] uint8, rois [R, 4] float32 or float64, sizes [N, 2].
@@ -188,14 +177,7 @@ def targets(
     return out
 
 
-def paste(
-    mask_probabilities: torch.Tensor,
-    boxes: torch.Tensor,
-    height: int,
-    width: int,
-    convention: str,
-    threshold: float,
-) -> torch.Tensor:
+def paste(mask_probabilities, boxes, height, width, convention, threshold):
     """Return [D, height, width] bool from masks [D, S, S] and boxes [D, 4] of one dtype."""
     out = torch.empty(len(boxes), height, width, dtype=torch.bool, device=boxes.device)
     if out.numel() == 0:

@@ -1,6 +1,5 @@
 # Triton compiles these functions: blocks of numbers and constants, not the types that Python sees.
 # pyright: reportArgumentType=false, reportCallIssue=false, reportOperatorIssue=false
-# pyright: reportGeneralTypeIssues=false
 """Triton kernels of greedy suppression over B rows of M boxes sorted by falling score.
 
 1. `_nms_overlap_kernel` writes for each box i a bit mask of the better boxes j < i that overlap it.
@@ -118,9 +117,7 @@ def _nms_scan_kernel(
         tl.debug_barrier()
 
 
-def keep_mask(
-    boxes: torch.Tensor, valid: torch.Tensor, threshold: float, group: torch.Tensor | None
-) -> torch.Tensor:
+def keep_mask(boxes, valid, threshold, group):
     """Return which boxes of each row are kept [B, M] bool; rows are sorted by falling score.
 
     boxes [B, M, 4] float32 or float64, valid [B, M] bool, group [B, M] int or None.

@@ -1,6 +1,5 @@
 # Triton compiles these functions: blocks of numbers and constants, not the types that Python sees.
 # pyright: reportArgumentType=false, reportCallIssue=false, reportOperatorIssue=false
-# pyright: reportGeneralTypeIssues=false
 """RoIAlign in Triton, all levels of a pyramid in one launch.
 
 `features` is a tuple of L tensors [N, C, H_l, W_l]; sizes and strides are tuples of L ints.
@@ -14,7 +13,6 @@ import torch
 import triton
 import triton.language as tl
 
-from accelerated.kernels import Sampling
 from accelerated.kernels.triton.roi_align_backward import backward
 from accelerated.kernels.triton.sampling import (
     accumulator,
@@ -117,9 +115,7 @@ def _roi_align_forward_kernel(
     tl.store(out_ptr + offset, best.to(out_ptr.dtype.element_ty), mask)
 
 
-def forward(
-    features: list[torch.Tensor], sampling: Sampling, out: torch.Tensor, number: torch.Tensor | None
-) -> None:
+def forward(features, sampling, out, number):
     """Fill `out` [R, C, P_h, P_w] with means; given `number`, with maxima and the samples' indices.
 
     `number` is int32 and has the shape and strides of `out`.

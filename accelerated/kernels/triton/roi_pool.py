@@ -1,6 +1,5 @@
 # Triton compiles these functions: blocks of numbers and constants, not the types that Python sees.
 # pyright: reportArgumentType=false, reportCallIssue=false, reportOperatorIssue=false
-# pyright: reportGeneralTypeIssues=false
 """RoIPool in Triton, forward over all levels of a pyramid in one launch, backward without atomics.
 
 The backward is one launch per level.
@@ -12,7 +11,6 @@ import torch
 import triton
 import triton.language as tl
 
-from accelerated.kernels import Bins
 from accelerated.kernels.triton.sampling import choose, lowest_bit, map_of, maps_of, store_tile
 
 FORWARD_CHANNELS = 64
@@ -147,10 +145,8 @@ def _arguments(bins):
     return tuple(x.contiguous() for x in (*bins[:2], *(x.int() for x in bins[2:])))
 
 
-def forward(
-    features: list[torch.Tensor], bins: Bins, out: torch.Tensor, argmax: torch.Tensor
-) -> None:
-    """Fill `out` and `argmax` [R, C, P_h, P_w], which have the same strides."""
+def forward(features, bins, out, argmax):
+    """Fill `out` and `argmax` [R, C, P_h, P_w], of the same strides, from `bins`, a `Bins`."""
     if out.numel() == 0:
         return
     rois, channels, pooled_height, pooled_width = out.shape
@@ -171,10 +167,8 @@ def forward(
         )
 
 
-def backward(
-    grad_out: torch.Tensor, argmax: torch.Tensor, bins: Bins, grads: list[torch.Tensor]
-) -> None:
-    """Fill `grads`, one tensor per level, from grad_out and argmax [R, C, P_h, P_w]."""
+def backward(grad_out, argmax, bins, grads):
+    """Fill `grads`, a tensor per level, from grad_out, argmax [R, C, P_h, P_w] and a `Bins`."""
     count, channels, pooled_height, pooled_width = grad_out.shape
     block = min(BACKWARD_CHANNELS, triton.next_power_of_2(max(1, channels)))
     arguments = _arguments(bins)

@@ -7,8 +7,6 @@ import torch
 import triton
 import triton.language as tl
 
-from accelerated.kernels import Sampling
-
 
 @triton.jit
 def divide(a, b):
@@ -111,12 +109,12 @@ def store_tile(ptr, total, ys, xs, c, height, width, channels, stride_h, stride_
     tl.store(ptr + offset, total.to(ptr.dtype.element_ty), mask)
 
 
-def maps_of(tensors: list[torch.Tensor]) -> tuple:
+def maps_of(tensors):
     """Return heights, widths and the four strides of the levels, L ints each, as `map_of` reads."""
     return tuple(zip(*((*x.shape[2:], *x.stride()) for x in tensors), strict=True))
 
 
-def constants_of(sampling: Sampling) -> dict:
+def constants_of(sampling):
     """Return the compile-time arguments that all kernels take."""
     height, width = sampling.output_size
     return {
@@ -128,6 +126,6 @@ def constants_of(sampling: Sampling) -> dict:
     }
 
 
-def accumulator(tensor: torch.Tensor) -> tl.dtype:
+def accumulator(tensor):
     """Return the dtype in which the kernels sum."""
     return tl.float64 if tensor.dtype == torch.float64 else tl.float32
