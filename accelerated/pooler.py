@@ -1,4 +1,4 @@
-"""The pyramid level that an RoI pools from, and pooling from all levels at once [FPN §4.2].
+"""The pyramid level that an RoI pools from, and pooling from all levels [FPN §4.2].
 
 Legend: N images, R rois, C channels, P pooled size.
 """

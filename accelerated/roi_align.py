@@ -1,6 +1,7 @@
-"""RoIAlign over one or all levels of a pyramid, forward and backward, deterministic everywhere.
+"""RoIAlign, forward and backward: bilinear samples on the RoI's exact bins [Mask R-CNN §3].
 
-The kernels are in kernels/triton and, in plain PyTorch, in kernels/eager.
+Deterministic on every device. kernels/triton and, in plain PyTorch, kernels/eager hold the two
+implementations.
 
 Legend: N images, R rois, C channels, P pooled size, L levels.
 """
@@ -10,7 +11,7 @@ from collections.abc import Sequence
 import torch
 
 from accelerated.backend import kernels
-from accelerated.kernels import Sampling
+from accelerated.kernels.arguments import Sampling
 from accelerated.rois import check, empty_output, pair, prepare, register_autograd
 
 

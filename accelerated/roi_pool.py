@@ -1,6 +1,7 @@
-"""RoIPool over one or all levels of a pyramid, forward and backward, deterministic on every device.
+"""RoIPool, forward and backward: RoI and bins rounded to whole pixels [Fast R-CNN §2.1].
 
-The kernels are in kernels/triton and, in plain PyTorch, in kernels/eager.
+Deterministic on every device. kernels/triton and, in plain PyTorch, kernels/eager hold the two
+implementations.
 
 Legend: N images, R rois, C channels, P pooled size, L levels.
 """
@@ -10,7 +11,7 @@ from collections.abc import Sequence
 import torch
 
 from accelerated.backend import kernels
-from accelerated.kernels import Bins
+from accelerated.kernels.arguments import Bins
 from accelerated.kernels.eager.tables import choose
 from accelerated.rois import check, empty_output, pair, prepare, register_autograd, whole_pixels
 

@@ -1,4 +1,4 @@
-"""RoIWarp, forward and backward: rounded like RoIPool, then sampled like RoIAlign, by its kernels.
+"""RoIWarp, forward and backward: rounded like RoIPool, then sampled like RoIAlign.
 
 The operator of [MNC, Dai et al. 2016] as [Mask R-CNN §4.2] compares it: bilinear but misaligned.
 

@@ -1,4 +1,4 @@
-"""What the RoI operators share: checks, output sizes, rounding, and how autograd calls a backward.
+"""What the RoI operators share: checks, output sizes and rounding.
 
 Legend: N images, R rois, C channels, P pooled size, L levels.
 """

@@ -1,4 +1,4 @@
-"""RoIAlign, forward and backward, as two small matrix products per RoI [Mask R-CNN §3].
+"""RoIAlign, forward and backward: bilinear samples on the RoI's exact bins [Mask R-CNN §3].
 
 The samples of an RoI form a grid, and the rule for samples outside the map, the clamp at its
 border and the divisor treat rows and columns separately. Hence for each RoI and channel

@@ -1,4 +1,4 @@
-"""Checks, output sizes and rounding that the RoI operators share.
+"""What the RoI operators share: checks, output sizes and rounding.
 
 Legend: N images, R rois, P pooled size.
 """
