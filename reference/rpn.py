@@ -24,7 +24,7 @@ class Proposals(NamedTuple):
 
 
 class Targets(NamedTuple):
-    """What the anchors of N images should predict.
+    """The values that the anchors of N images should predict.
 
     labels   [N, T]     1 object, 0 background, -1 ignored
     sampled  [N, T]     the labels of the anchors that the losses use, -1 for all others

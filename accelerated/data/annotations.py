@@ -38,7 +38,7 @@ class Problem:
 
     @property
     def blocking(self) -> bool:
-        """Whether the problem stops a training run."""
+        """Tell whether the problem stops a training run."""
         return self.severity in ("reject", "skip")
 
     def __str__(self) -> str:

@@ -284,7 +284,7 @@ def plain(value: Any) -> int | str | float | None:
 
 
 def finite(value: Any) -> TypeGuard[float]:
-    """Whether a value is a finite number, not a bool."""
+    """Tell whether a value is a finite number, not a bool."""
     try:
         return _is_number(value) and math.isfinite(value)
     except OverflowError:

@@ -60,7 +60,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Settings:
-    """What a run is started with besides its configuration; stored in its checkpoints."""
+    """The settings of a run besides its configuration; they are stored in its checkpoints."""
 
     seed: int
     batch_size: int
@@ -221,7 +221,7 @@ class Run:
             return self.model.batch_losses(batch, generator=generator, record=record)
 
     def is_due(self, every: int) -> bool:
-        """Whether the number of steps taken is a multiple of `every` (0: never)."""
+        """Tell whether the number of steps taken is a multiple of `every` (0: never)."""
         return every > 0 and self.iteration % every == 0
 
     def check_and_log(self) -> None:

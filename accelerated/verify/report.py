@@ -21,7 +21,7 @@ class Row:
 
     @property
     def passed(self) -> bool:
-        """Whether every backend is within the tolerance."""
+        """Tell whether every backend is within the tolerance."""
         return all(d.relative <= self.tolerance for d in self.differences.values())
 
     @property
@@ -63,7 +63,7 @@ class Report:
 
     @property
     def passed(self) -> bool:
-        """Whether every row passed."""
+        """Tell whether every row passed."""
         return all(row.passed for row in self.rows)
 
     @property

@@ -77,7 +77,7 @@ def backward(grad_out, number, sampling, grads):
 
 
 def _fixed_shapes(sampling):
-    """Whether shapes may not depend on data: on a GPU, except with adaptive sampling."""
+    """Tell whether shapes may not depend on data: on a GPU, except with adaptive sampling."""
     return sampling.rois.is_cuda and sampling.sampling_ratio > 0
 
 

@@ -56,7 +56,7 @@ def _locate_tile(tile, tiles, TILE: tl.constexpr):
 
 @triton.jit
 def _reaches(start, length, size, first, TILE: tl.constexpr):
-    """Whether samples in [start, start + length] may touch features first .. first + TILE - 1.
+    """Tell whether samples in [start, start + length] may touch features first .. first + TILE - 1.
 
     Errs towards yes.
     """
@@ -267,8 +267,8 @@ def _roi_align_max_backward_kernel(
                             weight_y = _spread(y, ys).to(ACC)
                             for j in range(grid_x):
                                 x = sample(start_x, side_x, grid_x, q, j, width)
-                                taken = tl.where(number == i * grid_x + j, grad, 0.0)
-                                share = _spread(x, xs).to(ACC)[:, None] * taken[None, :]
+                                passed = tl.where(number == i * grid_x + j, grad, 0.0)
+                                share = _spread(x, xs).to(ACC)[:, None] * passed[None, :]
                                 total += weight_y[:, None, None] * share[None, :, :]
     grad_ptr = choose(grads, level) + image.to(tl.int64) * stride_n
     store_tile(grad_ptr, total, ys, xs, c, height, width, channels, stride_h, stride_w, stride_c)
