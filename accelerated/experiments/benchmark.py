@@ -24,10 +24,10 @@ from accelerated.experiments.benchmark_cases import (
     can_import,
     cases,
     dtype_name,
-    relative_error,
 )
 from accelerated.experiments.benchmark_numpy import numpy_and_torch
 from accelerated.experiments.timing import quantiles
+from accelerated.verify.equality import device_error
 
 
 def run(
@@ -66,7 +66,7 @@ def time_case(
         yield facts | {"backend": "torchvision"} | peer
     for backend in backends:
         call = case.ours(backend)
-        error = relative_error(call(), expected)
+        error = device_error(call(), expected)
         if not error <= case.tolerance:
             problem = f"error {error:.3g} > {case.tolerance:.3g}, not measured"
             yield facts | {"backend": backend, "failed": problem}

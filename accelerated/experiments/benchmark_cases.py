@@ -2,7 +2,7 @@
 
 import copy
 import importlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from types import ModuleType
@@ -289,22 +289,3 @@ def can_import(name: str) -> bool:
 def torchvision_module(name: str) -> ModuleType | None:
     """Import a module of torchvision; None without torchvision."""
     return importlib.import_module(f"torchvision.{name}") if can_import("torchvision") else None
-
-
-def relative_error(
-    actual: torch.Tensor | Sequence[torch.Tensor], expected: torch.Tensor | Sequence[torch.Tensor]
-) -> float:
-    """Return max|a - r| / max|r|, the largest of a sequence; infinite if shapes differ.
-
-    This is `verify.equality.error`, computed on the device: copying the gradients of a case to the
-    host and comparing them there takes longer than measuring the case. Infinite if not finite.
-    """
-    if not isinstance(expected, torch.Tensor):
-        return max(relative_error(a, r) for a, r in zip(actual, expected, strict=True))
-    if not isinstance(actual, torch.Tensor) or actual.shape != expected.shape:
-        return float("inf")
-    if not expected.numel():
-        return 0.0
-    a, r = actual.double(), expected.double()
-    error = (a - r).abs().max() / r.abs().max().clamp(min=1e-300)
-    return float(error) if torch.isfinite(error) else float("inf")

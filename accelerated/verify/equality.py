@@ -3,10 +3,12 @@
 The error of a result a is max|a - r| / max|r|, where r is the expected one, of the float64 oracle.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike
 
 # Pointwise operators, gathers, pooling.
@@ -72,6 +74,25 @@ def error(actual: ArrayLike, expected: ArrayLike) -> float:
     result = difference(actual, expected)
     assert np.isfinite(result.relative), result.reason or "non-finite entries differ"
     return result.relative
+
+
+def device_error(
+    actual: torch.Tensor | Sequence[torch.Tensor], expected: torch.Tensor | Sequence[torch.Tensor]
+) -> float:
+    """Return max|a - r| / max|r|, the largest of a sequence; infinite if shapes differ.
+
+    It is `error` on the device: copying the gradients of a benchmark to the host and comparing
+    them there takes longer than measuring them. Infinite if not finite.
+    """
+    if not isinstance(expected, torch.Tensor):
+        return max(device_error(a, r) for a, r in zip(actual, expected, strict=True))
+    if not isinstance(actual, torch.Tensor) or actual.shape != expected.shape:
+        return float("inf")
+    if not expected.numel():
+        return 0.0
+    a, r = actual.double(), expected.double()
+    error = (a - r).abs().max() / r.abs().max().clamp(min=1e-300)
+    return float(error) if torch.isfinite(error) else float("inf")
 
 
 def assert_close(
