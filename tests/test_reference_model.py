@@ -164,3 +164,19 @@ def test_ground_truths_have_their_priorities_behind_all_proposal_slots(rng):
         row = np.ones(slots + 1)
         row[slots] = priority
         assert model.sample(box, target, box, row).indices.tolist() == [chosen]
+
+
+def test_training_moves_running_statistics_and_leaves_the_old_arrays_alone(rng, image):
+    config, name = small(norm="batch"), "backbone.bn1.running_mean"
+    model = MaskRCNN(config, initial_parameters(config, rng))
+    before = dict(model.parameters)
+    kept = before[name].copy()
+    model.losses([image], [nothing(24, 40)])
+    by_losses = model.parameters[name]
+    assert not np.array_equal(by_losses, kept) and np.array_equal(before[name], kept)
+    model.parameters = before
+    model.gradients([image], [nothing(24, 40)])
+    assert np.array_equal(model.parameters[name], by_losses)
+    model.parameters = before
+    model.detect([image])
+    assert model.parameters[name] is before[name], "detection reads stored statistics"
