@@ -5,7 +5,7 @@ Legend: N images, R rois, C channels, P pooled size.
 
 import numpy as np
 
-from reference.autodiff import primitive
+from reference.autodiff import Array, primitive
 from reference.config import Pooler
 from reference.roi_align import roi_align, roi_align_backward
 from reference.roi_pool import roi_pool, roi_pool_backward
@@ -20,7 +20,7 @@ OPERATORS = {
 }
 
 
-def assign(rois: np.ndarray, pooler: Pooler) -> np.ndarray:
+def assign(rois: Array, pooler: Pooler) -> Array:
     """Return the level of each RoI, floor(4 + log2(sqrt(area) / 224)) within the pyramid [FPN (1)].
 
     rois     [R, 4]  xyxy, input-image pixels
@@ -30,18 +30,14 @@ def assign(rois: np.ndarray, pooler: Pooler) -> np.ndarray:
     dtype = rois.dtype.type
     area = (rois[:, 2] - rois[:, 0]) * (rois[:, 3] - rois[:, 1])
     size = np.sqrt(np.where(area > 0, area, dtype(0))) / dtype(pooler.canonical_size)
-    if pooler.level_epsilon == "inside":
-        power = pooler.canonical_level + np.log2(size + dtype(1e-8))
-    else:
-        with np.errstate(divide="ignore"):
-            power = pooler.canonical_level + np.log2(size) + dtype(1e-6)
+    inside, outside = (1e-8, 0) if pooler.level_epsilon == "inside" else (0, 1e-6)
+    with np.errstate(divide="ignore"):
+        power = pooler.canonical_level + np.log2(size + dtype(inside)) + dtype(outside)
     return np.clip(np.floor(power), pooler.min_level, pooler.max_level).astype(np.int64)
 
 
 @primitive
-def pool(
-    features: dict[int, np.ndarray], rois: np.ndarray, image_index: np.ndarray, pooler: Pooler
-) -> np.ndarray:
+def pool(features: dict[int, Array], rois: Array, image_index: Array, pooler: Pooler) -> Array:
     """Pool each RoI from its level by the configured operator.
 
     features     {level: [N, C, H_l, W_l]}, strides 2**level
@@ -59,12 +55,8 @@ def pool(
 
 
 def pool_backward(
-    grad_out: np.ndarray,
-    features: dict[int, np.ndarray],
-    rois: np.ndarray,
-    image_index: np.ndarray,
-    pooler: Pooler,
-) -> dict[int, np.ndarray]:
+    grad_out: Array, features: dict[int, Array], rois: Array, image_index: Array, pooler: Pooler
+) -> dict[int, Array]:
     """Return the gradient of `pool` with respect to the levels that the pooler reads."""
     rois, image_index = check(features[pooler.min_level], rois, image_index)
     _, operator, _ = OPERATORS[pooler.operator]
