@@ -54,14 +54,11 @@ def rasterize_polygon(points: Array, height: int, width: int) -> Array:
     everything below flips. The rounding is COCO's: half a pixel may be on the wrong side.
     """
     corners = np.trunc(COCO_SCALE * np.asarray(points, dtype=np.float64) + 0.5)
-    ends = np.roll(corners, -1, axis=0)
-    walk = np.concatenate([_line(*edge) for edge in zip(corners, ends)])
+    walk = np.concatenate([_line(*edge) for edge in zip(corners, np.roll(corners, -1, axis=0))])
     x, y = (np.minimum(walk[:-1], walk[1:]).T + 0.5) / COCO_SCALE - 0.5
-    y = np.ceil(np.clip(y, 0, height))
-    sideways = walk[:-1, 0] != walk[1:, 0]
-    crossing = sideways & (x == np.floor(x)) & (x >= 0) & (x <= width - 1)
+    crossing = (walk[:-1, 0] != walk[1:, 0]) & (x == np.floor(x)) & (x >= 0) & (x <= width - 1)
     # COCO counts down the columns, from the end of one into the next.
-    position = (x[crossing] * height + y[crossing]).astype(np.int64)
+    position = (x * height + np.ceil(np.clip(y, 0, height)))[crossing].astype(np.int64)
     flips = np.bincount(position, minlength=height * width + 1)[:-1]
     return (np.cumsum(flips) % 2 == 1).reshape(width, height).T
 

@@ -5,18 +5,16 @@ Legend: N images, R rois, C channels, P pooled size.
 
 import numpy as np
 
-from reference.autodiff import Array, primitive
+from reference import roi_align, roi_pool, roi_warp
+from reference.autodiff import Array, backward_of, primitive
 from reference.config import Pooler
-from reference.roi_align import roi_align, roi_align_backward
-from reference.roi_pool import roi_pool, roi_pool_backward
-from reference.roi_warp import roi_warp, roi_warp_backward
 from reference.rois import check
 
-# Each operator, its backward, and the fields of the pooler that it takes.
+# Each operator, and the fields of the pooler that it takes.
 OPERATORS = {
-    "roi_pool": (roi_pool, roi_pool_backward, ()),
-    "roi_warp": (roi_warp, roi_warp_backward, ("sampling_ratio", "aggregate")),
-    "roi_align": (roi_align, roi_align_backward, ("sampling_ratio", "aligned", "aggregate")),
+    "roi_pool": (roi_pool.roi_pool, ()),
+    "roi_warp": (roi_warp.roi_warp, ("sampling_ratio", "aggregate")),
+    "roi_align": (roi_align.roi_align, ("sampling_ratio", "aligned", "aggregate")),
 }
 
 
@@ -48,7 +46,7 @@ def pool(features: dict[int, Array], rois: Array, image_index: Array, pooler: Po
     finest, side = features[pooler.min_level], pooler.output_size
     rois, image_index = check(finest, rois, image_index)
     out = np.zeros((len(rois), finest.shape[1], side, side), finest.dtype)
-    operator, _, _ = OPERATORS[pooler.operator]
+    operator, _ = OPERATORS[pooler.operator]
     for level, rows, keywords in _by_level(rois, pooler):
         out[rows] = operator(features[level], rois[rows], image_index[rows], **keywords)
     return out
@@ -59,7 +57,7 @@ def pool_backward(
 ) -> dict[int, Array]:
     """Return the gradient of `pool` with respect to the levels that the pooler reads."""
     rois, image_index = check(features[pooler.min_level], rois, image_index)
-    _, operator, _ = OPERATORS[pooler.operator]
+    operator = backward_of(OPERATORS[pooler.operator][0])
     return {
         level: operator(grad_out[rows], features[level], rois[rows], image_index[rows], **keywords)
         for level, rows, keywords in _by_level(rois, pooler)
@@ -69,7 +67,7 @@ def pool_backward(
 def _by_level(rois, pooler):
     """Yield each level, the rows of its RoIs [R] bool, and the operator's keywords there."""
     levels = assign(rois, pooler)
-    fields = ("output_size", *OPERATORS[pooler.operator][2])
+    fields = ("output_size", *OPERATORS[pooler.operator][1])
     keywords = {name: getattr(pooler, name) for name in fields}
     for level in range(pooler.min_level, pooler.max_level + 1):
         yield level, levels == level, keywords | {"spatial_scale": 1 / 2**level}

@@ -35,7 +35,7 @@ from typing import Any
 import numpy as np
 
 from reference.autodiff import Array, primitive
-from reference.rois import OutputSize, check, pair
+from reference.rois import Size, check, pair
 
 
 def sample_matrix(
@@ -81,7 +81,7 @@ def roi_align(
     rois: Array,
     image_index: Array,
     *,
-    output_size: OutputSize,
+    output_size: Size,
     spatial_scale: float,
     sampling_ratio: int,
     aligned: bool,
@@ -122,9 +122,8 @@ def roi_align_backward(
 ) -> Array:
     """Return the gradient of `roi_align` with respect to `features` [N, C, H, W].
 
-    grad_out is [R, C, P_h, P_w]; the other arguments and keywords are those of `roi_align`. The
-    mean reads only the shape of `features`; the maximum passes its gradient to the first largest
-    sample, which spreads it by its bilinear weights.
+    grad_out is [R, C, P_h, P_w]; the other arguments are those of `roi_align`. The mean reads only
+    the shape of `features`; the maximum passes its gradient to its first largest sample's pixels.
     """
     rois, image_index = check(features, rois, image_index)
     grad = np.zeros(features.shape, features.dtype)
@@ -150,9 +149,8 @@ def _windows(
     if aggregate not in matrices:
         raise ValueError(f"aggregate: expected 'mean' or 'max', got {aggregate!r}")
     (bins_y, bins_x), (height, width) = pair(output_size), features.shape[2:]
-    rois = rois * rois.dtype.type(spatial_scale)
     for r in np.flatnonzero(images >= 0):
-        x1, y1, x2, y2 = rois[r]
+        x1, y1, x2, y2 = rois[r] * rois.dtype.type(spatial_scale)
         ys, a_y = _cut(matrices[aggregate](y1, y2, bins_y, height, sampling_ratio, aligned))
         xs, a_x = _cut(matrices[aggregate](x1, x2, bins_x, width, sampling_ratio, aligned))
         if a_y.size and a_x.size:
@@ -184,8 +182,7 @@ def _product(a_y, window, a_x):
 def _samples(s_y, window, s_x):
     """Return the samples of every bin in row-major order [C, P_h, P_w, g_y * g_x].
 
-    s_y [P_h, g_y, h] and s_x [P_w, g_x, w] are sample matrices, `window` is [C, h, w]. Unlike their
-    maximum, the samples are separable.
+    s_y [P_h, g_y, h] and s_x [P_w, g_x, w] are sample matrices, `window` is [C, h, w].
     """
     (p, g_y, h), (q, g_x, w) = s_y.shape, s_x.shape
     values = _product(s_y.reshape(p * g_y, h), window, s_x.reshape(q * g_x, w))
@@ -195,9 +192,8 @@ def _samples(s_y, window, s_x):
 
 def _to_largest(grad, s_y, window, s_x):
     """Spread grad [C, P_h, P_w] from each bin's first largest sample to the window [C, h, w]."""
-    first = _samples(s_y, window, s_x).argmax(axis=-1)[..., None]
     (p, g_y, h), (q, g_x, w) = s_y.shape, s_x.shape
-    spread = np.where(np.arange(g_y * g_x) == first, grad[..., None], 0)
-    spread = spread.reshape(len(grad), p, q, g_y, g_x).swapaxes(2, 3)
-    spread = spread.reshape(len(grad), p * g_y, q * g_x)
+    first = _samples(s_y, window, s_x).argmax(axis=-1)[..., None, None]
+    spread = np.where(np.arange(g_y * g_x).reshape(g_y, g_x) == first, grad[..., None, None], 0)
+    spread = spread.swapaxes(2, 3).reshape(len(grad), p * g_y, q * g_x)
     return _product(s_y.reshape(p * g_y, h).T, spread, s_x.reshape(q * g_x, w).T)

@@ -8,26 +8,18 @@ from typing import Any
 import numpy as np
 
 from reference.autodiff import Array, primitive
-from reference.rois import OutputSize, check, pair, whole_pixels
+from reference.rois import Size, check, pair, whole_pixels
 
 
 @primitive
 def roi_pool(
-    features: Array,
-    rois: Array,
-    image_index: Array,
-    *,
-    output_size: OutputSize,
-    spatial_scale: float,
+    features: Array, rois: Array, image_index: Array, *, output_size: Size, spatial_scale: float
 ) -> Array:
     """Take the largest feature in each bin of each RoI [Fast R-CNN §2.1; SPEC §2].
 
-    The arguments are those of `roi_align.roi_align`. Returns [R, C, P_h, P_w], in the dtype of
-    `features`; an empty bin is 0.
-
-    Coordinates round half away from zero, the end is inclusive, bins may overlap by a pixel. NaN
-    reaches the bins it lies in. Raises ValueError for a non-finite RoI or an image index out of
-    range, naming its row.
+    Arguments, result and errors are as in `roi_align.roi_align`. Coordinates round half away from
+    zero, the end is inclusive, bins may overlap by a pixel. An empty bin is 0, and NaN reaches the
+    bins it lies in.
     """
     return _with_argmax(features, rois, image_index, output_size, spatial_scale)[0]
 
@@ -35,7 +27,7 @@ def roi_pool(
 def roi_pool_backward(
     grad_out: Array, features: Array, rois: Array, image_index: Array, **keywords: Any
 ) -> Array:
-    """Return the gradient of `roi_pool` with respect to `features`: each bin's to its maximum."""
+    """Pass each bin's gradient to its maximum: [R, C, P_h, P_w] -> [N, C, H, W]; see `roi_pool`."""
     _, argmax = _with_argmax(features, rois, image_index, **keywords)
     _, channels, height, width = features.shape
     grad = np.zeros(features.shape, features.dtype)
@@ -49,8 +41,7 @@ def roi_pool_backward(
 def _with_argmax(features, rois, image_index, output_size, spatial_scale):
     """Return `roi_pool` and argmax [R, C, P_h, P_w]: y * W + x of the first, -1 in empty bins."""
     rois, image_index = check(features, rois, image_index)
-    channels, height, width = features.shape[1:]
-    bins_y, bins_x = pair(output_size)
+    (channels, height, width), (bins_y, bins_x) = features.shape[1:], pair(output_size)
     left, top, right, bottom = whole_pixels(rois, spatial_scale).T
     rows, columns = _edges(top, bottom, bins_y, height), _edges(left, right, bins_x, width)
     out = np.zeros((len(rois), channels, bins_y, bins_x), features.dtype)

@@ -1,8 +1,6 @@
 """RoIWarp, forward and backward: rounded like RoIPool, then sampled like RoIAlign.
 
 The operator of [MNC, Dai et al. 2016] as [Mask R-CNN §4.2] compares it: bilinear but misaligned.
-
-Legend: N images, R rois, C channels, P pooled size.
 """
 
 from typing import Any
@@ -18,12 +16,9 @@ def roi_warp(
 ) -> Array:
     """Average (or take the largest of) bilinear samples in each bin of each rounded RoI [SPEC §15].
 
-    The arguments are those of `roi_align.roi_align` without `aligned`. Returns [R, C, P_h, P_w], in
-    the dtype of `features`.
-
-    Coordinates round half away from zero and the end is inclusive, so an RoI is at least one pixel
-    wide; bins are not rounded. Raises ValueError for a non-finite RoI or an image index out of
-    range, naming its row.
+    Arguments, result and errors are as in `roi_align.roi_align`, without `aligned`. Coordinates
+    round half away from zero and the end is inclusive, so an RoI is at least one pixel wide; bins
+    are not rounded.
     """
     rois, image_index = check(features, rois, image_index)
     rois = whole_pixels(rois, spatial_scale)
@@ -33,7 +28,7 @@ def roi_warp(
 def roi_warp_backward(
     grad_out: Array, features: Array, rois: Array, image_index: Array, **keywords: Any
 ) -> Array:
-    """Return the gradient of `roi_warp` with respect to `features` [N, C, H, W]."""
+    """Return the gradient of `roi_warp`, whose arguments it takes, with respect to `features`."""
     rois, image_index = check(features, rois, image_index)
     rois = whole_pixels(rois, keywords["spatial_scale"])
     keywords |= {"spatial_scale": 1.0, "aligned": False}

@@ -8,7 +8,7 @@ import numpy as np
 from reference.autodiff import Array
 
 # P, or (P_h, P_w).
-OutputSize = int | tuple[int, int]
+Size = int | tuple[int, int]
 
 
 def check(features: Array, rois: Array, image_index: Array) -> tuple[Array, Array]:
@@ -31,7 +31,7 @@ def check(features: Array, rois: Array, image_index: Array) -> tuple[Array, Arra
     return np.where(image_index[:, None] >= 0, rois, 0), image_index
 
 
-def pair(output_size: OutputSize) -> tuple[int, int]:
+def pair(output_size: Size) -> tuple[int, int]:
     """Return (P_h, P_w) from P or a pair."""
     height, width = (output_size, output_size) if isinstance(output_size, int) else output_size
     return height, width
