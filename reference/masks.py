@@ -7,6 +7,7 @@ Legend: G ground truths, R rois, D detections, S side of the head's masks, H, W 
 
 import numpy as np
 
+from reference.autodiff import Array
 from reference.boxes import check_finite
 from reference.config import MaskHead
 from reference.roi_align import roi_align
@@ -15,9 +16,7 @@ from reference.roi_align import roi_align
 COCO_SCALE = 5
 
 
-def targets(
-    masks: np.ndarray, matched: np.ndarray, boxes: np.ndarray, head: MaskHead, size: int
-) -> np.ndarray:
+def targets(masks: Array, matched: Array, boxes: Array, head: MaskHead, size: int) -> Array:
     """Average each RoI's ground-truth mask over the bins of a size x size grid (SPEC §10).
 
     masks    [G, H, W]  bool
@@ -25,19 +24,14 @@ def targets(
     boxes    [R, 4]     xyxy, pixels of the masks
     Returns  [R, size, size] float64 in [0, 1]; exactly 0 or 1 for "binary" targets.
     """
+    maps, aligned = masks[:, None].astype(np.float64), head.target_aligned
     mean = roi_align(
-        masks[:, None].astype(np.float64),
-        boxes,
-        matched,
-        output_size=size,
-        spatial_scale=1.0,
-        sampling_ratio=0,
-        aligned=head.target_aligned,
+        maps, boxes, matched, output_size=size, spatial_scale=1.0, sampling_ratio=0, aligned=aligned
     )[:, 0]
     return (mean >= 0.5).astype(np.float64) if head.target == "binary" else mean
 
 
-def polygon_targets(polygons: list[list[np.ndarray]], boxes: np.ndarray, size: int) -> np.ndarray:
+def polygon_targets(polygons: list[list[Array]], boxes: Array, size: int) -> Array:
     """Draw targets from outlines instead of masks [detectron2's default].
 
     polygons  list of R lists of [V, 2]: the outlines of each RoI's object
@@ -52,7 +46,7 @@ def polygon_targets(polygons: list[list[np.ndarray]], boxes: np.ndarray, size: i
     return out
 
 
-def rasterize_polygon(points: np.ndarray, height: int, width: int) -> np.ndarray:
+def rasterize_polygon(points: Array, height: int, width: int) -> Array:
     """Return the pixels inside a polygon, exactly as COCO's `frPyObjects` draws it.
 
     points [V, 2] are x, y in pixels, the last joined to the first; returns [height, width] bool.
@@ -60,33 +54,27 @@ def rasterize_polygon(points: np.ndarray, height: int, width: int) -> np.ndarray
     everything below flips. The rounding is COCO's: half a pixel may be on the wrong side.
     """
     corners = np.trunc(COCO_SCALE * np.asarray(points, dtype=np.float64) + 0.5)
-    ends = np.roll(corners, -1, axis=0)
-    walk = np.concatenate([_line(*pair) for pair in zip(corners, ends, strict=True)])
-    (u, v), (u_next, v_next) = walk[:-1].T, walk[1:].T
-    x = (np.where(u_next < u, u_next, u_next - 1) + 0.5) / COCO_SCALE - 0.5
-    y = np.ceil(np.clip((np.minimum(v, v_next) + 0.5) / COCO_SCALE - 0.5, 0, height))
-    crossing = (u != u_next) & (x == np.floor(x)) & (x >= 0) & (x <= width - 1)
+    walk = np.concatenate([_line(*edge) for edge in zip(corners, np.roll(corners, -1, axis=0))])
+    x, y = (np.minimum(walk[:-1], walk[1:]).T + 0.5) / COCO_SCALE - 0.5
+    crossing = (walk[:-1, 0] != walk[1:, 0]) & (x == np.floor(x)) & (x >= 0) & (x <= width - 1)
     # COCO counts down the columns, from the end of one into the next.
-    position = (x[crossing] * height + y[crossing]).astype(np.int64)
+    position = (x * height + np.ceil(np.clip(y, 0, height)))[crossing].astype(np.int64)
     flips = np.bincount(position, minlength=height * width + 1)[:-1]
     return (np.cumsum(flips) % 2 == 1).reshape(width, height).T
 
 
 def _line(start, end):
     """Return grid points, one per step of the longer axis, computed from that axis' lower end."""
-    axis = 0 if abs(end[0] - start[0]) >= abs(end[1] - start[1]) else 1
+    axis = np.abs(end - start).argmax()
     low, high = (start, end) if start[axis] <= end[axis] else (end, start)
     steps = np.arange(high[axis] - low[axis] + 1)
-    slope = (high[1 - axis] - low[1 - axis]) / max(high[axis] - low[axis], 1)
-    line = np.empty((len(steps), 2))
+    slope = (high - low) / max(high[axis] - low[axis], 1)
+    line = np.trunc(low + slope * steps[:, None] + 0.5)
     line[:, axis] = low[axis] + steps
-    line[:, 1 - axis] = np.trunc(low[1 - axis] + slope * steps + 0.5)
     return line if low is start else line[::-1]
 
 
-def paste_matrix(
-    low: np.ndarray, high: np.ndarray, size: int, length: int, convention: str
-) -> np.ndarray:
+def paste_matrix(low: Array, high: Array, size: int, length: int, convention: str) -> Array:
     """Return matrices [D, length, size] that spread masks over a row of pixels (SPEC §11).
 
     A mask's `size` cells are spread from `low` [D] to `high` [D], over `length` pixels.
@@ -110,22 +98,22 @@ def paste_matrix(
 
 
 def paste_probabilities(
-    mask_probabilities: np.ndarray, boxes: np.ndarray, height: int, width: int, *, convention: str
-) -> np.ndarray:
+    mask_probabilities: Array, boxes: Array, height: int, width: int, *, convention: str
+) -> Array:
     """Stretch each mask over its box in an image of zeros: [D, S, S], [D, 4] -> [D, H, W]."""
     pasted = list(_pasted(mask_probabilities, boxes, height, width, convention))
-    return np.array(pasted).reshape(-1, height, width)
+    return np.array(pasted).reshape(len(boxes), height, width)
 
 
 def paste(
-    mask_probabilities: np.ndarray,
-    boxes: np.ndarray,
+    mask_probabilities: Array,
+    boxes: Array,
     height: int,
     width: int,
     *,
     convention: str,
     threshold: float = 0.5,
-) -> np.ndarray:
+) -> Array:
     """Return the pixels of each object, where its pasted probability is at least `threshold`.
 
     mask_probabilities  [D, S, S]
@@ -135,10 +123,9 @@ def paste(
 
     Memory does not depend on the boxes. Raises ValueError for a non-finite box, naming its row.
     """
-    out = np.zeros((len(boxes), height, width), dtype=bool)
-    for d, pasted in enumerate(_pasted(mask_probabilities, boxes, height, width, convention)):
-        out[d] = pasted >= threshold
-    return out
+    pasted = _pasted(mask_probabilities, boxes, height, width, convention)
+    inside = [probabilities >= threshold for probabilities in pasted]
+    return np.array(inside, bool).reshape(len(boxes), height, width)
 
 
 def _pasted(mask_probabilities, boxes, height, width, convention):

@@ -5,10 +5,11 @@ Legend: R boxes, D kept boxes, T scores in a row.
 
 import numpy as np
 
+from reference.autodiff import Array
 from reference.boxes import check_finite, iou
 
 
-def top_k(scores: np.ndarray, k: int) -> np.ndarray:
+def top_k(scores: Array, k: int) -> Array:
     """Return the indices of the `k` highest scores of each row: [..., T] -> [..., min(k, T)].
 
     Ordered by falling score, equal scores by rising index.
@@ -16,7 +17,7 @@ def top_k(scores: np.ndarray, k: int) -> np.ndarray:
     return np.argsort(-np.asarray(scores), axis=-1, kind="stable")[..., :k]
 
 
-def nms(boxes: np.ndarray, scores: np.ndarray, iou_threshold: float) -> np.ndarray:
+def nms(boxes: Array, scores: Array, iou_threshold: float) -> Array:
     """Return the indices [D] of the boxes that greedy suppression keeps, by falling score.
 
     boxes          [R, 4]  xyxy
@@ -29,9 +30,7 @@ def nms(boxes: np.ndarray, scores: np.ndarray, iou_threshold: float) -> np.ndarr
     return batched_nms(boxes, scores, np.zeros(len(boxes), int), iou_threshold)
 
 
-def batched_nms(
-    boxes: np.ndarray, scores: np.ndarray, group: np.ndarray, iou_threshold: float
-) -> np.ndarray:
+def batched_nms(boxes: Array, scores: Array, group: Array, iou_threshold: float) -> Array:
     """Apply `nms` within each group, never across: the kept indices of all, by falling score.
 
     group [R] int is a class or a level; the other arguments are those of `nms`.
@@ -48,7 +47,7 @@ def batched_nms(
     return order[keep[order]]
 
 
-def _greedy(boxes: np.ndarray, iou_threshold: float) -> np.ndarray:
+def _greedy(boxes: Array, iou_threshold: float) -> Array:
     """Return the kept rows of boxes that are sorted by falling score."""
     keep, rest = [], np.arange(len(boxes))
     while len(rest):

@@ -30,15 +30,17 @@ and reads 0.7 X[1] + 0.3 X[2], half a pixel too far.
 Legend: N images, R rois, C channels, P pooled size, g samples per bin and axis.
 """
 
+from typing import Any
+
 import numpy as np
 
-from reference.autodiff import primitive
-from reference.rois import check, pair
+from reference.autodiff import Array, primitive
+from reference.rois import Size, check, pair
 
 
 def sample_matrix(
     low: float, high: float, bins: int, size: int, sampling_ratio: int, aligned: bool
-) -> np.ndarray:
+) -> Array:
     """Return the bilinear weights [bins, g, size] that each sample of one axis gives to the pixels.
 
     The RoI runs from `low` to `high` feature pixels; g is `sampling_ratio`, or ceil(bin side) if
@@ -67,7 +69,7 @@ def sample_matrix(
 
 def interpolation_matrix(
     low: float, high: float, bins: int, size: int, sampling_ratio: int, aligned: bool
-) -> np.ndarray:
+) -> Array:
     """Return A [bins, size], whose row p averages the samples of bin p; see `sample_matrix`."""
     weights = sample_matrix(low, high, bins, size, sampling_ratio, aligned)
     return weights.sum(axis=1) / max(weights.shape[1], 1)
@@ -75,16 +77,16 @@ def interpolation_matrix(
 
 @primitive
 def roi_align(
-    features: np.ndarray,
-    rois: np.ndarray,
-    image_index: np.ndarray,
+    features: Array,
+    rois: Array,
+    image_index: Array,
     *,
-    output_size: int | tuple[int, int],
+    output_size: Size,
     spatial_scale: float,
     sampling_ratio: int,
     aligned: bool,
     aggregate: str = "mean",
-) -> np.ndarray:
+) -> Array:
     """Average (or take the largest of) bilinear samples in each bin of each RoI [Mask R-CNN §3].
 
     features        [N, C, H, W]
@@ -108,48 +110,34 @@ def roi_align(
     for r, window, a_y, a_x in _windows(
         features, rois, image_index, output_size, spatial_scale, sampling_ratio, aligned, aggregate
     ):
-        if aggregate == "mean":
-            out[r] = _product(a_y, features[window], a_x)
-        else:
+        if aggregate == "max":
             out[r] = _samples(a_y, features[window], a_x).max(axis=-1)
+        else:
+            out[r] = _product(a_y, features[window], a_x)
     return out
 
 
 def roi_align_backward(
-    grad_out: np.ndarray,
-    features: np.ndarray,
-    rois: np.ndarray,
-    image_index: np.ndarray,
-    *,
-    output_size: int | tuple[int, int],
-    spatial_scale: float,
-    sampling_ratio: int,
-    aligned: bool,
-    aggregate: str = "mean",
-) -> np.ndarray:
+    grad_out: Array, features: Array, rois: Array, image_index: Array, **keywords: Any
+) -> Array:
     """Return the gradient of `roi_align` with respect to `features` [N, C, H, W].
 
-    grad_out is [R, C, P_h, P_w]. The mean reads only the shape of `features`; the maximum passes
-    its gradient to the first largest sample, which spreads it by its bilinear weights.
+    grad_out is [R, C, P_h, P_w]; the other arguments are those of `roi_align`. The mean reads only
+    the shape of `features`; the maximum passes its gradient to its first largest sample's pixels.
     """
     rois, image_index = check(features, rois, image_index)
     grad = np.zeros(features.shape, features.dtype)
     grad_out = np.asarray(grad_out, features.dtype)
-    for r, window, a_y, a_x in _windows(
-        features, rois, image_index, output_size, spatial_scale, sampling_ratio, aligned, aggregate
-    ):
-        if aggregate == "mean":
-            grad[window] += _product(a_y.T, grad_out[r], a_x.T)
-        else:
+    for r, window, a_y, a_x in _windows(features, rois, image_index, **keywords):
+        if keywords.get("aggregate") == "max":
             grad[window] += _to_largest(grad_out[r], a_y, features[window], a_x)
+        else:
+            grad[window] += _product(a_y.T, grad_out[r], a_x.T)
     return grad
 
 
-# ---- Padding RoIs, and the window of the map that an RoI reads
-
-
 def _windows(
-    features, rois, image_index, output_size, spatial_scale, sampling_ratio, aligned, aggregate
+    features, rois, images, output_size, spatial_scale, sampling_ratio, aligned, aggregate="mean"
 ):
     """Yield (r, window, matrix of y, matrix of x) for every RoI that reads a feature.
 
@@ -161,24 +149,20 @@ def _windows(
     if aggregate not in matrices:
         raise ValueError(f"aggregate: expected 'mean' or 'max', got {aggregate!r}")
     (bins_y, bins_x), (height, width) = pair(output_size), features.shape[2:]
-    rois = rois * rois.dtype.type(spatial_scale)
-    for r in np.flatnonzero(image_index >= 0):
-        x1, y1, x2, y2 = rois[r]
-        a_y = matrices[aggregate](y1, y2, bins_y, height, sampling_ratio, aligned)
-        a_x = matrices[aggregate](x1, x2, bins_x, width, sampling_ratio, aligned)
-        ys, xs = _touched(a_y), _touched(a_x)
-        if a_y[..., ys].size and a_x[..., xs].size:
-            a_y, a_x = (a.astype(features.dtype) for a in (a_y[..., ys], a_x[..., xs]))
-            yield r, (image_index[r], slice(None), ys, xs), a_y, a_x
+    for r in np.flatnonzero(images >= 0):
+        x1, y1, x2, y2 = rois[r] * rois.dtype.type(spatial_scale)
+        ys, a_y = _cut(matrices[aggregate](y1, y2, bins_y, height, sampling_ratio, aligned))
+        xs, a_x = _cut(matrices[aggregate](x1, x2, bins_x, width, sampling_ratio, aligned))
+        if a_y.size and a_x.size:
+            window = images[r], slice(None), ys, xs
+            yield r, window, a_y.astype(features.dtype), a_x.astype(features.dtype)
 
 
-def _touched(matrix):
-    """Return the slice from the first to the last pixel with a weight, empty if there is none."""
+def _cut(matrix):
+    """Return the slice from the first to the last pixel with a weight, and the matrix cut to it."""
     pixels = np.flatnonzero(matrix.any(axis=tuple(range(matrix.ndim - 1))))
-    return slice(pixels[0], pixels[-1] + 1) if len(pixels) else slice(0, 0)
-
-
-# ---- A weight of 0 hides a NaN
+    touched = slice(pixels[0], pixels[-1] + 1) if len(pixels) else slice(0, 0)
+    return touched, matrix[..., touched]
 
 
 def _product(a_y, window, a_x):
@@ -195,9 +179,6 @@ def _product(a_y, window, a_x):
     return out
 
 
-# ---- Maximum: not separable, but the samples themselves are
-
-
 def _samples(s_y, window, s_x):
     """Return the samples of every bin in row-major order [C, P_h, P_w, g_y * g_x].
 
@@ -211,9 +192,8 @@ def _samples(s_y, window, s_x):
 
 def _to_largest(grad, s_y, window, s_x):
     """Spread grad [C, P_h, P_w] from each bin's first largest sample to the window [C, h, w]."""
-    first = _samples(s_y, window, s_x).argmax(axis=-1)[..., None]
     (p, g_y, h), (q, g_x, w) = s_y.shape, s_x.shape
-    spread = np.where(np.arange(g_y * g_x) == first, grad[..., None], 0)
-    spread = spread.reshape(len(grad), p, q, g_y, g_x).swapaxes(2, 3)
-    spread = spread.reshape(len(grad), p * g_y, q * g_x)
+    first = _samples(s_y, window, s_x).argmax(axis=-1)[..., None, None]
+    spread = np.where(np.arange(g_y * g_x).reshape(g_y, g_x) == first, grad[..., None, None], 0)
+    spread = spread.swapaxes(2, 3).reshape(len(grad), p * g_y, q * g_x)
     return _product(s_y.reshape(p * g_y, h).T, spread, s_x.reshape(q * g_x, w).T)

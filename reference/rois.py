@@ -5,11 +5,14 @@ Legend: N images, R rois, P pooled size.
 
 import numpy as np
 
+from reference.autodiff import Array
 
-def check(
-    features: np.ndarray, rois: np.ndarray, image_index: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return `rois` [R, 4] as floats and `image_index` [R] as an array.
+# P, or (P_h, P_w).
+Size = int | tuple[int, int]
+
+
+def check(features: Array, rois: Array, image_index: Array) -> tuple[Array, Array]:
+    """Return `rois` [R, 4] as floats, those of padding as 0, and `image_index` [R] as an array.
 
     Raises ValueError for other shapes, for a non-finite RoI and for an image index that is neither
     -1 (a padding RoI, which may hold anything) nor a row of `features`, naming the first such row.
@@ -25,27 +28,22 @@ def check(
         raise ValueError(f"rois[{row}] is not finite: {rois[row].tolist()}")
     for row in np.flatnonzero((image_index < -1) | (image_index >= len(features))):
         raise ValueError(f"image_index[{row}] is {image_index[row]}, of {len(features)} images")
-    return rois, image_index
+    return np.where(image_index[:, None] >= 0, rois, 0), image_index
 
 
-def pair(output_size: int | tuple[int, int]) -> tuple[int, int]:
+def pair(output_size: Size) -> tuple[int, int]:
     """Return (P_h, P_w) from P or a pair."""
     height, width = (output_size, output_size) if isinstance(output_size, int) else output_size
     return height, width
 
 
-def whole_pixels(rois: np.ndarray, spatial_scale: float) -> np.ndarray:
+def whole_pixels(rois: Array, spatial_scale: float) -> Array:
     """Round RoIs [R, 4] to whole feature pixels, xyxy [SPEC §2].
 
-    Half a pixel rounds away from zero. The last pixel belongs to the RoI, so its end lies one
-    further; an RoI is at least one pixel wide.
+    Half a pixel rounds away from zero, as in C (NumPy rounds it to even). The last pixel belongs to
+    the RoI, so its end lies one further; an RoI is at least one pixel wide.
     """
-    rounded = _round(rois * rois.dtype.type(spatial_scale))
-    low, high = rounded[:, :2], rounded[:, 2:]
+    exact = rois * rois.dtype.type(spatial_scale)
+    whole = np.trunc(exact)
+    low, high = np.split(whole + np.sign(exact) * (np.abs(exact - whole) >= 0.5), 2, axis=1)
     return np.concatenate([low, np.maximum(high, low) + 1], axis=1)
-
-
-def _round(x):
-    """Round half away from zero, as C does (NumPy rounds half to even)."""
-    whole = np.trunc(x)
-    return whole + np.sign(x) * (np.abs(x - whole) >= 0.5)
