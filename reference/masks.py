@@ -123,9 +123,10 @@ def paste(
 
     Memory does not depend on the boxes. Raises ValueError for a non-finite box, naming its row.
     """
-    pasted = _pasted(mask_probabilities, boxes, height, width, convention)
-    inside = [probabilities >= threshold for probabilities in pasted]
-    return np.array(inside, bool).reshape(len(boxes), height, width)
+    out = np.zeros((len(boxes), height, width), dtype=bool)
+    for row, pasted in zip(out, _pasted(mask_probabilities, boxes, height, width, convention)):
+        np.greater_equal(pasted, threshold, out=row)
+    return out
 
 
 def _pasted(mask_probabilities, boxes, height, width, convention):

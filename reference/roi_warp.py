@@ -7,12 +7,19 @@ from typing import Any
 
 from reference.autodiff import Array, primitive
 from reference.roi_align import roi_align, roi_align_backward
-from reference.rois import check, whole_pixels
+from reference.rois import Size, check, whole_pixels
 
 
 @primitive
 def roi_warp(
-    features: Array, rois: Array, image_index: Array, *, spatial_scale: float, **keywords: Any
+    features: Array,
+    rois: Array,
+    image_index: Array,
+    *,
+    output_size: Size,
+    spatial_scale: float,
+    sampling_ratio: int,
+    aggregate: str = "mean",
 ) -> Array:
     """Average (or take the largest of) bilinear samples in each bin of each rounded RoI [SPEC §15].
 
@@ -21,8 +28,16 @@ def roi_warp(
     are not rounded.
     """
     rois, image_index = check(features, rois, image_index)
-    rois = whole_pixels(rois, spatial_scale)
-    return roi_align(features, rois, image_index, spatial_scale=1.0, aligned=False, **keywords)
+    return roi_align(
+        features,
+        whole_pixels(rois, spatial_scale),
+        image_index,
+        output_size=output_size,
+        spatial_scale=1.0,
+        sampling_ratio=sampling_ratio,
+        aligned=False,
+        aggregate=aggregate,
+    )
 
 
 def roi_warp_backward(

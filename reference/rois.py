@@ -24,17 +24,20 @@ def check(features: Array, rois: Array, image_index: Array) -> tuple[Array, Arra
         raise ValueError(
             f"expected rois [R, 4] and image_index [R], got {rois.shape} and {image_index.shape}"
         )
-    for row in np.flatnonzero(~np.isfinite(rois).all(axis=1) & (image_index >= 0)):
-        raise ValueError(f"rois[{row}] is not finite: {rois[row].tolist()}")
-    for row in np.flatnonzero((image_index < -1) | (image_index >= len(features))):
-        raise ValueError(f"image_index[{row}] is {image_index[row]}, of {len(features)} images")
+    bad = np.flatnonzero(~np.isfinite(rois).all(axis=1) & (image_index >= 0))
+    if len(bad):
+        raise ValueError(f"rois[{bad[0]}] is not finite: {rois[bad[0]].tolist()}")
+    bad = np.flatnonzero((image_index < -1) | (image_index >= len(features)))
+    if len(bad):
+        images = f"{len(features)} images"
+        raise ValueError(f"image_index[{bad[0]}] is {image_index[bad[0]]}, of {images}")
     return np.where(image_index[:, None] >= 0, rois, 0), image_index
 
 
 def pair(output_size: Size) -> tuple[int, int]:
     """Return (P_h, P_w) from P or a pair."""
-    height, width = (output_size, output_size) if isinstance(output_size, int) else output_size
-    return height, width
+    height, width = np.broadcast_to(output_size, 2)
+    return int(height), int(width)
 
 
 def whole_pixels(rois: Array, spatial_scale: float) -> Array:
