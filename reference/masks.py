@@ -124,7 +124,8 @@ def paste(
     Memory does not depend on the boxes. Raises ValueError for a non-finite box, naming its row.
     """
     out = np.zeros((len(boxes), height, width), dtype=bool)
-    for row, pasted in zip(out, _pasted(mask_probabilities, boxes, height, width, convention)):
+    pasted_masks = _pasted(mask_probabilities, boxes, height, width, convention)
+    for row, pasted in zip(out, pasted_masks, strict=True):
         np.greater_equal(pasted, threshold, out=row)
     return out
 
