@@ -61,10 +61,7 @@ def class_layout(config: Config) -> Layout:
 
 
 def delta_layout(config: Config) -> Layout:
-    """Return the layout of the box deltas [R, columns, 4].
-
-    torchvision keeps unused deltas for the background.
-    """
+    """Return the layout of the box deltas [R, columns, 4]; torchvision has some for background."""
     if config.background == "first":
         return Layout.background_first(config.num_classes)
     return Layout.objects_only(config.num_classes)

@@ -81,8 +81,7 @@ class Batch:
 class Detections:
     """The objects in one image, by falling score, in pixels of the image as it came in.
 
-    boxes [D, 4] xyxy, scores [D] in [0, 1], labels [D] in 1..K, masks [D, H, W] bool (None without
-    a mask branch).
+    boxes [D, 4] xyxy, scores [D] in [0, 1], labels [D] in 1..K, masks [D, H, W] bool or None.
     """
 
     boxes: torch.Tensor
@@ -175,8 +174,7 @@ class Stages:
 
     def computed(self) -> dict[str, Any]:
         """Return {field: value} of the stages that ran, in order."""
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return {name: value for name, value in values.items() if value is not None}
+        return {name: value for name, value in vars(self).items() if value is not None}
 
 
 def keep(record: Stages | None, **values: Any) -> None:

@@ -116,8 +116,7 @@ def _shape(rng, label, height, width, style, last):
 
 def _contrasting(rng, behind):
     """Draw a colour [3] that differs from the one behind it by at least 60 levels in a channel."""
-    colour = rng.uniform(0, 255, 3)
-    channel = rng.integers(3)
+    colour, channel = rng.uniform(0, 255, 3), rng.integers(3)
     if np.abs(colour - behind).max() < 60:
         colour[channel] = behind[channel] + (90 if behind[channel] < 128 else -90)
     return colour
