@@ -70,8 +70,7 @@ def delta_layout(config: Config) -> Layout:
 def mask_layout(config: Config) -> Layout:
     """Return the layout of the mask logits [R, columns, S, S].
 
-    A softmax needs a channel for the background. torchvision keeps an unused one even without it,
-    unless the masks are class-agnostic.
+    A softmax needs one for the background; torchvision has it unless masks are class-agnostic.
     """
     head = config.mask_head
     if head.class_agnostic:

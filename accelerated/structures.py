@@ -14,10 +14,7 @@ import torch
 
 @dataclass
 class Target:
-    """The ground truth of one image.
-
-    boxes [G, 4] xyxy pixels, labels [G] in 1..K, masks [G, H, W] bool.
-    """
+    """The boxes [G, 4] xyxy pixels, labels [G] in 1..K and masks [G, H, W] bool of one image."""
 
     boxes: torch.Tensor
     labels: torch.Tensor

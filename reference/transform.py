@@ -115,9 +115,8 @@ def prepare(
     image = check_image(image)
     height, width = old = image.shape[:2]
     target = target if target is None else check_target(target, height, width)
-    if min_size is None and transform.min_size:
-        min_size = transform.min_size[-1]
-    new = old if min_size is None else resized_shape(height, width, min_size, transform)
+    sizes = transform.min_size if min_size is None else (min_size,)
+    new = resized_shape(height, width, sizes[-1], transform) if sizes else old
 
     def normalized(x):
         return (x * transform.pixel_scale - np.array(transform.mean)) / np.array(transform.std)
