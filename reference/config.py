@@ -232,7 +232,7 @@ class Optimizer:
     learning_rate, batch_size    the rate for so many images, otherwise in proportion
     weight_decay, norm_weight_decay  of all parameters but those of normalisations; of those
     warmup_iterations, warmup_factor  the rate rises linearly from rate * warmup_factor
-    schedule, steps, gamma       "cosine": down to 0; "step": times gamma at fractions of the whole
+    schedule, steps, gamma  "cosine": to 0; "step": times gamma at these fractions of all iterations
     clip_gradient_norm           maximum of the gradients' joint norm; 0: no clipping
     """
 

@@ -20,10 +20,9 @@ def trained_parameters(config: Config) -> list[str]:
 
     These are all but running statistics, frozen norms and the frozen stages of the backbone.
     """
-    frozen, norms = backbone.of(config).frozen(config), config.backbone.norm
-    names = (n for n in parameter_shapes(config) if not n.startswith(frozen))
-    names = [n for n in names if ".running_" not in n]
-    if norms != "frozen":
+    frozen = backbone.of(config).frozen(config)
+    names = [n for n in parameter_shapes(config) if not (n.startswith(frozen) or ".running_" in n)]
+    if config.backbone.norm != "frozen":
         return names
     return [n for n in names if not (n.startswith("backbone.") and optimizer.is_norm(n))]
 
@@ -34,20 +33,17 @@ def check_parameters(parameters: dict, config: Config) -> dict[str, Array]:
     Raises one ValueError for all parameters that are missing, unexpected or of the wrong shape.
     """
     counter = ".num_batches_tracked"
-    parameters = {k: np.asarray(v) for k, v in parameters.items() if not k.endswith(counter)}
-    shapes = parameter_shapes(config)
-    problems = [f"{name} is missing" for name in shapes if name not in parameters]
-    problems += [f"{name} is unexpected" for name in parameters if name not in shapes]
-    problems += [
-        f"{name} has shape {list(value.shape)}, expected {list(shapes[name])}"
-        for name, value in parameters.items()
-        if value.shape != shapes.get(name, value.shape)
-    ]
+    arrays = {k: np.asarray(v) for k, v in parameters.items() if not k.endswith(counter)}
+    shapes, given = parameter_shapes(config), {name: x.shape for name, x in arrays.items()}
+    wrong = [n for n, shape in given.items() if shape != shapes.get(n, shape)]
+    problems = [f"{n} is missing" for n in shapes if n not in given]
+    problems += [f"{n} is unexpected" for n in given if n not in shapes]
+    problems += [f"{n} has shape {list(given[n])}, expected {list(shapes[n])}" for n in wrong]
     if len(problems) > 8:
         problems[8:] = [f"and {len(problems) - 8} more"]
     if problems:
         raise ValueError(f"the parameters do not fit the configuration: {'; '.join(problems)}")
-    return parameters
+    return arrays
 
 
 def initial_parameters(

@@ -58,9 +58,8 @@ DETECTRON2 = merged(
     {"transform": {"size_rounding": "nearest", "mean": (103.53, 116.28, 123.675)}},
     {"transform": {"interpolation": "pillow", "normalize_first": False, "ratio_dtype": "float64"}},
     {"rpn": {"loss_normalizer": "batch_size", "nms_score": "logit", "post_nms_top_n_train": 1000}},
-    {"rpn": {"smooth_l1_beta": 0.0, "min_size": 0.0, "min_size_inclusive": False}},
-    {"box_head": {"smooth_l1_beta": 0.0}},
-    {"mask_head": {"target_aligned": True, "paste": "detectron2"}},
+    {"rpn": {"min_size": 0.0, "min_size_inclusive": False}, "box_head": {"smooth_l1_beta": 0.0}},
+    {"rpn": {"smooth_l1_beta": 0.0}, "mask_head": {"target_aligned": True, "paste": "detectron2"}},
     poolers(sampling_ratio=0, aligned=True, level_epsilon="inside"),
 )
 DETECTRON2_C4 = merged(DETECTRON2, c4("res5", output_size=14))
@@ -93,9 +92,8 @@ PAPER_VGG16 = merged(
 TINY = merged(
     {"num_classes": 3, "norm_groups": 8, "transform": {"min_size": (128,), "max_size": 128}},
     {"backbone": {"depth": 18, "width": 16, "norm": "group", "frozen_stages": 0}},
-    {"fpn": {"channels": 32, "norm": "group"}},
-    {"anchors": {"sizes": ((12,), (24,), (48,), (96,), (160,))}},
-    {"anchors": {"rounding": False, "stride": "constant"}},
+    {"anchors": {"sizes": ((12,), (24,), (48,), (96,), (160,)), "rounding": False}},
+    {"anchors": {"stride": "constant"}, "fpn": {"channels": 32, "norm": "group"}},
     {"rpn": {"zero_iou_matches": False, "batch_size": 128, "pre_nms_top_n_train": 256}},
     {"rpn": {"pre_nms_top_n_test": 256, "post_nms_top_n_train": 256, "post_nms_top_n_test": 128}},
     {"box_head": {"kind": "four_conv_fc", "channels": 128, "conv_channels": 32, "norm": "group"}},

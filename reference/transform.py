@@ -97,8 +97,7 @@ def nearest_indices(old: int, size: int, transform: Transform) -> Array:
 
 def scale_boxes(boxes: Array, old: tuple, new: tuple, transform: Transform) -> Array:
     """Scale boxes [., 4] of an image with sides `old` (h, w) to the image with sides `new`."""
-    dtype = np.dtype(transform.ratio_dtype).type
-    ratio_y, ratio_x = dtype(new[0]) / dtype(old[0]), dtype(new[1]) / dtype(old[1])
+    ratio_y, ratio_x = np.array(new, transform.ratio_dtype) / np.array(old, transform.ratio_dtype)
     return boxes * np.array([ratio_x, ratio_y, ratio_x, ratio_y], dtype=np.float64)
 
 
