@@ -14,7 +14,7 @@ import torch
 
 @dataclass
 class Target:
-    """The boxes [G, 4] xyxy pixels, labels [G] in 1..K and masks [G, H, W] bool of one image."""
+    """The true boxes [G, 4] xyxy pixels, labels [G] in 1..K, masks [G, H, W] bool of an image."""
 
     boxes: torch.Tensor
     labels: torch.Tensor
@@ -177,7 +177,6 @@ class Stages:
 def keep(record: Stages | None, **values: Any) -> None:
     """Set fields of `record`. Without a record, nothing is kept alive."""
     if record is not None:
-        for name, value in values.items():
-            if not hasattr(record, name):
-                raise AttributeError(f"Stages has no field {name}")
-            setattr(record, name, value)
+        for name in values.keys() - vars(record).keys():
+            raise AttributeError(f"Stages has no field {name}")
+        vars(record).update(values)

@@ -143,7 +143,7 @@ class Pooler:
     """How the features of RoIs are pooled from the levels.
 
     output_size, operator  side of the result, in bins; the RoI operator
-    sampling_ratio, aggregate  samples per bin and axis (0: ceil(bin side)); their mean or maximum
+    sampling_ratio, aggregate  samples per bin and axis, 0: adaptive, ceil(bin side); mean or max
     aligned                shift by half a pixel, and no minimum RoI size
     canonical_size, canonical_level  a RoI of this sqrt(area) pools from this level
     min_level, max_level   range of levels
@@ -230,7 +230,7 @@ class Optimizer:
 
     kind, momentum               SGD, or AdamW, for which the momentum is beta 1
     learning_rate, batch_size    the rate for so many images, otherwise in proportion
-    weight_decay, norm_weight_decay  of all parameters but those of normalisations; of those
+    weight_decay, norm_weight_decay  of parameters outside normalisations; of those inside
     warmup_iterations, warmup_factor  the rate rises linearly from rate * warmup_factor
     schedule, steps, gamma  "cosine": to 0; "step": times gamma at these fractions of all iterations
     clip_gradient_norm           maximum of the gradients' joint norm; 0: no clipping

@@ -16,10 +16,7 @@ def parameter_shapes(config: Config) -> dict[str, tuple[int, ...]]:
 
 
 def trained_parameters(config: Config) -> list[str]:
-    """Return the names of the parameters that training changes.
-
-    These are all but running statistics, frozen norms and the frozen stages of the backbone.
-    """
+    """List the trained parameters: all but running statistics, frozen norms and frozen stages."""
     frozen = backbone.of(config).frozen(config)
     names = [n for n in parameter_shapes(config) if not (n.startswith(frozen) or ".running_" in n)]
     if config.backbone.norm != "frozen":
