@@ -59,7 +59,7 @@ def class_layout(config: Config) -> Layout:
 
 
 def delta_layout(config: Config) -> Layout:
-    """Return the layout of the box deltas [R, columns, 4]; torchvision also has the background's."""
+    """Return the layout of the box deltas [R, columns, 4]; torchvision has the background's too."""
     if config.background == "first":
         return Layout.background_first(config.num_classes)
     return Layout.objects_only(config.num_classes)
