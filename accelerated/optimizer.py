@@ -12,12 +12,10 @@ from torch import nn
 
 from reference.config import Optimizer
 
-_NORM = re.compile(r"(^|\.)(bn\d|downsample\.1|\w+_norm)\.(weight|bias)$")
-
 
 def is_norm(name: str) -> bool:
     """Test whether the parameter `name` is the scale or shift of a normalisation."""
-    return _NORM.search(name) is not None
+    return re.search(r"(^|\.)(bn\d|downsample\.1|\w+_norm)\.(weight|bias)$", name) is not None
 
 
 def learning_rate(optimizer: Optimizer, iteration: int, iterations: int, batch_size: int) -> float:

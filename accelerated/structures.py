@@ -14,10 +14,7 @@ import torch
 
 @dataclass
 class Target:
-    """The ground truth of one image.
-
-    boxes [G, 4] xyxy pixels, labels [G] in 1..K, masks [G, H, W] bool.
-    """
+    """The true boxes [G, 4] xyxy pixels, labels [G] in 1..K, masks [G, H, W] bool of an image."""
 
     boxes: torch.Tensor
     labels: torch.Tensor
@@ -81,8 +78,7 @@ class Batch:
 class Detections:
     """The objects in one image, by falling score, in pixels of the image as it came in.
 
-    boxes [D, 4] xyxy, scores [D] in [0, 1], labels [D] in 1..K, masks [D, H, W] bool (None without
-    a mask branch).
+    boxes [D, 4] xyxy, scores [D] in [0, 1], labels [D] in 1..K, masks [D, H, W] bool or None.
     """
 
     boxes: torch.Tensor
@@ -175,14 +171,12 @@ class Stages:
 
     def computed(self) -> dict[str, Any]:
         """Return {field: value} of the stages that ran, in order."""
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return {name: value for name, value in values.items() if value is not None}
+        return {name: value for name, value in vars(self).items() if value is not None}
 
 
 def keep(record: Stages | None, **values: Any) -> None:
     """Set fields of `record`. Without a record, nothing is kept alive."""
     if record is not None:
-        for name, value in values.items():
-            if not hasattr(record, name):
-                raise AttributeError(f"Stages has no field {name}")
-            setattr(record, name, value)
+        for name in values.keys() - vars(record).keys():
+            raise AttributeError(f"Stages has no field {name}")
+        vars(record).update(values)

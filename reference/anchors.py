@@ -9,7 +9,6 @@ def cell_anchors(sizes: tuple, ratios: tuple, anchors: Anchors) -> np.ndarray:
     """Return the anchors of one cell, centred on the origin: [A, 4] float64.
 
     sizes, ratios  square roots of areas in pixels, height / width; A = len(sizes) * len(ratios)
-    anchors        gives rounding and order
     """
     ratio, size = np.meshgrid(ratios, sizes, indexing="ij")
     if anchors.order == "size_major":

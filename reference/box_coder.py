@@ -30,13 +30,12 @@ def decode(deltas: np.ndarray, reference_boxes: np.ndarray, weights: tuple) -> n
     deltas [..., 4k] class-major (4 * class + coordinate), reference_boxes [..., 4],
     weights (wx, wy, ww, wh) -> [..., 4k]. Growing is limited to ln(1000 / 16), shrinking is not.
     """
-    wx, wy, ww, wh = map(float, weights)
     deltas = np.asarray(deltas)
+    dx, dy, dw, dh = (deltas[..., i::4] / float(weight) for i, weight in enumerate(weights))
     x_ref, y_ref, w_ref, h_ref = _centres(np.asarray(reference_boxes))
-    x = deltas[..., 0::4] / wx * w_ref + x_ref
-    y = deltas[..., 1::4] / wy * h_ref + y_ref
-    half_w = 0.5 * np.exp(np.minimum(deltas[..., 2::4] / ww, MAX_LOG_SCALE)) * w_ref
-    half_h = 0.5 * np.exp(np.minimum(deltas[..., 3::4] / wh, MAX_LOG_SCALE)) * h_ref
+    x, y = dx * w_ref + x_ref, dy * h_ref + y_ref
+    half_w = 0.5 * np.exp(np.minimum(dw, MAX_LOG_SCALE)) * w_ref
+    half_h = 0.5 * np.exp(np.minimum(dh, MAX_LOG_SCALE)) * h_ref
     boxes = np.stack([x - half_w, y - half_h, x + half_w, y + half_h], axis=-1)
     return boxes.reshape(deltas.shape)
 

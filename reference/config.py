@@ -4,9 +4,8 @@ Implementations of Mask R-CNN that people compare disagree in some thirty detail
 decides any of them: a preset (presets.py) names a full set of choices, `override` changes one.
 """
 
-import dataclasses
 import json
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from operator import attrgetter
 from typing import Any, Literal
 
@@ -144,9 +143,8 @@ class Pooler:
     """How the features of RoIs are pooled from the levels.
 
     output_size, operator  side of the result, in bins; the RoI operator
-    sampling_ratio         samples per bin and axis; 0: adaptive, ceil(bin side)
+    sampling_ratio, aggregate  samples per bin and axis, 0: adaptive, ceil(bin side); mean or max
     aligned                shift by half a pixel, and no minimum RoI size
-    aggregate              mean or maximum over the samples of a bin
     canonical_size, canonical_level  a RoI of this sqrt(area) pools from this level
     min_level, max_level   range of levels
     level_epsilon          "outside": log2(s / size) + 1e-6; "inside": log2(s / size + 1e-8)
@@ -205,8 +203,8 @@ class MaskHead:
     loss            "sigmoid": per class; "softmax": classes and background compete per pixel
     class_agnostic  one mask for all classes
     mlp_channels    of the two hidden layers of "mlp"
-    convs           number of 3x3 convolutions of "fcn"
-    channels, norm, pooler  of these convolutions; of the features that both read
+    convs, channels, norm  count, channels and normalisation of the 3x3 convolutions of "fcn"
+    pooler          of the features that both read
     target          "soft": mean of mask samples, in [0, 1]; "binary": whether that is >= 0.5
     target_aligned, paste  conventions: of RoIAlign that samples the target, of `masks.paste`
     threshold       a pixel belongs to the object from this probability on
@@ -232,11 +230,9 @@ class Optimizer:
 
     kind, momentum               SGD, or AdamW, for which the momentum is beta 1
     learning_rate, batch_size    the rate for so many images, otherwise in proportion
-    weight_decay                 of all parameters but those of normalisations
-    norm_weight_decay            of the weights and biases of normalisations
+    weight_decay, norm_weight_decay  of parameters outside normalisations; of those inside
     warmup_iterations, warmup_factor  the rate rises linearly from rate * warmup_factor
-    schedule                     "step": times `gamma` at each of `steps`; "cosine": down to 0
-    steps, gamma                 of "step"; steps are fractions of all iterations
+    schedule, steps, gamma  "cosine": to 0; "step": times gamma at these fractions of all iterations
     clip_gradient_norm           maximum of the gradients' joint norm; 0: no clipping
     """
 
@@ -298,8 +294,8 @@ def check(config: Config) -> None:
     """Raise one ValueError that names all fields that contradict each other."""
     # A problem is (the field to change, what it demands).
     problems = [*_wiring_problems(config), *_level_problems(config), *_group_problems(config)]
-    if problems:
-        texts = (f"{name} = {attrgetter(name)(config)}: {text}" for name, text in problems)
+    texts = [f"{name} = {attrgetter(name)(config)}: {text}" for name, text in problems]
+    if texts:
         raise ValueError(f"the configuration contradicts itself: {'; '.join(texts)}")
 
 
@@ -329,8 +325,7 @@ def _level_problems(config):
     low, high, maps = (2, 5, 5) if config.neck == "fpn" else (only, only, 1)
     if len(sizes) != maps or len(set(map(len, sizes))) != 1:
         yield "anchors.sizes", f"{neck} needs {maps} tuples of the same length"
-    for name in ("box_head", "mask_head"):
-        head = getattr(config, name)
+    for name, head in (("box_head", config.box_head), ("mask_head", config.mask_head)):
         for bound, lowest in (("min_level", low), ("max_level", head.pooler.min_level)):
             if head.kind != "none" and not lowest <= getattr(head.pooler, bound) <= high:
                 yield f"{name}.pooler.{bound}", f"{neck} has levels {low} to {high}"
@@ -353,7 +348,7 @@ def _group_problems(config):
 
 def to_dict(config: Config) -> dict:
     """Turn a configuration into plain dictionaries, lists, numbers and strings, fit for JSON."""
-    return dataclasses.asdict(config)
+    return asdict(config)
 
 
 def from_dict(values: dict) -> Config:

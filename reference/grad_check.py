@@ -24,27 +24,22 @@ def directional_error(
     ahead = function(*(x + step * d for x, d in zip(arrays, directions)))
     behind = function(*(x - step * d for x, d in zip(arrays, directions)))
     change = (ahead - behind) / (2 * step)
-    weight, gradients = _pulled_back(function, arrays, generator)
-    expected = sum(np.vdot(gradient, d) for gradient, d in zip(gradients, directions))
-    return _relative(expected - np.vdot(weight, change), weight, change)
+    return _mismatch(function, arrays, directions, change, generator)
 
 
 def adjoint_error(function: Callable, array: Array, *, generator: np.random.Generator) -> float:
     """Compare <Jᵀ w, x> with <w, f(x)> for a linear f, random w: |difference| / (|w| |f(x)|)."""
-    weight, (gradient,) = _pulled_back(function, [array], generator)
-    out = function(array)
-    return _relative(np.vdot(gradient, array) - np.vdot(weight, out), weight, out)
+    return _mismatch(function, [array], [array], function(array), generator)
 
 
-def _pulled_back(function, arrays, generator):
-    """Return w, and Jᵀ w for each array: zeros if the function does not depend on it."""
+def _mismatch(function, arrays, directions, change, generator):
+    """Compare <Jᵀ w, d> with <w, change> for random w: |difference| / (|w| |change|)."""
     tape = Tape()
     variables = [tape.variable(array) for array in arrays]
     result = function(*variables)
     weight = generator.standard_normal(result.shape)
     tape.backward(result, weight)
-    return weight, [np.zeros_like(v.value) if v.grad is None else v.grad for v in variables]
-
-
-def _relative(difference, a, b):
-    return float(abs(difference) / max(np.linalg.norm(a) * np.linalg.norm(b), np.finfo(float).tiny))
+    # A gradient is None if the function does not depend on its array.
+    pulled = sum(np.vdot(v.grad, d) for v, d in zip(variables, directions) if v.grad is not None)
+    scale = np.linalg.norm(weight) * np.linalg.norm(change)
+    return float(abs(pulled - np.vdot(weight, change)) / max(scale, np.finfo(float).tiny))

@@ -59,10 +59,7 @@ def class_layout(config: Config) -> Layout:
 
 
 def delta_layout(config: Config) -> Layout:
-    """Return the layout of the box deltas [R, columns, 4].
-
-    torchvision keeps unused deltas for the background.
-    """
+    """Return the layout of the box deltas [R, columns, 4]; torchvision has the background's too."""
     if config.background == "first":
         return Layout.background_first(config.num_classes)
     return Layout.objects_only(config.num_classes)
@@ -71,8 +68,7 @@ def delta_layout(config: Config) -> Layout:
 def mask_layout(config: Config) -> Layout:
     """Return the layout of the mask logits [R, columns, S, S].
 
-    A softmax needs a channel for the background. torchvision keeps an unused one even without it,
-    unless the masks are class-agnostic.
+    A softmax needs a background channel; torchvision has one unless masks are class-agnostic.
     """
     head = config.mask_head
     if head.class_agnostic:

@@ -16,19 +16,12 @@ def parameter_shapes(config: Config) -> dict[str, tuple[int, ...]]:
 
 
 def trained_parameters(config: Config) -> list[str]:
-    """Return the names of the parameters that training changes.
-
-    These are all but running statistics, frozen norms and the frozen stages of the backbone.
-    """
+    """List the trained parameters: all but running statistics, frozen norms and frozen stages."""
     frozen = backbone.of(config).frozen(config)
-
-    def is_trained(name):
-        frozen_norm = config.backbone.norm == "frozen" and name.startswith("backbone.")
-        if name.startswith(frozen) or ".running_" in name:
-            return False
-        return not (frozen_norm and optimizer.is_norm(name))
-
-    return [name for name in parameter_shapes(config) if is_trained(name)]
+    names = [n for n in parameter_shapes(config) if not (n.startswith(frozen) or ".running_" in n)]
+    if config.backbone.norm != "frozen":
+        return names
+    return [n for n in names if not (n.startswith("backbone.") and optimizer.is_norm(n))]
 
 
 def check_parameters(parameters: dict, config: Config) -> dict[str, Array]:
@@ -37,20 +30,17 @@ def check_parameters(parameters: dict, config: Config) -> dict[str, Array]:
     Raises one ValueError for all parameters that are missing, unexpected or of the wrong shape.
     """
     counter = ".num_batches_tracked"
-    parameters = {k: np.asarray(v) for k, v in parameters.items() if not k.endswith(counter)}
-    shapes = parameter_shapes(config)
-    problems = [f"{name} is missing" for name in shapes if name not in parameters]
-    problems += [f"{name} is unexpected" for name in parameters if name not in shapes]
-    problems += [
-        f"{name} has shape {list(value.shape)}, expected {list(shapes[name])}"
-        for name, value in parameters.items()
-        if name in shapes and value.shape != shapes[name]
-    ]
+    arrays = {k: np.asarray(v) for k, v in parameters.items() if not k.endswith(counter)}
+    shapes, given = parameter_shapes(config), {name: x.shape for name, x in arrays.items()}
+    wrong = [n for n, shape in given.items() if shape != shapes.get(n, shape)]
+    problems = [f"{n} is missing" for n in shapes if n not in given]
+    problems += [f"{n} is unexpected" for n in given if n not in shapes]
+    problems += [f"{n} has shape {list(given[n])}, expected {list(shapes[n])}" for n in wrong]
+    if len(problems) > 8:
+        problems[8:] = [f"and {len(problems) - 8} more"]
     if problems:
-        more = f"; and {len(problems) - 8} more" if len(problems) > 8 else ""
-        shown = "; ".join(problems[:8]) + more
-        raise ValueError(f"the parameters do not fit the configuration: {shown}")
-    return parameters
+        raise ValueError(f"the parameters do not fit the configuration: {'; '.join(problems)}")
+    return arrays
 
 
 def initial_parameters(
@@ -65,15 +55,13 @@ def initial_parameters(
     std = {"rpn.": 0.01, "box_head.class": 0.01, "box_head.box": 0.001, "mask_head.logits": 0.001}
     parameters = {}
     for name, shape in parameter_shapes(config).items():
-        prefix = next((prefix for prefix in std if name.startswith(prefix)), None)
+        he = math.sqrt(2 / (shape[0] * math.prod(shape[2:])))
         if len(shape) == 1:
             value = np.full(shape, float(name.endswith((".running_var", ".weight"))))
         elif name.startswith(("fpn.", "box_head.fc", "mask_head.fc")):
             value = generator.uniform(-1, 1, shape) * math.sqrt(3 / math.prod(shape[1:]))
-        elif prefix:
-            value = generator.standard_normal(shape) * std[prefix]
         else:
-            fan_out = shape[0] * math.prod(shape[2:])
-            value = generator.standard_normal(shape) * math.sqrt(2 / fan_out)
+            scale = next((std[prefix] for prefix in std if name.startswith(prefix)), he)
+            value = generator.standard_normal(shape) * scale
         parameters[name] = value.astype(dtype)
     return parameters

@@ -39,26 +39,27 @@ def c4(shared_head: str, output_size: int) -> dict:
 
 R101 = {"backbone": {"depth": 101}}
 
-# The anchors of everybody but torchvision.
-ANCHORS = {"rounding": False, "order": "size_major", "stride": "constant"}
+TORCHVISION_V2 = merged(
+    {"backbone": {"norm": "batch", "frozen_stages": 0}, "fpn": {"norm": "batch"}},
+    {"rpn": {"conv_depth": 2}, "box_head": {"kind": "four_conv_fc", "norm": "batch"}},
+    {"mask_head": {"norm": "batch"}},
+)
 
-TORCHVISION_V2 = {
-    "backbone": {"norm": "batch", "frozen_stages": 0},
-    "fpn": {"norm": "batch"},
-    "rpn": {"conv_depth": 2},
-    "box_head": {"kind": "four_conv_fc", "norm": "batch"},
-    "mask_head": {"norm": "batch"},
-}
+# What detectron2 and the papers share: Caffe's networks and pixels, Detectron's anchors and boxes.
+CAFFE = merged(
+    {"background": "last", "backbone": {"stride_in_1x1": True}},
+    {"transform": {"channel_order": "bgr", "pixel_scale": 1.0, "std": (1.0, 1.0, 1.0)}},
+    {"anchors": {"rounding": False, "order": "size_major", "stride": "constant"}},
+    {"box_head": {"min_size": None, "drop_empty": True}, "mask_head": {"target": "binary"}},
+)
 
 DETECTRON2 = merged(
-    {"background": "last", "backbone": {"stride_in_1x1": True}, "anchors": ANCHORS},
-    {"transform": {"size_rounding": "nearest", "interpolation": "pillow", "channel_order": "bgr"}},
-    {"transform": {"pixel_scale": 1.0, "mean": (103.53, 116.28, 123.675), "std": (1.0, 1.0, 1.0)}},
-    {"transform": {"normalize_first": False, "ratio_dtype": "float64"}},
-    {"rpn": {"smooth_l1_beta": 0.0, "loss_normalizer": "batch_size", "nms_score": "logit"}},
-    {"rpn": {"post_nms_top_n_train": 1000, "min_size": 0.0, "min_size_inclusive": False}},
-    {"box_head": {"smooth_l1_beta": 0.0, "min_size": None, "drop_empty": True}},
-    {"mask_head": {"target": "binary", "target_aligned": True, "paste": "detectron2"}},
+    CAFFE,
+    {"transform": {"size_rounding": "nearest", "mean": (103.53, 116.28, 123.675)}},
+    {"transform": {"interpolation": "pillow", "normalize_first": False, "ratio_dtype": "float64"}},
+    {"rpn": {"loss_normalizer": "batch_size", "nms_score": "logit", "post_nms_top_n_train": 1000}},
+    {"rpn": {"min_size": 0.0, "min_size_inclusive": False}, "box_head": {"smooth_l1_beta": 0.0}},
+    {"rpn": {"smooth_l1_beta": 0.0}, "mask_head": {"target_aligned": True, "paste": "detectron2"}},
     poolers(sampling_ratio=0, aligned=True, level_epsilon="inside"),
 )
 DETECTRON2_C4 = merged(DETECTRON2, c4("res5", output_size=14))
@@ -71,13 +72,11 @@ DETECTRON2_X101 = merged(
 )
 
 # Mask R-CNN §3.1 with a pyramid. What the paper leaves open is as in Detectron: 4 samples per bin,
-# RoIs of at least one pixel, Caffe's networks. The schedule is for 160k iterations of 16 images.
+# RoIs of at least one pixel. The schedule is for 160k iterations of 16 images.
 PAPER = merged(
-    {"background": "last", "backbone": {"stride_in_1x1": True}, "anchors": ANCHORS},
-    {"transform": {"channel_order": "bgr", "pixel_scale": 1.0}},
-    {"transform": {"mean": (102.9801, 115.9465, 122.7717), "std": (1.0, 1.0, 1.0)}},
-    {"rpn": {"zero_iou_matches": False}, "mask_head": {"target": "binary"}},
-    {"box_head": {"smooth_l1_beta": 1.0, "min_size": None, "drop_empty": True}},
+    CAFFE,
+    {"transform": {"mean": (102.9801, 115.9465, 122.7717)}},
+    {"rpn": {"zero_iou_matches": False}, "box_head": {"smooth_l1_beta": 1.0}},
     {"optimizer": {"warmup_iterations": 500, "warmup_factor": 1 / 3, "steps": (0.75,)}},
 )
 # Mask R-CNN §3.1 without a pyramid; figure 4, left; table 2d.
@@ -93,14 +92,12 @@ PAPER_VGG16 = merged(
 TINY = merged(
     {"num_classes": 3, "norm_groups": 8, "transform": {"min_size": (128,), "max_size": 128}},
     {"backbone": {"depth": 18, "width": 16, "norm": "group", "frozen_stages": 0}},
-    {"fpn": {"channels": 32, "norm": "group"}},
-    {"anchors": {"sizes": ((12,), (24,), (48,), (96,), (160,))}},
-    {"anchors": {"rounding": False, "stride": "constant"}},
+    {"anchors": {"sizes": ((12,), (24,), (48,), (96,), (160,)), "rounding": False}},
+    {"anchors": {"stride": "constant"}, "fpn": {"channels": 32, "norm": "group"}},
     {"rpn": {"zero_iou_matches": False, "batch_size": 128, "pre_nms_top_n_train": 256}},
     {"rpn": {"pre_nms_top_n_test": 256, "post_nms_top_n_train": 256, "post_nms_top_n_test": 128}},
-    {"box_head": {"kind": "four_conv_fc", "channels": 128, "conv_channels": 32}},
-    {"box_head": {"norm": "group", "batch_size": 32}},
-    {"mask_head": {"convs": 2, "channels": 32, "norm": "group"}},
+    {"box_head": {"kind": "four_conv_fc", "channels": 128, "conv_channels": 32, "norm": "group"}},
+    {"box_head": {"batch_size": 32}, "mask_head": {"convs": 2, "channels": 32, "norm": "group"}},
     {"mask_head": {"target_aligned": True, "paste": "detectron2"}},
     {"optimizer": {"kind": "adamw", "learning_rate": 0.002, "batch_size": 4}},
     {"optimizer": {"weight_decay": 0.02, "norm_weight_decay": 0.0, "warmup_iterations": 50}},

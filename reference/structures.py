@@ -4,7 +4,6 @@ Legend: N images, A anchors per cell, T anchors of all levels, P proposals, R Ro
 G ground truths, D detections, K classes, S side of a mask.
 """
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -13,10 +12,7 @@ from reference.autodiff import Array
 
 @dataclass
 class Target:
-    """The ground truth of one image.
-
-    boxes [G, 4] xyxy pixels, labels [G] in 1..K, masks [G, H, W] bool.
-    """
+    """The true boxes [G, 4] xyxy pixels, labels [G] in 1..K, masks [G, H, W] bool of an image."""
 
     boxes: Array
     labels: Array
@@ -27,8 +23,7 @@ class Target:
 class Detections:
     """The objects in one image, by falling score, in pixels of the image as it came in.
 
-    boxes [D, 4] xyxy, scores [D] in [0, 1], labels [D] in 1..K, masks [D, H, W] bool (None without
-    a mask branch).
+    boxes [D, 4] xyxy, scores [D] in [0, 1], labels [D] in 1..K, masks [D, H, W] bool or None.
     """
 
     boxes: Array
@@ -40,8 +35,7 @@ class Detections:
 class NetworkDetections(NamedTuple):
     """The detections of one image in pixels of the network's input, by falling score.
 
-    boxes [D, 4] xyxy, scores [D], labels [D] in 1..K, mask_probabilities [D, S, S] (None without a
-    mask branch).
+    boxes [D, 4] xyxy, scores [D], labels [D] in 1..K, mask_probabilities [D, S, S] or None.
     """
 
     boxes: Array
@@ -56,9 +50,8 @@ class Stages:
 
     Pass an empty one as `record`. A field stays None where its stage does not run; "x N" is a list
     over images. Boxes are xyxy in pixels of the network's input. In `MaskRCNN.gradients` a field
-    that a gradient runs through is a Variable. The RoIs of box_features, class_logits and
-    box_deltas are the proposals, in training the sampled RoIs; those of mask_* the detections, in
-    training the sampled objects.
+    that a gradient runs through is a Variable. The R rows of the box head are the proposals (in
+    training the sampled RoIs), those of the mask head the detections (the sampled objects).
 
     images              [N, 3, H, W]      padded and normalised
     C1 .. C5            [N, C, h, w]      stages of the backbone (C1: VGG only)
@@ -117,14 +110,12 @@ class Stages:
 
     def computed(self) -> dict[str, Any]:
         """Return {field: value} of the stages that ran, in order."""
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return {name: value for name, value in values.items() if value is not None}
+        return {name: value for name, value in vars(self).items() if value is not None}
 
 
 def keep(record: Stages | None, **values: Any) -> None:
     """Set fields of `record`. Without a record, nothing is kept alive."""
     if record is not None:
-        for name, value in values.items():
-            if not hasattr(record, name):
-                raise AttributeError(f"Stages has no field {name}")
-            setattr(record, name, value)
+        for name in values.keys() - vars(record).keys():
+            raise AttributeError(f"Stages has no field {name}")
+        vars(record).update(values)

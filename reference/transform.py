@@ -11,9 +11,6 @@ import numpy as np
 from reference.config import Transform
 from reference.structures import Array, Target
 
-# Fractional bits of Pillow's integer filter coefficients.
-PILLOW_BITS = 22
-
 
 def check_image(image: Array) -> Array:
     """Return `image` as an array; ValueError unless [H, W, 3], finite, and uint8 or floats."""
@@ -35,9 +32,8 @@ def check_target(target: Target, height: int, width: int) -> Target:
     boxes, labels = np.asarray(target.boxes, dtype=np.float64), np.asarray(target.labels)
     masks, count = np.asarray(target.masks), len(labels)
     if boxes.shape != (count, 4) or masks.shape != (count, height, width):
-        needed = f"boxes [{count}, 4] and masks [{count}, {height}, {width}]"
-        shapes = f"{boxes.shape} and {masks.shape}"
-        raise ValueError(f"target: {count} labels need {needed}, got {shapes}")
+        needed = f"{count} labels need boxes [{count}, 4] and masks [{count}, {height}, {width}]"
+        raise ValueError(f"target: {needed}, got {boxes.shape} and {masks.shape}")
     bad = ~(np.isfinite(boxes).all(1) & (boxes[:, 2:] > boxes[:, :2]).all(1))
     if bad.any():
         row = int(bad.argmax())
@@ -83,13 +79,11 @@ def pillow_coefficients(old: int, size: int) -> Array:
 def pillow(x: Array, size: int, axis: int) -> Array:
     """Resize one axis by Pillow's antialiased filter: uint8 as Pillow does, bit for bit."""
     weight = pillow_coefficients(x.shape[axis], size)
-    if x.dtype != np.uint8:
-        return np.moveaxis(np.tensordot(weight, x, (1, axis)), 0, axis)
-    weight = np.floor(0.5 + weight * 2**PILLOW_BITS)
-    # Integers below 2^31, which float64 represents exactly.
-    total = np.moveaxis(np.tensordot(weight, x.astype(np.float64), (1, axis)), 0, axis)
-    total = np.floor((total + 2 ** (PILLOW_BITS - 1)) / 2**PILLOW_BITS)
-    return np.clip(total, 0, 255).astype(np.uint8)
+    if x.dtype == np.uint8:
+        # Pillow's coefficients have 22 fractional bits; float64 adds such products exactly.
+        weight = np.floor(weight * 2**22 + 0.5) / 2**22
+    out = np.moveaxis(np.tensordot(weight, x.astype(np.float64), (1, axis)), 0, axis)
+    return np.clip(np.floor(out + 0.5), 0, 255).astype(np.uint8) if x.dtype == np.uint8 else out
 
 
 def nearest_indices(old: int, size: int, transform: Transform) -> Array:
@@ -103,8 +97,7 @@ def nearest_indices(old: int, size: int, transform: Transform) -> Array:
 
 def scale_boxes(boxes: Array, old: tuple, new: tuple, transform: Transform) -> Array:
     """Scale boxes [., 4] of an image with sides `old` (h, w) to the image with sides `new`."""
-    dtype = np.dtype(transform.ratio_dtype).type
-    ratio_y, ratio_x = dtype(new[0]) / dtype(old[0]), dtype(new[1]) / dtype(old[1])
+    ratio_y, ratio_x = np.array(new, transform.ratio_dtype) / np.array(old, transform.ratio_dtype)
     return boxes * np.array([ratio_x, ratio_y, ratio_x, ratio_y], dtype=np.float64)
 
 
@@ -121,9 +114,8 @@ def prepare(
     image = check_image(image)
     height, width = old = image.shape[:2]
     target = target if target is None else check_target(target, height, width)
-    if min_size is None and transform.min_size:
-        min_size = transform.min_size[-1]
-    new = old if min_size is None else resized_shape(height, width, min_size, transform)
+    sizes = transform.min_size if min_size is None else (min_size,)
+    new = resized_shape(height, width, sizes[-1], transform) if sizes else old
 
     def normalized(x):
         return (x * transform.pixel_scale - np.array(transform.mean)) / np.array(transform.std)
