@@ -101,18 +101,23 @@ def _shape(rng, label, height, width, style, last):
         # The circumscribed circle of a triangle; 1.2 keeps its area near that of the other shapes.
         radius *= 1.2 if label == 3 else 1
         normals, distances = angle + np.arange(3) * 2 * np.pi / 3, np.full(3, radius / 2)
-    # How far the centre of each pixel lies inside the edge.
-    depths = [d - (np.cos(n) * x + np.sin(n) * y) for n, d in zip(normals, distances)]
-    depth = radius - np.hypot(x, y) if label == 1 else np.min(depths, axis=0)
-    mask = depth >= 0
+
+    def inside(margin):
+        """Test which pixels have their centre further than `margin` inside the edge."""
+        if label == 1:
+            return x**2 + y**2 <= max(radius - margin, 0) ** 2
+        halves = [np.cos(n) * x + np.sin(n) * y <= d - margin for n, d in zip(normals, distances)]
+        return np.logical_and.reduce(halves)
+
     if style.hollow and rng.random() < style.hollow:
-        mask &= depth < max(style.stroke * side, 1.5)
-    return mask, (cx, cy)
+        return inside(0) & ~inside(max(style.stroke * side, 1.5)), (cx, cy)
+    return inside(0), (cx, cy)
 
 
 def _contrasting(rng, behind):
     """Draw a colour [3] that differs from the one behind it by at least 60 levels in a channel."""
-    colour, channel = rng.uniform(0, 255, 3), rng.integers(3)
+    colour = rng.uniform(0, 255, 3)
+    channel = rng.integers(3)
     if np.abs(colour - behind).max() < 60:
         colour[channel] = behind[channel] + (90 if behind[channel] < 128 else -90)
     return colour
