@@ -143,7 +143,8 @@ class Pooler:
     """How the features of RoIs are pooled from the levels.
 
     output_size, operator  side of the result, in bins; the RoI operator
-    sampling_ratio, aggregate  samples per bin and axis, 0: adaptive, ceil(bin side); mean or max
+    sampling_ratio         samples per bin and axis; 0: adaptive, ceil(bin side)
+    aggregate              mean or maximum over the samples of a bin
     aligned                shift by half a pixel, and no minimum RoI size
     canonical_size, canonical_level  a RoI of this sqrt(area) pools from this level
     min_level, max_level   range of levels
@@ -203,8 +204,8 @@ class MaskHead:
     loss            "sigmoid": per class; "softmax": classes and background compete per pixel
     class_agnostic  one mask for all classes
     mlp_channels    of the two hidden layers of "mlp"
-    convs, channels, norm  count, channels and normalisation of the 3x3 convolutions of "fcn"
-    pooler          of the features that both read
+    convs           number of 3x3 convolutions of "fcn"
+    channels, norm, pooler  of these convolutions; of the features that both read
     target          "soft": mean of mask samples, in [0, 1]; "binary": whether that is >= 0.5
     target_aligned, paste  conventions: of RoIAlign that samples the target, of `masks.paste`
     threshold       a pixel belongs to the object from this probability on
@@ -230,9 +231,11 @@ class Optimizer:
 
     kind, momentum               SGD, or AdamW, for which the momentum is beta 1
     learning_rate, batch_size    the rate for so many images, otherwise in proportion
-    weight_decay, norm_weight_decay  of parameters outside normalisations; of those inside
+    weight_decay                 of all parameters but those of normalisations
+    norm_weight_decay            of the weights and biases of normalisations
     warmup_iterations, warmup_factor  the rate rises linearly from rate * warmup_factor
-    schedule, steps, gamma  "cosine": to 0; "step": times gamma at these fractions of all iterations
+    schedule                     "step": times `gamma` at each of `steps`; "cosine": down to 0
+    steps, gamma                 of "step"; steps are fractions of all iterations
     clip_gradient_norm           maximum of the gradients' joint norm; 0: no clipping
     """
 
@@ -293,28 +296,36 @@ def single_map_level(config: Config) -> int:
 def check(config: Config) -> None:
     """Raise one ValueError that names all fields that contradict each other."""
     # A problem is (the field to change, what it demands).
-    problems = [*_wiring_problems(config), *_level_problems(config), *_group_problems(config)]
+    problems = [
+        *_backbone_problems(config.backbone),
+        *_wiring_problems(config),
+        *_level_problems(config),
+        *_group_problems(config),
+    ]
     texts = [f"{name} = {attrgetter(name)(config)}: {text}" for name, text in problems]
     if texts:
         raise ValueError(f"the configuration contradicts itself: {'; '.join(texts)}")
 
 
-def _wiring_problems(config):
-    backbone, box, mask = config.backbone, config.box_head, config.mask_head
-    resnet, stage, dilation = backbone.kind == "resnet", backbone.out_stage, backbone.dilation
-    pyramid, shared = config.neck == "fpn", config.shared_head != "none"
-    first = 2 if resnet else 1
-    if not first <= stage <= 5:
+def _backbone_problems(backbone):
+    resnet, first = backbone.kind == "resnet", 2 if backbone.kind == "resnet" else 1
+    wiring = (backbone.kind, backbone.out_stage, backbone.dilation)
+    if not first <= backbone.out_stage <= 5:
         yield "backbone.out_stage", f"{backbone.kind} has stages {first} to 5"
     if resnet and backbone.depth not in (18, 34, 50, 101):
         yield "backbone.depth", "use 18, 34, 50 or 101"
     if resnet and backbone.groups > 1 and backbone.depth < 50:
         yield "backbone.groups", "needs backbone.depth = 50 or 101"
-    if dilation != 1 and not (resnet and stage == 5 and dilation == 2):
+    if backbone.dilation != 1 and wiring != ("resnet", 5, 2):
         yield "backbone.dilation", "use 1, or 2 in a ResNet with backbone.out_stage = 5"
-    if pyramid and not (resnet and stage == 5 and dilation == 1):
+
+
+def _wiring_problems(config):
+    backbone, box, mask = config.backbone, config.box_head, config.mask_head
+    shared, stage = config.shared_head != "none", backbone.out_stage
+    if config.neck == "fpn" and (backbone.kind, stage, backbone.dilation) != ("resnet", 5, 1):
         yield "neck", "needs backbone.kind = resnet, out_stage = 5, dilation = 1"
-    if shared and not (resnet and stage == 4 and not pyramid):
+    if shared and (backbone.kind, stage, config.neck) != ("resnet", 4, "single"):
         yield "shared_head", "needs backbone.kind = resnet, out_stage = 4, neck = single"
     if shared and mask.kind != "none" and box.pooler != mask.pooler:
         yield "shared_head", "box_head.pooler and mask_head.pooler must be the same"
