@@ -9,6 +9,7 @@ B sampled RoIs and D detection slots of an image.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -47,7 +48,7 @@ class MaskRCNN(nn.Module):
         self.box_head = box_head.make(config)
         self.mask_head = None if config.mask_head.kind == "none" else mask_head.make(config)
 
-    def forward(self, batch: Batch, **keywords):
+    def forward(self, batch: Batch, **keywords: Any) -> dict[str, torch.Tensor] | PaddedDetections:
         """Run `batch_losses` in training mode, `batch_detections` in evaluation mode.
 
         This is what DistributedDataParallel and torch.compile wrap.

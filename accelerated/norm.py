@@ -6,6 +6,8 @@ leave out padded rows and may run over all processes.
 Legend: N images, C channels, H x W pixels.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import distributed, nn
@@ -94,13 +96,13 @@ class SumOverProcesses(torch.autograd.Function):
     """The sum over all processes, in each of them; the backward sums over all processes too."""
 
     @staticmethod
-    def forward(ctx, x):
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
         total = x.clone()
         distributed.all_reduce(total)
         return total
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
         return SumOverProcesses.apply(grad)
 
 

@@ -4,7 +4,6 @@ Legend: R RoIs, C channels, P pooled size.
 """
 
 import torch
-from torch import nn
 
 from accelerated import neck, resnet
 from reference.config import Config, Pooler
@@ -13,11 +12,11 @@ from reference.config import Config, Pooler
 RES5 = 5
 
 
-def identity(backbone, pooled, valid):
+def identity(backbone: resnet.Backbone, pooled: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
     return pooled
 
 
-def res5(backbone, pooled, valid):
+def res5(backbone: resnet.Backbone, pooled: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
     return backbone.stage(pooled, RES5, valid)
 
 
@@ -25,7 +24,7 @@ SHARED = {"none": identity, "res5": res5, "res5_unstrided": res5}
 
 
 def forward(
-    backbone: nn.Module, pooled: torch.Tensor, valid: torch.Tensor, config: Config
+    backbone: resnet.Backbone, pooled: torch.Tensor, valid: torch.Tensor, config: Config
 ) -> torch.Tensor:
     """Compute what the heads read: pooled [R, C, P, P] -> [R, C', P', P'].
 

@@ -4,7 +4,9 @@ Legend: N images, C channels. Stages 2..5 have strides 4, 8, 16, 32; a dilated s
 stride of stage 4.
 """
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from reference import norm
 from reference.activations import relu
@@ -43,26 +45,26 @@ def stage(
     input, projected by a strided 1x1 convolution if the shape changes.
     """
     block = bottleneck if is_bottleneck(config) else basic_block
-    if stride is None:
-        stride = strides(config)[index] // strides(config).get(index - 1, 4)
+    usual = strides(config)[index] // strides(config).get(index - 1, 4)
+    step = usual if stride is None else stride
     dilation = config.backbone.dilation if index == 5 else 1
     for i in range(BLOCKS[config.backbone.depth][index - 2]):
         name = f"backbone.layer{index - 1}.{i}"
         layer = partial(conv_norm, parameters, name, config, statistics)
-        y = block(layer, x, stride, dilation, config)
+        y = block(layer, x, step, dilation, config)
         if f"{name}.downsample.0.weight" in parameters:
-            x = layer("downsample.0", "downsample.1", x, stride=stride)
-        x, stride = relu(y + x), 1
+            x = layer("downsample.0", "downsample.1", x, stride=step)
+        x, step = relu(y + x), 1
     return x
 
 
-def basic_block(layer, x, stride, dilation, config):
+def basic_block(layer: Callable, x: Array, stride: int, dilation: int, config: Config) -> Array:
     """Apply two 3x3 convolutions, each normalised."""
     x = relu(layer("conv1", "bn1", x, stride=stride, padding=dilation, dilation=dilation))
     return layer("conv2", "bn2", x, padding=dilation, dilation=dilation)
 
 
-def bottleneck(layer, x, stride, dilation, config):
+def bottleneck(layer: Callable, x: Array, stride: int, dilation: int, config: Config) -> Array:
     """Apply 1x1, 3x3 and 1x1 convolutions, each normalised; one of the first two strides."""
     first, second = (stride, 1) if config.backbone.stride_in_1x1 else (1, stride)
     middle = {"padding": dilation, "dilation": dilation, "groups": config.backbone.groups}
@@ -71,7 +73,16 @@ def bottleneck(layer, x, stride, dilation, config):
     return layer("conv3", "bn3", x)
 
 
-def conv_norm(parameters, name, config, statistics, conv, bn, x, **keywords):
+def conv_norm(
+    parameters: dict,
+    name: str,
+    config: Config,
+    statistics: dict | None,
+    conv: str,
+    bn: str,
+    x: Array,
+    **keywords: Any,
+) -> Array:
     kind, conv, bn = config.backbone.norm, f"{name}.{conv}", f"{name}.{bn}"
     return norm.conv_norm(parameters, conv, bn, x, kind, config, statistics, **keywords)
 

@@ -264,3 +264,28 @@ def test_comments_stand_above_their_line(path):
         and not re.match(r"# (type|pyright|noqa|fmt)\b", token.string)
     ]
     assert not trailing
+
+
+def is_annotated(function, method):
+    arguments = function.args
+    named = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
+    if method and named and named[0].arg in ("self", "cls"):
+        named = named[1:]
+    return function.returns is not None and all(a.annotation is not None for a in named)
+
+
+def public_functions(tree, method=False):
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            yield from public_functions(node, method=True)
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+            kernel = any("jit" in ast.unparse(decorator) for decorator in node.decorator_list)
+            if not kernel:
+                yield node, method
+
+
+@pytest.mark.parametrize("path", [*sources("reference"), *sources("accelerated")], ids=module)
+def test_public_signatures_are_annotated(path):
+    """Triton's kernels are exempt: their arguments have shapes in comments."""
+    functions = public_functions(ast.parse(path.read_text()))
+    assert [node.name for node, method in functions if not is_annotated(node, method)] == []

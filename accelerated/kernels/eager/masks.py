@@ -16,7 +16,17 @@ CHUNK_PIXELS = 2**26
 TAPS = 6
 
 
-def targets(masks, image_index, matched, rois, valid, sizes, size, aligned, binary):
+def targets(
+    masks: torch.Tensor,
+    image_index: torch.Tensor,
+    matched: torch.Tensor,
+    rois: torch.Tensor,
+    valid: torch.Tensor,
+    sizes: torch.Tensor,
+    size: int,
+    aligned: bool,
+    binary: bool,
+) -> torch.Tensor:
     """Return targets [R, size, size] in the dtype of `rois`, a chunk of RoIs at a time.
 
     masks [N, G, H, W8] uint8, rois [R, 4] float32 or float64, sizes [N, 2].
@@ -37,13 +47,20 @@ def targets(masks, image_index, matched, rois, valid, sizes, size, aligned, bina
     return torch.where(valid[:, None, None], out, 0)
 
 
-def unpack(packed):
+def unpack(packed: torch.Tensor) -> torch.Tensor:
     """Unpack bits, the highest first, as `numpy.unpackbits`: [..., B] -> [..., 8 B] uint8."""
     shifts = torch.arange(7, -1, -1, dtype=torch.uint8, device=packed.device)
     return ((packed[..., None] >> shifts) & 1).flatten(-2)
 
 
-def sampling_matrix(low, high, bins, length, limit, aligned):
+def sampling_matrix(
+    low: torch.Tensor,
+    high: torch.Tensor,
+    bins: int,
+    length: int,
+    limit: torch.Tensor,
+    aligned: bool,
+) -> torch.Tensor:
     """Return matrices [R, bins, length] that average the adaptive samples of one axis (SPEC §1).
 
     low, high [R] are the ends of the RoIs; limit [R] <= length is how many pixels the mask really
@@ -62,7 +79,9 @@ def sampling_matrix(low, high, bins, length, limit, aligned):
     return out / samples
 
 
-def paste_matrix(low, high, size, length, convention):
+def paste_matrix(
+    low: torch.Tensor, high: torch.Tensor, size: int, length: int, convention: str
+) -> torch.Tensor:
     """Return matrices [D, length, size] that spread masks over a row of pixels (SPEC §11).
 
     A mask's `size` cells are spread from `low` [D] to `high` [D], over `length` pixels.
@@ -86,14 +105,23 @@ def paste_matrix(low, high, size, length, convention):
     return (1 - (position[..., None] - cells).abs()).clamp(min=0) * inside[..., None]
 
 
-def paste_matrices(boxes, size, height, width, convention):
+def paste_matrices(
+    boxes: torch.Tensor, size: int, height: int, width: int, convention: str
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the matrices of y [D, height, size] and of x [D, width, size] of boxes [D, 4]."""
     x1, y1, x2, y2 = boxes.unbind(1)
     a_y = paste_matrix(y1, y2, size, height, convention)
     return a_y, paste_matrix(x1, x2, size, width, convention)
 
 
-def paste(mask_probabilities, boxes, height, width, convention, threshold):
+def paste(
+    mask_probabilities: torch.Tensor,
+    boxes: torch.Tensor,
+    height: int,
+    width: int,
+    convention: str,
+    threshold: float,
+) -> torch.Tensor:
     """Return [D, height, width] bool from masks [D, S, S] and boxes [D, 4] of one dtype."""
     out = torch.empty(len(boxes), height, width, dtype=torch.bool, device=boxes.device)
     matrices = paste_matrices(boxes, mask_probabilities.shape[-1], height, width, convention)

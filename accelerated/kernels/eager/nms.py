@@ -13,7 +13,9 @@ import torch
 BLOCK = 64
 
 
-def keep_mask(boxes, valid, threshold, group):
+def keep_mask(
+    boxes: torch.Tensor, valid: torch.Tensor, threshold: float, group: torch.Tensor | None
+) -> torch.Tensor:
     """Return which boxes of each row are kept [B, M] bool; rows are sorted by falling score.
 
     boxes [B, M, 4] float32 or float64, valid [B, M] bool, group [B, M] int or None.

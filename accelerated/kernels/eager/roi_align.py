@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch.nn.functional import embedding_bag, pad
 
+from accelerated.kernels.arguments import Sampling
 from accelerated.kernels.eager import tables
 from accelerated.kernels.eager.sampling import axis, clamp
 
@@ -43,7 +44,9 @@ class Matrix(NamedTuple):
     offsets: torch.Tensor
 
 
-def forward(features, sampling, out, number):
+def forward(
+    features: list[torch.Tensor], sampling: Sampling, out: torch.Tensor, number: torch.Tensor | None
+) -> None:
     """Fill `out` [R, C, P_h, P_w] with means; given `number`, with maxima and their samples."""
     matrices = _matrices(features, sampling, number is None)
     for channels, table in tables.by_channels(features):
@@ -56,7 +59,12 @@ def forward(features, sampling, out, number):
         out[:, channels] = values.view(bins).permute(0, 3, 1, 2)
 
 
-def backward(grad_out, number, sampling, grads):
+def backward(
+    grad_out: torch.Tensor,
+    number: torch.Tensor | None,
+    sampling: Sampling,
+    grads: list[torch.Tensor],
+) -> None:
     """Fill `grads`, a tensor per level, from grad_out [R, C, P_h, P_w]; `number` of the forward."""
     rows = tables.rows_of(grads)
     matrices = [_transposed(m, sum(rows)) for m, _ in _matrices(grads, sampling, number is None)]
@@ -158,7 +166,9 @@ def _mean(taps, merge):
     return Taps(index, weight, samples)
 
 
-def sparse_compact(y, x, first_row, width, dtype):
+def sparse_compact(
+    y: Taps, x: Taps, first_row: torch.Tensor, width: torch.Tensor, dtype: torch.dtype
+) -> Matrix:
     """Return the matrix of all bins without entries of weight 0; the number of entries is data.
 
     first_row [R] is the table's row of the first feature of each RoI's image, width [R] its width.
@@ -181,7 +191,14 @@ def sparse_compact(y, x, first_row, width, dtype):
     return Matrix((index_y[row] + index_x[column]).int(), weight, offsets.int())
 
 
-def sparse_padded(y, x, first_row, width, dtype, zero_row):
+def sparse_padded(
+    y: Taps,
+    x: Taps,
+    first_row: torch.Tensor,
+    width: torch.Tensor,
+    dtype: torch.dtype,
+    zero_row: int,
+) -> Matrix:
     """Return the matrix of all bins with T_y T_x entries each, whatever the data.
 
     Entries of weight 0 read `zero_row`, a row of zeros, so that no NaN gets in. The example of

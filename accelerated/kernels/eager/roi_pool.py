@@ -6,10 +6,13 @@ Legend: R rois, C channels, P pooled size, E entries of all lists.
 import torch
 from torch.nn.functional import embedding_bag
 
+from accelerated.kernels.arguments import Bins
 from accelerated.kernels.eager import tables
 
 
-def forward(features, bins, out, argmax):
+def forward(
+    features: list[torch.Tensor], bins: Bins, out: torch.Tensor, argmax: torch.Tensor
+) -> None:
     """Fill `out` and `argmax` [R, C, P_h, P_w] from `bins`, a `Bins`."""
     first_row = tables.first_rows(features, bins.image_index, bins.level_index)
     width = tables.choose(bins.level_index, [x.shape[3] for x in features], torch.int64)
@@ -23,7 +26,9 @@ def forward(features, bins, out, argmax):
         argmax[:, channels] = row.int()
 
 
-def backward(grad_out, argmax, bins, grads):
+def backward(
+    grad_out: torch.Tensor, argmax: torch.Tensor, bins: Bins, grads: list[torch.Tensor]
+) -> None:
     """Fill `grads`, a tensor per level, from grad_out, argmax [R, C, P_h, P_w] and a `Bins`."""
     dtype = tables.accumulator(grad_out)
     for level, grad in enumerate(grads):

@@ -6,7 +6,9 @@ Legend: R rois, P bins of the axis.
 import torch
 
 
-def axis(low, high, bins, sampling_ratio, aligned):
+def axis(
+    low: torch.Tensor, high: torch.Tensor, bins: int, sampling_ratio: int, aligned: bool
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return start and side of the bins in pixels, and samples per bin as floats, each [R].
 
     low, high [R] are the ends of the RoIs in pixels of the map.
@@ -21,7 +23,7 @@ def axis(low, high, bins, sampling_ratio, aligned):
     return start, side, torch.where(high >= low, grid, 0) if aligned else grid
 
 
-def clamp(position, size):
+def clamp(position: torch.Tensor, size: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return positions moved onto the map's pixels 0 .. size - 1, and which of them count.
 
     A sample more than one pixel outside does not; exactly -1 and exactly `size` still do.

@@ -3,6 +3,8 @@
 Legend: N images, R rois, C channels, L levels, E entries of all lists.
 """
 
+from collections.abc import Iterator, Sequence
+
 import torch
 from torch.nn.functional import pad
 
@@ -10,17 +12,17 @@ from torch.nn.functional import pad
 CHANNELS_AT_ONCE = 16
 
 
-def accumulator(features):
+def accumulator(features: torch.Tensor) -> torch.dtype:
     """Return the dtype in which sums over `features` are computed."""
     return torch.float64 if features.dtype == torch.float64 else torch.float32
 
 
-def rows_of(features):
+def rows_of(features: Sequence[torch.Tensor]) -> list[int]:
     """Return how many rows of the table each level has, N * H_l * W_l."""
     return [len(x) * x[0, 0].numel() for x in features]
 
 
-def by_channels(features):
+def by_channels(features: Sequence[torch.Tensor]) -> Iterator[tuple[slice, torch.Tensor]]:
     """Yield a slice of channels and their table, which ends with a row of zeros."""
     rows, channels = rows_of(features), features[0].shape[1]
     width, dtype = min(channels, CHANNELS_AT_ONCE), accumulator(features[0])
@@ -35,7 +37,7 @@ def by_channels(features):
         yield slice(start, stop), table
 
 
-def choose(level_index, values, dtype):
+def choose(level_index: torch.Tensor, values: Sequence[float], dtype: torch.dtype) -> torch.Tensor:
     """Return values[level_index[r]] [R] of a Python sequence, without a copy from the host."""
     out = torch.full_like(level_index, values[0], dtype=dtype)
     for level, value in enumerate(values[1:], 1):
@@ -43,7 +45,9 @@ def choose(level_index, values, dtype):
     return out
 
 
-def first_rows(features, image_index, level_index):
+def first_rows(
+    features: Sequence[torch.Tensor], image_index: torch.Tensor, level_index: torch.Tensor
+) -> torch.Tensor:
     """Return the row of the table with the first feature of each RoI's image [R] int64."""
     rows = rows_of(features)
     level = choose(level_index, [sum(rows[:l]) for l in range(len(rows))], torch.int64)
@@ -51,7 +55,7 @@ def first_rows(features, image_index, level_index):
     return level + image_index.clamp(min=0).long() * plane
 
 
-def number_entries(counts):
+def number_entries(counts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Number the entries of consecutive lists that have `counts` entries.
 
     Returns the offsets of the lists [lists + 1], and for each entry its list and its position in

@@ -148,7 +148,17 @@ def _mask_paste_kernel(
     )
 
 
-def targets(masks, image_index, matched, rois, valid, sizes, size, aligned, binary):
+def targets(
+    masks: torch.Tensor,
+    image_index: torch.Tensor,
+    matched: torch.Tensor,
+    rois: torch.Tensor,
+    valid: torch.Tensor,
+    sizes: torch.Tensor,
+    size: int,
+    aligned: bool,
+    binary: bool,
+) -> torch.Tensor:
     """Return targets [R, size, size] in the dtype of `rois`.
 
     masks [N, G, H, W8] uint8, rois [R, 4] float32 or float64, sizes [N, 2].
@@ -177,7 +187,14 @@ def targets(masks, image_index, matched, rois, valid, sizes, size, aligned, bina
     return out
 
 
-def paste(mask_probabilities, boxes, height, width, convention, threshold):
+def paste(
+    mask_probabilities: torch.Tensor,
+    boxes: torch.Tensor,
+    height: int,
+    width: int,
+    convention: str,
+    threshold: float,
+) -> torch.Tensor:
     """Return [D, height, width] bool from masks [D, S, S] and boxes [D, 4] of one dtype."""
     out = torch.empty(len(boxes), height, width, dtype=torch.bool, device=boxes.device)
     if out.numel() == 0:

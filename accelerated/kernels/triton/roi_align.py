@@ -13,6 +13,7 @@ import torch
 import triton
 import triton.language as tl
 
+from accelerated.kernels.arguments import Sampling
 from accelerated.kernels.triton.roi_align_backward import backward
 from accelerated.kernels.triton.sampling import (
     accumulator,
@@ -115,7 +116,9 @@ def _roi_align_forward_kernel(
     tl.store(out_ptr + offset, best.to(out_ptr.dtype.element_ty), mask)
 
 
-def forward(features, sampling, out, number):
+def forward(
+    features: list[torch.Tensor], sampling: Sampling, out: torch.Tensor, number: torch.Tensor | None
+) -> None:
     """Fill `out` [R, C, P_h, P_w] with means; given `number`, with maxima and the samples' indices.
 
     `number` is int32 and has the shape and strides of `out`.

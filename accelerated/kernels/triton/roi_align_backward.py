@@ -18,6 +18,7 @@ import torch
 import triton
 import triton.language as tl
 
+from accelerated.kernels.arguments import Sampling
 from accelerated.kernels.triton.sampling import (
     accumulator,
     axis,
@@ -282,7 +283,12 @@ def _tiles_of(tensors):
     return tuple(accumulate(counts)), across, down
 
 
-def backward(grad_out, number, sampling, grads):
+def backward(
+    grad_out: torch.Tensor,
+    number: torch.Tensor | None,
+    sampling: Sampling,
+    grads: list[torch.Tensor],
+) -> None:
     """Fill `grads`, a tensor per level, from grad_out [R, C, P_h, P_w].
 
     `number` is what the forward left there, None for the mean.

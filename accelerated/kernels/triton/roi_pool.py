@@ -11,6 +11,7 @@ import torch
 import triton
 import triton.language as tl
 
+from accelerated.kernels.arguments import Bins
 from accelerated.kernels.triton.sampling import choose, lowest_bit, map_of, maps_of, store_tile
 
 FORWARD_CHANNELS = 64
@@ -145,7 +146,9 @@ def _arguments(bins):
     return tuple(x.contiguous() for x in (*bins[:2], *(x.int() for x in bins[2:])))
 
 
-def forward(features, bins, out, argmax):
+def forward(
+    features: list[torch.Tensor], bins: Bins, out: torch.Tensor, argmax: torch.Tensor
+) -> None:
     """Fill `out` and `argmax` [R, C, P_h, P_w], of the same strides, from `bins`, a `Bins`."""
     if out.numel() == 0:
         return
@@ -167,7 +170,9 @@ def forward(features, bins, out, argmax):
         )
 
 
-def backward(grad_out, argmax, bins, grads):
+def backward(
+    grad_out: torch.Tensor, argmax: torch.Tensor, bins: Bins, grads: list[torch.Tensor]
+) -> None:
     """Fill `grads`, a tensor per level, from grad_out, argmax [R, C, P_h, P_w] and a `Bins`."""
     count, channels, pooled_height, pooled_width = grad_out.shape
     block = min(BACKWARD_CHANNELS, triton.next_power_of_2(max(1, channels)))

@@ -3,9 +3,13 @@
 # pyright: reportGeneralTypeIssues=false
 """What the Triton kernels share: division, levels, bit masks, tiles, and RoIAlign's samples."""
 
+from collections.abc import Sequence
+
 import torch
 import triton
 import triton.language as tl
+
+from accelerated.kernels.arguments import Sampling
 
 
 @triton.jit
@@ -109,12 +113,12 @@ def store_tile(ptr, total, ys, xs, c, height, width, channels, stride_h, stride_
     tl.store(ptr + offset, total.to(ptr.dtype.element_ty), mask)
 
 
-def maps_of(tensors):
+def maps_of(tensors: Sequence[torch.Tensor]) -> tuple:
     """Return heights, widths and the four strides of the levels, L ints each, as `map_of` reads."""
     return tuple(zip(*((*x.shape[2:], *x.stride()) for x in tensors), strict=True))
 
 
-def constants_of(sampling):
+def constants_of(sampling: Sampling) -> dict:
     """Return the compile-time arguments that all kernels take."""
     height, width = sampling.output_size
     return {
@@ -126,6 +130,6 @@ def constants_of(sampling):
     }
 
 
-def accumulator(tensor):
+def accumulator(tensor: torch.Tensor) -> tl.dtype:
     """Return the dtype in which the kernels sum."""
     return tl.float64 if tensor.dtype == torch.float64 else tl.float32
