@@ -72,6 +72,7 @@ def test_help_names_every_file_in_the_package():
 
 
 def test_help_shows_the_exports():
-    shown = run("import accelerated; help(accelerated)")
-    for part in ("in reading order", "class MaskRCNN", "class Target", "load(path_or_state_dict"):
+    # Python 3.13 breaks long signatures.
+    shown = "".join(run("import accelerated; help(accelerated)").split())
+    for part in ("inreadingorder", "classMaskRCNN", "classTarget", "load(path_or_state_dict"):
         assert part in shown, part
