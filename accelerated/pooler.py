@@ -26,7 +26,9 @@ def assign(rois: torch.Tensor, pooler: Pooler) -> torch.Tensor:
     Returns  [...] int64. An RoI without area goes to the lowest level.
     """
     area = (rois[..., 2] - rois[..., 0]) * (rois[..., 3] - rois[..., 1])
-    size = torch.where(area > 0, area, 0).sqrt() / pooler.canonical_size
+    # On a GPU, dividing by a number multiplies by its rounded reciprocal.
+    canonical_size = torch.full_like(area, pooler.canonical_size)
+    size = torch.where(area > 0, area, 0).sqrt() / canonical_size
     if pooler.level_epsilon == "inside":
         power = pooler.canonical_level + torch.log2(size + 1e-8)
     else:

@@ -130,7 +130,8 @@ def _bins(features, rois, image_index, level_index, scales, output_size):
 
 def _edges(start, end, size, bins):
     """Return the first feature pixel of each bin along one axis, and how many [R, P] int64."""
-    side = ((end - start) / bins)[:, None]
+    # On a GPU, dividing by a number multiplies by its rounded reciprocal.
+    side = ((end - start) / torch.full_like(start, bins))[:, None]
     corner = torch.arange(bins + 1, device=start.device, dtype=start.dtype)
     first = (corner[:-1] * side).floor() + start[:, None]
     last = (corner[1:] * side).ceil() + start[:, None]

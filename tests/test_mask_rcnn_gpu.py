@@ -127,7 +127,7 @@ def test_mask_targets_and_pasting_equal_those_of_the_cpu(rng, name):
     rois = rois + torch.tensor(rng.uniform(-9, 9, rois.shape))
     image_index = torch.arange(2).repeat_interleave(batch.boxes.shape[1])
     matched, valid = torch.arange(batch.boxes.shape[1]).repeat(2), batch.valid.flatten()
-    own = {"config": config.mask_head, "size": 28}
+    own = {"head": config.mask_head, "size": 28}
     expected = masks.targets(
         batch.masks, image_index, matched, rois, valid, **own, sizes=batch.sizes, backend="torch"
     )

@@ -140,7 +140,7 @@ def _peer_pooling(name, rois, image_index, dtype):
         return None
     if name == "pyramid_roi_align":
         peer = operators.MultiScaleRoIAlign(list("2345"), 7, 2)
-        rows = [rois[image_index == index] for index in (0, 1)]
+        rows = [rois[image_index == index].to(dtype) for index in (0, 1)]
         sizes = [(800, 1344)] * 2
         return lambda features: peer(dict(zip("2345", features, strict=True)), rows, sizes)
     indexed_rois = torch.cat([image_index[:, None].to(dtype), rois.to(dtype)], 1)

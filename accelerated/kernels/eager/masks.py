@@ -98,7 +98,10 @@ def paste_matrix(
         center, half = (high + low) * 0.5, (high - low) * 0.5 * ((size + 2) / size)
         low, high = (center - half).trunc(), (center + half).trunc()
         inside = (pixel >= low) & (pixel <= high)
-        position = (size + 2) / (high - low + 1).clamp(min=1) * (pixel - low + 0.5) - 0.5
+        extent = (high - low + 1).clamp(min=1)
+        # A number divided by a tensor would multiply the tensor's rounded reciprocal.
+        scale = torch.full_like(extent, size + 2) / extent
+        position = scale * (pixel - low + 0.5) - 0.5
         # Cells -1 and `size` are the zero border.
         position = position.clamp(0, size + 1) - 1
     cells = torch.arange(size, dtype=low.dtype, device=low.device)

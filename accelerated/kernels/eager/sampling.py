@@ -18,7 +18,8 @@ def axis(
     length = (high - offset) - start
     if not aligned:
         length = length.clamp(min=1)
-    side = length / bins
+    # On a GPU, dividing by a number multiplies by its rounded reciprocal.
+    side = length / torch.full_like(length, bins)
     grid = torch.full_like(side, sampling_ratio) if sampling_ratio > 0 else side.ceil().clamp(min=0)
     return start, side, torch.where(high >= low, grid, 0) if aligned else grid
 
