@@ -136,7 +136,8 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 def _peer_pooling(name, rois, image_index, dtype):
     operators = torchvision_module("ops")
-    if operators is None:
+    # torchvision has no bfloat16 kernels.
+    if operators is None or dtype == torch.bfloat16:
         return None
     if name == "pyramid_roi_align":
         peer = operators.MultiScaleRoIAlign(list("2345"), 7, 2)
