@@ -11,13 +11,13 @@ BIN := .venv/bin
 	$(BIN)/python -m pip install --quiet --editable ".[test]"
 	touch $@
 
-demo: .venv/ready  ## train the tiny model on synthetic shapes, evaluate, draw, and verify it against NumPy
+demo: .venv/ready  ## train the tiny model on synthetic shapes, evaluate, draw, verify
 	$(BIN)/maskrcnn demo --output runs/demo
 
 test: .venv/ready  ## everything that needs no GPU; where there is one, it is hidden
 	CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
-# The suite with the oldest and with the newest supported versions, in .venv-oldest and .venv-newest.
+# The suite with the oldest and the newest supported versions, in .venv-oldest and .venv-newest.
 test-oldest: PYTHON = $(PYTHON_OLDEST)
 test-newest: PYTHON = $(PYTHON_NEWEST)
 test-oldest test-newest: test-%: .venv-%/ready
@@ -25,7 +25,8 @@ test-oldest test-newest: test-%: .venv-%/ready
 
 .venv-oldest/ready .venv-newest/ready: .venv-%/ready: pyproject.toml tests/constraints/%.txt
 	$(PYTHON) -m venv --clear .venv-$*
-	.venv-$*/bin/python -m pip install --quiet --constraint tests/constraints/$*.txt --editable ".[test]"
+	.venv-$*/bin/python -m pip install --quiet --constraint tests/constraints/$*.txt \
+		--editable ".[test]"
 	touch $@
 
 lint: .venv/ready  ## rules, format and annotations
@@ -33,8 +34,10 @@ lint: .venv/ready  ## rules, format and annotations
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
-gpu:  ## every GPU test, then the benchmark; in the Python at hand, which needs torch, triton, pytest, hypothesis, pillow, pycocotools
-	REQUIRE_GPU=1 $(PYTHON) -m pytest -m gpu $(shell grep -lE "pytest.mark.gpu|def test_.*\bdevice\b" tests/test_*.py)
+# In the Python at hand, which needs torch, triton, pytest, hypothesis and pillow.
+gpu:  ## every GPU test, then the benchmark
+	REQUIRE_GPU=1 $(PYTHON) -m pytest -m gpu \
+		$(shell grep -lE "pytest.mark.gpu|def test_.*\bdevice\b" tests/test_*.py)
 	$(PYTHON) -m accelerated.experiments.benchmark --output benchmarks/results
 
 clean:
