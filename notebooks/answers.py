@@ -2,3 +2,12 @@
 
 A notebook never imports this file. The tests put every answer before its checker.
 """
+
+import math
+
+# 4. Backbone and pyramid
+
+
+def backbone_and_pyramid(width, height):
+    size = math.sqrt(width * height)
+    return 2 if size == 0 else min(max(math.floor(4 + math.log2(size / 224)), 2), 5)

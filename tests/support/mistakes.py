@@ -3,4 +3,25 @@
 {module of `notebooks/exercises`: [(wrong answer, word of the hint)]}
 """
 
+import math
+
 MISTAKES = {}
+
+
+def level(width, height, *, size=lambda w, h: math.sqrt(w * h), log=math.log2, down=math.floor):
+    """The level of a box, with a place for each mistake."""
+    side = size(width, height)
+    return 2 if side == 0 else min(max(down(4 + log(side / 224)), 2), 5)
+
+
+MISTAKES["backbone_and_pyramid"] = [
+    (lambda w, h: level(w, h, size=max), "square root of its area"),
+    (lambda w, h: level(w, h, down=round), "rounded down"),
+    (lambda w, h: level(w, h, log=math.log), "base 2"),
+    (lambda w, h: math.floor(4 + math.log2(math.sqrt(w * h) / 224)), "clamp the level from below"),
+    (lambda w, h: max(math.floor(4 + math.log2(math.sqrt(w * h) / 224)), 2), "above P5"),
+    (
+        lambda w, h: min(max(math.floor(4 + math.log2(math.sqrt(w * h) / 224)), 2), 5),
+        "logarithm of 0",
+    ),
+]
