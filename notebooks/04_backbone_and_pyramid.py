@@ -476,8 +476,8 @@ columns = ["preset", "maps", "cells of 64 pixels", "cells of 448 pixels"]
 draw.table(rows, [*columns, "channels", "million parameters"])
 
 # %% [markdown]
-# With one map of stride 16, a box of 64 pixels has 4 cells for 7 bins, so neighbouring bins read the
-# same cells. The fine maps of a pyramid are there for such boxes.
+# With one map of stride 16, a box of 64 pixels has 4 cells for 7 bins, so neighbouring bins read
+# the same cells. The fine maps of a pyramid are there for such boxes.
 #
 # ## Check
 #

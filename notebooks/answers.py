@@ -5,9 +5,21 @@ A notebook never imports this file. The tests put every answer before its checke
 
 import math
 
+import numpy as np
+
 # 4. Backbone and pyramid
 
 
 def backbone_and_pyramid(width, height):
     size = math.sqrt(width * height)
     return 2 if size == 0 else min(max(math.floor(4 + math.log2(size / 224)), 2), 5)
+
+
+# 6. Two heads
+
+
+def two_heads(logits, column):
+    # The largest logit is subtracted so that no exponential overflows.
+    exponentials = np.exp(logits - np.max(logits))
+    probabilities = exponentials / exponentials.sum()
+    return probabilities - np.eye(len(logits))[column]

@@ -5,6 +5,8 @@
 
 import math
 
+import numpy as np
+
 MISTAKES = {}
 
 
@@ -24,4 +26,22 @@ MISTAKES["backbone_and_pyramid"] = [
         lambda w, h: min(max(math.floor(4 + math.log2(math.sqrt(w * h) / 224)), 2), 5),
         "logarithm of 0",
     ),
+]
+
+
+def softmax(x):
+    return np.exp(x) / np.exp(x).sum()
+
+
+def one_hot(column, size=4):
+    return np.eye(size)[column]
+
+
+MISTAKES["two_heads"] = [
+    (lambda x, k: softmax(x), "the probability itself"),
+    (lambda x, k: one_hot(k) - softmax(x), "the sign is reversed"),
+    (lambda x, k: 1 / (1 + np.exp(-x)) - one_hot(k), "these are sigmoids"),
+    (lambda x, k: one_hot(k) * (softmax(x) - 1), "depends on the other logits"),
+    (lambda x, k: softmax(x)[k] - 1, "one entry per logit"),
+    (lambda x, k: np.exp(x) / np.exp(x).sum() - one_hot(k), "overflows"),
 ]
