@@ -50,6 +50,7 @@ PRIMITIVES = {
     "shapes",
     "typed",
     "checkpoint",
+    "average_precision",
 }  # no twin needed
 
 
