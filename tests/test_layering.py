@@ -49,6 +49,8 @@ PRIMITIVES = {
     "presets",
     "shapes",
     "typed",
+    "checkpoint",
+    "average_precision",
 }  # no twin needed
 
 
