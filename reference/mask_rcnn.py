@@ -236,6 +236,7 @@ class MaskRCNN:
             priorities = self.draw_priorities(logits.shape[1], gt_boxes, generator)
         answers = rpn.targets(np.concatenate(grid), gt_boxes, priorities["rpn"], config.rpn)
         keep(record, priorities=priorities, rpn_labels=answers.labels, rpn_sampled=answers.sampled)
+        keep(record, rpn_matched=answers.matched, rpn_target_deltas=answers.deltas)
         rpn_losses = rpn.losses(logits, deltas, answers.sampled, answers.deltas, config.rpn)
 
         if proposals is None:

@@ -54,12 +54,18 @@ def compare(model, oracle, step, tolerance):
     sum(losses.values()).backward()
     expected, gradients, _ = oracle.gradients(images, targets, priorities, expected_record)
     sampled = record.roi_labels >= 0
-    for key in ("rpn_labels", "rpn_sampled"):
+    for key in ("rpn_labels", "rpn_matched", "rpn_sampled"):
         assert_equal(
             getattr(record, key),
             getattr(expected_record, key),
             f"{key}: both must learn from the same anchors",
         )
+    assert_close(
+        record.rpn_target_deltas,
+        expected_record.rpn_target_deltas,
+        tolerance,
+        "deltas of the anchors",
+    )
     assert_equal(
         record.roi_labels[sampled],
         np.concatenate(expected_record.roi_labels),
