@@ -46,9 +46,9 @@ from reference.structures import Stages
 # ## One pixel
 #
 # The mask head predicts, for every box, one map of 28 x 28 numbers per class: logits. The trained
-# model has found a triangle. We take one pixel in the middle of it, and turn its logits into
-# probabilities in two ways: by a sigmoid for each class on its own, as Mask R-CNN does, and by a
-# softmax over all of them.
+# model has found a triangle. We take one pixel inside it, near its left corner, and turn its logits
+# into probabilities in two ways: by a sigmoid for each class on its own, as Mask R-CNN does, and by
+# a softmax over all of them.
 
 # %%
 model = checkpoint.load("data/tiny")
@@ -59,7 +59,8 @@ record = Stages()
 found = [CLASS_NAMES[label - 1] for label in detections.labels]
 channels = ("background", *CLASS_NAMES)
 triangle = found.index("triangle")
-pixel = record.mask_logits[triangle, :, 14, 14]
+pixel = record.mask_logits[triangle, :, 14, 4]
+UNIT = "probability, no unit"
 
 
 def bars_of_a_pixel(raise_others_by):
@@ -68,21 +69,20 @@ def bars_of_a_pixel(raise_others_by):
     figure, axes = draw.figure(1, 2, size=(10, 2.1))
     readings = {"softmax over all": softmax(logits), "a sigmoid for each": sigmoid(logits)}
     for panel, (title, values) in zip(axes, readings.items(), strict=True):
-        title = f"{title}; disc and rectangle raised by {raise_others_by:g}"
+        title = f"{title}; disc and rectangle {raise_others_by:+g}"
         named = dict(zip(channels, values, strict=True))
         draw.bars(panel, named, title, unit=UNIT, marked=["triangle"], form="{:.2f}")
-        panel.axvline(0.5, color="black", linestyle=(0, (4, 2)))
+        panel.axvline(0.5, color=draw.QUIET, linestyle=(0, (4, 2)), zorder=0)
         panel.set(xlim=(0, 1.15))
     return figure
 
 
-UNIT = "probability, no unit"
 draw.explore(
     bars_of_a_pixel,
     "Three pairs of bar charts of one pixel of a triangle; a dashed line marks one half. Left, "
     "softmax: with the logits as predicted the triangle has the smallest share of the three "
-    "classes; it passes one half only once the others are lowered by 3. Right, sigmoids: the bar of "
-    "the triangle is the same in all three, near one, whatever the others do.",
+    "classes; it passes one half only once the others are lowered by 3. Right, sigmoids: the bar "
+    "of the triangle is well beyond one half and the same in all three, whatever the others do.",
     [{"raise_others_by": 0}, {"raise_others_by": -3}, {"raise_others_by": 3}],
     raise_others_by=(-8, 4, 0.5),
 )
@@ -90,7 +90,7 @@ draw.say(
     "The logits of the pixel are "
     + ", ".join(f"{name} {value:.1f}" for name, value in zip(channels, pixel, strict=True))
     + ". Under the sigmoid the pixel belongs to the triangle with probability "
-    f"{sigmoid(pixel)[3]:.3f}. Under the softmax it does with {softmax(pixel)[3]:.2f}, and the "
+    f"{sigmoid(pixel)[3]:.2f}. Under the softmax it does with {softmax(pixel)[3]:.2f}, and the "
     "mask of the triangle would have a hole here. The model is sure that the pixel is part of an "
     "object. It is not sure of which class, and it need not be: the other head has decided that, "
     f"with a score of {detections.scores[triangle]:.2f}."
@@ -258,8 +258,8 @@ draw.show(
     figure,
     "Two rows, for a disc and for a triangle: the image with the detected box, and four masks. The "
     "mask of the background is uniform at one half. The masks of the three classes look the same: "
-    "three discs in the first row, three triangles in the second. The mask of the found class has a "
-    "vermilion frame.",
+    "three discs in the first row, three triangles in the second. The mask of the found class has "
+    "a vermilion frame.",
 )
 rows, own = np.arange(len(found)), detections.labels
 masks = record.mask_logits > 0
@@ -329,16 +329,16 @@ for panel, (title, values) in zip(axes, gradients.items(), strict=True):
     unit = "gradient, per unit of the logit"
     draw.bars(panel, named, title, unit=unit, marked=["triangle"], form="{:.3f}")
     panel.axvline(0, color="black", linewidth=0.8)
-    panel.set(xlim=(-1, 1), xticks=[-1, -0.5, 0, 0.5, 1])
+    panel.set(xlim=(-1.25, 1.25), xticks=[-1, -0.5, 0, 0.5, 1])
 draw.show(
     figure,
-    "The gradient at the four logits. Softmax: a long negative bar at the triangle and positive bars "
-    "at disc and rectangle. Sigmoid: a bar too short to see at the triangle, and exactly zero at all "
-    "other channels.",
+    "The gradient at the four logits. Softmax: a long negative bar at the triangle and positive "
+    "bars at disc and rectangle. Sigmoid: a short negative bar at the triangle, and exactly zero "
+    "at all other channels.",
 )
 draw.say(
-    f"For the sigmoid this pixel is done: its gradient is {gradients['sigmoid'][3]:.4f}. The "
-    f"softmax pulls at all channels: {gradients['softmax'][3]:.2f} at the triangle, "
+    f"For the sigmoid this pixel is nearly done: its gradient is {gradients['sigmoid'][3]:.2f}. "
+    f"The softmax pulls at all channels: {gradients['softmax'][3]:.2f} at the triangle, "
     f"{gradients['softmax'][1]:+.2f} at the disc and {gradients['softmax'][2]:+.2f} at the "
     "rectangle. It makes the mask head learn what the box head knows already, 28 x 28 times."
 )
