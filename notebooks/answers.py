@@ -23,3 +23,16 @@ def two_heads(logits, column):
     exponentials = np.exp(logits - np.max(logits))
     probabilities = exponentials / exponentials.sum()
     return probabilities - np.eye(len(logits))[column]
+
+
+# 7. Masks there and back
+
+
+def masks(mask):
+    counts, colour, length = [], False, 0
+    for pixel in mask.T.ravel():
+        if pixel != colour:
+            counts.append(length)
+            colour, length = pixel, 0
+        length += 1
+    return [*counts, length]

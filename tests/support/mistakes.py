@@ -5,6 +5,7 @@
 
 import math
 
+import answers
 import numpy as np
 
 MISTAKES = {}
@@ -29,6 +30,7 @@ MISTAKES["backbone_and_pyramid"] = [
 ]
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def softmax(x):
     return np.exp(x) / np.exp(x).sum()
 
@@ -43,5 +45,19 @@ MISTAKES["two_heads"] = [
     (lambda x, k: 1 / (1 + np.exp(-x)) - one_hot(k), "these are sigmoids"),
     (lambda x, k: one_hot(k) * (softmax(x) - 1), "depends on the other logits"),
     (lambda x, k: softmax(x)[k] - 1, "one entry per logit"),
-    (lambda x, k: np.exp(x) / np.exp(x).sum() - one_hot(k), "overflows"),
+    (lambda x, k: softmax(x) - one_hot(k), "overflows"),
+]
+
+
+def runs(mask):
+    return answers.masks(mask)
+
+
+MISTAKES["masks"] = [
+    (lambda mask: runs(mask.T), "down the columns"),
+    (lambda mask: np.trim_zeros(runs(mask), "f"), "of length 0 if the first pixel"),
+    (lambda mask: runs(mask)[:-1] or [0], "the last run included"),
+    (lambda mask: np.cumsum(runs(mask)).tolist(), "the places where runs end"),
+    (lambda mask: runs(~mask), "another mask"),
+    (lambda mask: [] if not mask.any() else runs(mask), "at least one"),
 ]

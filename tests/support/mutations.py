@@ -28,4 +28,12 @@ MUTATIONS = [
         "import reference.losses as m;"
         "m.binary_cross_entropy_backward = lambda g, x, t: g * m.sigmoid(x)",
     ),
+    # Masks pasted half a pixel to the right.
+    (
+        "07_masks",
+        "import reference.masks as m; f = m.paste_matrix;"
+        "m.paste_matrix = lambda low, high, *rest: f(low + 0.5, high + 0.5, *rest)",
+    ),
+    # Outlines walked on another grid than COCO's.
+    ("07_masks", "import reference.masks as m; m.COCO_SCALE = 4"),
 ]
