@@ -17,16 +17,16 @@
 # **Before.** Boxes and intersection over union (IoU), from [notebook 1](01_pixels_and_boxes.ipynb).
 
 # %%
+import figures as draw
 import numpy as np
 import torch
+from exercises import anchors as exercise
 
-import figures as draw
 from accelerated import anchors as fast_anchors
 from accelerated import matcher as fast_matcher
 from accelerated import rpn as fast_rpn
 from accelerated.verify.equality import POINTWISE
 from accelerated.verify.report import Report, check
-from exercises import anchors as exercise
 from reference import anchors, boxes, matcher, rpn, sampler, shapes
 from reference.config import preset
 
@@ -76,8 +76,8 @@ def mark(axes, chosen, reason, scale=1.0):
 
 
 def pale(axes, image, title):
-    """Draw an image in pale grey, as a ground for marks."""
-    draw.image(axes, 0.4 * image.mean(axis=2) / 255 + 0.6, title)
+    """Draw an image in few pale shades of grey, as a ground for marks."""
+    draw.image(axes, 0.6 + 0.4 * np.round(image.mean(axis=2) / 255 * 12) / 12, title)
     axes.images[0].set_clim(0, 1)
 
 
@@ -211,9 +211,17 @@ draw.source(anchors.grid)
 
 # %%
 rows = {}
-for level, stride, size, found in zip(range(2, 7), strides, config.anchors.sizes, levels, strict=True):
+for level, stride, size, found in zip(
+    range(2, 7), strides, config.anchors.sizes, levels, strict=True
+):
     inside = (found >= 0).all(axis=1) & (found <= 128).all(axis=1)
-    rows[f"P{level}"] = [stride, f"{size[0]:.0f}", len(found) // 3, len(found), int((~inside).sum())]
+    rows[f"P{level}"] = [
+        stride,
+        f"{size[0]:.0f}",
+        len(found) // 3,
+        len(found),
+        int((~inside).sum()),
+    ]
 rows["all"] = ["", "", len(every) // 3, len(every), sum(row[4] for row in rows.values())]
 draw.table(rows, ["level", "stride", "size", "cells", "anchors", "cross the border"])
 large = sum(3 * -(-800 // stride) * -(-1344 // stride) for stride in strides)
@@ -248,15 +256,17 @@ why = matcher.reasons(overlaps, **paper)
 label, matched = matcher.match(overlaps, **paper)
 rows = {f"IoU with truth {name}": list(row) for name, row in zip("AB", overlaps, strict=True)}
 rows |= {"reason": list(why), "label": list(label)}
-rows["learns the box of"] = ["AB"[m] if one == 1 else "-" for one, m in zip(label, matched, strict=True)]
+rows["learns the box of"] = [
+    "AB"[m] if one == 1 else "-" for one, m in zip(label, matched, strict=True)
+]
 draw.table(rows, ["", *(f"anchor {i}" for i in range(6))])
 assert list(label) == [1, -1, 1, 1, 0, 0] and list(matched[label == 1]) == [0, 0, 1]
 
 # %% [markdown]
 # Truth B overlaps no anchor by much. Its best are anchors 2 and 3, which tie, and *both* become
-# objects. Then look at the last row: anchor 2 is an object because of B, but it overlaps A more, and
-# learns the box of A. B gave it the label, and A gives it the box. Many readers take this for a
-# mistake. It is what the known implementations do, and this one does the same.
+# objects. Then look at the last row. Anchor 2 is an object because of B, but it overlaps A more, so
+# it learns the box of A: B gave it the label, and A gives it the box. torchvision, detectron2 and
+# maskrcnn-benchmark all do this, and so does this code.
 
 # %% [markdown]
 # ## Choose an anchor
@@ -283,8 +293,8 @@ def one_anchor(column, row, shape):
 
 draw.explore(
     one_anchor,
-    "An anchor at three places. In the core it almost fills the dashed true box; three cells to the "
-    "left they share less than half of their union; a tall anchor further off only touches it.",
+    "An anchor at three places. In the core it almost fills the dashed true box. Three cells to "
+    "the left, both share less than half of their union. A tall one further off only touches it.",
     [
         {"column": 18, "row": 13, "shape": 1},
         {"column": 15, "row": 13, "shape": 1},
@@ -299,9 +309,10 @@ x1, y1 = np.maximum(every[index], truths[0])[:2]
 x2, y2 = np.minimum(every[index], truths[0])[2:]
 shared, areas = (x2 - x1) * (y2 - y1), boxes.area(every[index]) + boxes.area(truths[0])
 draw.say(
-    f"The middle one by hand: they share {x2 - x1:.0f} x {y2 - y1:.0f} = {shared:.0f} square pixels, "
-    f"and cover {areas:.0f} - {shared:.0f} = {areas - shared:.0f} together, so the IoU is "
-    f"{shared / (areas - shared):.3f}."
+    "The middle one by hand: anchor and disc share "
+    f"{x2 - x1:.0f} x {y2 - y1:.0f} = {shared:.0f} square pixels. Together they cover "
+    f"{areas:.0f} - {shared:.0f} = {areas - shared:.0f}. "
+    f"The IoU is {shared / (areas - shared):.3f}."
 )
 assert np.isclose(shared / (areas - shared), iou_p2[index], rtol=1e-12)
 
@@ -326,13 +337,15 @@ for level, row in enumerate(grid):
         axes.set(**({} if shape == 0 else {"ylabel": "", "yticks": []}))
 draw.show(
     made,
-    "An image with six dashed true boxes, drawn once for each shape on P2 and P3. On P2 a halo of "
-    "rings lies in every box but the largest, which has its own on P3. Cores of filled squares: two "
-    "on P2 and one on P3, among square anchors. Open diamonds mark the best anchors of the others.",
+    "An image with six dashed true boxes, once for each shape on P2 and P3. On P2 a halo of rings "
+    "lies in every box but the largest, which has its halo on P3. Square anchors have cores of "
+    "filled squares, two on P2 and one on P3. Open diamonds mark the best anchors of the others.",
 )
 rest = level_of > 1
 assert (reason[rest] == "below").all()
-draw.say(f"The {rest.sum()} anchors of P4, P5 and P6 are all background: no object here is so large.")
+draw.say(
+    f"The {rest.sum()} anchors of P4, P5 and P6 are all background: no object here is so large."
+)
 draw.table(
     {
         f"{np.sqrt(boxes.area(box)):.0f}": [
@@ -343,7 +356,7 @@ draw.table(
         ]
         for box, row in zip(truths, boxes.iou(truths, every), strict=True)
     },
-    ["size of the truth", "best IoU", "level", "anchors of IoU 0.7 or more", "objects as its best"],
+    ["size of the truth", "best IoU", "level", "anchors of IoU 0.7 or more", "anchors as its best"],
 )
 
 # %% [markdown]
@@ -360,7 +373,7 @@ forty = [shapes.sample(1, index)[1] for index in range(40)]
 all_reasons = np.concatenate([reasons(truths) for truths in forty])
 best = np.concatenate([boxes.iou(truths, every).max(axis=0) for truths in forty])
 made, axes = draw.figure(size=(9, 3.6))
-edges = np.linspace(0, 1, 51)
+edges = np.arange(51) / 50
 for low, high, colour, hatch, name in (
     (0.0, 0.3, draw.QUIET, "", "below 0.3"),
     (0.3, 0.7, IGNORED, "..", "between"),
@@ -373,9 +386,9 @@ axes.set(xlabel="highest IoU with any truth, no unit", ylabel="anchors, logarith
 axes.legend()
 draw.show(
     made,
-    "A histogram on a logarithmic axis. The first bar, of anchors that touch no object, is a "
-    "hundred times as high as those beside it. The bars fall steadily, and those from 0.7 on hold "
-    "only some ten anchors each.",
+    "A histogram on a logarithmic axis. The first bar, of anchors that touch no object or nearly "
+    "none, is about ten times as high as its neighbour. From there the bars fall steadily: "
+    "thousands below 0.3, hundreds around 0.5, and a few dozen at most from 0.7 on.",
 )
 share = {name: 100 * (all_reasons == name).mean() for name in MARKS}
 draw.say(
@@ -404,7 +417,9 @@ for chosen, (name, style) in ((alone, [*MARKS.items()][2]), (~alone, [*MARKS.ite
     points = np.sqrt(boxes.area(objects[chosen])), found[chosen]
     axes.plot(*points, linestyle="none", label=NAMES[name], **style | {"markersize": 5})
 axes.set(xscale="log", xlim=(8, 180), ylim=(0, 1.03), title="The best anchor of every object")
-axes.set_xticks([8, 16, 32, 45, 64, 90, 128, 180], ["8", "16", "32", "45", "64", "90", "128", "180"])
+axes.set_xticks(
+    [8, 16, 32, 45, 64, 90, 128, 180], ["8", "16", "32", "45", "64", "90", "128", "180"]
+)
 axes.minorticks_off()
 axes.set(xlabel="size of the object, square root of its area in pixels", ylabel="best IoU, no unit")
 axes.legend(loc="lower right")
@@ -421,32 +436,42 @@ draw.say(
 )
 
 # %% [markdown]
-# An object smaller than the smallest anchor shows the rule for ties. Every anchor that holds
-# it whole has the same IoU, the ratio of the two areas. They are all the best, so they are all
-# objects.
+# An object smaller than the smallest anchor shows the rule for ties. An anchor that holds it
+# whole has for its IoU the ratio of the two areas, wherever it lies and whatever its shape. All of
+# them should tie. Do they?
 
 # %%
-tiny_image, tiny, _, _ = shapes.sample(1, 210)
-tiny_reason = reasons(tiny)
-made, row = draw.figure(1, 3, size=(10, 3.7))
+small_image, small, _, _ = shapes.sample(1, 210)
+small_reason, [overlap] = reasons(small), boxes.iou(small, every)
+holds = (every[:, :2] <= small[0, :2]).all(axis=1) & (every[:, 2:] >= small[0, 2:]).all(axis=1)
+made, row = draw.figure(1, 3, size=(10, 3.9))
 for shape, axes in enumerate(row):
-    pale(axes, tiny_image, f"P2, {('wide', 'square', 'tall')[shape]}")
-    draw.box(axes, tiny[0])
-    mark(axes, is_p2 & (shape_of == shape), tiny_reason, 0.7)
+    pale(axes, small_image, f"P2, {('wide', 'square', 'tall')[shape]}")
+    draw.box(axes, small[0], label="true box" if shape == 0 else None)
+    x, y = centres[is_p2 & holds & (shape_of == shape)].T
+    axes.plot(x, y, "x", color="black", markersize=4, label="holds the object whole")
+    mark(axes, is_p2 & (shape_of == shape), small_reason, 1 if shape == 0 else 0.99)
     axes.set(xlim=(20, 80), ylim=(85, 25))
+draw.legend(made)
 draw.show(
     made,
-    "A small dashed box among the centres of the anchors of P2, once per shape. Around its middle "
-    "the anchors that hold it whole form a block of open diamonds: flat, square and upright. "
-    "There are no rings at all: nothing is ignored.",
+    "The centres of the anchors of P2 around a small dashed box, once per shape. Crosses mark the "
+    "anchors that hold it whole: blocks of 3 rows of 8, 5 of 5, and 9 of 2. Only one row of the "
+    "wide ones and all of the tall ones carry a diamond as well, and are objects.",
 )
-overlap = boxes.iou(tiny, every)[0].max()
-tied = int((tiny_reason == "best of a truth").sum())
+tied, whole = int((small_reason == "best of a truth").sum()), is_p2 & holds
 draw.say(
-    f"The object has {boxes.area(tiny[0]):.0f} square pixels, an anchor {32**2}: the IoU is "
-    f"{boxes.area(tiny[0]) / 32**2:.3f} for all {tied} anchors that hold it."
+    f"The object has {boxes.area(small[0]):.0f} square pixels and an anchor of P2 {32**2}, so "
+    f"{whole.sum()} anchors have an IoU of {overlap[whole].max():.4f}. In exact arithmetic they "
+    f"would all be objects. In float64, only {tied} are."
 )
-assert np.isclose(overlap, boxes.area(tiny[0]) / 32**2, rtol=1e-12)
+assert np.allclose(overlap[whole], boxes.area(small[0]) / 32**2, rtol=1e-12)
+
+# %% [markdown]
+# The areas of wide and tall anchors are products of rounded square roots. Some come out a last
+# digit below those of the squares, the IoU comes out a last digit higher, and `==` means equal to
+# the last digit. A rule with ties is a promise about rounding: two implementations agree only if
+# they compute the IoU in the same order. These two do, and the check below requires equal labels.
 
 # %% [markdown]
 # ## A trap: a truth that overlaps nothing
@@ -475,9 +500,129 @@ draw.show(
     "Three bars: four anchors are objects for the disc, four for the disc and a box without area, "
     "and all anchors once an IoU of zero counts as a best one. The last bar is hatched.",
 )
+turned = is_object["the same, zero_iou=True"] - is_object["the disc"]
 draw.say(
-    f"torchvision and detectron2 count a best IoU of 0, and so one flat box turns "
-    f"{is_object['the same, zero_iou=True'] - is_object['the disc']} background anchors into "
-    "objects. Nothing fails, and the loss stays finite. Both keep such boxes away beforehand. Here "
-    "it is a switch, `rpn.zero_iou_matches`, and `maskrcnn` refuses a box without area."
+    "torchvision and detectron2 count a best IoU of 0. With their rule, one flat box turns the "
+    f"other {turned} anchors into objects as well. Nothing fails, and the loss stays finite. Here "
+    "the rule is a switch, `rpn.zero_iou_matches`, and a target with a flat box is refused before "
+    "it comes so far."
 )
+
+# %% [markdown]
+# ## Few are chosen
+#
+# Even now there are far more background anchors than others, and a network that always answers
+# *background* would be right almost always. So a training step uses 256 anchors of an image at
+# most, of which at most half are objects [Faster R-CNN §3.1.3]. If there are fewer objects,
+# background fills the rest.
+
+# %%
+draw.source(sampler.sample)
+
+# %% [markdown]
+# Chance enters as a list of priorities, a random number per anchor, and the smallest are taken.
+# This is the same as drawing anchors at random. But a list can be handed to two implementations,
+# which then choose the same anchors.
+
+# %%
+image, truths, _, _ = shapes.sample(1, 9)
+priorities = np.random.default_rng(0).random((1, len(every)))
+labels, sampled, deltas = (part[0] for part in rpn.targets(every, [truths], priorities, config.rpn))
+made, row = draw.figure(1, 2, size=(10, 5.3))
+for axes, values, title in (
+    (row[0], labels, "Labels of all anchors on P2 and P3"),
+    (row[1], sampled, "The anchors that the loss uses"),
+):
+    pale(axes, image, title)
+    for value, style in ((0, {"color": draw.SAMPLE, "marker": "."}), (1, MARKS["above"])):
+        x, y = centres[(values == value) & (level_of < 2)].T
+        name = "object" if value else "background"
+        axes.plot(x, y, linestyle="none", label=name, **style | {"markersize": 5})
+    for box in truths:
+        draw.box(axes, box)
+draw.legend(made)
+draw.show(
+    made,
+    "Twice the image with six dashed boxes. Left, blue dots of background anchors cover everything "
+    "outside the objects, and squares of objects lie within some boxes. Right, all the squares are "
+    "still there, but the dots are thinned out to a sprinkle.",
+)
+draw.table(
+    {
+        name: [int((labels == value).sum()), int((sampled == value).sum()) if value >= 0 else 0]
+        for name, value in (("object", 1), ("background", 0), ("ignored", -1))
+    },
+    ["label", "anchors", "used by the loss"],
+)
+draw.say(
+    f"Objects were {100 * (labels == 1).mean():.1f} % of the anchors and are "
+    f"{100 * (sampled == 1).sum() / (sampled >= 0).sum():.1f} % of those that are used. "
+    f"{100 * (sampled < 0).mean():.0f} % of all anchors teach nothing in this step. In the next "
+    "step, other priorities choose other background."
+)
+
+# %% [markdown]
+# An anchor that is an object learns two things: to answer *object*, and by how much to move and
+# stretch itself to become its truth. These four numbers are `deltas`, and
+# [notebook 3](03_rpn.ipynb) is about them.
+#
+# ## Check
+#
+# The oracle in NumPy beside the accelerated implementation in PyTorch. The anchors agree to the
+# last digits, and labels, matches and samples exactly. The sixty images include one without any
+# object, the small one with its ties, and random tables of overlaps full of ties.
+
+# %%
+generator = np.random.default_rng(1)
+many = [shapes.sample(2, index)[1] for index in range(58)] + [small, np.zeros((0, 4))]
+draws = generator.random((len(many), len(every)))
+expected = rpn.targets(every, many, draws, config.rpn)
+
+# Fixed shapes: truths are padded to the same number, and `valid` tells which are real.
+padded = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(b) for b in many], batch_first=True)
+valid = torch.arange(padded.shape[1]) < torch.tensor([[len(b)] for b in many])
+double = {"dtype": torch.float64}
+grids = fast_anchors.grid(sides, (128, 128), config.anchors, strides=strides, **double)
+actual = fast_rpn.targets(torch.cat(grids), padded, valid, torch.from_numpy(draws), config.rpn)
+rows = [
+    check("anchors", every, {"torch": torch.cat(grids)}, POINTWISE["float64"]),
+    check("labels of 60 images", expected.labels, {"torch": actual.labels}, 0),
+    check("sampled anchors", expected.sampled, {"torch": actual.sampled}, 0),
+]
+
+tables = generator.integers(0, 11, (200, 5, 40)) / 10
+for zero_iou in (False, True):
+    case = rule | {"zero_iou": zero_iou}
+    oracle = np.stack([matcher.match(table, **case) for table in tables], axis=1)
+    theirs = fast_matcher.match(torch.from_numpy(tables), torch.ones(200, 5).bool(), **case)
+    name = f"labels and matches with ties, zero_iou={zero_iou}"
+    rows.append(check(name, oracle, {"torch": torch.stack(theirs)}, 0))
+Report.of("Anchors and their labels", rows)
+
+# %% [markdown]
+# ## Exercise
+#
+# Write the rule. It takes the overlaps of G truths with T anchors and returns a label for every
+# anchor: 1 for an object, 0 for background, -1 for ignored. The best anchors of every truth are
+# objects, and all that tie with them, but never with an IoU of 0. There may be no truth at all.
+
+
+# %%
+def my_labels(iou, high, low):
+    """Overlaps [G, T] and the two thresholds -> labels [T] in {1, 0, -1}."""
+    return None  # your code
+
+
+draw.say(exercise.check(my_labels))
+
+# %% [markdown]
+# **Remember.**
+#
+# * An anchor is a size and a ratio at a cell. Nothing about it is learned.
+# * IoU decides: 0.7 and more is an object, below 0.3 is background, between them is ignored.
+# * The best anchors of every truth are objects however little they overlap, or most objects would
+#   have none. Ties count, so rounding counts.
+# * The loss uses a few hundred anchors of an image and forgets the rest.
+#
+# **Next.** [What the network answers](03_rpn.ipynb): from a number per anchor to proposals, and
+# non-maximum suppression box by box.
