@@ -85,8 +85,8 @@ def pale(axes, image, title):
 # ## One object, and everybody who is asked about it
 
 # %%
-image, truths, _, _ = shapes.sample(1, 171)
-reason = reasons(truths)
+disc_image, disc, _, _ = shapes.sample(1, 171)
+disc_reason = reasons(disc)
 is_p2 = np.arange(len(every)) < len(levels[0])
 shape_of = np.arange(len(every)) % 3
 
@@ -95,7 +95,7 @@ def regions(axes, shape):
     """Shade where the centre of an anchor of P2 must lie for an IoU of 0.3, and of 0.7."""
     y, x = np.mgrid[0:128:0.25, 0:128:0.25]
     [cell] = anchors.cell_anchors((32.0,), (config.anchors.ratios[shape],), config.anchors)
-    iou = boxes.iou(truths, np.stack([x, y, x, y], axis=-1) + cell)[:, 0]
+    iou = boxes.iou(disc, np.stack([x, y, x, y], axis=-1) + cell)[:, 0]
     for low, high, colour, dash in ((0.3, 0.7, IGNORED, "dotted"), (0.7, 1.1, draw.USED, "solid")):
         axes.contourf(x, y, iou, [low, high], colors=[colour], alpha=0.13)
         axes.contour(x, y, iou, [low], colors=[colour], linestyles=[dash], linewidths=1.2)
@@ -106,17 +106,17 @@ big = made.add_subplot(grid[0, 0].get_gridspec()[:, 0])
 for axes in grid[:, 0]:
     axes.remove()
 picture, wide, tall = grid[:, 1]
-draw.image(picture, image, "The image")
-draw.box(picture, truths[0])
+draw.image(picture, disc_image, "The image")
+draw.box(picture, disc[0])
 for axes, shape, title, scale in (
     (big, 1, "Square anchors of P2: a mark at the centre of each", 1),
     (wide, 0, "Wide anchors of P2", 0.4),
     (tall, 2, "Tall anchors of P2", 0.4),
 ):
-    pale(axes, image, title)
+    pale(axes, disc_image, title)
     regions(axes, shape)
-    draw.box(axes, truths[0], label="true box" if scale == 1 else None)
-    mark(axes, is_p2 & (shape_of == shape), reason, scale)
+    draw.box(axes, disc[0], label="true box" if scale == 1 else None)
+    mark(axes, is_p2 & (shape_of == shape), disc_reason, scale)
     axes.set(xlim=(28, 114), ylim=(96, 10))
 draw.legend(made)
 draw.show(
@@ -125,7 +125,7 @@ draw.show(
     "are labelled object. Around them lies a lens of 44 rings, the ignored anchors; all dots "
     "outside it are background. Wide and tall anchors have such a halo, too, but no core.",
 )
-counts = {name: int((reason == name).sum()) for name in MARKS}
+counts = {name: int((disc_reason == name).sum()) for name in MARKS}
 draw.say(
     f"{len(every)} anchors are asked about this one disc. {counts['above']} must answer "
     f"*object*, {counts['below']} must answer *background*, and {counts['between']} are ignored: "
@@ -183,7 +183,7 @@ for box, w, h in zip(nine, width, height, strict=True):
     left.plot(x, y, color=colour, linestyle=dash, label=name)
 left.set(title="Faster R-CNN: nine anchors of one cell", xlim=(-380, 380), ylim=(380, -380))
 left.set(xlabel="x from the centre, pixels", ylabel="y from the centre, pixels", aspect="equal")
-pale(right, image, "Pyramid: three anchors of one cell of P2, and a corner")
+pale(right, disc_image, "Pyramid: three anchors of one cell of P2, and a corner")
 right.plot(*centres[is_p2].T, ".", color=draw.QUIET, markersize=3)
 for cell in (16 * 32 + 18, 0):
     for box, (colour, _, dash) in zip(every[3 * cell : 3 * cell + 3], draw.SERIES, strict=False):
@@ -275,19 +275,19 @@ assert list(label) == [1, -1, 1, 1, 0, 0] and list(matched[label == 1]) == [0, 0
 # `(row * 32 + column) * 3 + shape`. Blue is what the anchor and the disc share.
 
 # %%
-iou_p2 = boxes.iou(truths, levels[0])[0]
+iou_p2 = boxes.iou(disc, levels[0])[0]
 
 
 def one_anchor(column, row, shape):
     """Draw an anchor of P2 with its overlap, its IoU and the reason for its label."""
     index = int((row * 32 + column) * 3 + shape)
     made, axes = draw.figure(size=(3.33, 3.8))
-    pale(axes, image, f"anchor {index}: IoU {iou_p2[index]:.3f}\n{NAMES[reason[index]]}")
-    low, high = np.maximum(every[index], truths[0])[:2], np.minimum(every[index], truths[0])[2:]
+    pale(axes, disc_image, f"anchor {index}: IoU {iou_p2[index]:.3f}\n{NAMES[disc_reason[index]]}")
+    low, high = np.maximum(every[index], disc[0])[:2], np.minimum(every[index], disc[0])[2:]
     if (low < high).all():
         draw.patch(axes, [*low, *high], draw.SAMPLE, alpha=0.35)
     draw.box(axes, every[index], draw.USED)
-    draw.box(axes, truths[0])
+    draw.box(axes, disc[0])
     return made
 
 
@@ -305,9 +305,9 @@ draw.explore(
     shape=(0, 2, 1),
 )
 index = (13 * 32 + 15) * 3 + 1
-x1, y1 = np.maximum(every[index], truths[0])[:2]
-x2, y2 = np.minimum(every[index], truths[0])[2:]
-shared, areas = (x2 - x1) * (y2 - y1), boxes.area(every[index]) + boxes.area(truths[0])
+x1, y1 = np.maximum(every[index], disc[0])[:2]
+x2, y2 = np.minimum(every[index], disc[0])[2:]
+shared, areas = (x2 - x1) * (y2 - y1), boxes.area(every[index]) + boxes.area(disc[0])
 draw.say(
     "The middle one by hand: anchor and disc share "
     f"{x2 - x1:.0f} x {y2 - y1:.0f} = {shared:.0f} square pixels. Together they cover "
@@ -481,12 +481,11 @@ assert np.allclose(overlap[whole], boxes.area(small[0]) / 32**2, rtol=1e-12)
 # every anchor is 0. The best IoU is 0. Every anchor ties for it.
 
 # %%
-image, truths, _, _ = shapes.sample(1, 171)
 flat = np.array([[100.0, 20.0, 100.0, 40.0]])
 cases = {
-    "the disc": (truths, paper),
-    "the disc and a flat box": (np.concatenate([truths, flat]), paper),
-    "the same, zero_iou=True": (np.concatenate([truths, flat]), rule | {"zero_iou": True}),
+    "the disc": (disc, paper),
+    "the disc and a flat box": (np.concatenate([disc, flat]), paper),
+    "the same, zero_iou=True": (np.concatenate([disc, flat]), rule | {"zero_iou": True}),
 }
 is_object = {
     name: int(np.isin(reasons(*case), ("above", "best of a truth")).sum())
@@ -525,7 +524,6 @@ draw.source(sampler.sample)
 # which then choose the same anchors.
 
 # %%
-image, truths, _, _ = shapes.sample(1, 9)
 priorities = np.random.default_rng(0).random((1, len(every)))
 labels, sampled, deltas = (part[0] for part in rpn.targets(every, [truths], priorities, config.rpn))
 made, row = draw.figure(1, 2, size=(10, 5.3))

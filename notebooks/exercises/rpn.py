@@ -28,16 +28,16 @@ CASES = (
         "a box that is gone removes nothing: box 1 goes, and so it cannot take box 2 with it",
     ),
     (
-        [[0, 0, 3, 2], [1, 0, 4, 2]],
-        [0.9, 0.8],
-        0.55,
-        'a box is x2 - x1 wide; a "+1" makes these two overlap too much',
-    ),
-    (
         [[0, 0, 8, 8], [0, 0, 4, 4]],
         [0.9, 0.8],
         0.5,
         "divide by the union, not by the smaller of the two areas",
+    ),
+    (
+        [[0, 0, 3, 2], [1, 0, 4, 2]],
+        [0.9, 0.8],
+        0.55,
+        'a box is x2 - x1 wide; a "+1" makes these two overlap too much',
     ),
     (
         [[0, 0, 2, 1], [0, 0, 1, 1]],
