@@ -254,7 +254,7 @@ class Listener(Tape):
             np.abs(arguments[0].value)
             if backward is activations.relu_backward
             else lead(arguments[0].value, **keywords)
-            for backward, arguments, keywords, _ in self.calls
+            for _, backward, arguments, keywords, _ in self.calls
             if backward in (activations.relu_backward, max_pool.max_pool2d_backward)
         ]
         super().backward(result)
