@@ -192,6 +192,18 @@ def box(
         axes.plot([x1, x2], [y1 + t * (y2 - y1)] * 2, color=role, linewidth=0.8)
 
 
+def bins(axes: Axes, rows: np.ndarray, columns: np.ndarray) -> None:
+    """Draw bins of whole cells, rows [P_h, 2] and columns [P_w, 2]: first and one past the last.
+
+    Each is drawn a little inside its cells, so that bins that overlap stay apart.
+    """
+    for top, bottom in np.asarray(rows) + [0.1, -0.1]:
+        for left, right in np.asarray(columns) + [0.1, -0.1]:
+            size = right - left, bottom - top
+            style = {"fill": False, "edgecolor": USED, "linewidth": 1.0, "linestyle": ":"}
+            axes.add_patch(Rectangle((left, top), *size, **style))
+
+
 def samples(axes: Axes, x: np.ndarray, y: np.ndarray, *, label: str = "sample") -> None:
     """Draw the grid of samples at columns x and rows y, given as indices of feature pixels."""
     grid_x, grid_y = np.meshgrid(np.ravel(x) + 0.5, np.ravel(y) + 0.5)
@@ -234,6 +246,17 @@ def numbers(
             style = {"ha": "center", "va": "center", "fontsize": size, "color": ink}
             axes.text(x, y, form.format(value), **style)
     axes.set(title=title, xticks=[], yticks=[])
+
+
+def write(axes: Axes, values: np.ndarray, *, form: str = "{:.2f}", size: float = 8) -> None:
+    """Write every value other than 0 into its cell, over what `cells` drew."""
+    low, high = axes.images[0].get_clim()
+    for (y, x), value in np.ndenumerate(values):
+        if value:
+            shade = axes.images[0].cmap((value - low) / ((high - low) or 1))
+            ink = "white" if np.dot(shade[:3], (0.299, 0.587, 0.114)) < 0.5 else "black"
+            style = {"ha": "center", "va": "center", "fontsize": size, "color": ink}
+            axes.text(x + 0.5, y + 0.5, form.format(value), clip_on=True, **style)
 
 
 def equation(parts: Sequence[tuple[np.ndarray, str] | str], *, form: str = "{:.2f}") -> Figure:
@@ -315,13 +338,15 @@ def patch(axes: Axes, xyxy: Sequence[float], colour: str, *, alpha: float = 0.6)
     axes.add_patch(Rectangle(corner, abs(x2 - x1), abs(y2 - y1), color=colour, alpha=alpha, lw=0))
 
 
-def legend(figure: Figure) -> None:
-    """Put one legend of everything labelled in the figure below it."""
+def legend(figure: Figure, *, columns: int = 4) -> None:
+    """Put one legend of everything labelled in the figure below it, instead of those inside."""
     found = {}
     for axes in figure.axes:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             found.setdefault(label, handle)
-    columns = max(1, min(len(found), 4))
+        if axes.get_legend():
+            axes.get_legend().remove()
+    columns = max(1, min(len(found), columns))
     figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=columns)
 
 

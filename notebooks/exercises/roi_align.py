@@ -1,1 +1,1 @@
-
+def check(a): return "not solved yet"
