@@ -54,6 +54,7 @@ from reference.rois import whole_pixels
 image = np.asarray(Image.open("data/nuclei.png"))
 features = image.mean(axis=2).reshape(1, 1, 32, 4, 32, 4).mean(axis=(3, 5))  # [N, C, H, W]
 box = np.array([29.0, 23.0, 51.5, 45.0])  # x1, y1, x2, y2 in pixels of the image
+limits = (0, 180)  # black and white in the drawings
 grid = {"output_size": 3, "spatial_scale": 1 / 4}
 sampled = grid | {"sampling_ratio": 2}
 operators = {
@@ -86,7 +87,7 @@ def change(x):
 
 
 shown, (where, on_ramp, on_image) = draw.figure(1, 3, size=(10, 3.9))
-draw.cells(where, ramp[0, 0], "a ramp: every cell holds its x", limits=(3, 19))
+draw.cells(where, ramp[0, 0], "a ramp: every cell holds its x", limits=(-8, 17))
 draw.box(where, box / 4, draw.ASKED, bins=3, label="the box")
 draw.box(where, moved[-1] / 4, draw.USED, bins=3, label="two cells on")
 for x in range(5, 17, 2):
@@ -94,9 +95,23 @@ for x in range(5, 17, 2):
 where.annotate("", (11, 12.6), (9, 12.6), arrowprops={"arrowstyle": "-|>", "lw": 1.6})
 where.set(xlim=(5, 17), ylim=(14.5, 3.5))
 by = "the box moved by, feature pixels"
-on_ramp.plot(shifts, shifts, color="black", linewidth=7, alpha=0.15, label="how far it moved")
-draw.curve(on_ramp, shifts, change(ramp), "on the ramp", xlabel=by, ylabel="change of the middle bin, cells")
-draw.curve(on_image, shifts, change(features), "on the nuclei", xlabel=by, ylabel="change of the middle bin, brightness 0..255")
+on_ramp.plot(shifts, shifts, color="black", linewidth=7, alpha=0.15, label="as far as the box")
+draw.curve(
+    on_ramp,
+    shifts,
+    change(ramp),
+    "on the ramp",
+    xlabel=by,
+    ylabel="change of the middle bin, cells",
+)
+draw.curve(
+    on_image,
+    shifts,
+    change(features),
+    "on the nuclei",
+    xlabel=by,
+    ylabel="change of the middle bin, brightness 0..255",
+)
 draw.legend(shown, columns=6)
 draw.show(
     shown,
@@ -133,7 +148,7 @@ def reads(axes, name):
     """Draw what an operator reads of the map for the box."""
     whole, exact = whole_pixels(box[None], 1 / 4)[0], box / 4
     used = exact if name == "RoIAlign" else whole
-    draw.cells(axes, features[0, 0], f"{name}: what it reads")
+    draw.cells(axes, features[0, 0], f"{name}: what it reads", limits=limits)
     draw.box(axes, used, draw.USED, bins=0 if name == "RoIPool" else 3, label="box that is used")
     draw.box(axes, exact, draw.ASKED, label="box that is asked for")
     if name != "RoIPool":
@@ -144,7 +159,6 @@ def reads(axes, name):
 
 
 shown, (above, below) = draw.figure(2, 3, size=(10, 6), height_ratios=(2, 1))
-limits = features.min(), features.max()
 for name, top, bottom in zip(operators, above, below, strict=True):
     reads(top, name)
     out = operators[name](features, box[None], np.array([0]))[0, 0]
@@ -213,7 +227,7 @@ weights = {
     (bottom, left): weight_bottom * weight_left,
     (bottom, right): weight_bottom * weight_right,
 }
-shown, axes = draw.figure(size=(6, 5.2))
+shown, axes = draw.figure(size=(5.4, 5))
 draw.cells(axes, features[0, 0], "a sample: the weight of a centre is the opposite area")
 for ((row, column), weight), (colour, *_) in zip(weights.items(), draw.SERIES, strict=False):
     opposite = left + right - column + 0.5, top + bottom - row + 0.5
@@ -305,10 +319,8 @@ for axes, ratio in zip(row, (1, 2, 0), strict=True):
     call = grid | {"sampling_ratio": ratio, "aligned": True}
     ones = np.ones((1, 1, 3, 3))
     weight = align.roi_align_backward(ones, features, large, np.array([0]), **call)[0, 0]
-    (y1, x1), (y2, x2) = large[0, 1::-1] / 4, large[0, :1:-1] / 4
-    g = align.sample_positions(x1, x2, 3, ratio, True).shape[1]
-    inside = int((x2 - x1) ** 2)
-    title = f"ratio {ratio}: {g} x {g} per bin, {np.count_nonzero(weight)} cells of {inside}"
+    g = align.sample_positions(*large[0, ::2] / 4, 3, ratio, True).shape[1]
+    title = f"ratio {ratio}: {g} x {g} per bin, {np.count_nonzero(weight)} cells read"
     draw.cells(axes, weight, title, cmap=draw.MAGNITUDE)
     draw.box(axes, large[0] / 4, draw.USED, bins=3)
     axes.set(xlim=(4, 27), ylim=(26, 3))
@@ -323,10 +335,14 @@ draw.show(
 exact = align.roi_align(features, large, np.array([0]), **grid, sampling_ratio=64, aligned=True)
 rows = {}
 for ratio in (1, 2, 4, 0):
-    out = align.roi_align(features, large, np.array([0]), **grid, sampling_ratio=ratio, aligned=True)
-    g = align.sample_positions(x1, x2, 3, ratio, True).shape[1]
+    out = align.roi_align(
+        features, large, np.array([0]), **grid, sampling_ratio=ratio, aligned=True
+    )
+    g = align.sample_positions(*large[0, ::2] / 4, 3, ratio, True).shape[1]
     rows[f"{ratio}"] = [g * g, f"{np.abs(out - exact).max():.2f}"]
-draw.table(rows, ["sampling ratio", "samples per bin", "largest difference to 64 x 64 samples, 0..255"])
+draw.table(
+    rows, ["sampling ratio", "samples per bin", "largest difference to 64 x 64 samples, 0..255"]
+)
 
 # %% [markdown]
 # The paper found that neither the number of samples nor their exact places matter much
@@ -336,9 +352,9 @@ draw.table(rows, ["sampling ratio", "samples per bin", "largest difference to 64
 # %% [markdown]
 # ## Outside the map
 #
-# Boxes may hang over the border of the image. Where does a sample read that lies outside?
+# A box may hang over the border of the image. What does a sample read that lies outside?
 #
-# Five cells, and what a sample reads at every place along them:
+# Take five cells, and move a sample over them, from beyond one end to beyond the other:
 
 # %%
 five = np.array([3.0, 1.0, 4.0, 2.0, 5.0])
@@ -349,11 +365,15 @@ shown, axes = draw.figure(size=(8, 3.6))
 axes.bar(np.arange(5) + 0.5, five, width=1, color="#D8D8D8", edgecolor="white", label="cell")
 axes.plot(np.arange(5) + 0.5, five, "o", color="black", label="centre of a cell")
 axes.plot(positions + 0.5, value, color=draw.SAMPLE, linewidth=2, label="what a sample reads")
-for place, text in ((-0.5, "index -1"), (5.5, "index 5")):
+for place, side, text in ((-0.5, "left", " index -1"), (5.5, "right", "index 5 ")):
     axes.axvline(place, color=draw.USED, linestyle="--")
-    axes.text(place, 5.6, f"{text}: the last place inside", ha="center", color=draw.USED)
+    axes.text(place, 5.55, text, ha=side, color=draw.USED)
 axes.set(ylim=(0, 6), xlim=(-1.3, 6.3), xticks=range(-1, 7))
-axes.set(title="five cells and a sample", ylabel="value, no unit", xlabel="place, feature pixels")
+axes.set(
+    title="five cells, and a sample that moves over them",
+    ylabel="value, no unit",
+    xlabel="place, feature pixels",
+)
 draw.legend(shown)
 draw.show(
     shown,
@@ -379,25 +399,34 @@ draw.table(table, ["index", "place in the drawing", "the sample is"])
 # 3. **Further out** the sample is 0. It still counts in the mean of its bin: the divisor stays
 #    $g_y g_x$.
 #
-# A map of ones shows the third rule. Each number of the output is then the share of the bin's
-# samples that lie inside:
+# On a map of ones, each number of the output is the share of the bin's samples that are not 0:
 
 # %%
-hanging = np.array([[-19.0, -7.0, 17.0, 29.0]])
+hanging = np.array([[-22.0, -7.0, 14.0, 29.0]])
 flat = np.ones((1, 1, 32, 32))
 shown, (left, right) = draw.figure(1, 2, size=(8, 3.8))
 draw.cells(left, flat[0, 0], "a box that hangs over the corner", limits=(0, 1.3))
 draw.box(left, hanging[0] / 4, draw.USED, bins=3)
-x, y = (align.sample_positions(*hanging[0, i::2] / 4, 3, 2, True) for i in (0, 1))
-draw.samples(left, x, y)
-left.set(xlim=(-6, 9), ylim=(9, -4))
+x, y = (align.sample_positions(*hanging[0, i::2] / 4, 3, 2, True).ravel() for i in (0, 1))
+draw.samples(left, x, y, label="sample that reads the map")
+weight_x, weight_y = (np.add(*align.neighbours(axis, 32)[2:]) for axis in (x, y))
+at_y, at_x = np.nonzero(np.outer(weight_y, weight_x) == 0)
+left.plot(x[at_x] + 0.5, y[at_y] + 0.5, "x", color=draw.USED, label="sample that is 0")
+left.set(xlim=(-6, 7), ylim=(9, -3))
 share = align.roi_align(flat, hanging, np.array([0]), **sampled, aligned=True)[0, 0]
-draw.numbers(right, share, "output on a map of ones, no unit", form="{:.2f}", limits=(0, 1), size=10)
+draw.numbers(
+    right, share, "output on a map of ones, no unit", form="{:.2f}", limits=(0, 1), size=10
+)
 draw.legend(shown)
 draw.show(
     shown,
-    "Left: a box of nine bins with 36 samples hangs over the upper left corner of a map of ones."
-    " Right: the output. Bins wholly outside are 0, bins half outside 0.5, bins inside 1.",
+    "Left: a box of nine bins with 36 samples hangs over the upper left corner of a map. Samples"
+    " more than half a cell outside are crosses, all others dots. Right: the output on a map of"
+    " ones: 0 where all samples are crosses, 1 where all are dots, parts between.",
+)
+draw.say(
+    f"One column of samples lies at x = {x[3] + 0.5:g}: outside the map, but less than half a cell,"
+    " so it reads the first column of cells."
 )
 
 # %% [markdown]
@@ -439,7 +468,9 @@ draw.show(
 old = align.roi_align(ramp, moved, of_one_image, **sampled, aligned=False)
 new = align.roi_align(ramp, moved, of_one_image, **sampled, aligned=True)
 [half] = np.unique((old - new).round(9))
-draw.say(f"`aligned=False` minus `aligned=True` is {half:g} cells, in every bin of {len(moved)} boxes.")
+draw.say(
+    f"`aligned=False` minus `aligned=True` is {half:g} cells, in every bin of {len(moved)} boxes."
+)
 draw.table(
     {f"P{level}": [2**level, f"{half * 2**level:g}"] for level in (2, 3, 4, 5)},
     ["map", "stride", "the shift in image pixels"],
@@ -505,7 +536,9 @@ for number in np.unique(level):
     axes.plot(sides[level == number], *name.values(), color=draw.SAMPLE, linewidth=2)
     middle = np.median(sides[level == number])
     axes.text(middle, 30, *name, ha="center")
-axes.set(title="how many cells a square box measures on its map", xlabel="side of the box, image pixels")
+axes.set(
+    title="how many cells a square box measures on its map", xlabel="side of the box, image pixels"
+)
 axes.set(ylabel="side of the box, cells", ylim=(0, 33), yticks=[0, 7, 14, 21, 28])
 axes.grid(axis="y", alpha=0.4)
 draw.show(
@@ -560,7 +593,7 @@ shown, row = draw.figure(1, 3, size=(10, 3.9))
 for axes, (name, grad) in zip(row, back.items(), strict=True):
     title = f"{name}: the cells add to {grad.sum():.2f}"
     draw.cells(axes, grad[0, 0], title, cmap=draw.MAGNITUDE, limits=(0, 0.4))
-    draw.write(axes, grad[0, 0])
+    draw.write(axes, grad[0, 0], form="{:.3f}")
     draw.box(axes, box / 4, draw.ASKED, bins=3, label="box that is asked for")
     axes.set(xlim=(6.5, 14), ylim=(12.5, 5))
 draw.legend(shown)
@@ -675,7 +708,7 @@ def at(right, down):
     """Draw the three operators with the box moved, and their outputs."""
     rois = (box + 4 * np.array([right, down, right, down]))[None]
     shown, row = draw.figure(1, 4, size=(10, 2.7), width_ratios=(1.25, 1, 1, 1))
-    draw.cells(row[0], features[0, 0], f"right {right:.3f}, down {down:.3f}")
+    draw.cells(row[0], features[0, 0], f"right {right:g}, down {down:g}", limits=limits)
     draw.box(row[0], rois[0] / 4, draw.ASKED, bins=3)
     row[0].set(xlim=(5, 16), ylim=(14, 4))
     for axes, (name, f) in zip(row[1:], operators.items(), strict=True):

@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
-from matplotlib.ticker import FixedFormatter, FuncFormatter
+from matplotlib.ticker import FixedFormatter, FuncFormatter, MaxNLocator
 from PIL import Image as Pillow
 
 # Roles, in colours of Okabe and Ito that stay apart for every kind of colour vision.
@@ -168,7 +168,9 @@ def cells(
     if grid:
         axes.set_xticks(range(width + 1), minor=True)
         axes.set_yticks(range(height + 1), minor=True)
-        axes.grid(which="minor", color="white", alpha=0.25, linewidth=0.5)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(MaxNLocator(nbins="auto", integer=True, min_n_ticks=1))
+        axes.grid(which="both", color="white", alpha=0.25, linewidth=0.5)
         axes.tick_params(which="minor", length=0)
     return drawn
 
@@ -197,10 +199,10 @@ def bins(axes: Axes, rows: np.ndarray, columns: np.ndarray) -> None:
 
     Each is drawn a little inside its cells, so that bins that overlap stay apart.
     """
-    for top, bottom in np.asarray(rows) + [0.1, -0.1]:
-        for left, right in np.asarray(columns) + [0.1, -0.1]:
+    for top, bottom in rows + np.array([0.1, -0.1]):
+        for left, right in columns + np.array([0.1, -0.1]):
             size = right - left, bottom - top
-            style = {"fill": False, "edgecolor": USED, "linewidth": 1.0, "linestyle": ":"}
+            style = {"fill": False, "edgecolor": USED, "linewidth": 1.3, "linestyle": ":"}
             axes.add_patch(Rectangle((left, top), *size, **style))
 
 

@@ -3,4 +3,32 @@
 The code runs in the notebook's kernel before its first cell.
 """
 
-MUTATIONS = []
+MUTATIONS = [
+    # The half pixel of RoIAlign is dropped.
+    (
+        "05_roi_align",
+        "import reference.roi_align as m; f = m.sample_positions\n"
+        "m.sample_positions = lambda low, high, bins, g, aligned: f(low, high, bins, g, False)",
+    ),
+    # x and y of a box are swapped.
+    (
+        "05_roi_align",
+        "import reference.roi_align as m; f = m.check\n"
+        "m.check = lambda x, rois, index: f(x, rois[:, [1, 0, 3, 2]], index)",
+    ),
+    # A sample far outside the map reads the outermost pixel.
+    (
+        "05_roi_align",
+        "import reference.roi_align as m; f = m.neighbours\n"
+        "m.neighbours = lambda positions, size: f(positions.clip(0, size - 1), size)",
+    ),
+    # RoIPool and RoIWarp round half to even.
+    (
+        "05_roi_align",
+        "import numpy as np, reference.rois as m\n"
+        "def whole_pixels(rois, scale):\n"
+        "    low, high = np.split(np.round(rois * scale), 2, axis=1)\n"
+        "    return np.concatenate([low, np.maximum(high, low) + 1], axis=1)\n"
+        "m.whole_pixels = whole_pixels",
+    ),
+]
