@@ -589,13 +589,15 @@ back = {
     "RoIWarp": warp.roi_warp_backward(G, features, box[None], zero, **sampled),
     "RoIAlign": align.roi_align_backward(G, features, box[None], zero, **sampled, aligned=True),
 }
+middle = (2 * box + box[[2, 3, 0, 1]]) / 12  # a third of the way from each corner to the other
 shown, row = draw.figure(1, 3, size=(10, 3.9))
 for axes, (name, grad) in zip(row, back.items(), strict=True):
     title = f"{name}: the cells add to {grad.sum():.2f}"
     draw.cells(axes, grad[0, 0], title, cmap=draw.MAGNITUDE, limits=(0, 0.4))
     draw.write(axes, grad[0, 0], form="{:.3f}")
-    draw.box(axes, box / 4, draw.ASKED, bins=3, label="box that is asked for")
-    axes.set(xlim=(6.5, 14), ylim=(12.5, 5))
+    draw.box(axes, box / 4, draw.ASKED, label="box that is asked for")
+    draw.box(axes, middle, draw.GRADIENT, label="its middle bin")
+    axes.set(xlim=(7, 13.25), ylim=(11.75, 5.5))
 draw.legend(shown)
 draw.show(
     shown,
