@@ -21,8 +21,8 @@ from matplotlib.text import Text
 from matplotlib.ticker import FixedFormatter, FuncFormatter, MaxNLocator
 from PIL import Image as Pillow
 
-# Roles, in colours of Okabe and Ito that stay apart for every kind of colour vision.
-ASKED, USED, SAMPLE, GRADIENT = "black", "#D55E00", "#0072B2", "#009E73"
+# Roles. Okabe and Ito's colours, the blue darker, stay apart for every kind of colour vision.
+ASKED, USED, SAMPLE, GRADIENT = "black", "#D55E00", "#0066A8", "#009E73"
 QUIET = "#8A8A8A"
 # Lines of one plot: colour, marker and dash differ together.
 SERIES = (
