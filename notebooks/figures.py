@@ -194,6 +194,17 @@ def box(
         axes.plot([x1, x2], [y1 + t * (y2 - y1)] * 2, color=role, linewidth=0.8)
 
 
+def boxes(axes: Axes, xyxy: np.ndarray, weights: np.ndarray, role: str = USED) -> None:
+    """Draw many boxes [R, 4] as thin lines, each the more opaque the higher its weight in [0, 1].
+
+    The boxes of highest weight lie on top.
+    """
+    for i in np.argsort(weights, kind="stable"):
+        (x1, y1, x2, y2), alpha = xyxy[i], float(weights[i])
+        style = {"fill": False, "edgecolor": role, "linewidth": 1.0, "alpha": alpha}
+        axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, **style))
+
+
 def bins(axes: Axes, rows: np.ndarray, columns: np.ndarray) -> None:
     """Draw bins of whole cells, rows [P_h, 2] and columns [P_w, 2]: first and one past the last.
 
