@@ -27,8 +27,9 @@ from exercises import one_step as exercise
 
 import accelerated
 from accelerated.verify import report, training
-from reference import autodiff, box_head, checkpoint, conv, mask_head, optimizer, rpn, shapes
+from reference import autodiff, box_head, boxes, checkpoint, conv, mask_head, optimizer, rpn, shapes
 from reference import losses as elementary
+from reference.labels import mask_layout
 from reference.mask_rcnn import MaskRCNN
 from reference.structures import Stages, Target
 
@@ -71,15 +72,15 @@ for panel, (name, (stages, _)) in zip(axes.flat[1:], arrived.items(), strict=Tru
     strength = np.linalg.norm(stages.P2.grad[0], axis=0)
     title = f"{name}: up to {strength.max():.1e}"
     draw.cells(panel, strength, title, cmap=draw.MAGNITUDE, grid=False, unit="cells of P2")
-    used = samples.rois / 4 if name == "class" else samples.rois[objects] / 4
-    if not name.startswith("rpn"):
-        draw.boxes(panel, used, np.full(len(used), 0.5), "white")
+    used = {"class": samples.rois, "box": samples.rois[objects], "mask": samples.rois[objects]}
+    frames = used.get(name, samples.rois[:0]) / 4
+    draw.boxes(panel, frames, np.full(len(frames), 0.25 if name == "class" else 0.5), "white")
 draw.show(
     shown,
-    "An image of five objects and five heat maps of the gradients at P2. The two losses of the RPN"
-    " reach a few cells at the smallest object. The class loss reaches the boxes of many sampled"
-    " RoIs, the box loss those of objects, and the mask loss the inside of objects, most of all"
-    " where two of them touch.",
+    "An image of five objects and five heat maps of gradients at P2. Both losses of the RPN reach a"
+    " few cells at the smallest object. The class loss reaches many sampled RoIs, on objects and"
+    " beside them, the box loss those on objects. The mask loss is brightest on the rectangle,"
+    " inside RoIs of the disc beside it.",
 )
 
 # %% [markdown]
@@ -89,8 +90,8 @@ draw.show(
 #   so only the smallest object has answers here. The others have theirs on coarser maps.
 # * The **class loss** reads all sampled RoIs, background too.
 # * The **box loss** reads the RoIs that are objects.
-# * The **mask loss** reads them again, and is strongest where it is hard to tell which pixel belongs
-#   to whom: at the edge between the rectangle and the disc.
+# * The **mask loss** reads them again. It is strongest on the rectangle, in RoIs of the disc to its
+#   left: there the network cannot tell whose pixels these are.
 
 # %% [markdown]
 # ## Forward, on a tape
@@ -172,8 +173,10 @@ draw.show(
 
 # %% [markdown]
 # A trained network pays little for most RoIs: it is right about them, and they hardly move it. A few
-# doubtful ones decide where it goes next. For masks, look at the pixels. Here are the four RoIs
-# that pay most, each with the loss of its 28 x 28 pixels and the outline of the true mask:
+# doubtful ones decide where it goes next.
+#
+# For masks, look at the pixels. Here are the four RoIs that pay most, each with the loss of its
+# 28 x 28 pixels and the outline of the true mask:
 
 # %%
 pixels = paid["mask"]
@@ -187,8 +190,8 @@ for axes, r in zip(row, worst, strict=True):
 draw.show(
     shown,
     "Four heat maps of 28 by 28 pixels, the mask loss of four RoIs, with the outline of the true"
-    " mask. The loss lies in patches along the outlines; the inside of the objects and the far"
-    " background pay almost nothing.",
+    " mask. The inside of the objects is dark. In three RoIs of the disc the pixels to the right of"
+    " its outline are bright: the neighbouring rectangle.",
 )
 
 # %% [markdown]
@@ -227,7 +230,8 @@ draw.source(conv.conv2d_backward)
 mask, weights = arrived["mask"]
 r = worst[0]
 box = samples.rois[objects][r]
-logits = mask.mask_logits.grad[r, samples.labels[objects][r] - 1]
+channel = mask_layout(model.config).column(samples.labels[objects][r])
+logits = mask.mask_logits.grad[r, channel]
 kernels = weights["backbone.conv1.weight"].grad[:, 0]  # red channel, [16, 7, 7]
 side = kernels.shape[-1]
 kernels = kernels.reshape(4, 4, side, side).swapaxes(1, 2).reshape(4 * side, 4 * side)
@@ -245,6 +249,9 @@ for axes in row[2:4]:
     draw.box(axes, box / 4, "white")
 for axes in row[1:]:
     axes.set(ylabel="", yticks=[])
+for edge in range(side, 4 * side, side):
+    row[4].axhline(edge, color="black", linewidth=0.6)
+    row[4].axvline(edge, color="black", linewidth=0.6)
 draw.show(
     shown,
     "Five pictures of the mask loss's gradient: 28 by 28 logits of one RoI, red and blue along the"
@@ -253,7 +260,8 @@ draw.show(
 )
 
 # %% [markdown]
-# 1. **Logits.** $\sigma(x) - t$ at each pixel: red asks for less, blue for more. Only the channel of
+# 1. **Logits.** $\sigma(x) - t$ at each pixel, divided by the number of pixels: red asks for less,
+#    blue for more. Only the channel of
 #    the true class has a gradient. The others are not asked: classes do not compete
 #    [Mask R-CNN §3].
 # 2. **RoI features.** Back through five layers of the mask head, to 14 x 14 bins.
@@ -418,7 +426,7 @@ for axes, reach in zip(pair, (1e-4, 1e-3), strict=True):
     axes.plot(steps, still, "o", color=draw.SAMPLE, markerfacecolor="none", label="proposals held")
     axes.plot(steps, free, "x", color=draw.USED, label="proposals free")
     axes.ticklabel_format(scilimits=(-3, 3))
-    axes.set(title=f"rpn.deltas moves by up to {reach:g} g", xlabel="length of the step t, no unit")
+    axes.set(title=f"rpn.deltas moves, t up to {reach:g}", xlabel="length of the step t, no unit")
     axes.set(ylabel="change of the sum of the losses")
 draw.legend(shown)
 draw.show(
@@ -438,18 +446,16 @@ moved = {name: model.parameters[name] + 1e-3 * g for name, g in gradients.items(
 MaskRCNN(model.config, model.parameters | moved).losses(*batch, priorities, behind)
 # The deltas do not change the scores, so a score identifies its proposal.
 before, after = record.proposal_scores[0], behind.proposal_scores[0]
-(through,), (out,) = np.nonzero(~np.isin(after, before)), np.nonzero(~np.isin(before, after))
-shifted = int((before != after).sum())
-drawn = len(set(after[behind.samples[0].indices[behind.samples[0].indices < len(after)]]))
-kept = np.isin(
-    before[samples.indices[samples.indices < len(before)]],
-    after[behind.samples[0].indices[behind.samples[0].indices < len(after)]],
-)
+through = np.flatnonzero(~np.isin(after, before))
+pushed = np.count_nonzero(after != before) - len(through)
+rois = behind.samples[0].rois
+others = np.count_nonzero(boxes.iou(rois, samples.rois).max(axis=1) < 0.99)
+assert len(through) == 1
 draw.say(
-    f"One step too long, and {len(through)} other proposal gets through NMS, in place {through[0]}"
-    f" of {len(after)}. It pushes {shifted - 1} others down by one place and the last one out. The"
-    f" random numbers go by place, so {np.count_nonzero(~kept)} of the {len(kept)} sampled RoIs are"
-    f" others now, and the loss jumps by {walk(-1e-3, part) - start:+.3f}."
+    f"One step too long, and another proposal gets through NMS, in place {through[0]} of"
+    f" {len(after)}. It pushes {pushed} others down by one place, and the last one out. The random"
+    f" numbers of the sampling belong to places, so {others} of the {len(rois)} sampled RoIs are"
+    f" now others, and the loss jumps by {walk(-1e-3, part) - start:+.3f}."
 )
 
 # %% [markdown]

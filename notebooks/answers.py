@@ -31,3 +31,12 @@ def bilinear(feature, y, x):
     above = (1 - (x - left)) * feature[top, left] + (x - left) * feature[top, right]
     below = (1 - (x - left)) * feature[bottom, left] + (x - left) * feature[bottom, right]
     return (1 - (y - top)) * above + (y - top) * below
+
+
+# 8. One training step
+
+
+def one_step(grad_out, difference, beta):
+    """Backward of smooth L1: the slope is d / beta on the parabola and the sign of d beyond."""
+    parabola = np.abs(difference) < beta
+    return grad_out * np.where(parabola, difference / beta, np.sign(difference))

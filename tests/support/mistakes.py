@@ -79,3 +79,31 @@ MISTAKES["roi_align"] = [
     (lambda *arguments: answers.roi_align(*arguments)[0], "shape"),
     (lambda *arguments: answers.roi_align(*arguments) * 1.001, "off by"),
 ]
+
+MISTAKES["one_step"] = [
+    (edited("one_step", ("grad_out * ", "")), "grad_out is not used"),
+    (
+        edited(
+            "one_step",
+            ("np.sign(difference)", "1"),
+            ("difference / beta", "np.abs(difference) / beta"),
+        ),
+        "sign is lost",
+    ),
+    (edited("one_step", ("difference / beta", "difference")), "not d"),
+    (edited("one_step", ("difference / beta", "difference / (2 * beta)")), "2 cancels"),
+    (edited("one_step", ("np.sign(difference)", "difference")), "however large"),
+    (edited("one_step", ("np.sign(difference)", "difference / beta")), "everywhere"),
+    (edited("one_step", ("< beta", ">= beta")), "swapped"),
+    (edited("one_step", ("np.abs(difference)", "difference")), "instead of |d|"),
+    (edited("one_step", ("< beta", "< 1")), "not at 1"),
+    (
+        lambda grad_out, d, beta: (
+            grad_out * np.where(np.abs(d) < beta, d * d / 2 / beta, np.abs(d) - beta / 2)
+        ),
+        "loss itself",
+    ),
+    (edited("one_step", ("return grad_out", "return -grad_out")), "reversed"),
+    (edited("one_step", ("return grad_out", "return 2 * grad_out")), "finite differences"),
+    (edited("one_step", ("np.sign(difference))", "np.sign(difference)).sum(axis=1)")), "shape"),
+]
