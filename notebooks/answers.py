@@ -32,3 +32,38 @@ def rpn(boxes, scores, threshold):
         keep.append(best)
         rest = rest[overlaps(boxes[[best]], boxes[rest])[0] <= threshold]
     return np.array(keep, int)
+# 5. RoIAlign
+
+
+def roi_align(feature, box, output_size, spatial_scale, sampling_ratio):
+    """RoIAlign of one channel with loops: samples of all bins, four neighbours each."""
+    x1, y1, x2, y2 = np.array(box) * spatial_scale - 0.5
+    bin_w, bin_h = (x2 - x1) / output_size, (y2 - y1) / output_size
+    out = np.zeros((output_size, output_size))
+    for p, q, i, j in np.ndindex(output_size, output_size, sampling_ratio, sampling_ratio):
+        y = y1 + p * bin_h + (i + 0.5) * bin_h / sampling_ratio
+        x = x1 + q * bin_w + (j + 0.5) * bin_w / sampling_ratio
+        out[p, q] += bilinear(feature, y, x) / sampling_ratio**2
+    return out
+
+
+def bilinear(feature, y, x):
+    """Read a map [H, W] between its cells."""
+    height, width = feature.shape
+    if not (-1 <= y <= height and -1 <= x <= width):
+        return 0.0
+    y, x = min(max(y, 0), height - 1), min(max(x, 0), width - 1)
+    top, left = int(y), int(x)
+    bottom, right = min(top + 1, height - 1), min(left + 1, width - 1)
+    above = (1 - (x - left)) * feature[top, left] + (x - left) * feature[top, right]
+    below = (1 - (x - left)) * feature[bottom, left] + (x - left) * feature[bottom, right]
+    return (1 - (y - top)) * above + (y - top) * below
+
+
+# 8. One training step
+
+
+def one_step(grad_out, difference, beta):
+    """Backward of smooth L1: the slope is d / beta on the parabola and the sign of d beyond."""
+    parabola = np.abs(difference) < beta
+    return grad_out * np.where(parabola, difference / beta, np.sign(difference))

@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
-from matplotlib.ticker import FixedFormatter, FuncFormatter
+from matplotlib.ticker import FixedFormatter, FuncFormatter, MaxNLocator
 from PIL import Image as Pillow
 
 # Roles. Okabe and Ito's colours, the blue darker, stay apart for every kind of colour vision.
@@ -168,7 +168,9 @@ def cells(
     if grid:
         axes.set_xticks(range(width + 1), minor=True)
         axes.set_yticks(range(height + 1), minor=True)
-        axes.grid(which="minor", color="white", alpha=0.25, linewidth=0.5)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(MaxNLocator(nbins="auto", integer=True, min_n_ticks=1))
+        axes.grid(which="both", color="white", alpha=0.25, linewidth=0.5)
         axes.tick_params(which="minor", length=0)
     return drawn
 
@@ -190,6 +192,29 @@ def box(
     for t in np.linspace(0, 1, bins + 1)[1:-1] if bins else ():
         axes.plot([x1 + t * (x2 - x1)] * 2, [y1, y2], color=role, linewidth=0.8)
         axes.plot([x1, x2], [y1 + t * (y2 - y1)] * 2, color=role, linewidth=0.8)
+
+
+def boxes(axes: Axes, xyxy: np.ndarray, weights: np.ndarray, role: str = USED) -> None:
+    """Draw many boxes [R, 4] as thin lines, each the more opaque the higher its weight in [0, 1].
+
+    The boxes of highest weight lie on top.
+    """
+    for i in np.argsort(weights, kind="stable"):
+        (x1, y1, x2, y2), alpha = xyxy[i], float(weights[i])
+        style = {"fill": False, "edgecolor": role, "linewidth": 1.0, "alpha": alpha}
+        axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, **style))
+
+
+def bins(axes: Axes, rows: np.ndarray, columns: np.ndarray) -> None:
+    """Draw bins of whole cells, rows [P_h, 2] and columns [P_w, 2]: first and one past the last.
+
+    Each is drawn a little inside its cells, so that bins that overlap stay apart.
+    """
+    for top, bottom in rows + np.array([0.1, -0.1]):
+        for left, right in columns + np.array([0.1, -0.1]):
+            size = right - left, bottom - top
+            style = {"fill": False, "edgecolor": USED, "linewidth": 1.3, "linestyle": ":"}
+            axes.add_patch(Rectangle((left, top), *size, **style))
 
 
 def samples(axes: Axes, x: np.ndarray, y: np.ndarray, *, label: str = "sample") -> None:
@@ -234,6 +259,17 @@ def numbers(
             style = {"ha": "center", "va": "center", "fontsize": size, "color": ink}
             axes.text(x, y, form.format(value), **style)
     axes.set(title=title, xticks=[], yticks=[])
+
+
+def write(axes: Axes, values: np.ndarray, *, form: str = "{:.2f}", size: float = 8) -> None:
+    """Write every value other than 0 into its cell, over what `cells` drew."""
+    low, high = axes.images[0].get_clim()
+    for (y, x), value in np.ndenumerate(values):
+        if value:
+            shade = axes.images[0].cmap((value - low) / ((high - low) or 1))
+            ink = "white" if np.dot(shade[:3], (0.299, 0.587, 0.114)) < 0.5 else "black"
+            style = {"ha": "center", "va": "center", "fontsize": size, "color": ink}
+            axes.text(x + 0.5, y + 0.5, form.format(value), clip_on=True, **style)
 
 
 def equation(parts: Sequence[tuple[np.ndarray, str] | str], *, form: str = "{:.2f}") -> Figure:
@@ -315,13 +351,15 @@ def patch(axes: Axes, xyxy: Sequence[float], colour: str, *, alpha: float = 0.6)
     axes.add_patch(Rectangle(corner, abs(x2 - x1), abs(y2 - y1), color=colour, alpha=alpha, lw=0))
 
 
-def legend(figure: Figure) -> None:
-    """Put one legend of everything labelled in the figure below it."""
+def legend(figure: Figure, *, columns: int = 4) -> None:
+    """Put one legend of everything labelled in the figure below it, instead of those inside."""
     found = {}
     for axes in figure.axes:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             found.setdefault(label, handle)
-    columns = max(1, min(len(found), 4))
+        if axes.get_legend():
+            axes.get_legend().remove()
+    columns = max(1, min(len(found), columns))
     figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=columns)
 
 

@@ -20,4 +20,42 @@ MUTATIONS = [
         "m.top_k = lambda s, k: np.flip(np.argsort(s, axis=-1, kind='stable'), -1)[..., :k]",
     ),
     ("03_rpn", "import reference.box_coder as m; m.MAX_LOG_SCALE = 100.0"),
+    # The half pixel of RoIAlign is dropped.
+    (
+        "05_roi_align",
+        "import reference.roi_align as m; f = m.sample_positions\n"
+        "m.sample_positions = lambda low, high, bins, g, aligned: f(low, high, bins, g, False)",
+    ),
+    # x and y of a box are swapped.
+    (
+        "05_roi_align",
+        "import reference.roi_align as m; f = m.check\n"
+        "m.check = lambda x, rois, index: f(x, rois[:, [1, 0, 3, 2]], index)",
+    ),
+    # A sample far outside the map reads the outermost pixel.
+    (
+        "05_roi_align",
+        "import reference.roi_align as m; f = m.neighbours\n"
+        "m.neighbours = lambda positions, size: f(positions.clip(0, size - 1), size)",
+    ),
+    # RoIPool and RoIWarp round half to even.
+    (
+        "05_roi_align",
+        "import numpy as np, reference.rois as m\n"
+        "def whole_pixels(rois, scale):\n"
+        "    low, high = np.split(np.round(rois * scale), 2, axis=1)\n"
+        "    return np.concatenate([low, np.maximum(high, low) + 1], axis=1)\n"
+        "m.whole_pixels = whole_pixels",
+    ),
+    # A negative difference of a box loses its sign on the way back.
+    (
+        "08_one_step",
+        "import reference.losses as m; f = m.smooth_l1_backward\n"
+        "m.smooth_l1_backward = lambda grad, d, beta: f(grad, abs(d), beta)",
+    ),
+    # A ReLU lets the gradient of a negative value through.
+    (
+        "08_one_step",
+        "import reference.activations as m\nm.relu_backward = lambda grad, x: grad",
+    ),
 ]
