@@ -67,3 +67,23 @@ def one_step(grad_out, difference, beta):
     """Backward of smooth L1: the slope is d / beta on the parabola and the sign of d beyond."""
     parabola = np.abs(difference) < beta
     return grad_out * np.where(parabola, difference / beta, np.sign(difference))
+import math
+
+import numpy as np
+
+# 4. Backbone and pyramid
+
+
+def backbone_and_pyramid(width, height):
+    size = math.sqrt(width * height)
+    return 2 if size == 0 else min(max(math.floor(4 + math.log2(size / 224)), 2), 5)
+
+
+# 6. Two heads
+
+
+def two_heads(logits, column):
+    # The largest logit is subtracted so that no exponential overflows.
+    exponentials = np.exp(logits - np.max(logits))
+    probabilities = exponentials / exponentials.sum()
+    return probabilities - np.eye(len(logits))[column]

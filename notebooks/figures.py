@@ -61,6 +61,19 @@ def figure(
     return made, made.subplots(rows, columns, **keywords)
 
 
+def mosaic(
+    layout: Sequence[Sequence[str]], *, size: tuple[float, float], **keywords: Any
+) -> tuple[Figure, dict[str, Axes]]:
+    """Return a figure of `size` (width, height) inches and its axes by name.
+
+    layout    rows of names; equal neighbours are one axes, as in `Figure.subplot_mosaic`
+    keywords  of `Figure.subplot_mosaic`, such as height_ratios
+    """
+    matplotlib.rcParams.update(STYLE)
+    made = Figure(figsize=size, dpi=DPI, layout="constrained")
+    return made, made.subplot_mosaic([list(row) for row in layout], **keywords)
+
+
 def show(figure: Figure, caption: str) -> None:
     """Display a figure as a small PNG, and under it a caption for those who cannot see it."""
     strip([figure], caption)
@@ -81,7 +94,7 @@ def strip(figures: Sequence[Figure], caption: str) -> None:
     for i, part in enumerate(parts):
         whole.paste(part, (i % columns * width, i // columns * height))
     buffer = io.BytesIO()
-    whole.quantize(128, dither=Pillow.Dither.NONE).save(buffer, "png", optimize=True)
+    whole.quantize(128, kmeans=1, dither=Pillow.Dither.NONE).save(buffer, "png", optimize=True)
     display(Image(buffer.getvalue()), Markdown(f"*{caption}*"))
 
 

@@ -239,4 +239,45 @@ MISTAKES["one_step"] = [
     (edited("one_step", ("return grad_out", "return -grad_out")), "reversed"),
     (edited("one_step", ("return grad_out", "return 2 * grad_out")), "finite differences"),
     (edited("one_step", ("np.sign(difference))", "np.sign(difference)).sum(axis=1)")), "shape"),
+import math
+
+import numpy as np
+
+MISTAKES = {}
+
+
+def level(width, height, *, size=lambda w, h: math.sqrt(w * h), log=math.log2, down=math.floor):
+    """The level of a box, with a place for each mistake."""
+    side = size(width, height)
+    return 2 if side == 0 else min(max(down(4 + log(side / 224)), 2), 5)
+
+
+MISTAKES["backbone_and_pyramid"] = [
+    (lambda w, h: level(w, h, size=max), "square root of its area"),
+    (lambda w, h: level(w, h, down=round), "rounded down"),
+    (lambda w, h: level(w, h, log=math.log), "base 2"),
+    (lambda w, h: math.floor(4 + math.log2(math.sqrt(w * h) / 224)), "clamp the level from below"),
+    (lambda w, h: max(math.floor(4 + math.log2(math.sqrt(w * h) / 224)), 2), "above P5"),
+    (
+        lambda w, h: min(max(math.floor(4 + math.log2(math.sqrt(w * h) / 224)), 2), 5),
+        "logarithm of 0",
+    ),
+]
+
+
+def softmax(x):
+    return np.exp(x) / np.exp(x).sum()
+
+
+def one_hot(column, size=4):
+    return np.eye(size)[column]
+
+
+MISTAKES["two_heads"] = [
+    (lambda x, k: softmax(x), "the probability itself"),
+    (lambda x, k: one_hot(k) - softmax(x), "the sign is reversed"),
+    (lambda x, k: 1 / (1 + np.exp(-x)) - one_hot(k), "these are sigmoids"),
+    (lambda x, k: one_hot(k) * (softmax(x) - 1), "depends on the other logits"),
+    (lambda x, k: softmax(x)[k] - 1, "one entry per logit"),
+    (lambda x, k: np.exp(x) / np.exp(x).sum() - one_hot(k), "overflows"),
 ]
