@@ -176,14 +176,15 @@ def test_targets_twins(name, seed, objects, padding):
     thresholds = np.array([config.rpn.foreground_iou, config.rpn.background_iou])
     if overlap.size and np.abs(overlap[..., None] - thresholds).min() < 1e-9:
         return
-    labels, deltas = rpn.match(flat, gt, config.rpn)
+    labels, matched, deltas = rpn.match(flat, gt, config.rpn)
     slots = objects + max(padding, objects == 0)
     padded = torch.zeros(1, slots, 4, dtype=torch.float64)
     padded[0, :objects] = torch.from_numpy(gt)
-    actual_labels, actual_deltas = fast.match(
+    actual_labels, actual_matched, actual_deltas = fast.match(
         torch.cat(torch_anchors), padded, torch.arange(slots)[None] < objects, config.rpn
     )
     assert_equal(actual_labels[0], labels, "labels")
+    assert_equal(actual_matched[0], matched, "matched")
     assert_close(actual_deltas[0], deltas, REDUCTION["float64"], "deltas")
 
 
