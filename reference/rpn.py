@@ -23,6 +23,21 @@ class Proposals(NamedTuple):
     scores: Array
 
 
+class Survivors(NamedTuple):
+    """What each step of `select` leaves of the T anchors of one image, as indices into them.
+
+    top_k         the highest logits of each level: level by level, by falling logit
+    sized         those of them whose clipped boxes are long enough, in the same order
+    unsuppressed  those of them that non-maximum suppression keeps, by falling score
+    kept          the first of them: the proposals
+    """
+
+    top_k: Array
+    sized: Array
+    unsuppressed: Array
+    kept: Array
+
+
 class Targets(NamedTuple):
     """The values that the anchors of N images should predict.
 
@@ -96,16 +111,28 @@ def select(
     suppress within each level; keep the post_nms_top_n best of all levels.
     Scores are probabilities or logits (`nms_score`). Equal scores: lower index first.
     """
+    kept = survivors(decoded, logits, level, size, rpn, training=training).kept
+    return Proposals(boxes.clip(decoded[kept], *size), _scores(logits[kept], rpn))
+
+
+def survivors(
+    decoded: Array, logits: Array, level: Array, size: tuple[int, int], rpn: RPN, *, training: bool
+) -> Survivors:
+    """Return the anchors that are left after each step of `select`, whose arguments these are."""
     pre = rpn.pre_nms_top_n_train if training else rpn.pre_nms_top_n_test
     post = rpn.post_nms_top_n_train if training else rpn.post_nms_top_n_test
     rows_by_level = [np.flatnonzero(level == index) for index in np.unique(level)]
-    best = np.concatenate([rows[nms.top_k(logits[rows], pre)] for rows in rows_by_level])
-    decoded, logits, level = boxes.clip(decoded[best], *size), logits[best], level[best]
-    valid = boxes.is_valid(decoded, rpn.min_size, rpn.min_size_inclusive)
-    decoded, logits, level = decoded[valid], logits[valid], level[valid]
-    scores = sigmoid(logits) if rpn.nms_score == "probability" else logits
-    keep = nms.batched_nms(decoded, scores, level, rpn.nms_iou)[:post]
-    return Proposals(decoded[keep], scores[keep])
+    top_k = np.concatenate([rows[nms.top_k(logits[rows], pre)] for rows in rows_by_level])
+    clipped = boxes.clip(decoded[top_k], *size)
+    valid = boxes.is_valid(clipped, rpn.min_size, rpn.min_size_inclusive)
+    sized, clipped = top_k[valid], clipped[valid]
+    scores = _scores(logits[sized], rpn)
+    unsuppressed = sized[nms.batched_nms(clipped, scores, level[sized], rpn.nms_iou)]
+    return Survivors(top_k, sized, unsuppressed, unsuppressed[:post])
+
+
+def _scores(logits, rpn):
+    return sigmoid(logits) if rpn.nms_score == "probability" else logits
 
 
 def targets(anchors: Array, gt_boxes: list[Array], priorities: Array, rpn: RPN) -> Targets:

@@ -49,6 +49,7 @@ PRIMITIVES = {
     "presets",
     "shapes",
     "typed",
+    "checkpoint",
 }  # no twin needed
 
 
