@@ -3,4 +3,12 @@
 {module of `notebooks/exercises`: [(wrong answer, word of the hint)]}
 """
 
-MISTAKES = {}
+MISTAKES = {
+    "one_image": [
+        ("P2", "stays the same"),
+        ("proposal_scores", "whether, not what"),
+        ("detections", "read off numbers that came before"),
+        ("mask_logits", "label has long been chosen"),
+        ("labels", "no field"),
+    ],
+}

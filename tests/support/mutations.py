@@ -3,4 +3,17 @@
 The code runs in the notebook's kernel before its first cell.
 """
 
-MUTATIONS = []
+MUTATIONS = [
+    # The channels of the image in the other order.
+    (
+        "00_one_image",
+        "import reference.transform as m; f = m.prepare\n"
+        "m.prepare = lambda image, *rest: f(image[:, :, ::-1], *rest)",
+    ),
+    # Masks lie half a pixel too far to the lower right.
+    (
+        "00_one_image",
+        "import reference.masks as m; f = m.paste_matrix\n"
+        "m.paste_matrix = lambda low, high, *rest: f(low + 0.5, high + 0.5, *rest)",
+    ),
+]
