@@ -3,6 +3,11 @@
 {module of `notebooks/exercises`: [(wrong answer, word of the hint)]}
 """
 
+import inspect
+import math
+from collections.abc import Callable
+
+import answers
 import numpy as np
 
 from reference.boxes import area, iou
@@ -136,11 +141,7 @@ MISTAKES["rpn"] = [
     (plus_one, "+1"),
     (over_the_smaller, "union"),
     (higher_index_first, "lower index"),
-import inspect
-from collections.abc import Callable
-
-import answers
-import numpy as np
+]
 
 
 def edited(name: str, *edits: tuple[str, str]) -> Callable:
@@ -153,8 +154,6 @@ def edited(name: str, *edits: tuple[str, str]) -> Callable:
     exec(before + head + code, namespace)
     return namespace[name]
 
-
-MISTAKES = {}
 
 MISTAKES["roi_align"] = [
     (edited("roi_align", (" - 0.5", "")), "half pixel is missing"),
@@ -239,11 +238,7 @@ MISTAKES["one_step"] = [
     (edited("one_step", ("return grad_out", "return -grad_out")), "reversed"),
     (edited("one_step", ("return grad_out", "return 2 * grad_out")), "finite differences"),
     (edited("one_step", ("np.sign(difference))", "np.sign(difference)).sum(axis=1)")), "shape"),
-import math
-
-import numpy as np
-
-MISTAKES = {}
+]
 
 
 def level(width, height, *, size=lambda w, h: math.sqrt(w * h), log=math.log2, down=math.floor):
@@ -281,3 +276,14 @@ MISTAKES["two_heads"] = [
     (lambda x, k: softmax(x)[k] - 1, "one entry per logit"),
     (lambda x, k: np.exp(x) / np.exp(x).sum() - one_hot(k), "overflows"),
 ]
+
+
+MISTAKES |= {
+    "one_image": [
+        ("P2", "stays the same"),
+        ("proposal_scores", "whether, not what"),
+        ("detections", "read off numbers that came before"),
+        ("mask_logits", "label has long been chosen"),
+        ("labels", "no field"),
+    ],
+}

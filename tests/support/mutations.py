@@ -57,6 +57,7 @@ MUTATIONS = [
     (
         "08_one_step",
         "import reference.activations as m\nm.relu_backward = lambda grad, x: grad",
+    ),
     # The pyramid's enlarged maps upside down.
     (
         "04_backbone_and_pyramid",
@@ -80,5 +81,17 @@ MUTATIONS = [
         "06_two_heads",
         "import reference.losses as m;"
         "m.binary_cross_entropy_backward = lambda g, x, t: g * m.sigmoid(x)",
+    ),
+    # The channels of the image in the other order.
+    (
+        "00_one_image",
+        "import reference.transform as m; f = m.prepare\n"
+        "m.prepare = lambda image, *rest: f(image[:, :, ::-1], *rest)",
+    ),
+    # Masks lie half a pixel too far to the lower right.
+    (
+        "00_one_image",
+        "import reference.masks as m; f = m.paste_matrix\n"
+        "m.paste_matrix = lambda low, high, *rest: f(low + 0.5, high + 0.5, *rest)",
     ),
 ]
