@@ -76,7 +76,11 @@ kept = np.flatnonzero(remover < 0)
 
 # Vermilion stays, purple goes (and is struck through), grey waits.
 GOES = "#AA4499"
-pale = (128 + image / 2).astype(np.uint8)
+
+
+def faded(image):
+    """Fade an image to few pale colours, as a ground for boxes."""
+    return 0.6 + 0.4 * np.round(image / 255 * 10) / 10
 
 
 def outline(axes, box, colour, width):
@@ -115,7 +119,7 @@ def ladder(axes, best, before):
 def frame(title, best, before, view):
     """Draw one step: the boxes in the `view` (left, right, top, bottom), and the ladder."""
     made, (left, right) = draw.figure(1, 2, size=(5, 3.4), width_ratios=(2.1, 1))
-    draw.image(left, pale, title)
+    draw.image(left, faded(image), title)
     places(left, best, before)
     ladder(right, best, before)
     left.set(xlim=view[:2], ylim=(view[3], view[2]))
@@ -230,31 +234,33 @@ x, y, w, h = (row[3] for row in hand.values())
 assert np.allclose(decoded[first], [x - w / 2, y - h / 2, x + w / 2, y + h / 2], rtol=1e-12)
 
 # %% [markdown]
-# **Move the sliders.** Above is the box, below the factor by which its sides grow. The
-# exponential function is dangerous: an untrained network may answer anything, and $e^{100}$ is more
-# than float32 can hold. So $d_w$ and $d_h$ end at $\ln(1000/16)$, where a side has grown from 16
-# pixels to 1000, and no object is larger. Shrinking has no limit, for it overflows nothing.
+# **Move the sliders.** They correct an anchor of P4 in the middle of the image. Below it is the
+# factor by which its sides grow. The exponential function is dangerous: an untrained network may
+# answer anything, and $e^{100}$ is more than float32 can hold. So $d_w$ and $d_h$ end at
+# $\ln(1000/16)$, where a side has grown from 16 pixels to 1000, and no object is larger. Shrinking
+# has no limit, for it overflows nothing.
 
 # %%
 limit = float(box_coder.MAX_LOG_SCALE)
+middle = anchors[level == 2][(4 * 8 + 4) * 3 + 1]
 axis = np.linspace(-1, 6, 141)
-moved = box_coder.decode(
-    np.stack([0 * axis, 0 * axis, axis, axis], axis=-1), anchors[first], (1,) * 4
-)
-factors = (moved[:, 2] - moved[:, 0]) / (anchors[first, 2] - anchors[first, 0])
+moved = box_coder.decode(np.stack([0 * axis, 0 * axis, axis, axis], axis=-1), middle, (1,) * 4)
+factors = (moved[:, 2] - moved[:, 0]) / (middle[2] - middle[0])
 
 
 def correct(dx, dy, dw, dh):
     """Draw the anchor with its deltas applied, and the growth of its sides."""
     made, (above, below) = draw.figure(2, 1, size=(3.33, 5.4), height_ratios=(2, 1))
-    draw.image(above, pale, f"dx {dx:g}, dy {dy:g}, dw {dw:g}, dh {dh:g}")
-    draw.box(above, box_coder.decode([dx, dy, dw, dh], anchors[first], (1,) * 4), draw.USED)
-    draw.box(above, anchors[first])
+    draw.image(above, faded(image), f"dx {dx:g}, dy {dy:g}, dw {dw:g}, dh {dh:g}")
+    draw.box(above, box_coder.decode([dx, dy, dw, dh], middle, (1,) * 4), draw.USED)
+    draw.box(above, middle)
     above.set(xlim=(0, 128), ylim=(128, 0))
     below.plot(axis, factors, color="black", linewidth=1.2)
     for delta, marker, colour in ((dw, "o", draw.USED), (dh, "^", draw.SAMPLE)):
         below.plot(delta, np.interp(delta, axis, factors), marker, color=colour, markersize=8)
-    below.set(title="dot: width, triangle: height", xlabel="dw or dh, no unit", ylabel="factor")
+    below.set(
+        title="dot: width, triangle: height", xlabel="dw or dh, no unit", ylabel="factor, no unit"
+    )
     return made
 
 
@@ -465,14 +471,16 @@ sure = np.flatnonzero(two_logits > 0)
 case = boxes.clip(two_boxes[sure], 128, 128), two_logits[sure], settings.nms_iou
 apart, together = nms.suppressed_by(*case, level[sure]), nms.suppressed_by(*case)
 made, axes = draw.figure(size=(6.4, 5.6))
-draw.image(axes, (128 + two / 2).astype(np.uint8), "Left by each level for itself")
+draw.image(axes, faded(two), "The boxes that each level leaves")
 for i in np.flatnonzero(apart < 0):
     x1, y1, x2, y2 = case[0][i]
     colour, _, dash = draw.SERIES[level[sure[i]] - 1]
     style = {"color": colour, "linestyle": dash, "label": f"P{level[sure[i]] + 2}"}
     axes.plot([x1, x2, x2, x1, x1], [y1, y1, y2, y2, y1], **style)
     if together[i] >= 0:
-        axes.plot([x1, x2], [y2, y1], color=GOES, label="goes if all levels compete")
+        axes.plot(
+            [x1, x2], [y2, y1], color=GOES, linewidth=2, label="would go if all levels competed"
+        )
 draw.legend(made)
 draw.show(
     made,
