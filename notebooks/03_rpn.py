@@ -146,11 +146,12 @@ draw.strip(
 
 # %% [markdown]
 # The rule fits into a sentence: **keep the best box, drop what overlaps it, repeat**. Box 1 has the
-# second highest score of all, but it shows the same object as box 0, and goes. Box 10 has a low
-# score and stays, for nobody better shows its object. NMS compares boxes with boxes only. It knows
+# second highest score, but it shows the same object as box 0, and goes. Box 10 has a low score and
+# stays, because no better box shows its object. NMS compares boxes with boxes only. It knows
 # nothing of objects.
 #
-# The rest of this notebook goes the way from the feature maps to that picture, and beyond.
+# The rest of this notebook follows the answers from the feature maps to that picture, and beyond
+# it to the list of proposals.
 
 # %% [markdown]
 # ## A number per anchor
@@ -319,20 +320,20 @@ draw.table(
 )
 
 # %% [markdown]
-# A shift has a spread of about a tenth, a stretch of about a fifth, and 10 and 5 are the inverses
-# of these. With the weights, all four targets of the box head have a spread of about one. That is
-# where they come from: Fast R-CNN divided its targets by their standard deviations
-# [Fast R-CNN §2.3], which were near 0.1, 0.1, 0.2 and 0.2.
+# A shift has a spread of about a tenth and a stretch one of about a fifth, and 10 and 5 are the
+# inverses of these. With the weights, all four targets of the box head have a spread of about one.
+# That is where they come from: Fast R-CNN brought its targets to unit variance
+# [Fast R-CNN §2.3], and the weights (10, 10, 5, 5) are what remains of that.
 #
-# The RPN's targets are just as small, and its weights are 1. The difference is made up for in the
-# loss. Smooth L1 is quadratic up to $\beta$ and straight beyond:
+# The RPN's targets are just as small, but its weights are 1. Its loss makes up for that. Smooth L1
+# is quadratic up to $\beta$ and straight beyond:
 #
 # $$\ell_\beta(u) = \begin{cases} u^2 / 2\beta & |u| < \beta\\ |u| - \beta/2 & \text{otherwise}
 # \end{cases} \qquad\text{so that}\qquad \ell_\beta(\omega u) = \omega\, \ell_{\beta/\omega}(u)$$
 #
-# The papers' box head has $\omega = 10$ and $\beta = 1$ for a shift: ten times the loss of
-# $\beta = 1/10$. The RPN has $\omega = 1$ and $\beta = 1/9$. The bend is at nearly the same error,
-# and only the height differs.
+# For a shift, the box head of the paper's settings has $\omega = 10$ and $\beta = 1$, which is ten
+# times the loss of $\beta = 1/10$. The RPN has $\omega = 1$ and $\beta = 1/9$. The bend lies at
+# nearly the same error, and only the height differs.
 
 # %%
 paper = preset("paper_r50_fpn")
@@ -430,9 +431,9 @@ assert again.max() <= settings.nms_iou
 # %% [markdown]
 # ## Ties
 #
-# Two boxes with equal scores: which one stays? An answer is needed, for equal scores are no
-# accident. The score may be the probability, as in torchvision, and in float32 the probabilities of
-# all large logits are exactly 1. Three copies of one box, the second with the highest logit:
+# Two boxes have equal scores. Which one stays? Equal scores are no rare accident. The score may be
+# the probability, as in torchvision, and in float32 the probabilities of all large logits are
+# exactly 1. Here are three copies of one box, of which box 1 has the highest logit.
 
 # %%
 same = np.array([[10.0, 10.0, 40.0, 40.0]] * 3)
@@ -449,9 +450,9 @@ assert nms.nms(same, ways["logit"], 0.7) == 1
 assert nms.nms(same, ways["probability, float32"], 0.7) == 0
 
 # %% [markdown]
-# The logit knows that box 1 is the best. The probability does not, and the **lower index** stays.
-# Any rule would do, but there has to be one: a sort without a promise may answer differently on
-# another day, on another processor, or on a GPU. `top_k` sorts stably, here and in the
+# By its logit, box 1 is the best. By their probabilities all are equal, and the **lower index**
+# stays. Any rule would do, but there has to be one: a sort that promises no order among equals may
+# answer differently on another processor or on a GPU. `top_k` sorts stably, here and in the
 # accelerated implementation.
 
 # %%
@@ -539,8 +540,8 @@ draw.say(
 )
 
 # %% [markdown]
-# No gradient passes through this choice. The heads are trained on the proposals as if somebody had
-# written them down, and [notebook 8](08_one_step.ipynb) shows what that means.
+# No gradient passes through this choice. The heads are trained on the proposals as if these were
+# given from outside, and [notebook 8](08_one_step.ipynb) shows what that means.
 #
 # ## Check
 #
@@ -581,9 +582,9 @@ Report.of("From answers to proposals", checks)
 # %% [markdown]
 # ## Exercise
 #
-# Write non-maximum suppression. Boxes come in any order, and so do scores. The indices of the boxes
-# that stay go out, by falling score; among equal scores the lower index comes first. Only an IoU
-# *above* the threshold removes a box. `boxes.iou(a, b)` is at hand: [A, 4], [B, 4] -> [A, B].
+# Write non-maximum suppression. The boxes come in any order. Return the indices of those that stay,
+# by falling score. Among equal scores the lower index comes first. Only an IoU *above* the
+# threshold removes a box. You may use `boxes.iou(a, b)`: [A, 4], [B, 4] -> [A, B].
 
 
 # %%
