@@ -76,6 +76,7 @@ kept = np.flatnonzero(remover < 0)
 
 # Vermilion stays, purple goes (and is struck through), grey waits.
 GOES = "#AA4499"
+BOW = {"arrowstyle": "-", "connectionstyle": "arc3,rad=-0.5", "linewidth": 1}
 
 
 def faded(image):
@@ -108,12 +109,10 @@ def ladder(axes, best, before):
     colours = np.where(now, GOES, np.where(gone, "#DDDDDD", draw.QUIET))
     colours[before] = draw.USED
     axes.barh(range(len(few)), scores, color=colours, height=0.65)
-    for i in np.flatnonzero(gone):
-        axes.plot([-0.4, scores[i] + 0.6], [i, i], color="black", linewidth=1)
+    axes.hlines(np.flatnonzero(gone), -0.4, scores[gone] + 0.6, color="black", linewidth=1)
     for i in np.flatnonzero(now):
-        bow = {"arrowstyle": "-", "connectionstyle": "arc3,rad=-0.5", "linewidth": 1}
         ends = (scores[best], best), (scores[i] + 0.6, i)
-        axes.add_patch(ConnectionPatch(*ends, "data", "data", **bow))
+        axes.add_patch(ConnectionPatch(*ends, "data", "data", **BOW))
 
 
 def frame(title, best, before, view):
