@@ -94,4 +94,16 @@ MUTATIONS = [
         "import reference.masks as m; f = m.paste_matrix\n"
         "m.paste_matrix = lambda low, high, *rest: f(low + 0.5, high + 0.5, *rest)",
     ),
+    # Boxes are one pixel wider than x2 - x1.
+    (
+        "01_pixels_and_boxes",
+        "import reference.boxes as m; f = m.iou\n"
+        "m.iou = lambda a, b: f(a + [0, 0, 1, 1], b + [0, 0, 1, 1])",
+    ),
+    # Resizing without the half pixel.
+    (
+        "01_pixels_and_boxes",
+        "import reference.transform as m; import numpy as np\n"
+        "m.bilinear = lambda x, n, axis: x.take(np.arange(n) * x.shape[axis] // n, axis)",
+    ),
 ]
