@@ -254,13 +254,11 @@ def correct(dx, dy, dw, dh):
     draw.image(above, faded(image), f"dx {dx:g}, dy {dy:g}, dw {dw:g}, dh {dh:g}")
     draw.box(above, box_coder.decode([dx, dy, dw, dh], middle, (1,) * 4), draw.USED)
     draw.box(above, middle)
-    above.set(xlim=(0, 128), ylim=(128, 0))
     below.plot(axis, factors, color="black", linewidth=1.2)
     for delta, marker, colour in ((dw, "o", draw.USED), (dh, "^", draw.SAMPLE)):
         below.plot(delta, np.interp(delta, axis, factors), marker, color=colour, markersize=8)
-    below.set(
-        title="dot: width, triangle: height", xlabel="dw or dh, no unit", ylabel="factor, no unit"
-    )
+    below.set(title="dot: width, triangle: height", ylabel="factor, no unit")
+    below.set(xlabel="dw or dh, no unit")
     return made
 
 
