@@ -112,7 +112,7 @@ def test_many_boxes_lie_on_their_coordinates_and_the_heaviest_on_top():
 def test_every_cell_has_an_edge_whatever_ticks_there_are():
     figure, axes = draw.figure(size=(6, 4))
     draw.cells(axes, np.zeros((10, 20)), "black cells", limits=(0, 1))
-    near = (-0.05, 0, 0.05)
+    near = np.linspace(-0.05, 0.05, 5)
     for i in range(1, 10):
         assert max(pixel(figure, axes, i + 0.5, i + d).mean() for d in near) > 0.05
         assert max(pixel(figure, axes, i + d, i + 0.5).mean() for d in near) > 0.05
