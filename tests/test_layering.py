@@ -19,7 +19,7 @@ LAYERS = [
     "backend structures norm parameters boxes box_coder anchors matcher sampler nms rois roi_align"
     " roi_pool roi_warp pooler losses labels masks transform",
     "resnet vgg backbone fpn single_scale neck shared_head rpn box_head mask_head postprocess"
-    " optimizer",
+    " optimizer deepmask",
     "mask_rcnn",
     "data interop engine drawing",
     "verify",
@@ -51,6 +51,7 @@ PRIMITIVES = {
     "typed",
     "checkpoint",
     "average_precision",
+    "windows",
 }  # no twin needed
 
 
