@@ -4,7 +4,7 @@ PYTHON_OLDEST ?= python3.11
 PYTHON_NEWEST ?= python3.13
 BIN := .venv/bin
 
-.PHONY: demo test test-oldest test-newest lint gpu clean
+.PHONY: demo test test-oldest test-newest notebooks lab lint gpu clean
 
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -16,6 +16,16 @@ demo: .venv/ready  ## train the tiny model on synthetic shapes, evaluate, draw, 
 
 test: .venv/ready  ## everything that needs no GPU; where there is one, it is hidden
 	CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+
+notebooks: .venv/ready  ## run the notebooks, offline, and write the .ipynb files
+	$(BIN)/python notebooks/build.py
+
+lab: .venv/notebooks  ## open the notebooks in JupyterLab
+	$(BIN)/jupyter lab notebooks
+
+.venv/notebooks: .venv/ready
+	$(BIN)/python -m pip install --quiet --editable ".[notebooks]"
+	touch $@
 
 # The suite with the oldest and the newest supported versions, in .venv-oldest and .venv-newest.
 test-oldest: PYTHON = $(PYTHON_OLDEST)
