@@ -237,7 +237,7 @@ function origin(pooled, read) {
   const how = state.aggregate === "max" ? "largest" : "mean";
   const grid = `${ys.length} × ${xs.length} samples`;
   let text = `It is the ${how} of ${grid}, which read ${amount(read, "cell")}.`;
-  if (outside) text += ` Too far outside the map to count as more than 0: ${outside} of them.`;
+  if (outside) text += ` Over a pixel outside the map, so counted as 0: ${outside}.`;
   return text;
 }
 
@@ -404,6 +404,8 @@ function chooseBinAt(event) {
 
 // Dragging a handle moves the box; a press that does not move chooses the bin below it.
 function makeDraggable(handle, cornerAlone) {
+  // A finger on the handle must not scroll the page; touch-action has no effect inside an SVG.
+  handle.addEventListener("touchstart", (event) => event.preventDefault(), { passive: false });
   handle.addEventListener("pointerdown", (down) => {
     if (down.button !== 0) return;
     const scale = (map.viewBox.baseVal.width * STRIDE) / map.getBoundingClientRect().width;
