@@ -4,7 +4,7 @@ PYTHON_OLDEST ?= python3.11
 PYTHON_NEWEST ?= python3.13
 BIN := .venv/bin
 
-.PHONY: demo test test-oldest test-newest notebooks lab lint gpu clean
+.PHONY: demo test test-oldest test-newest notebooks lab lint map gpu clean
 
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -43,6 +43,9 @@ lint: .venv/ready  ## rules, format and annotations
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
+
+map:  ## write the table of README.md that leads from the papers to the code
+	$(PYTHON) docs/papers.py
 
 # In the Python at hand, which needs torch, triton, pytest, hypothesis and pillow.
 gpu:  ## every GPU test, then the benchmark

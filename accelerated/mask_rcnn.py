@@ -163,6 +163,7 @@ class MaskRCNN(nn.Module):
             priorities = self.draw_priorities(logits, gt_boxes, generator)
         answers = rpn.targets(torch.cat(grid), gt_boxes, batch.valid, priorities["rpn"], config.rpn)
         keep(record, priorities=priorities, rpn_labels=answers.labels, rpn_sampled=answers.sampled)
+        keep(record, rpn_matched=answers.matched, rpn_target_deltas=answers.deltas)
         rpn_losses = rpn.losses(logits, deltas, answers.sampled, answers.deltas, config.rpn)
 
         proposals = rpn.proposals(

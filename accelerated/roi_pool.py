@@ -11,9 +11,8 @@ from collections.abc import Sequence
 import torch
 
 from accelerated.backend import kernels
-from accelerated.kernels.arguments import Bins
-from accelerated.kernels.eager.tables import choose
-from accelerated.rois import check, empty_output, pair, prepare, register_autograd, whole_pixels
+from accelerated.kernels.arguments import Pooling
+from accelerated.rois import check, empty_output, pair, prepare, register_autograd
 
 
 def roi_pool(
@@ -89,8 +88,8 @@ def _forward(features, rois, image_index, level_index, scales, output_size, back
     """Return the output and argmax [R, C, P_h, P_w] int32, y * W_l + x; -1 in an empty bin."""
     check(features, rois, image_index, level_index)
     out, argmax = empty_output(features, rois, output_size, True)
-    bins = _bins(features, rois, image_index, level_index, scales, output_size)
-    kernels("roi_pool", backend, rois).forward(features, bins, out, argmax)
+    pooling = Pooling(rois, image_index, level_index, scales, output_size)
+    kernels("roi_pool", backend, rois).forward(features, pooling, out, argmax)
     return out, argmax
 
 
@@ -106,35 +105,10 @@ def _(features, rois, image_index, level_index, scales, output_size, backend):
 )
 def _backward(grad_out, argmax, features, *arguments):
     """Return the gradients of the features, of which only shapes, dtype and strides are read."""
-    *rois, backend = arguments
+    *fields, backend = arguments
     grads = [torch.empty_like(x) for x in features]
-    kernels("roi_pool", backend, grad_out).backward(grad_out, argmax, _bins(features, *rois), grads)
+    kernels("roi_pool", backend, grad_out).backward(grad_out, argmax, Pooling(*fields), grads)
     return grads
 
 
 register_autograd(_forward, _backward)
-
-
-def _bins(features, rois, image_index, level_index, scales, output_size):
-    """Return the bins in feature pixels."""
-    height, width = (
-        choose(level_index, [x.shape[axis] for x in features], torch.int64) for axis in (2, 3)
-    )
-    valid = (image_index >= 0) & rois.isfinite().all(1)
-    rois = torch.where(valid[:, None], rois, 0)
-    left, top, right, bottom = whole_pixels(rois, choose(level_index, scales, rois.dtype)).unbind(1)
-    tops, rows = _edges(top, bottom, height, output_size[0])
-    lefts, columns = _edges(left, right, width, output_size[1])
-    return Bins(image_index, level_index, tops, rows * valid[:, None], lefts, columns)
-
-
-def _edges(start, end, size, bins):
-    """Return the first feature pixel of each bin along one axis, and how many [R, P] int64."""
-    # On a GPU, dividing by a number multiplies by its rounded reciprocal.
-    side = ((end - start) / torch.full_like(start, bins))[:, None]
-    corner = torch.arange(bins + 1, device=start.device, dtype=start.dtype)
-    first = (corner[:-1] * side).floor() + start[:, None]
-    last = (corner[1:] * side).ceil() + start[:, None]
-    size = size[:, None].to(start.dtype)
-    first, last = (torch.minimum(x.clamp(min=0), size).long() for x in (first, last))
-    return first, (last - first).clamp(min=0)

@@ -8,6 +8,10 @@ from typing import Any
 
 import torch
 
+from accelerated.kernels.eager.bins import whole_pixels
+
+__all__ = ["check", "empty_output", "pair", "prepare", "register_autograd", "whole_pixels"]
+
 
 def prepare(
     features: Sequence[torch.Tensor],
@@ -57,22 +61,6 @@ def check(
 def pair(output_size: int | Sequence[int]) -> list[int]:
     """Return [P_h, P_w] from P or a pair."""
     return [output_size, output_size] if isinstance(output_size, int) else list(output_size)
-
-
-def whole_pixels(rois: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    """Round RoIs [R, 4], each times its `scale` [R], to whole feature pixels, xyxy [SPEC §2].
-
-    Half a pixel rounds away from zero. The last pixel belongs to the RoI, so its end lies one
-    further; an RoI is at least one pixel wide.
-    """
-    low, high = _round(rois * scale[:, None]).split(2, dim=1)
-    return torch.cat([low, torch.maximum(high, low) + 1], 1)
-
-
-def _round(x):
-    """Round half away from zero, as C does."""
-    whole = x.trunc()
-    return whole + x.sign() * ((x - whole).abs() >= 0.5)
 
 
 def empty_output(

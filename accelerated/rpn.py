@@ -32,13 +32,15 @@ class Targets(NamedTuple):
     """The values that the anchors of N images should predict.
 
     labels   [N, T]     1 object, 0 background, -1 ignored
-    sampled  [N, T]     the labels of the anchors that the losses use, -1 for all others
+    matched  [N, T]     the ground truth of highest IoU, for any label; 0 if there is none
     deltas   [N, T, 4]  0 unless the label is 1
+    sampled  [N, T]     the labels of the anchors that the losses use, -1 for all others
     """
 
     labels: torch.Tensor
-    sampled: torch.Tensor
+    matched: torch.Tensor
     deltas: torch.Tensor
+    sampled: torch.Tensor
 
 
 class RPN(nn.Module):
@@ -166,19 +168,19 @@ def targets(
     gt_valid    [N, G] bool
     priorities  [N, T]; the smallest are sampled
     """
-    labels, deltas = match(anchors, gt_boxes, gt_valid, rpn)
+    labels, matched, deltas = match(anchors, gt_boxes, gt_valid, rpn)
     positive, negative = sampler.sampled_mask(
         labels, priorities, rpn.batch_size, rpn.positive_fraction
     )
     sampled = torch.where(positive, 1, torch.where(negative, 0, -1))
-    return Targets(labels, sampled, deltas)
+    return Targets(labels, matched, deltas, sampled)
 
 
 @torch.no_grad()
 def match(
     anchors: torch.Tensor, gt_boxes: torch.Tensor, gt_valid: torch.Tensor, rpn: RPNConfig
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the labels [N, T] and deltas [N, T, 4] that the anchors should predict."""
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return labels [N, T], matched [N, T] and deltas [N, T, 4] of the anchors; see `Targets`."""
     labels, matched = matcher.match_boxes(
         gt_boxes,
         gt_valid,
@@ -191,7 +193,7 @@ def match(
     matched_boxes = gt_boxes.gather(1, matched[..., None].expand(-1, -1, 4))
     # The deltas of empty ground-truth slots are infinite or NaN.
     deltas = box_coder.encode(matched_boxes, anchors, rpn.box_weights)
-    return labels, torch.where((labels == 1)[..., None], deltas, 0)
+    return labels, matched, torch.where((labels == 1)[..., None], deltas, 0)
 
 
 def losses(

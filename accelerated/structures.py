@@ -120,6 +120,8 @@ class Stages:
     anchors             [h w A, 4]        a list over levels
     priorities          dict              of the sampling: "rpn" [N, T], "roi" [N, P + G]; training
     rpn_labels          [N, T]            1 object, 0 background, -1 ignored; training only
+    rpn_matched         [N, T]            ground truth of highest IoU, for any label; training only
+    rpn_target_deltas   [N, T, 4]         0 unless the label is 1; training only
     rpn_sampled         [N, T]            1 positive, 0 negative, -1 not sampled; training only
     proposals           [N, P, 4]         by falling score
     proposal_scores     [N, P]            probabilities or logits (`rpn.nms_score`)
@@ -153,6 +155,8 @@ class Stages:
     anchors: Any = None
     priorities: Any = None
     rpn_labels: Any = None
+    rpn_matched: Any = None
+    rpn_target_deltas: Any = None
     rpn_sampled: Any = None
     proposals: Any = None
     proposal_scores: Any = None

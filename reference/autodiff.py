@@ -38,6 +38,10 @@ class Tape:
         """Make a Variable to differentiate with respect to."""
         return Variable(value, self)
 
+    def names(self) -> list[str]:
+        """Return the names of the primitives that were called, in order; empty after `backward`."""
+        return [name for name, *_ in self.calls]
+
     def backward(self, result: "Variable", grad: Array | float = 1.0) -> None:
         """Set `.grad` on every Variable that `result` depends on. A tape can be used once.
 
@@ -46,7 +50,7 @@ class Tape:
         """
         result.grad = np.broadcast_to(np.asarray(grad, result.dtype), result.shape)
         while self.calls:
-            backward, arguments, keywords, output = self.calls.pop()
+            _, backward, arguments, keywords, output = self.calls.pop()
             # Without a gradient, `result` does not depend on this output.
             if output.grad is not None:
                 grads = backward(output.grad, *detached(arguments), **keywords)
@@ -71,7 +75,8 @@ def primitive(function: Function, backward: Callable | None = None) -> Function:
             raise ValueError(f"{function.__name__}: the arguments are Variables of two tapes")
         [tape] = tapes
         output = Variable(function(*detached(arguments), **keywords), tape)
-        tape.calls.append((backward or backward_of(function), arguments, keywords, output))
+        own = backward or backward_of(function)
+        tape.calls.append((function.__name__, own, arguments, keywords, output))
         return output
 
     return cast(Function, call)

@@ -110,23 +110,32 @@ KINDS = {"two_fc": two_fc, "four_conv_fc": four_conv_fc, "mean": mean}
 def losses(
     class_logits: Array, box_deltas: Array, labels: Array, target_deltas: Array, config: Config
 ) -> tuple[Array, Array]:
-    """Return the classification loss and the box loss of the sampled RoIs, two scalars.
+    """Return the classification loss and the box loss, two scalars: the sums of the `addends`."""
+    classification, box = addends(class_logits, box_deltas, labels, target_deltas, config)
+    return classification.sum(), box.sum()
+
+
+def addends(
+    class_logits: Array, box_deltas: Array, labels: Array, target_deltas: Array, config: Config
+) -> tuple[Array, Array]:
+    """Return the addends of the classification loss and of the box loss.
 
     class_logits   [R, K + 1]
     box_deltas     [R, 4 E]
     labels         [R]     0..K
     target_deltas  [R, 4]  used for objects
 
-    Both are divided by R (at least 1). Boxes count for objects only, in the deltas of their class.
+    Returns [R] of the sampled RoIs and [R_1, 4] of the objects among them, in the order of
+    np.flatnonzero(labels > 0), in the deltas of their class. Both are divided by R (at least 1).
     """
     normalizer = max(len(labels), 1)
     columns = class_layout(config).column(labels)
-    classification = cross_entropy(class_logits, columns).sum() / normalizer
+    classification = cross_entropy(class_logits, columns) / normalizer
     layout, objects = delta_layout(config), np.flatnonzero(labels > 0)
     per_class = box_deltas.reshape(len(labels), layout.columns, 4)
     deltas = per_class[objects, layout.column(labels[objects])]
     difference = deltas - target_deltas[objects]
-    return classification, smooth_l1(difference, config.box_head.smooth_l1_beta).sum() / normalizer
+    return classification, smooth_l1(difference, config.box_head.smooth_l1_beta) / normalizer
 
 
 def parameter_shapes(config: Config) -> dict[str, tuple[int, ...]]:

@@ -71,14 +71,19 @@ def targets(
 
 
 def loss(mask_logits: Array, labels: Array, targets: Array, config: Config) -> Array:
-    """Return the mask loss, the mean over objects and pixels; 0 without objects.
+    """Return the mask loss, the sum of the `addends`; 0 without objects."""
+    return addends(mask_logits, labels, targets, config).sum()
+
+
+def addends(mask_logits: Array, labels: Array, targets: Array, config: Config) -> Array:
+    """Return the addends of the mask loss [R, S, S], a mean over the pixels of all objects.
 
     mask_logits  [R, M, S, S]
     labels       [R]        1..K
     targets      [R, S, S]  in [0, 1]
     """
     pixels = LOSSES[config.mask_head.loss](mask_logits, labels, targets, config)
-    return pixels.sum() / max(targets.size, 1)
+    return pixels / max(targets.size, 1)
 
 
 def sigmoid_loss(mask_logits: Array, labels: Array, targets: Array, config: Config) -> Array:
@@ -91,7 +96,7 @@ def sigmoid_loss(mask_logits: Array, labels: Array, targets: Array, config: Conf
 
 
 def softmax_loss(mask_logits: Array, labels: Array, targets: Array, config: Config) -> Array:
-    """Return the cross-entropy of all pixels, flattened [R S S]. Classes and background compete.
+    """Return the cross-entropy of all pixels [R, S, S]. Classes and background compete.
 
     A pixel belongs to its object's class with the target's probability, else to the background.
     """
@@ -99,11 +104,11 @@ def softmax_loss(mask_logits: Array, labels: Array, targets: Array, config: Conf
     distribution = np.zeros(mask_logits.shape, targets.dtype)
     distribution[rows, layout.column(labels)] = targets
     distribution[:, layout.background] = 1 - targets
-    logits, distribution = (
+    flat_logits, flat_distribution = (
         x.transpose(0, 2, 3, 1).reshape(targets.size, layout.columns)
         for x in (mask_logits, distribution)
     )
-    return soft_cross_entropy(logits, distribution)
+    return soft_cross_entropy(flat_logits, flat_distribution).reshape(*targets.shape)
 
 
 LOSSES = {"sigmoid": sigmoid_loss, "softmax": softmax_loss}

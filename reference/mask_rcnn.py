@@ -4,6 +4,7 @@ Legend: N images, T anchors of all levels, P proposals, R RoIs, G ground truths,
 A list has one item per image.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,11 +21,25 @@ from reference import (
     shared_head,
     transform,
 )
-from reference.autodiff import Tape, detached
+from reference.autodiff import Tape, Variable, detached
 from reference.config import Config, Pooler, check
 from reference.parameters import check_parameters, trained_parameters
 from reference.pooler import pool
 from reference.structures import Array, Detections, NetworkDetections, Stages, Target, keep
+
+
+class Taped(NamedTuple):
+    """One forward pass in training, on a tape that `tape.backward(loss)` uses up.
+
+    variables   {name: Variable} of every parameter that is trained
+    losses      {name: Variable}, scalars
+    priorities  of the sampling, as in `MaskRCNN.losses`
+    """
+
+    tape: Tape
+    variables: dict[str, Variable]
+    losses: dict[str, Variable]
+    priorities: dict
 
 
 class Gradients(NamedTuple):
@@ -79,6 +94,7 @@ class MaskRCNN:
         priorities: dict | None = None,
         record: Stages | None = None,
         generator: np.random.Generator | None = None,
+        proposals: list[rpn.Proposals] | None = None,
     ) -> dict[str, Array]:
         """Return the losses of one training step, whose sum training minimises.
 
@@ -88,12 +104,15 @@ class MaskRCNN:
                         needed, those of the smallest priority are sampled. A "roi" row holds
                         post_nms_top_n_train entries for proposals, then one per ground truth.
         generator       draws the priorities if there are none; None: a fresh one
+        proposals       of each image, at most post_nms_top_n_train, to use instead of the RPN's.
+                        No gradient runs through proposals, as if they did not depend on the
+                        parameters; held still like this, they do not
         Returns {"rpn_objectness", "rpn_box", "class", "box", "mask"}: scalars. Without a mask
         branch there is no "mask". Running statistics of batch norms in `parameters` are updated.
         """
         statistics = {}
         losses, _ = self._losses(
-            self.parameters, statistics, images, targets, priorities, record, generator
+            self.parameters, statistics, images, targets, priorities, record, generator, proposals
         )
         self.parameters = self.parameters | statistics
         return losses
@@ -105,22 +124,54 @@ class MaskRCNN:
         priorities: dict | None = None,
         record: Stages | None = None,
         generator: np.random.Generator | None = None,
+        of: Sequence[str] | None = None,
+        proposals: list[rpn.Proposals] | None = None,
     ) -> Gradients:
-        """Return the losses and the gradients of their sum. Arguments as in `losses`.
+        """Return the losses and the gradients of their sum, or of the sum of those named in `of`.
 
-        What `record` receives are Variables wherever a gradient runs through: see `value`, `grad`.
+        of  names of losses; a parameter that none of them depends on gets a gradient of zeros
+        The other arguments are those of `losses`. What `record` receives are Variables wherever a
+        gradient runs through: see `value`, `grad`.
+        Raises ValueError for a name that is no loss, and for no name.
+        """
+        tape, variables, losses, priorities = self.taped(
+            images, targets, priorities, record, generator, proposals
+        )
+        of = list(losses) if of is None else of
+        if not of or set(of) - set(losses):
+            raise ValueError(f"of: expected some of {', '.join(losses)}, got {of!r}")
+        total: Any = sum(loss for name, loss in losses.items() if name in of)
+        tape.backward(total)
+        gradients = {
+            name: np.zeros_like(variable.value) if variable.grad is None else variable.grad
+            for name, variable in variables.items()
+        }
+        return Gradients(detached(losses), gradients, priorities)
+
+    def taped(
+        self,
+        images: list[Array],
+        targets: list[Target],
+        priorities: dict | None = None,
+        record: Stages | None = None,
+        generator: np.random.Generator | None = None,
+        proposals: list[rpn.Proposals] | None = None,
+    ) -> Taped:
+        """Return the losses on a tape, from which `gradients` runs back. Arguments as in `losses`.
+
+        `tape.names()` lists the calls. After `tape.backward(losses["mask"])`, `grad` of each
+        Variable, those in `record` included, is the gradient of that loss, or None if it does not
+        depend on the Variable.
         """
         tape, statistics = Tape(), {}
         names = trained_parameters(self.config)
         variables = {name: tape.variable(self.parameters[name]) for name in names}
+        parameters = self.parameters | variables
         losses, priorities = self._losses(
-            self.parameters | variables, statistics, images, targets, priorities, record, generator
+            parameters, statistics, images, targets, priorities, record, generator, proposals
         )
-        total: Any = sum(losses.values())
-        tape.backward(total)
         self.parameters = self.parameters | statistics
-        gradients = {name: variable.grad for name, variable in variables.items()}
-        return Gradients(detached(losses), gradients, priorities)
+        return Taped(tape, variables, losses, priorities)
 
     def batch_detections(
         self, images: Array, sizes: list[tuple[int, int]], record: Stages | None = None
@@ -160,7 +211,7 @@ class MaskRCNN:
         ]
 
     def _losses(
-        self, parameters, statistics, images, targets, priorities, record, generator
+        self, parameters, statistics, images, targets, priorities, record, generator, proposals
     ) -> tuple[dict, dict]:
         """Return the losses, and the priorities of the sampling; arguments as in `losses`.
 
@@ -170,6 +221,8 @@ class MaskRCNN:
         if len(images) == 0 or len(images) != len(targets):
             counts = f"{len(images)} images and {len(targets)} targets"
             raise ValueError(f"losses: expected images and a target for each, got {counts}")
+        if proposals is not None and len(proposals) != len(images):
+            raise ValueError(f"proposals: those of {len(proposals)} images for {len(images)}")
         config = self.config
         pairs = [transform.prepare(*pair, config.transform) for pair in zip(images, targets)]
         prepared, targets = [image for image, _ in pairs], [target for _, target in pairs if target]
@@ -183,11 +236,13 @@ class MaskRCNN:
             priorities = self.draw_priorities(logits.shape[1], gt_boxes, generator)
         answers = rpn.targets(np.concatenate(grid), gt_boxes, priorities["rpn"], config.rpn)
         keep(record, priorities=priorities, rpn_labels=answers.labels, rpn_sampled=answers.sampled)
+        keep(record, rpn_matched=answers.matched, rpn_target_deltas=answers.deltas)
         rpn_losses = rpn.losses(logits, deltas, answers.sampled, answers.deltas, config.rpn)
 
-        proposals = rpn.proposals(
-            detached(logits), detached(deltas), grid, sizes, config.rpn, training=True
-        )
+        if proposals is None:
+            proposals = rpn.proposals(
+                detached(logits), detached(deltas), grid, sizes, config.rpn, training=True
+            )
         keep(record, proposals=[image.boxes for image in proposals])
         keep(record, proposal_scores=[image.scores for image in proposals])
         samples = [

@@ -35,25 +35,31 @@ def batched_nms(boxes: Array, scores: Array, group: Array, iou_threshold: float)
 
     group [R] int is a class or a level; the other arguments are those of `nms`.
     """
-    boxes, scores, group = np.asarray(boxes), np.asarray(scores), np.asarray(group)
+    order = top_k(scores, len(scores))
+    return order[suppressed_by(boxes, scores, iou_threshold, group)[order] < 0]
+
+
+def suppressed_by(
+    boxes: Array, scores: Array, iou_threshold: float, group: Array | None = None
+) -> Array:
+    """Return the index of the kept box that removed each box [R] int, -1 for a box that is kept.
+
+    If several kept boxes overlap a box too much, the one of highest score removes it. Arguments as
+    in `batched_nms`; without `group`, all boxes are of one group.
+    """
+    boxes, scores = np.asarray(boxes), np.asarray(scores)
+    group = np.zeros(len(boxes), int) if group is None else np.asarray(group)
     check_finite(boxes, "boxes")
     if np.isnan(scores).any():
         raise ValueError(f"scores must not be NaN; row {int(np.isnan(scores).argmax())} is")
-    order = top_k(scores, len(scores))
-    keep = np.zeros(len(scores), bool)
+    order, suppressor = top_k(scores, len(scores)), np.full(len(scores), -1)
     for value in np.unique(group):
-        rows = order[group[order] == value]
-        keep[rows[_greedy(boxes[rows], iou_threshold)]] = True
-    return order[keep[order]]
-
-
-def _greedy(boxes: Array, iou_threshold: float) -> Array:
-    """Return the kept rows of boxes that are sorted by falling score."""
-    keep, rest = [], np.arange(len(boxes))
-    while len(rest):
-        best, rest = rest[0], rest[1:]
-        keep.append(best)
-        overlap = iou(boxes[best, None], boxes[rest])[0]
-        # The threshold is a float64 also for float32 boxes.
-        rest = rest[~(overlap > np.float64(iou_threshold))]
-    return np.array(keep, int)
+        rest = order[group[order] == value]
+        while len(rest):
+            best, rest = rest[0], rest[1:]
+            overlap = iou(boxes[best, None], boxes[rest])[0]
+            # The threshold is a float64 also for float32 boxes.
+            removed = overlap > np.float64(iou_threshold)
+            suppressor[rest[removed]] = best
+            rest = rest[~removed]
+    return suppressor

@@ -3,6 +3,8 @@
 Legend: P proposals, K classes, E box deltas per proposal (see labels.delta_layout), D detections.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 
 from reference import box_coder, nms, transform
@@ -11,6 +13,23 @@ from reference.boxes import clip, is_valid
 from reference.config import BoxHead, Config
 from reference.labels import class_layout, delta_layout
 from reference.structures import Array, NetworkDetections
+
+
+class Survivors(NamedTuple):
+    """What each step of `select` leaves of boxes [P, K, 4]: index pairs (proposal, column) [., 2].
+
+    Column c holds the boxes of label c + 1.
+
+    candidates    finite, and scored above the threshold: by rising proposal, then by rising column
+    sized         those of them whose clipped boxes are long enough, in the same order
+    unsuppressed  those of them that non-maximum suppression keeps, by falling score
+    kept          the first of them: the detections
+    """
+
+    candidates: Array
+    sized: Array
+    unsuppressed: Array
+    kept: Array
 
 
 def detections(
@@ -36,17 +55,21 @@ def select(boxes: Array, scores: Array, size: tuple[int, int], head: BoxHead) ->
 
     A proposal with any non-finite value is dropped with all its classes.
     """
+    row, column = survivors(boxes, scores, size, head).kept.T
+    return NetworkDetections(clip(boxes[row, column], *size), scores[row, column], column + 1)
+
+
+def survivors(boxes: Array, scores: Array, size: tuple[int, int], head: BoxHead) -> Survivors:
+    """Return what is left after each step of `select`, whose arguments these are."""
     finite = np.isfinite(boxes).all(axis=(1, 2)) & np.isfinite(scores).all(axis=1)
-    boxes, scores = boxes[finite], scores[finite]
-    boxes = clip(boxes, *size)
-    candidate = scores > head.score_threshold
-    if head.min_size is not None:
-        candidate &= is_valid(boxes, head.min_size, inclusive=True)
-    # The order of candidates: proposal by proposal, rising classes within.
-    row, column = np.nonzero(candidate)
-    boxes, scores, labels = boxes[row, column], scores[row, column], column + 1
-    keep = nms.batched_nms(boxes, scores, labels, head.nms_iou)[: head.max_detections]
-    return NetworkDetections(boxes[keep], scores[keep], labels[keep])
+    candidates = np.argwhere((scores > head.score_threshold) & np.expand_dims(finite, 1))
+    clipped = clip(boxes[tuple(candidates.T)], *size)
+    min_size = -np.inf if head.min_size is None else head.min_size
+    valid = is_valid(clipped, min_size, inclusive=True)
+    sized, clipped = candidates[valid], clipped[valid]
+    row, column = sized.T
+    unsuppressed = sized[nms.batched_nms(clipped, scores[row, column], column, head.nms_iou)]
+    return Survivors(candidates, sized, unsuppressed, unsuppressed[: head.max_detections])
 
 
 def rescale(

@@ -38,13 +38,14 @@ from reference.autodiff import Array, primitive
 from reference.rois import Size, check, pair
 
 
-def sample_matrix(
-    low: float, high: float, bins: int, size: int, sampling_ratio: int, aligned: bool
+def sample_positions(
+    low: float, high: float, bins: int, sampling_ratio: int, aligned: bool
 ) -> Array:
-    """Return the bilinear weights [bins, g, size] that each sample of one axis gives to the pixels.
+    """Return where the samples of each bin lie along one axis [bins, g], as float64.
 
-    The RoI runs from `low` to `high` feature pixels; g is `sampling_ratio`, or ceil(bin side) if
-    that is 0. A sample exactly at -1 or at `size` is still inside the map (SPEC §1).
+    The RoI runs from `low` to `high` feature pixels. Position i is the centre of pixel i, which a
+    drawing in which pixel i covers [i, i + 1) shows at i + 0.5. g is `sampling_ratio`, or
+    ceil(bin side) if that is 0. Positions are computed in the dtype of `low` and `high`.
     """
     start = low - 0.5 if aligned else low
     length = (high - 0.5 if aligned else high) - start
@@ -54,16 +55,41 @@ def sample_matrix(
     grid = sampling_ratio if sampling_ratio > 0 else int(np.ceil(side))
     if aligned and high < low:
         grid = 0
-    weights = np.zeros((bins, grid, size))
-    for p in range(bins):
-        for i in range(grid):
-            position = float(start + p * side + (i + 0.5) * side / grid)
-            if -1 <= position <= size:
-                position = min(max(position, 0), size - 1)
-                lower = int(position)
-                upper = min(lower + 1, size - 1)
-                weights[p, i, lower] += 1 - (position - lower)
-                weights[p, i, upper] += position - lower
+    p, i = (np.arange(count, dtype=np.result_type(side)) for count in (bins, grid))
+    corner = start + p * side
+    return (corner[:, None] + (i + 0.5) * side / grid).astype(np.float64)
+
+
+def neighbours(positions: Array, size: int) -> tuple[Array, Array, Array, Array]:
+    """Return the two pixels that each sample of one axis reads, and the weights it gives them.
+
+    positions  index coordinates on an axis of `size` pixels, such as those of `sample_positions`
+    Returns (lower, upper, weight_lower, weight_upper), each of the shape of `positions`; pixels are
+    integers in 0..size - 1. A sample beyond the first or last centre reads that pixel alone. One
+    below -1 or above `size` is outside the map: both its weights are 0 (SPEC §1).
+    """
+    inside = (positions >= -1) & (positions <= size)
+    nearest = np.minimum(np.maximum(positions, 0), size - 1)
+    lower = nearest.astype(int)
+    upper = np.minimum(lower + 1, size - 1)
+    weight_upper = inside * (nearest - lower)
+    return lower, upper, inside - weight_upper, weight_upper
+
+
+def sample_matrix(
+    low: float, high: float, bins: int, size: int, sampling_ratio: int, aligned: bool
+) -> Array:
+    """Return the bilinear weights [bins, g, size] that each sample of one axis gives to the pixels.
+
+    See `sample_positions` and `neighbours`.
+    """
+    positions = sample_positions(low, high, bins, sampling_ratio, aligned)
+    lower, upper, weight_lower, weight_upper = neighbours(positions, size)
+    weights = np.zeros((*positions.shape, size))
+    p, i = np.arange(bins)[:, None], np.arange(positions.shape[1])
+    weights[p, i, lower] = weight_lower
+    # At the border `upper` may be `lower`.
+    weights[p, i, upper] += weight_upper
     return weights
 
 

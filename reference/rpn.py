@@ -23,17 +23,34 @@ class Proposals(NamedTuple):
     scores: Array
 
 
+class Survivors(NamedTuple):
+    """What each step of `select` leaves of the T anchors of one image, as indices into them.
+
+    top_k         the highest logits of each level: level by level, by falling logit
+    sized         those of them whose clipped boxes are long enough, in the same order
+    unsuppressed  those of them that non-maximum suppression keeps, by falling score
+    kept          the first of them: the proposals
+    """
+
+    top_k: Array
+    sized: Array
+    unsuppressed: Array
+    kept: Array
+
+
 class Targets(NamedTuple):
     """The values that the anchors of N images should predict.
 
     labels   [N, T]     1 object, 0 background, -1 ignored
-    sampled  [N, T]     the labels of the anchors that the losses use, -1 for all others
+    matched  [N, T]     the ground truth of highest IoU, for any label; 0 if there is none
     deltas   [N, T, 4]  0 unless the label is 1
+    sampled  [N, T]     the labels of the anchors that the losses use, -1 for all others
     """
 
     labels: Array
-    sampled: Array
+    matched: Array
     deltas: Array
+    sampled: Array
 
 
 def head(parameters: dict, features: dict[int, Array], rpn: RPN) -> tuple[list[Array], list[Array]]:
@@ -94,16 +111,28 @@ def select(
     suppress within each level; keep the post_nms_top_n best of all levels.
     Scores are probabilities or logits (`nms_score`). Equal scores: lower index first.
     """
+    kept = survivors(decoded, logits, level, size, rpn, training=training).kept
+    return Proposals(boxes.clip(decoded[kept], *size), _scores(logits[kept], rpn))
+
+
+def survivors(
+    decoded: Array, logits: Array, level: Array, size: tuple[int, int], rpn: RPN, *, training: bool
+) -> Survivors:
+    """Return the anchors that are left after each step of `select`, whose arguments these are."""
     pre = rpn.pre_nms_top_n_train if training else rpn.pre_nms_top_n_test
     post = rpn.post_nms_top_n_train if training else rpn.post_nms_top_n_test
     rows_by_level = [np.flatnonzero(level == index) for index in np.unique(level)]
-    best = np.concatenate([rows[nms.top_k(logits[rows], pre)] for rows in rows_by_level])
-    decoded, logits, level = boxes.clip(decoded[best], *size), logits[best], level[best]
-    valid = boxes.is_valid(decoded, rpn.min_size, rpn.min_size_inclusive)
-    decoded, logits, level = decoded[valid], logits[valid], level[valid]
-    scores = sigmoid(logits) if rpn.nms_score == "probability" else logits
-    keep = nms.batched_nms(decoded, scores, level, rpn.nms_iou)[:post]
-    return Proposals(decoded[keep], scores[keep])
+    top_k = np.concatenate([rows[nms.top_k(logits[rows], pre)] for rows in rows_by_level])
+    clipped = boxes.clip(decoded[top_k], *size)
+    valid = boxes.is_valid(clipped, rpn.min_size, rpn.min_size_inclusive)
+    sized, clipped = top_k[valid], clipped[valid]
+    scores = _scores(logits[sized], rpn)
+    unsuppressed = sized[nms.batched_nms(clipped, scores, level[sized], rpn.nms_iou)]
+    return Survivors(top_k, sized, unsuppressed, unsuppressed[:post])
+
+
+def _scores(logits, rpn):
+    return sigmoid(logits) if rpn.nms_score == "probability" else logits
 
 
 def targets(anchors: Array, gt_boxes: list[Array], priorities: Array, rpn: RPN) -> Targets:
@@ -114,44 +143,54 @@ def targets(anchors: Array, gt_boxes: list[Array], priorities: Array, rpn: RPN) 
     priorities  [N, T]; the smallest are sampled
     """
     matches = [match(anchors, image_boxes, rpn) for image_boxes in gt_boxes]
-    labels = np.stack([image_labels for image_labels, _ in matches])
+    labels, matched, deltas = (np.stack(images) for images in zip(*matches))
     sampled = np.full_like(labels, -1)
     for row, candidates, priority in zip(sampled, labels, priorities):
         quota = rpn.batch_size, rpn.positive_fraction
         positive, negative = sampler.sample(candidates, priority, *quota)
         row[positive], row[negative] = 1, 0
-    return Targets(labels, sampled, np.stack([deltas for _, deltas in matches]))
+    return Targets(labels, matched, deltas, sampled)
 
 
-def match(anchors: Array, gt_boxes: Array, rpn: RPN) -> tuple[Array, Array]:
-    """Return the labels [T] and deltas [T, 4] that the anchors of one image should predict."""
+def match(anchors: Array, gt_boxes: Array, rpn: RPN) -> tuple[Array, Array, Array]:
+    """Return labels [T], matched [T], deltas [T, 4] of the anchors of one image; see `Targets`."""
     iou, high, low = boxes.iou(gt_boxes, anchors), rpn.foreground_iou, rpn.background_iou
     labels, matched = matcher.match(iou, high, low, rpn.low_quality_matches, rpn.zero_iou_matches)
     positive, deltas = labels == 1, np.zeros_like(anchors)
     matched_boxes = gt_boxes[matched[positive]]
     deltas[positive] = box_coder.encode(matched_boxes, anchors[positive], rpn.box_weights)
-    return labels, deltas
+    return labels, matched, deltas
 
 
 def losses(
     logits: Array, deltas: Array, sampled: Array, target_deltas: Array, rpn: RPN
 ) -> tuple[Array, Array]:
-    """Return the objectness loss and the box loss of the sampled anchors, two scalars.
+    """Return the objectness loss and the box loss, two scalars: the sums of the `addends`."""
+    objectness, box = addends(logits, deltas, sampled, target_deltas, rpn)
+    return objectness.sum(), box.sum()
+
+
+def addends(
+    logits: Array, deltas: Array, sampled: Array, target_deltas: Array, rpn: RPN
+) -> tuple[Array, Array]:
+    """Return the addends of the objectness loss and of the box loss.
 
     logits         [N, T]
     deltas         [N, T, 4]
     sampled        [N, T]     1 positive, 0 negative, -1 not sampled
     target_deltas  [N, T, 4]  used where positive
 
-    Both are divided by the number of sampled anchors (at least 1), or by batch_size * N (SPEC §7).
+    Returns [S] of the sampled anchors and [S_1, 4] of the positive ones among them, in the order of
+    np.nonzero(sampled >= 0) and np.nonzero(sampled == 1). Both are divided by S (at least 1), or by
+    batch_size * N (SPEC §7).
     """
     positive, used = sampled == 1, sampled >= 0
     normalizer = rpn.batch_size * len(sampled)
     if rpn.loss_normalizer == "sampled":
         normalizer = max(int(used.sum()), 1)
-    objectness = binary_cross_entropy(logits[used], positive[used]).sum() / normalizer
+    objectness = binary_cross_entropy(logits[used], positive[used]) / normalizer
     difference = deltas[positive] - target_deltas[positive]
-    return objectness, smooth_l1(difference, rpn.smooth_l1_beta).sum() / normalizer
+    return objectness, smooth_l1(difference, rpn.smooth_l1_beta) / normalizer
 
 
 def parameter_shapes(config: Config) -> dict[str, tuple[int, ...]]:

@@ -176,6 +176,20 @@ def test_a_backward_is_found_by_its_name():
     assert backward_of(relu).__name__ == "relu_backward"
 
 
+def test_names_of_the_primitives(rng):
+    """In the order of the calls, operators and primitives with a backward of their own included."""
+    tape = Tape()
+    x = tape.variable(rng.standard_normal((2, 3)))
+    assert tape.names() == []
+    sine = primitive(np.sin, lambda grad, x: grad * np.cos(x))
+    y = relu(linear(sine(x), np.ones((3, 3)), 0.0) - 1) * x
+    result = np.concatenate([y[0], y[1]]).mean()
+    names = ["sin", "linear", "add", "relu", "multiply", "getitem", "getitem", "concatenate"]
+    assert tape.names() == [*names, "total", "divide"]
+    tape.backward(result)
+    assert tape.names() == []
+
+
 # ---- the operators
 
 

@@ -25,6 +25,7 @@ import reference.mask_head
 import reference.rpn
 from accelerated.verify.equality import GOLDEN_OPERATOR, REDUCTION, assert_close, assert_equal
 from reference import box_coder, masks
+from reference.autodiff import Tape
 from reference.config import preset
 
 K = 3
@@ -214,6 +215,62 @@ def test_roi_losses_twins(config, rois, empty, seed):
         for x in leaves:
             assert x.grad is not None and x.grad.isfinite().all()
             assert not x.grad[labels < 0].any()
+
+
+def check_addends(addends, losses, alone, *arrays):
+    """Raise AssertionError unless the addends sum to the losses and each is what it should be.
+
+    addends, losses  functions of arrays, the first also of Variables, that return two each
+    alone            the values of all addends of both losses, in two lists
+    """
+    taped = addends(*map(Tape().variable, arrays))
+    for found, total, variable, values in zip(
+        addends(*arrays), losses(*arrays), taped, alone, strict=True
+    ):
+        assert found.sum() == total
+        assert_equal(variable.value, found)
+        assert len(found) == len(values)
+        for addend, value in zip(found, values, strict=True):
+            assert_close(addend.sum(), value, REDUCTION["float64"])
+
+
+@given(st.sampled_from([TORCHVISION, DETECTRON2]), st.integers(1, 3), st.integers(0, 2**31))
+def test_rpn_addends(config, images, seed):
+    """An addend is the loss of its anchor alone, divided by what all are divided by."""
+    rng = np.random.default_rng(seed)
+    logits, deltas, target_deltas = (rng.standard_normal((images, 7, *t)) for t in ((), (4,), (4,)))
+    sampled = rng.integers(-1, 2, (images, 7))
+    count = (sampled >= 0).sum() if config.rpn.loss_normalizer == "sampled" else 1
+
+    def call(function, labels=sampled):
+        return lambda logits, deltas: function(logits, deltas, labels, target_deltas, config.rpn)
+
+    alone = []
+    for which, column in ((sampled >= 0, 0), (sampled == 1, 1)):
+        only = [np.full_like(sampled, -1) for _ in range(which.sum())]
+        for labels, place in zip(only, np.argwhere(which), strict=True):
+            labels[*place] = sampled[*place]
+        losses = [call(reference.rpn.losses, labels)(logits, deltas)[column] for labels in only]
+        alone.append([loss / count for loss in losses])
+    check_addends(call(reference.rpn.addends), call(reference.rpn.losses), alone, logits, deltas)
+
+
+@both_configs
+def test_roi_addends(config, rng):
+    """An addend is the loss of its RoI alone, divided by the number of RoIs."""
+    labels = np.array([2, 0, 1, 0, K])
+    objects = np.flatnonzero(labels)
+    class_logits, box_deltas, target_deltas = (
+        rng.standard_normal((5, n)) for n in (K + 1, 4 * entry_count(config), 4)
+    )
+
+    def call(name, rows=slice(None)):
+        function = getattr(reference.box_head, name)
+        return lambda *x: function(*x, labels[rows], target_deltas[rows], config)
+
+    rows = [call("losses", [r])(class_logits[[r]], box_deltas[[r]]) for r in range(5)]
+    alone = [classification / 5 for classification, _ in rows], [rows[r][1] / 5 for r in objects]
+    check_addends(call("addends"), call("losses"), alone, class_logits, box_deltas)
 
 
 @both_configs
@@ -516,6 +573,22 @@ def test_mask_variants_twins(config, rois, seed):
         REDUCTION["float64"],
         "probabilities",
     )
+
+
+@given(st.sampled_from(["sigmoid", "softmax"]), st.booleans(), st.integers(0, 2**31))
+def test_mask_addends(loss, class_agnostic, seed):
+    config, rng = mask_variant(loss, class_agnostic), np.random.default_rng(seed)
+    labels, targets = np.array([2, 1, K]), rng.random((3, 2, 2))
+    logits = rng.standard_normal((3, reference.labels.mask_layout(config).columns, 2, 2))
+    found = reference.mask_head.addends(logits, labels, targets, config)
+    assert found.shape == (3, 2, 2)
+    assert found.sum() == reference.mask_head.loss(logits, labels, targets, config)
+    taped = reference.mask_head.addends(Tape().variable(logits), labels, targets, config)
+    assert_equal(taped.value, found)
+    for r, y, x in np.ndindex(found.shape):
+        pixel = slice(r, r + 1), ..., slice(y, y + 1), slice(x, x + 1)
+        alone = reference.mask_head.loss(logits[pixel], labels[r : r + 1], targets[pixel], config)
+        assert_close(found[r, y, x], alone / found.size, REDUCTION["float64"])
 
 
 @pytest.mark.parametrize("background", ["first", "last"])

@@ -77,8 +77,11 @@ def test_losses_twins(rng, name, objects):
         images, [structures.Target(**t) for t in targets], priorities, record=expected_record
     )
     assert not model.training
-    for key in ("rpn_labels", "rpn_sampled"):
+    for key in ("rpn_labels", "rpn_matched", "rpn_sampled"):
         assert_equal(getattr(record, key), getattr(expected_record, key), key)
+    deltas = record.rpn_target_deltas
+    assert_close(deltas, expected_record.rpn_target_deltas, MODEL["float64"], "target deltas")
+    assert deltas.any() == bool(sum(objects))
     sampled = record.roi_labels >= 0
     for key in ("sampled_rois", "roi_labels"):
         assert_close(

@@ -116,6 +116,49 @@ def test_twins(truth, candidates, low_quality, zero_iou, chunk):
         accelerated.matcher.CHUNK = before
 
 
+def test_reasons_by_hand():
+    reasons = reference.matcher.reasons
+    above, below, between, best = "above", "below", "between", "best of a truth"
+    without = [above, between, above, between, below, between, between]
+    assert reasons(IOU, 0.7, 0.3, False).tolist() == without
+    # Both best candidates of the last ground truth.
+    expected = [above, best, above, between, below, best, between]
+    assert reasons(IOU, 0.7, 0.3, True).tolist() == expected
+    # A truth without overlap is best met, at 0, by every candidate that misses it.
+    iou = np.array([[0.0, 0.0, 0.0], [0.8, 0.0, 0.1]])
+    assert reasons(iou, 0.7, 0.3, True, True).tolist() == [above, best, best]
+    assert reasons(iou, 0.7, 0.3, True, False).tolist() == [above, below, below]
+    assert reasons(np.zeros((0, 3)), 0.7, 0.3, True).tolist() == [below] * 3
+    assert reasons(np.zeros((2, 0)), 0.7, 0.3, True).tolist() == []
+
+
+@given(st.integers(0, 4), st.integers(0, 12), st.booleans(), st.booleans(), st.integers(0, 2**31))
+def test_reasons_agree_with_the_definition_and_with_the_labels(
+    truths, candidates, low_quality, zero_iou, seed
+):
+    """IoU in eighths: ties and values on both thresholds are common."""
+    iou = np.random.default_rng(seed).integers(0, 7, (truths, candidates)) / 8
+    high, low = 0.5, 0.25
+    rules = high, low, low_quality, zero_iou
+    found = reference.matcher.reasons(iou, *rules)
+    labels, _ = reference.matcher.match(iou, *rules)
+    for reason, label, column in zip(found, labels, iou.T, strict=True):
+        best = max(column, default=-1)
+        is_best = any(
+            value == row.max() and (zero_iou or value > 0)
+            for value, row in zip(column, iou, strict=True)
+        )
+        if best >= high:
+            expected = "above", 1
+        elif low_quality and is_best:
+            expected = "best of a truth", 1
+        elif best < low:
+            expected = "below", 0
+        else:
+            expected = "between", -1
+        assert (reason, label) == expected
+
+
 def test_images_of_a_batch_do_not_mix(rng):
     truth, candidates = (
         np.sort(rng.uniform(0, 30, (2, n, 2, 2)), axis=2).reshape(2, n, 4) for n in (4, 50)

@@ -242,10 +242,10 @@ MUTANTS = [
     Mutant(
         "roi_align_max", roi_align, "_to_largest", " == first", " >= first"
     ),  # the later ones get it too
-    Mutant("interpolation_matrix", roi_align, "sample_matrix", "-1 <= position", "-1 < position"),
-    Mutant("interpolation_matrix", roi_align, "sample_matrix", "<= size:", "< size:"),
-    Mutant("interpolation_matrix", roi_align, "sample_matrix", "-1 <= position", "0 <= position"),
-    Mutant("interpolation_matrix", roi_align, "sample_matrix", "low - 0.5 if", "low if"),
+    Mutant("interpolation_matrix", roi_align, "neighbours", "positions >= -1", "positions > -1"),
+    Mutant("interpolation_matrix", roi_align, "neighbours", "<= size)", "< size)"),
+    Mutant("interpolation_matrix", roi_align, "neighbours", "positions >= -1", "positions >= 0"),
+    Mutant("interpolation_matrix", roi_align, "sample_positions", "low - 0.5 if", "low if"),
     Mutant("roi_pool", roi_pool, "roi_pool_backward", "np.add.at(", "np.subtract.at("),
     Mutant(
         "roi_pool",

@@ -148,6 +148,40 @@ def test_properties_of_the_oracle(boxes, data):
     )
 
 
+def test_suppressed_by_hand():
+    """Box 3 overlaps the kept boxes 0 and 2; the better of them removes it."""
+    x = np.array([0, 2, 8, 4, 2.0])
+    boxes = np.stack([x, 0 * x, x + 10, 0 * x + 10], axis=1)
+    scores = np.array([0.9, 0.8, 0.7, 0.6, 0.8])
+    removed = reference.nms.suppressed_by
+    assert_equal(removed(boxes, scores, 0.4), [-1, 0, -1, 0, 0])
+    # Of another group than box 0: box 1 is kept, and of two equals the first removes the second.
+    assert_equal(removed(boxes, scores, 0.4, np.array([0, 1, 1, 0, 1])), [-1, -1, -1, 0, 1])
+    assert_equal(removed(boxes[:0], scores[:0], 0.4), np.zeros(0))
+    with pytest.raises(ValueError, match="boxes must be finite; row 1"):
+        removed(np.array([[0, 0, 1, 1], [0, 0, np.inf, 1]]), scores[:2], 0.4)
+
+
+@given(some_boxes(20, 20, max_count=20), st.data())
+def test_suppressed_by_the_first_kept_box_that_overlaps(boxes, data):
+    def draw(highest):
+        return np.array(
+            data.draw(st.lists(st.integers(0, highest), min_size=len(boxes), max_size=len(boxes))),
+            int,
+        )
+
+    scores, group = draw(5), draw(2)
+    threshold = data.draw(st.sampled_from([0.0, 0.3, 0.5, 1.0]))
+    removed_by = reference.nms.suppressed_by(boxes, scores, threshold, group)
+    kept = reference.nms.batched_nms(boxes, scores, group, threshold)
+    iou = reference.boxes.iou(boxes, boxes)
+    for row in range(len(boxes)):
+        # `kept` is sorted by falling score.
+        better = kept[: kept.tolist().index(row)] if row in kept else kept
+        removers = [i for i in better if group[i] == group[row] and iou[i, row] > threshold]
+        assert removed_by[row] == (removers[0] if removers else -1)
+
+
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("count", [1, 31, 32, 33, 100])
 @BACKENDS

@@ -206,3 +206,28 @@ def test_many_classes(rng):
     )
     assert len(select_twins(boxes, scores**4, (70, 70), config.box_head, rows=5)[0]) == 100
     assert len(select_twins(boxes, scores * 0.05, (70, 70), config.box_head)[0]) == 0
+
+
+def test_survivors_of_every_step():
+    """Two classes; each step takes the boxes that it alone would take away."""
+    rows = [[0, 0, 10, 10], [0, 1, 10, 11], [40, 40, 50, 50], [200, 0, 210, 10], [70, 70, 80, 80]]
+    boxes = np.repeat(np.array(rows, float)[:, None], 2, axis=1)
+    boxes[4, 1, 3] = np.nan
+    scores = np.array([[0.8, 0.5], [0.9, 0.04], [0.7, 0.05], [0.6, 0.01], [0.9, 0.9]])
+    head = replace(TORCHVISION.box_head, max_detections=2)
+    found = reference.survivors(boxes, scores, (100, 100), head)
+    # The last proposal has a value that is not finite.
+    assert found.candidates.tolist() == [[0, 0], [0, 1], [1, 0], [2, 0], [3, 0]]
+    assert found.sized.tolist() == [[0, 0], [0, 1], [1, 0], [2, 0]]
+    assert found.unsuppressed.tolist() == [[1, 0], [2, 0], [0, 1]]
+    assert found.kept.tolist() == [[1, 0], [2, 0]]
+    detections = reference.select(boxes, scores, (100, 100), head)
+    assert_equal(detections.boxes, boxes[[1, 2], 0])
+    assert detections.scores.tolist() == [0.9, 0.7] and detections.labels.tolist() == [1, 1]
+    unsized = reference.survivors(boxes, scores, (100, 100), DETECTRON2.box_head)
+    assert_equal(unsized.sized, unsized.candidates)
+
+
+def test_survivors_of_no_proposals():
+    found = reference.survivors(np.zeros((0, K, 4)), np.zeros((0, K)), (9, 9), TORCHVISION.box_head)
+    assert [x.shape for x in found] == [(0, 2)] * 4

@@ -323,6 +323,48 @@ def check_interpolation_matrix():
     assert_close(samples.sum(axis=2), np.ones((2, 3)), 1e-15)
 
 
+def test_sample_positions():
+    """By hand: two bins of 1.5 pixels; half a pixel to the left of the centres if aligned."""
+    positions = reference.roi_align.sample_positions
+    expected = np.array([[2.375, 3.125], [3.875, 4.625]])
+    assert_equal(positions(2.0, 5.0, 2, 2, False), expected)
+    assert_equal(positions(2.0, 5.0, 2, 2, True), expected - 0.5)
+    # Adaptively, a bin of 1.5 pixels has two samples.
+    assert_equal(positions(2.0, 5.0, 2, 0, False), expected)
+    # Without the half pixel an RoI is at least one pixel long; with it, one may have no sample.
+    assert_equal(positions(5.0, 4.0, 1, 1, False), [[5.5]])
+    assert positions(5.0, 4.0, 3, 2, True).shape == (3, 0)
+    # In the dtype of the RoI, of which a third has no exact value.
+    single = positions(np.float32(0.1), np.float32(0.7), 3, 1, True)
+    assert single.dtype == np.float64 and np.array_equal(single, single.astype(np.float32))
+
+
+def test_neighbours():
+    """By hand, on an axis of four pixels; beyond -1 and 4 lies nothing."""
+    positions = np.array([[-1.125, -1.0, -0.25, 0.0], [1.75, 3.0, 4.0, 4.125]])
+    lower, upper, weight_lower, weight_upper = reference.roi_align.neighbours(positions, 4)
+    assert lower.dtype.kind == upper.dtype.kind == "i"
+    assert_equal(weight_lower, [[0, 1, 1, 1], [0.25, 1, 1, 0]])
+    assert_equal(weight_upper, [[0, 0, 0, 0], [0.75, 0, 0, 0]])
+    assert_equal(lower, [[0, 0, 0, 0], [1, 3, 3, 3]])
+    assert_equal(upper, [[1, 1, 1, 1], [2, 3, 3, 3]])
+
+
+@given(st.floats(-9, 9), st.floats(-9, 9), st.integers(0, 3), st.integers(1, 6), st.booleans())
+def test_sample_matrix_is_made_of_positions_and_neighbours(
+    low, high, sampling_ratio, size, aligned
+):
+    """On a ramp, whose value is its index, an inside sample reads its position."""
+    axis = low, high, 2, sampling_ratio, aligned
+    positions = reference.roi_align.sample_positions(*axis)
+    weights = reference.roi_align.sample_matrix(low, high, 2, size, sampling_ratio, aligned)
+    assert weights.shape == (*positions.shape, size)
+    inside = (positions >= -1) & (positions <= size)
+    read = np.where(inside, positions.clip(0, size - 1), 0)
+    assert_close(weights @ np.arange(size, dtype=float), read, 1e-15)
+    assert_close(weights.sum(axis=2), inside.astype(float), 1e-15)
+
+
 def test_sparse_matrices_by_hand():
     """The example of `sparse_compact` and `sparse_padded`: 2 x 2 bins, a map three pixels wide."""
     half, samples = 0.5, torch.ones(1)

@@ -30,8 +30,8 @@ def tensor(array):
 def pool(implementation, features, rois, image_index, *, output_size, spatial_scale):
     """Output and argmax of any of the three implementations, as arrays."""
     if implementation == "numpy":
-        return reference.roi_pool._with_argmax(
-            features, rois, image_index, output_size, spatial_scale
+        return reference.roi_pool.roi_pool_with_argmax(
+            features, rois, image_index, output_size=output_size, spatial_scale=spatial_scale
         )
     arguments = [tensor(x) for x in (rois, image_index, np.zeros_like(image_index))]
     size = accelerated.rois.pair(output_size)
@@ -117,6 +117,33 @@ def test_coordinates_round_half_away_from_zero(implementation, dtype):
     )
     assert_equal(out[:, 0, 0, 0], [27, 0, 0, 0])
     assert_equal(argmax[:, 0, 0, 0], [27, -1, 0, -1])
+
+
+def test_bins():
+    """By hand: rows 1 to 5 overlap in two bins, columns -1 to 2 and 6 to 9 leave the map."""
+    rois = np.array([[-1.5, 1.5, 4.0, 10.0], [12.0, 1.5, 18.0, 10.0]])
+    rows, columns = reference.roi_pool.bins(rois, (9, 8), (2, 3), 0.5)
+    assert rows.dtype == columns.dtype == np.int64
+    assert_equal(rows, [[[1, 4], [3, 6]]] * 2)
+    assert_equal(columns, [[[0, 1], [0, 2], [1, 3]], [[6, 8], [7, 8], [8, 8]]])
+
+
+@given(data=st.data())
+def test_outputs_are_the_maxima_of_the_bins(data):
+    """An output lies where `roi_pool_with_argmax` says, in its bin; an empty bin has none."""
+    rois = data.draw(some_boxes(14, 18))
+    features = data.draw(arrays(1, 2, 7, 9)).round(1)
+    rows, columns = reference.roi_pool.bins(rois, features.shape[2:], (2, 3), 0.5)
+    out, argmax = pool("numpy", features, rois, np.zeros(len(rois), int), **PLAIN)
+    for (r, c, p, q), value in np.ndenumerate(out):
+        inside = features[0, c, slice(*rows[r, p]), slice(*columns[r, q])]
+        assert value == (inside.max() if inside.size else 0)
+        y, x = divmod(argmax[r, c, p, q], 9)
+        if inside.size:
+            assert rows[r, p, 0] <= y < rows[r, p, 1] and columns[r, q, 0] <= x < columns[r, q, 1]
+            assert features[0, c, y, x] == value
+        else:
+            assert argmax[r, c, p, q] == -1
 
 
 @EVERY

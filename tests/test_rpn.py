@@ -176,14 +176,15 @@ def test_targets_twins(name, seed, objects, padding):
     thresholds = np.array([config.rpn.foreground_iou, config.rpn.background_iou])
     if overlap.size and np.abs(overlap[..., None] - thresholds).min() < 1e-9:
         return
-    labels, deltas = rpn.match(flat, gt, config.rpn)
+    labels, matched, deltas = rpn.match(flat, gt, config.rpn)
     slots = objects + max(padding, objects == 0)
     padded = torch.zeros(1, slots, 4, dtype=torch.float64)
     padded[0, :objects] = torch.from_numpy(gt)
-    actual_labels, actual_deltas = fast.match(
+    actual_labels, actual_matched, actual_deltas = fast.match(
         torch.cat(torch_anchors), padded, torch.arange(slots)[None] < objects, config.rpn
     )
     assert_equal(actual_labels[0], labels, "labels")
+    assert_equal(actual_matched[0], matched, "matched")
     assert_close(actual_deltas[0], deltas, REDUCTION["float64"], "deltas")
 
 
@@ -289,3 +290,32 @@ def test_no_proposals():
         [[200, 0, 210, 10], [-9, -9, 0, 0]], [1, 2]
     )  # nothing of them inside the image
     assert found.shape == (0, 4) and scores.shape == (0,)
+
+
+def test_survivors_of_every_step():
+    """Each step takes the anchors that it alone would take away."""
+    decoded = np.array(
+        [
+            [50, 50, 70, 70],  # 0 removed by 5
+            [0, 0, 10, 10],  # 1 kept, second best of its level
+            [30, 30, 40, 40],  # 2 third of its level: not in the top 2
+            [200, 0, 210, 10],  # 3 outside the image
+            [80, 0, 90, 10],  # 4 kept
+            [50, 51, 70, 71],  # 5 kept
+            [0, 0, 10, 10],  # 6 as 1, on another level: not removed, but one too many
+        ],
+        float,
+    )
+    logits, level = np.array([3, 5, 1, 9, 6, 4, 2.0]), np.array([2, 1, 1, 0, 1, 2, 3])
+    fields = {"pre_nms_top_n_test": 2, "post_nms_top_n_test": 3, "pre_nms_top_n_train": 1}
+    rpn_config = replace(configuration.preset("torchvision_r50_fpn").rpn, **fields)
+    arguments = decoded, logits, level, (100, 100), rpn_config
+    found = rpn.survivors(*arguments, training=False)
+    assert found.top_k.tolist() == [3, 4, 1, 5, 0, 6]
+    assert found.sized.tolist() == [4, 1, 5, 0, 6]
+    assert found.unsuppressed.tolist() == [4, 1, 5, 6]
+    assert found.kept.tolist() == [4, 1, 5]
+    assert rpn.survivors(*arguments, training=True).top_k.tolist() == [3, 4, 5, 6]
+    boxes_, scores = rpn.select(*arguments, training=False)
+    assert_equal(boxes_, decoded[[4, 1, 5]])
+    assert_equal(scores, 1 / (1 + np.exp(-logits[[4, 1, 5]])))

@@ -1,6 +1,7 @@
 """Detection in three implementations: equal weights agree, and the first wrong stage is named."""
 
 from dataclasses import replace
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from support import narrow
 from accelerated import interop, mask_rcnn
 from accelerated.verify import detection
 from accelerated.verify.equality import difference
-from accelerated.verify.report import Report, Row
+from accelerated.verify.report import Report, Row, check
 from reference import shapes
 from reference.config import preset
 
@@ -128,6 +129,87 @@ def test_a_report_counts_by_section():
         Report("", {"losses": rows[:1]}, {"triton": ""}).summary
         == "NumPy and torch agree in all 1 losses."
     )
+
+
+def test_check_builds_a_row(rng):
+    oracle = rng.standard_normal((2, 3))
+    results = {"torch": torch.from_numpy(oracle) + 1e-13, "triton": oracle.tolist()}
+    row = check("P3", oracle, results, 1e-12)
+    assert (row.name, row.shape, row.tolerance, row.verdict) == ("P3", "2 3", 1e-12, "ok")
+    assert row.differences["torch"] == difference(results["torch"], oracle)
+    assert row.differences["torch"].wrong == 6 and row.differences["triton"].wrong == 0
+    # The values are norms: no entry of the array is shown.
+    assert row.values.keys() == {"NumPy", "torch", "triton"}
+    np.testing.assert_allclose(list(row.values.values()), np.sqrt((oracle**2).sum()), rtol=1e-11)
+    assert check("labels", np.array([True]), {"torch": torch.tensor([1])}, 0).verdict == "equal"
+
+
+def test_check_names_the_row_the_backend_the_tolerance_and_the_index():
+    oracle = np.zeros((2, 3))
+    oracle[0, 0] = 2.0
+    wrong = oracle.copy()
+    wrong[1, 2] = 1e-6
+    with pytest.raises(AssertionError, match=r"^P3, triton, tolerance 1e-09: .* at \(1, 2\)"):
+        check("P3", oracle, {"torch": oracle, "triton": wrong}, 1e-9)
+    assert check("P3", oracle, {"triton": wrong}, 1e-6).passed
+
+
+def test_check_with_tolerance_0_requires_equality():
+    """Also where the relative difference of two numbers rounds to 0."""
+    oracle, smallest = np.array([0.0, 8.0]), np.nextafter(0.0, 1.0)
+    assert difference([smallest, 8.0], oracle).relative == 0
+    with pytest.raises(AssertionError, match=r"labels, torch, tolerance 0: 1 .* at \(0,\)"):
+        check("labels", oracle, {"torch": [smallest, 8.0]}, 0)
+
+
+@pytest.mark.parametrize("tolerance", [0, 1e-9])
+def test_check_fails_where_nothing_can_be_compared(tolerance):
+    with pytest.raises(AssertionError, match=r"shape \[2\], expected \[1\]"):
+        check("boxes", np.ones(1), {"torch": np.ones(2)}, tolerance)
+    with pytest.raises(AssertionError, match=r"at \(1,\)"):
+        check("boxes", np.ones(2), {"torch": np.array([1, np.nan])}, tolerance)
+    with pytest.raises(ValueError, match="boxes: there is no backend"):
+        check("boxes", np.ones(1), {}, tolerance)
+
+
+def cells(report):
+    """The cells of the table that a notebook shows, row by row."""
+    rows = ElementTree.fromstring(f"<div>{report._repr_html_()}</div>").iter("tr")
+    return [[cell.text or "" for cell in row] for row in rows]
+
+
+def test_a_notebook_shows_a_report():
+    oracle = np.array([3.0, 4.0])
+    rows = [
+        check("P3", oracle, {"torch": oracle + np.array([0, 1e-10])}, 1e-9),
+        Row("kept", "2", {"triton": difference([0, 2], [0, 1])}, 0.0),
+    ]
+    report = Report.of("RoIAlign", rows)
+    header, *body = cells(report)
+    compared = ["NumPy", "NumPy - torch", "NumPy - triton"]
+    assert header == ["section", "name", "shape", *compared, "tolerance", "verdict"]
+    assert body == [
+        ["results", "P3", "2", "5", "2.5e-11", "-", "1e-09", "ok"],
+        ["results", "kept", "2", "-", "-", "1.0e+00", "0", "1 entries differ"],
+    ]
+    shown = report._repr_html_()
+    assert "<caption>RoIAlign</caption>" in shown and report.summary in shown
+    # Words, not colours, tell the verdict: it is read in a light and in a dark theme.
+    assert "color" not in shown and "background" not in shown
+
+
+def test_a_notebook_shows_sections_and_skipped_backends_escaped():
+    rows = [Row("<b>", "1", {"torch": difference([1.0], [1.0])}, 0.0)]
+    report = Report("1 < 2", {"losses": rows, "a & b": rows}, {"triton": "<no GPU>"})
+    header, *body = cells(report)
+    assert "NumPy" not in header and [row[:2] for row in body] == [
+        ["losses", "<b>"],
+        ["a & b", "<b>"],
+    ]
+    shown = report._repr_html_()
+    assert "triton did not run: &lt;no GPU&gt;" in shown and "1 &lt; 2" in shown
+    with pytest.raises(ValueError, match="nothing was compared"):
+        Report.of("empty", [])
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,7 @@ def train_model(
         checkpoint_every=checkpoint_every,
     )
     console = report.console()
-    curves.loss_curve(output / "log.jsonl", output / "loss.png")
+    curves.loss_curve(output / "log.jsonl").savefig(output / "loss.png")
     if result.metrics:
         console.print(report.metrics(result.metrics))
     if result.interrupted:

@@ -1,4 +1,4 @@
-"""Plot losses and comparisons into PNG files, with Matplotlib.
+"""Plot losses and comparisons with Matplotlib; the caller shows or saves the figure.
 
 Figures are built without pyplot, so that the caller's Matplotlib backend stays what it is.
 """
@@ -12,11 +12,12 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+DPI = 120
 LOSSES = ("rpn_objectness", "rpn_box", "class", "box", "mask")
 
 
-def loss_curve(log: str | Path, path: str | Path) -> None:
-    """Plot the losses of a training log over the iterations into a PNG file.
+def loss_curve(log: str | Path) -> Figure:
+    """Plot the losses of a training log over the iterations.
 
     log  JSON lines; those with "iteration" and "loss" are steps, and may hold the single losses
 
@@ -28,7 +29,7 @@ def loss_curve(log: str | Path, path: str | Path) -> None:
     if not steps:
         raise ValueError(f"{log}: no training step in the log")
     iterations = [step["iteration"] for step in steps]
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    figure = Figure(figsize=(7, 4.5), dpi=DPI, layout="constrained")
     axes = figure.subplots()
     for name in ("loss", *(name for name in LOSSES if name in steps[0])):
         values = np.array([step[name] for step in steps], dtype=float)
@@ -38,11 +39,11 @@ def loss_curve(log: str | Path, path: str | Path) -> None:
     axes.set(xlabel="iteration", ylabel="loss", yscale="log")
     axes.grid(alpha=0.3)
     figure.legend(loc="outside right upper")
-    _write(figure, path)
+    return figure
 
 
-def loss_comparison(pairs: Sequence[Any], path: str | Path) -> None:
-    """Plot both loss curves of `verify.training.train`, and their difference, into a PNG file.
+def loss_comparison(pairs: Sequence[Any]) -> Figure:
+    """Plot both loss curves of `verify.training.train`, and their difference.
 
     pairs  [verify.training.Pair]
     """
@@ -51,7 +52,7 @@ def loss_comparison(pairs: Sequence[Any], path: str | Path) -> None:
     torch_losses = [sum(pair.torch.values()) for pair in pairs]
     # A logarithmic axis has no 0.
     differences = [max(pair.difference, 1e-17) for pair in pairs]
-    figure = Figure(figsize=(7, 5.5), layout="constrained")
+    figure = Figure(figsize=(7, 5.5), dpi=DPI, layout="constrained")
     above, below = figure.subplots(2, sharex=True, height_ratios=(3, 1))
     above.plot(steps, numpy_losses, color="tab:orange", alpha=0.6, linewidth=6, label="NumPy")
     above.plot(steps, torch_losses, color="black", linewidth=1, label="PyTorch")
@@ -63,16 +64,13 @@ def loss_comparison(pairs: Sequence[Any], path: str | Path) -> None:
     below.xaxis.set_major_locator(MaxNLocator(integer=True))
     for axes in (above, below):
         axes.grid(alpha=0.3)
-    _write(figure, path)
+    return figure
 
 
 def comparisons(
-    groups: Mapping[str, Sequence[tuple[str, Sequence[float], float]]],
-    path: str | Path,
-    *,
-    unit: str,
-) -> None:
-    """Plot groups of measurements and the published numbers into a PNG file.
+    groups: Mapping[str, Sequence[tuple[str, Sequence[float], float]]], *, unit: str
+) -> Figure:
+    """Plot groups of measurements and the published numbers.
 
     groups  {title: [(name, values, published number)]}; `values` may be empty
     unit    label of the horizontal axes
@@ -82,7 +80,7 @@ def comparisons(
     """
     columns = min(3, len(groups))
     rows = -(-len(groups) // columns)
-    figure = Figure(figsize=(4.2 * columns, 2.1 * rows), layout="constrained")
+    figure = Figure(figsize=(4.2 * columns, 2.1 * rows), dpi=DPI, layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False)
     for axes in panels.flat[len(groups) :]:
         axes.set_visible(False)
@@ -93,7 +91,7 @@ def comparisons(
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             handles[label] = handle
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3)
-    _write(figure, path)
+    return figure
 
 
 def _panel(axes, measurements):
@@ -117,8 +115,3 @@ def _running_mean(values, window):
     ends = np.arange(1, len(values) + 1)
     starts = np.maximum(ends - window, 0)
     return (sums[ends] - sums[starts]) / (ends - starts)
-
-
-def _write(figure, path):
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)

@@ -145,4 +145,5 @@ def write(table: Sequence[Line], output: Path, iterations: int) -> None:
     for line in table:
         entry = (line.row.name, line.values["mask AP"], line.row.paper)
         groups.setdefault(line.comparison, []).append(entry)
-    curves.comparisons(groups, Path(output) / "ablation.png", unit="mask AP, points")
+    figure = curves.comparisons(groups, unit="mask AP, points")
+    figure.savefig(Path(output) / "ablation.png")

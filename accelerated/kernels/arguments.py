@@ -26,18 +26,11 @@ class Sampling(NamedTuple):
     aligned: bool
 
 
-class Bins(NamedTuple):
-    """The bins of RoIPool in whole pixels: arguments of both its implementations.
+class Pooling(NamedTuple):
+    """The RoIs that RoIPool pools: arguments of both its implementations; fields as above."""
 
-    image_index     [R]       int; -1: a padding RoI
-    level_index     [R]       int, 0..L-1
-    tops, rows      [R, P_h]  int64, first row and how many; no rows in RoIs that pool nothing
-    lefts, columns  [R, P_w]  int64
-    """
-
+    rois: torch.Tensor
     image_index: torch.Tensor
     level_index: torch.Tensor
-    tops: torch.Tensor
-    rows: torch.Tensor
-    lefts: torch.Tensor
-    columns: torch.Tensor
+    scales: list[float]
+    output_size: list[int]

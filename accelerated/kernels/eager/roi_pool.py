@@ -6,17 +6,18 @@ Legend: R rois, C channels, P pooled size, E entries of all lists.
 import torch
 from torch.nn.functional import embedding_bag
 
-from accelerated.kernels.arguments import Bins
+from accelerated.kernels.arguments import Pooling
 from accelerated.kernels.eager import tables
+from accelerated.kernels.eager.bins import bins as bins_of
 
 
 def forward(
-    features: list[torch.Tensor], bins: Bins, out: torch.Tensor, argmax: torch.Tensor
+    features: list[torch.Tensor], pooling: Pooling, out: torch.Tensor, argmax: torch.Tensor
 ) -> None:
-    """Fill `out` and `argmax` [R, C, P_h, P_w] from `bins`, a `Bins`."""
-    first_row = tables.first_rows(features, bins.image_index, bins.level_index)
-    width = tables.choose(bins.level_index, [x.shape[3] for x in features], torch.int64)
-    index, offsets = _lists(bins, first_row, width)
+    """Fill `out` and `argmax` [R, C, P_h, P_w], of the same strides."""
+    first_row = tables.first_rows(features, pooling.image_index, pooling.level_index)
+    width = tables.choose(pooling.level_index, [x.shape[3] for x in features], torch.int64)
+    index, offsets = _lists(bins_of(pooling, features), first_row, width)
     for channels, table in tables.by_channels(features):
         shape = (len(out), *out.shape[2:], table.shape[1])
         values, row = _largest(index, offsets, table)
@@ -27,15 +28,15 @@ def forward(
 
 
 def backward(
-    grad_out: torch.Tensor, argmax: torch.Tensor, bins: Bins, grads: list[torch.Tensor]
+    grad_out: torch.Tensor, argmax: torch.Tensor, pooling: Pooling, grads: list[torch.Tensor]
 ) -> None:
-    """Fill `grads`, a tensor per level, from grad_out, argmax [R, C, P_h, P_w] and a `Bins`."""
+    """Fill `grads`, a tensor per level, from grad_out and argmax [R, C, P_h, P_w]."""
     dtype = tables.accumulator(grad_out)
     for level, grad in enumerate(grads):
         _, channels, height, width = grad.shape
-        kept = (argmax >= 0) & (bins.level_index == level)[:, None, None, None]
+        kept = (argmax >= 0) & (pooling.level_index == level)[:, None, None, None]
         channel = torch.arange(channels, device=grad.device)
-        plane = bins.image_index.long().clamp(min=0)[:, None] * channels + channel
+        plane = pooling.image_index.long().clamp(min=0)[:, None] * channels + channel
         index = torch.where(kept, plane[:, :, None, None] * (height * width) + argmax, 0).flatten()
         values = torch.where(kept, grad_out, 0).to(dtype).flatten()
         total = torch.zeros(grad.numel(), dtype=dtype, device=grad.device)
