@@ -133,8 +133,8 @@ draw.say(
 )
 
 # %% [markdown]
-# A core, a halo, and the rest. The halo is not carelessness. An anchor in it holds a part of the
-# disc and a good deal of what lies beside it. If it had to answer *object*, the network would learn
+# A core, a halo, and the rest. The halo has a reason. An anchor in it holds a part of the disc and
+# a good deal of what lies beside it. If it had to answer *object*, the network would learn
 # to be content with half an object. If it had to answer *background*, the network would learn that
 # the parts of a disc are not a disc. So it may answer what it likes.
 #
@@ -366,7 +366,7 @@ draw.table(
 # %% [markdown]
 # ## How many of each
 #
-# One image is an anecdote. Here are the best overlaps of all anchors in forty images.
+# One image proves little. Here are the best overlaps of all anchors in forty images.
 
 # %%
 forty = [shapes.sample(1, index)[1] for index in range(40)]
@@ -568,7 +568,7 @@ draw.say(
 #
 # The oracle in NumPy beside the accelerated implementation in PyTorch. The anchors agree to the
 # last digits, and labels, matches and samples exactly. The sixty images include one without any
-# object, the small one with its ties, and random tables of overlaps full of ties.
+# object and the small object with its ties. Two hundred random tables of overlaps hold more ties.
 
 # %%
 generator = np.random.default_rng(1)
