@@ -94,7 +94,7 @@ def test_bins_divide_a_box():
 
 
 def test_bins_of_whole_cells_lie_just_inside_them():
-    figure, axes = picture()
+    _, axes = picture()
     draw.bins(axes, np.array([[2, 5]]), np.array([[3, 7], [6, 11]]))
     corners = [patch.get_bbox().extents.tolist() for patch in axes.patches]
     np.testing.assert_allclose(corners, [[3.1, 2.1, 6.9, 4.9], [6.1, 2.1, 10.9, 4.9]])
