@@ -9,6 +9,7 @@ import inspect
 import io
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import matplotlib
@@ -16,6 +17,7 @@ import numpy as np
 from IPython.display import HTML, Image, Markdown, display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 from matplotlib.ticker import FixedFormatter, FuncFormatter, MaxNLocator
@@ -24,6 +26,7 @@ from PIL import Image as Pillow
 # Roles. Okabe and Ito's colours, the blue darker, stay apart for every kind of colour vision.
 ASKED, USED, SAMPLE, GRADIENT = "black", "#D55E00", "#0066A8", "#009E73"
 QUIET = "#8A8A8A"
+WATER = "#CFE3F2"
 # Lines of one plot: colour, marker and dash differ together.
 SERIES = (
     ("#0072B2", "o", "-"),
@@ -61,15 +64,28 @@ def figure(
     return made, made.subplots(rows, columns, **keywords)
 
 
-def show(figure: Figure, caption: str) -> None:
+def mosaic(
+    layout: Sequence[Sequence[str]], *, size: tuple[float, float], **keywords: Any
+) -> tuple[Figure, dict[str, Axes]]:
+    """Return a figure of `size` (width, height) inches and its axes by name.
+
+    layout    rows of names; equal neighbours are one axes, as in `Figure.subplot_mosaic`
+    keywords  of `Figure.subplot_mosaic`, such as height_ratios
+    """
+    matplotlib.rcParams.update(STYLE)
+    made = Figure(figsize=size, dpi=DPI, layout="constrained")
+    return made, made.subplot_mosaic([list(row) for row in layout], **keywords)
+
+
+def show(figure: Figure, caption: str, *, colours: int = 128) -> None:
     """Display a figure as a small PNG, and under it a caption for those who cannot see it."""
-    strip([figure], caption)
+    strip([figure], caption, colours=colours)
 
 
-def strip(figures: Sequence[Figure], caption: str) -> None:
+def strip(figures: Sequence[Figure], caption: str, *, colours: int = 128) -> None:
     """Display figures as one picture, side by side as far as they fit: steps in time, for example.
 
-    The figures have one size.
+    The figures have one size. The fewer of the 256 possible colours, the smaller the picture.
     """
     for part in figures:
         check(part, caption)
@@ -81,7 +97,8 @@ def strip(figures: Sequence[Figure], caption: str) -> None:
     for i, part in enumerate(parts):
         whole.paste(part, (i % columns * width, i // columns * height))
     buffer = io.BytesIO()
-    whole.quantize(128, dither=Pillow.Dither.NONE).save(buffer, "png", optimize=True)
+    whole = whole.quantize(colours, kmeans=1, dither=Pillow.Dither.NONE)
+    whole.save(buffer, "png", optimize=True)
     display(Image(buffer.getvalue()), Markdown(f"*{caption}*"))
 
 
@@ -217,6 +234,17 @@ def bins(axes: Axes, rows: np.ndarray, columns: np.ndarray) -> None:
             axes.add_patch(Rectangle((left, top), *size, **style))
 
 
+def sheet(axes: Axes, maps: Sequence[np.ndarray], columns: int, *, cmap: str = MAGNITUDE) -> None:
+    """Draw maps side by side in rows of `columns`, each one unit wide and high and scaled alone."""
+    for i, values in enumerate(maps):
+        (y, x), (low, high) = divmod(i, columns), _limits(values, cmap)
+        place = {"extent": (1.08 * x, 1.08 * x + 1, 1.08 * y + 1, 1.08 * y)}
+        axes.imshow(values, cmap=cmap, vmin=low, vmax=high, **place)
+    rows = -(-len(maps) // columns)
+    axes.set(xlim=(0, 1.08 * columns - 0.08), ylim=(1.08 * rows - 0.08, 0), xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
+
+
 def samples(axes: Axes, x: np.ndarray, y: np.ndarray, *, label: str = "sample") -> None:
     """Draw the grid of samples at columns x and rows y, given as indices of feature pixels."""
     grid_x, grid_y = np.meshgrid(np.ravel(x) + 0.5, np.ravel(y) + 0.5)
@@ -304,7 +332,7 @@ def bars(
     drawn = axes.barh(range(len(names)), list(values.values()), color=SAMPLE)
     for name, bar in zip(names, drawn, strict=True):
         if name in marked:
-            bar.set(color=USED, hatch="//", edgecolor="white")
+            bar.set(facecolor=USED, hatch="//", edgecolor="white")
     axes.bar_label(drawn, [form.format(value) for value in values.values()], padding=3)
     axes.set(title=title, xlabel=unit)
     axes.set_yticks(range(len(names)), names)
@@ -351,6 +379,31 @@ def patch(axes: Axes, xyxy: Sequence[float], colour: str, *, alpha: float = 0.6)
     axes.add_patch(Rectangle(corner, abs(x2 - x1), abs(y2 - y1), color=colour, alpha=alpha, lw=0))
 
 
+def river(figure: Figure, stations: Sequence[Axes]) -> None:
+    """Draw a stream behind the axes that joins them in their order, with arrows between them.
+
+    Where the order changes from one row to the next, the stream turns outside of the right edge.
+    """
+    figure.draw_without_rendering()
+    places = [axes.get_position() for axes in stations]
+    course, arrows = [], []
+    for here, there in pairwise(places):
+        start, end = _middle(here), _middle(there)
+        course.append(start)
+        if here.y0 > there.y1:
+            course += [(here.x1 + 0.03, y) for y in (start[1], end[1])]
+            arrows.append((here.x1 + 0.03, (start[1] + end[1]) / 2, "v"))
+        else:
+            low, high = sorted([here.x0, here.x1, there.x0, there.x1])[1:3]
+            arrows.append(((low + high) / 2, start[1], ">" if end[0] > start[0] else "<"))
+    x, y = zip(*course, _middle(places[-1]), strict=True)
+    water = {"color": WATER, "linewidth": 30, "solid_joinstyle": "round", "zorder": -1}
+    figure.add_artist(Line2D(x, y, **water))
+    for x, y, marker in arrows:
+        style = {"marker": marker, "markersize": 9, "color": SAMPLE, "linestyle": ""}
+        figure.add_artist(Line2D([x], [y], zorder=5, **style))
+
+
 def legend(figure: Figure, *, columns: int = 4) -> None:
     """Put one legend of everything labelled in the figure below it, instead of those inside."""
     found = {}
@@ -388,6 +441,10 @@ def source(function: Callable) -> None:
 def say(text: str) -> None:
     """Display a sentence whose numbers have been computed."""
     display(Markdown(text))
+
+
+def _middle(place):
+    return (place.x0 + place.x1) / 2, (place.y0 + place.y1) / 2
 
 
 def _limits(values, cmap):
