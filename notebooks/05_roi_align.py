@@ -189,12 +189,13 @@ draw.source(whole_pixels)
 # may belong to two bins:
 
 # %%
-(y1, x1), (y2, x2) = (box[1::-1] / 4, box[:1:-1] / 4)
+x1, y1, x2, y2 = box / 4
 left, top, right, bottom = whole_pixels(box[None], 1 / 4)[0]
+bins_x, bins_y = ([f"{a} to {b}" for a, b in edges[0]] for edges in (columns, rows))
 draw.table(
     {
-        "x, columns": [f"{x1} to {x2}", f"{left:g} to {right:g}", *map(str, columns[0].tolist())],
-        "y, rows": [f"{y1} to {y2}", f"{top:g} to {bottom:g}", *map(str, rows[0].tolist())],
+        "x": [f"{x1} to {x2}", f"{left:g} to {right:g}", *bins_x],
+        "y": [f"{y1} to {y2}", f"{top:g} to {bottom:g}", *bins_y],
     },
     ["axis", "box", "rounded box", "bin 0", "bin 1", "bin 2"],
 )

@@ -84,7 +84,8 @@ draw.show(
 )
 
 # %% [markdown]
-# Each map has its own scale. White frames are the regions of interest (RoIs) that a loss uses:
+# The colour is the norm over the channels, and each map has its own scale. White frames are the
+# regions of interest (RoIs) that a loss uses:
 #
 # * The **RPN's losses** ask anchors, and each anchor has its own cell. P2 has the smallest anchors,
 #   so mostly the smallest object is asked about here. The others belong to coarser maps.
@@ -117,35 +118,25 @@ draw.table({name: [count] for name, count in Counter(calls).most_common()}, ["ca
 # Every loss is a sum. Which anchor, RoI or pixel pays which part of it?
 
 # %%
-value = autodiff.detached
-positive = record.rpn_sampled == 1
+value, config = autodiff.detached, model.config
 flat = rpn.flatten(value(record.rpn_logits), value(record.rpn_deltas))
-answers = record.rpn_sampled, record.rpn_target_deltas
-paid = dict(
-    zip(
-        losses,
-        (
-            *rpn.addends(*flat, *answers, model.config.rpn),
-            *box_head.addends(
-                *(value(record.class_logits), value(record.box_deltas)),
-                *(samples.labels, samples.deltas, model.config),
-            ),
-            mask_head.addends(
-                *(value(record.mask_logits), samples.labels[objects], record.mask_targets),
-                model.config,
-            ),
-        ),
-        strict=True,
-    )
+asked = record.rpn_sampled, record.rpn_target_deltas
+heads = value(record.class_logits), value(record.box_deltas)
+masks = value(record.mask_logits), samples.labels[objects], record.mask_targets
+addends = (
+    *rpn.addends(*flat, *asked, config.rpn),
+    *box_head.addends(*heads, samples.labels, samples.deltas, config),
+    mask_head.addends(*masks, config),
 )
+paid = dict(zip(losses, addends, strict=True))
 rows = {}
-for name, addends in paid.items():
-    each = addends.reshape(len(addends), -1).sum(axis=1)
+for name, parts in paid.items():
+    each = parts.reshape(len(parts), -1).sum(axis=1)
     largest = np.sort(each)[::-1].cumsum()
     half = int(np.argmax(largest >= each.sum() / 2)) + 1
     assert np.isclose(each.sum(), value(losses[name]), rtol=1e-12)
     rows[name] = [f"{each.sum():.4f}", len(each), half]
-total = sum(addends.sum() for addends in paid.values())
+total = sum(parts.sum() for parts in paid.values())
 draw.table(
     rows | {"sum": [f"{total:.4f}", "", ""]},
     ["loss", "value", "anchors or RoIs that pay", "half of it is paid by"],
@@ -185,7 +176,7 @@ shown, row = draw.figure(1, 4, size=(10, 3.1))
 for axes, r in zip(row, worst, strict=True):
     name = shapes.CLASS_NAMES[samples.labels[r] - 1]
     title = f"{name}: {pixels[r].sum():.3f} of {pixels.sum():.3f}"
-    drawn = draw.cells(axes, pixels[r], title, cmap=draw.MAGNITUDE, grid=False, unit="mask pixels")
+    draw.cells(axes, pixels[r], title, cmap=draw.MAGNITUDE, grid=False, unit="mask pixels")
     draw.outline(axes, record.mask_targets[r] >= 0.5)
 draw.show(
     shown,
@@ -230,7 +221,7 @@ draw.source(conv.conv2d_backward)
 mask, weights = arrived["mask"]
 r = worst[0]
 box = samples.rois[objects][r]
-channel = mask_layout(model.config).column(samples.labels[objects][r])
+channel = mask_layout(config).column(samples.labels[objects][r])
 logits = mask.mask_logits.grad[r, channel]
 kernels = weights["backbone.conv1.weight"].grad[:, 0]  # red channel, [16, 7, 7]
 side = kernels.shape[-1]
@@ -261,10 +252,9 @@ draw.show(
 
 # %% [markdown]
 # 1. **Logits.** $\sigma(x) - t$ at each pixel, divided by the number of pixels: red asks for less,
-#    blue for more. Only the channel of
-#    the true class has a gradient. The others are not asked: classes do not compete
-#    [Mask R-CNN §3].
-# 2. **RoI features.** Back through five layers of the mask head, to 14 x 14 bins.
+#    blue for more. Only the channel of the true class has a gradient. The others are not asked:
+#    classes do not compete [Mask R-CNN §3].
+# 2. **RoI features.** Back through the four convolutions of the mask head, to 14 x 14 bins.
 # 3. **P2.** RoIAlign spreads each bin over its cells, with the weights of the forward. This is the
 #    step from "a RoI" back to "the image": all RoIs add here.
 # 4. **C2.** Through the convolutions of the pyramid the gradient reaches the backbone, and leaves
@@ -320,7 +310,7 @@ def walk(step, part="", proposals=None):
     """The sum of the losses after the weights whose names start with `part` moved by -step g."""
     chosen = {name: g for name, g in gradients.items() if name.startswith(part)}
     moved = {name: model.parameters[name] - step * g for name, g in chosen.items()}
-    there = MaskRCNN(model.config, model.parameters | moved)
+    there = MaskRCNN(config, model.parameters | moved)
     return float(sum(there.losses(*batch, priorities, proposals=proposals).values()))
 
 
@@ -358,8 +348,13 @@ draw.show(
 #
 # The RPN moves its anchors to make proposals. The heads read the maps inside those proposals. So
 # the losses of the heads depend on the box layer of the RPN, `rpn.deltas`: another delta, another
-# proposal, another class loss. But the tape has no call for it. Proposals are taken as constants, a
-# choice that Faster R-CNN calls *approximate joint training* [Faster R-CNN §3.2].
+# proposal, another class loss. With weights $w$ and proposals $p(w)$, the slope has two parts:
+#
+# $$ \frac{\mathrm{d} L}{\mathrm{d} w} = \frac{\partial L}{\partial w}
+#    + \frac{\partial L}{\partial p} \, \frac{\partial p}{\partial w} $$
+#
+# The tape has no call for the second part. Proposals are taken as constants, a choice that Faster
+# R-CNN calls *approximate joint training* [Faster R-CNN §3.2].
 #
 # So there is a gradient that nobody takes. Is it large? Measure the slope with two forward passes,
 # one step of $h = 10^{-7}$ to each side, and compare it with the promise.
@@ -445,7 +440,7 @@ draw.show(
 # %%
 behind = Stages()
 moved = {name: model.parameters[name] + 1e-3 * g for name, g in gradients.items() if part in name}
-MaskRCNN(model.config, model.parameters | moved).losses(*batch, priorities, behind)
+MaskRCNN(config, model.parameters | moved).losses(*batch, priorities, behind)
 # The deltas do not change the scores, so a score identifies its proposal.
 before, after = record.proposal_scores[0], behind.proposal_scores[0]
 through = np.flatnonzero(~np.isin(after, before))
@@ -490,11 +485,11 @@ draw.say(f"The gradient promises {promised():.4g} for all weights.")
 # then AdamW divides each by its usual size, and moves the weight [AdamW, algorithm 2].
 
 # %%
-settings = model.config.optimizer
+settings = config.optimizer
 rate = settings.learning_rate / settings.batch_size  # for one image
 clipped, norm_of_all = optimizer.clip(gradients, settings.clip_gradient_norm)
 parameters, state = optimizer.step(model.parameters, clipped, optimizer.State(), rate, settings)
-after = MaskRCNN(model.config, parameters).losses(*batch, priorities)
+after = MaskRCNN(config, parameters).losses(*batch, priorities)
 rows = {n: [f"{float(result.losses[n]):.4f}", f"{float(v):.4f}"] for n, v in after.items()}
 rows["sum"] = [f"{start:.4f}", f"{float(sum(after.values())):.4f}"]
 draw.table(rows, ["loss", "before", "after one step"])
@@ -507,8 +502,8 @@ draw.say(
 # ## Check: three implementations
 #
 # The same weights, image and random numbers in NumPy, PyTorch and Triton: the losses, the gradient
-# of every parameter, and the weights after the step. Four RoIs, since an interpreted kernel is
-# slow.
+# of every parameter, and the weights after the step. An interpreted kernel is slow, so this step
+# has four RoIs, and other losses than the one above.
 
 # %%
 twin = accelerated.load("data/tiny")
