@@ -2,6 +2,7 @@
 
 import io
 import itertools
+from functools import partial
 
 import figures as draw
 import numpy as np
@@ -243,3 +244,23 @@ def test_source_shows_the_code_as_it_stands(monkeypatch):
     [shown] = displayed(monkeypatch, draw.source, with_docstring)
     code = "def with_docstring(x):\n    return x + 1"
     assert shown.data == f"`{__name__.replace('.', '/')}.py`\n\n```python\n{code}\n```"
+
+
+def test_a_slider_redraws_the_picture(monkeypatch):
+    asked = []
+
+    def at(shift):
+        asked.append(shift)
+        figure, axes = picture()
+        draw.box(axes, [2 + shift, 3, 8 + shift, 8])
+        return figure
+
+    positions = [{"shift": shift} for shift in (0, 1, 2)]
+    *_, live = displayed(
+        monkeypatch, partial(draw.explore, shift=(-2, 4, 0.5)), at, CAPTION, positions
+    )
+    slider, drawn = live.children
+    before = drawn.value
+    slider.value = 3.5
+    assert asked == [0, 1, 2, 0, 3.5]
+    assert drawn.value != before
