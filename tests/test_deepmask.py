@@ -231,7 +231,8 @@ def test_a_sweep_sees_each_window_alone(rng):
     squares = np.concatenate([canonical(boxes), [[0.0, 0, 40, 40]]])
     scores, masks = deepmask.sweep(parameters, image, squares, SHARP)
     assert scores.shape == (len(squares),) and masks.shape == (len(squares), 16, 16)
-    assert (0 < scores).all() and (scores < 1).all() and (0 < masks).all() and (masks < 1).all()
+    for probabilities in (scores, masks):
+        assert (probabilities > 0).all() and (probabilities < 1).all()
     one, mask = deepmask.sweep(parameters, image, squares[-1:], SHARP)
     assert_close(scores[-1:], one, 1e-12)
     assert_close(masks[-1:], mask, 1e-12)
