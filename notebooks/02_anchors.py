@@ -133,8 +133,8 @@ draw.say(
 )
 
 # %% [markdown]
-# A core, a halo, and the rest. The halo is not carelessness. An anchor in it holds a part of the
-# disc and a good deal of what lies beside it. If it had to answer *object*, the network would learn
+# A core, a halo, and the rest. The halo has a reason. An anchor in it holds a part of the disc and
+# a good deal of what lies beside it. If it had to answer *object*, the network would learn
 # to be content with half an object. If it had to answer *background*, the network would learn that
 # the parts of a disc are not a disc. So it may answer what it likes.
 #
@@ -201,10 +201,10 @@ draw.show(
 # ## The grid
 #
 # The anchors of a cell are the same boxes everywhere, moved to the cell's place: cell
-# $(i, j)$ of a level with stride $S$ has its centre at $x = j S$, $y = i S$. No half pixel is
-# added here, unlike in RoIAlign, because Detectron and torchvision began with the corner. The first
-# cell's anchors are therefore centred on the corner of the image. Faster R-CNN left out anchors
-# that cross the border [Faster R-CNN §3.3]; with a pyramid they are kept [FPN §5.1].
+# $(i, j)$ of a level with stride $S$ has its centre at $x = j S$, $y = i S$. torchvision and
+# detectron2 add no half cell here, so the first cell's anchors are centred on the corner of the
+# image (`anchors.offset` can move the grid). Faster R-CNN left out anchors that cross the border
+# [Faster R-CNN §3.3]. With a pyramid they are kept [FPN §5.1].
 
 # %%
 draw.source(anchors.grid)
@@ -360,13 +360,13 @@ draw.table(
 )
 
 # %% [markdown]
-# Three of the six truths have no anchor with an IoU of 0.7. Without the exception for the best
+# Three of the six truths have no anchor with an IoU of $0.7$. Without the exception for the best
 # anchors they would have nobody to answer for them.
 
 # %% [markdown]
 # ## How many of each
 #
-# One image is an anecdote. Here are the best overlaps of all anchors in forty images.
+# One image proves little. Here are the best overlaps of all anchors in forty images.
 
 # %%
 forty = [shapes.sample(1, index)[1] for index in range(40)]
@@ -568,7 +568,7 @@ draw.say(
 #
 # The oracle in NumPy beside the accelerated implementation in PyTorch. The anchors agree to the
 # last digits, and labels, matches and samples exactly. The sixty images include one without any
-# object, the small one with its ties, and random tables of overlaps full of ties.
+# object and the small object with its ties. Two hundred random tables of overlaps hold more ties.
 
 # %%
 generator = np.random.default_rng(1)
@@ -617,7 +617,7 @@ draw.say(exercise.check(my_labels))
 # **Remember.**
 #
 # * An anchor is a size and a ratio at a cell. Nothing about it is learned.
-# * IoU decides: 0.7 and more is an object, below 0.3 is background, between them is ignored.
+# * IoU decides: $0.7$ and more is an object, below $0.3$ is background, between them is ignored.
 # * The best anchors of every truth are objects however little they overlap, or most objects would
 #   have none. Ties count, so rounding counts.
 # * The loss uses a few hundred anchors of an image and forgets the rest.

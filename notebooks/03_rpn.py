@@ -1,6 +1,6 @@
 # ---
 # jupyter:
-#   cpu_seconds: 25
+#   cpu_seconds: 30
 # ---
 
 # %% [markdown]
@@ -76,7 +76,12 @@ kept = np.flatnonzero(remover < 0)
 
 # Vermilion stays, purple goes (and is struck through), grey waits.
 GOES = "#AA4499"
-pale = (128 + image / 2).astype(np.uint8)
+BOW = {"arrowstyle": "-", "connectionstyle": "arc3,rad=-0.5", "linewidth": 1}
+
+
+def faded(image):
+    """Fade an image to few pale colours, as a ground for boxes."""
+    return 0.6 + 0.4 * np.round(image / 255 * 10) / 10
 
 
 def outline(axes, box, colour, width):
@@ -104,18 +109,16 @@ def ladder(axes, best, before):
     colours = np.where(now, GOES, np.where(gone, "#DDDDDD", draw.QUIET))
     colours[before] = draw.USED
     axes.barh(range(len(few)), scores, color=colours, height=0.65)
-    for i in np.flatnonzero(gone):
-        axes.plot([-0.4, scores[i] + 0.6], [i, i], color="black", linewidth=1)
+    axes.hlines(np.flatnonzero(gone), -0.4, scores[gone] + 0.6, color="black", linewidth=1)
     for i in np.flatnonzero(now):
-        bow = {"arrowstyle": "-", "connectionstyle": "arc3,rad=-0.5", "linewidth": 1}
         ends = (scores[best], best), (scores[i] + 0.6, i)
-        axes.add_patch(ConnectionPatch(*ends, "data", "data", **bow))
+        axes.add_patch(ConnectionPatch(*ends, "data", "data", **BOW))
 
 
 def frame(title, best, before, view):
     """Draw one step: the boxes in the `view` (left, right, top, bottom), and the ladder."""
     made, (left, right) = draw.figure(1, 2, size=(5, 3.4), width_ratios=(2.1, 1))
-    draw.image(left, pale, title)
+    draw.image(left, faded(image), title)
     places(left, best, before)
     ladder(right, best, before)
     left.set(xlim=view[:2], ylim=(view[3], view[2]))
@@ -142,11 +145,12 @@ draw.strip(
 
 # %% [markdown]
 # The rule fits into a sentence: **keep the best box, drop what overlaps it, repeat**. Box 1 has the
-# second highest score of all, but it shows the same object as box 0, and goes. Box 10 has a low
-# score and stays, for nobody better shows its object. NMS compares boxes with boxes only. It knows
+# second highest score, but it shows the same object as box 0, and goes. Box 10 has a low score and
+# stays, because no better box shows its object. NMS compares boxes with boxes only. It knows
 # nothing of objects.
 #
-# The rest of this notebook goes the way from the feature maps to that picture, and beyond.
+# The rest of this notebook follows the answers from the feature maps to that picture, and beyond
+# it to the list of proposals.
 
 # %% [markdown]
 # ## A number per anchor
@@ -230,31 +234,31 @@ x, y, w, h = (row[3] for row in hand.values())
 assert np.allclose(decoded[first], [x - w / 2, y - h / 2, x + w / 2, y + h / 2], rtol=1e-12)
 
 # %% [markdown]
-# **Move the sliders.** Above is the box, below the factor by which its sides grow. The
-# exponential function is dangerous: an untrained network may answer anything, and $e^{100}$ is more
-# than float32 can hold. So $d_w$ and $d_h$ end at $\ln(1000/16)$, where a side has grown from 16
-# pixels to 1000, and no object is larger. Shrinking has no limit, for it overflows nothing.
+# **Move the sliders.** They correct an anchor of P4 in the middle of the image. Below it is the
+# factor by which its sides grow. The exponential function is dangerous: an untrained network may
+# answer anything, and $e^{100}$ is more than float32 can hold. So $d_w$ and $d_h$ end at
+# $\ln(1000/16)$, where a side has grown from 16 pixels to 1000, and no object is larger. Shrinking
+# has no limit, for it overflows nothing.
 
 # %%
 limit = float(box_coder.MAX_LOG_SCALE)
+middle = anchors[level == 2][(4 * 8 + 4) * 3 + 1]
 axis = np.linspace(-1, 6, 141)
-moved = box_coder.decode(
-    np.stack([0 * axis, 0 * axis, axis, axis], axis=-1), anchors[first], (1,) * 4
-)
-factors = (moved[:, 2] - moved[:, 0]) / (anchors[first, 2] - anchors[first, 0])
+moved = box_coder.decode(np.stack([0 * axis, 0 * axis, axis, axis], axis=-1), middle, (1,) * 4)
+factors = (moved[:, 2] - moved[:, 0]) / (middle[2] - middle[0])
 
 
 def correct(dx, dy, dw, dh):
     """Draw the anchor with its deltas applied, and the growth of its sides."""
     made, (above, below) = draw.figure(2, 1, size=(3.33, 5.4), height_ratios=(2, 1))
-    draw.image(above, pale, f"dx {dx:g}, dy {dy:g}, dw {dw:g}, dh {dh:g}")
-    draw.box(above, box_coder.decode([dx, dy, dw, dh], anchors[first], (1,) * 4), draw.USED)
-    draw.box(above, anchors[first])
-    above.set(xlim=(0, 128), ylim=(128, 0))
+    draw.image(above, faded(image), f"dx {dx:g}, dy {dy:g}, dw {dw:g}, dh {dh:g}")
+    draw.box(above, box_coder.decode([dx, dy, dw, dh], middle, (1,) * 4), draw.USED)
+    draw.box(above, middle)
     below.plot(axis, factors, color="black", linewidth=1.2)
     for delta, marker, colour in ((dw, "o", draw.USED), (dh, "^", draw.SAMPLE)):
         below.plot(delta, np.interp(delta, axis, factors), marker, color=colour, markersize=8)
-    below.set(title="dot: width, triangle: height", xlabel="dw or dh, no unit", ylabel="factor")
+    below.set(title="dot: width, triangle: height", ylabel="factor, no unit")
+    below.set(xlabel="dw or dh, no unit")
     return made
 
 
@@ -313,20 +317,20 @@ draw.table(
 )
 
 # %% [markdown]
-# A shift has a spread of about a tenth, a stretch of about a fifth, and 10 and 5 are the inverses
-# of these. With the weights, all four targets of the box head have a spread of about one. That is
-# where they come from: Fast R-CNN divided its targets by their standard deviations
-# [Fast R-CNN §2.3], which were near 0.1, 0.1, 0.2 and 0.2.
+# A shift has a spread of about a tenth and a stretch one of about a fifth, and 10 and 5 are the
+# inverses of these. With the weights, all four targets of the box head have a spread of about one.
+# That is where they come from: Fast R-CNN brought its targets to unit variance
+# [Fast R-CNN §2.3], and the weights (10, 10, 5, 5) are what remains of that.
 #
-# The RPN's targets are just as small, and its weights are 1. The difference is made up for in the
-# loss. Smooth L1 is quadratic up to $\beta$ and straight beyond:
+# The RPN's targets are just as small, but its weights are 1. Its loss makes up for that. Smooth L1
+# is quadratic up to $\beta$ and straight beyond:
 #
 # $$\ell_\beta(u) = \begin{cases} u^2 / 2\beta & |u| < \beta\\ |u| - \beta/2 & \text{otherwise}
 # \end{cases} \qquad\text{so that}\qquad \ell_\beta(\omega u) = \omega\, \ell_{\beta/\omega}(u)$$
 #
-# The papers' box head has $\omega = 10$ and $\beta = 1$ for a shift: ten times the loss of
-# $\beta = 1/10$. The RPN has $\omega = 1$ and $\beta = 1/9$. The bend is at nearly the same error,
-# and only the height differs.
+# For a shift, the box head of the paper's settings has $\omega = 10$ and $\beta = 1$, which is ten
+# times the loss of $\beta = 1/10$. The RPN has $\omega = 1$ and $\beta = 1/9$. The bend lies at
+# nearly the same error, and only the height differs.
 
 # %%
 paper = preset("paper_r50_fpn")
@@ -424,9 +428,9 @@ assert again.max() <= settings.nms_iou
 # %% [markdown]
 # ## Ties
 #
-# Two boxes with equal scores: which one stays? An answer is needed, for equal scores are no
-# accident. The score may be the probability, as in torchvision, and in float32 the probabilities of
-# all large logits are exactly 1. Three copies of one box, the second with the highest logit:
+# Two boxes have equal scores. Which one stays? Equal scores are no rare accident. The score may be
+# the probability, as in torchvision, and in float32 the probabilities of all large logits are
+# exactly 1. Here are three copies of one box, of which box 1 has the highest logit.
 
 # %%
 same = np.array([[10.0, 10.0, 40.0, 40.0]] * 3)
@@ -443,9 +447,9 @@ assert nms.nms(same, ways["logit"], 0.7) == 1
 assert nms.nms(same, ways["probability, float32"], 0.7) == 0
 
 # %% [markdown]
-# The logit knows that box 1 is the best. The probability does not, and the **lower index** stays.
-# Any rule would do, but there has to be one: a sort without a promise may answer differently on
-# another day, on another processor, or on a GPU. `top_k` sorts stably, here and in the
+# By its logit, box 1 is the best. By their probabilities all are equal, and the **lower index**
+# stays. Any rule would do, but there has to be one: a sort that promises no order among equals may
+# answer differently on another processor or on a GPU. `top_k` sorts stably, here and in the
 # accelerated implementation.
 
 # %%
@@ -465,14 +469,16 @@ sure = np.flatnonzero(two_logits > 0)
 case = boxes.clip(two_boxes[sure], 128, 128), two_logits[sure], settings.nms_iou
 apart, together = nms.suppressed_by(*case, level[sure]), nms.suppressed_by(*case)
 made, axes = draw.figure(size=(6.4, 5.6))
-draw.image(axes, (128 + two / 2).astype(np.uint8), "Left by each level for itself")
+draw.image(axes, faded(two), "The boxes that each level leaves")
 for i in np.flatnonzero(apart < 0):
     x1, y1, x2, y2 = case[0][i]
     colour, _, dash = draw.SERIES[level[sure[i]] - 1]
     style = {"color": colour, "linestyle": dash, "label": f"P{level[sure[i]] + 2}"}
     axes.plot([x1, x2, x2, x1, x1], [y1, y1, y2, y2, y1], **style)
     if together[i] >= 0:
-        axes.plot([x1, x2], [y2, y1], color=GOES, label="goes if all levels compete")
+        axes.plot(
+            [x1, x2], [y2, y1], color=GOES, linewidth=2, label="would go if all levels competed"
+        )
 draw.legend(made)
 draw.show(
     made,
@@ -531,8 +537,8 @@ draw.say(
 )
 
 # %% [markdown]
-# No gradient passes through this choice. The heads are trained on the proposals as if somebody had
-# written them down, and [notebook 8](08_one_step.ipynb) shows what that means.
+# No gradient passes through this choice. The heads are trained on the proposals as if these were
+# given from outside, and [notebook 8](08_one_step.ipynb) shows what that means.
 #
 # ## Check
 #
@@ -573,9 +579,9 @@ Report.of("From answers to proposals", checks)
 # %% [markdown]
 # ## Exercise
 #
-# Write non-maximum suppression. Boxes come in any order, and so do scores. The indices of the boxes
-# that stay go out, by falling score; among equal scores the lower index comes first. Only an IoU
-# *above* the threshold removes a box. `boxes.iou(a, b)` is at hand: [A, 4], [B, 4] -> [A, B].
+# Write non-maximum suppression. The boxes come in any order. Return the indices of those that stay,
+# by falling score. Among equal scores the lower index comes first. Only an IoU *above* the
+# threshold removes a box. You may use `boxes.iou(a, b)`: [A, 4], [B, 4] -> [A, B].
 
 
 # %%

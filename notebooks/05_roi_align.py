@@ -1,6 +1,6 @@
 # ---
 # jupyter:
-#   cpu_seconds: 40
+#   cpu_seconds: 45
 # ---
 
 # %% [markdown]
@@ -12,7 +12,7 @@
 # **Time.** 30 minutes to read, half a minute to run.
 # **Data.** One microscope picture of cell nuclei, 128 x 128 pixels; no model.
 # **Before.** [Pixels and boxes](01_pixels_and_boxes.ipynb): pixel $i$ covers $[i, i + 1)$, so its
-# centre is at $i + 0.5$. And what a convolution and a feature map are.
+# centre is at $i + 0.5$. You know what a convolution and a feature map are.
 
 # %%
 import os
@@ -189,22 +189,25 @@ draw.source(whole_pixels)
 # may belong to two bins:
 
 # %%
-(y1, x1), (y2, x2) = (box[1::-1] / 4, box[:1:-1] / 4)
+x1, y1, x2, y2 = box / 4
 left, top, right, bottom = whole_pixels(box[None], 1 / 4)[0]
+bins_x, bins_y = ([f"{a} to {b}" for a, b in edges[0]] for edges in (columns, rows))
 draw.table(
     {
-        "x, columns": [f"{x1} to {x2}", f"{left:g} to {right:g}", *map(str, columns[0].tolist())],
-        "y, rows": [f"{y1} to {y2}", f"{top:g} to {bottom:g}", *map(str, rows[0].tolist())],
+        "x": [f"{x1} to {x2}", f"{left:g} to {right:g}", *bins_x],
+        "y": [f"{y1} to {y2}", f"{top:g} to {bottom:g}", *bins_y],
     },
     ["axis", "box", "rounded box", "bin 0", "bin 1", "bin 2"],
 )
 
 # %% [markdown]
-# **RoIWarp rounds once**: the box, but not its bins. It shares its samples with the next operator.
-# It dates from a time before the half pixel below, so its samples lie half a cell to the lower
-# right of the middle of their bins. Look for it in the picture.
+# **RoIWarp rounds once**: the box, but not its bins. In each bin it takes the mean of 2 x 2
+# samples. It follows the old convention without the half pixel, which has its own section below, so
+# its samples lie half a cell too far down and to the right in their bins. Look for it in the
+# picture.
 #
-# **RoIAlign rounds nothing** [Mask R-CNN §3].
+# **RoIAlign rounds nothing** [Mask R-CNN §3]. It keeps the corners of the box and of the bins, and
+# its samples lie evenly in each bin.
 
 # %% [markdown]
 # ## One sample, four neighbours
@@ -263,8 +266,8 @@ draw.source(align.neighbours)
 draw.source(align.sample_positions)
 
 # %% [markdown]
-# In words: divide the box into equal bins, divide each bin into $g$ equal parts, and put a sample in
-# the middle of each part.
+# In words: divide the box into equal bins, divide each bin into $g$ equal parts, and put a sample
+# in the middle of each part.
 
 # %% [markdown]
 # ## All samples at once: two small matrices
@@ -309,8 +312,8 @@ draw.say(
 #
 # `sampling_ratio` is $g$, the number of samples per bin *and axis*: 2 means 2 x 2 samples in a bin,
 # the four of the paper. It is fixed, so in a large bin the samples lie far apart, and cells between
-# them are never read. With 0, every box gets its own $g$: the side of a bin, rounded up to a
-# whole number, so that neighbouring samples are at most one cell apart.
+# them are never read. With 0, every box gets its own $g$ on each axis: the side of a bin in cells,
+# rounded up to a whole number, so that neighbouring samples are at most one cell apart.
 
 # %%
 large = np.array([[22.0, 18.0, 103.0, 99.0]])
@@ -434,8 +437,8 @@ draw.say(
 #
 # Cell $i$ covers $[i, i + 1)$, so its number stands for its centre, $i + 0.5$. In index coordinates
 # the centre is $i$. A place $c$ is therefore the index $c - 0.5$, and this half has to be
-# subtracted *once*. The first RoIAlign forgot it. `aligned=True` subtracts it; `aligned=False`
-# keeps the old behaviour, for the sake of old weights.
+# subtracted *once*. The first code of RoIAlign forgot it. `aligned=True` subtracts it;
+# `aligned=False` keeps the old behaviour, for the sake of old weights.
 
 # %%
 place = 1.3
@@ -626,9 +629,9 @@ assert np.isclose(lost.sum(), share.sum(), rtol=1e-12)
 
 # %% [markdown]
 # * **Overlapping boxes add.** A cell that two boxes read receives both gradients.
-# * **The box gets none.** The operator treats the corners as constants. It could be differentiated
-#   with respect to them, as RoIAlign is piecewise smooth in the corners, but Mask R-CNN does not do
-#   it: the box learns from its own loss. What that leaves out is measured in
+# * **The box gets none.** The operator treats the corners as constants. RoIAlign could be
+#   differentiated with respect to them, since it is piecewise smooth in the corners, but Mask R-CNN
+#   does not do it: the box learns from its own loss. What that leaves out is measured in
 #   [One training step](08_one_step.ipynb).
 #
 # Is the backward right? Two tests need no second implementation. The *adjoint test* compares
@@ -659,9 +662,9 @@ draw.table(rows, ["operator", "adjoint test to 1e-12", "finite differences to 1e
 # ## Check: three implementations
 #
 # NumPy, PyTorch and Triton, forward and gradient: 40 random boxes, some far outside the map, and 8
-# whose corners lie exactly on half a cell, where RoIPool and RoIWarp have to round. Bins and map are
-# not square, so that a swap of $x$ and $y$ could not hide. The Triton kernels are the same that run
-# on a GPU, here interpreted on the CPU.
+# whose corners lie exactly on half a cell, where RoIPool and RoIWarp have to round. Bins and map
+# are not square, so that a swap of $x$ and $y$ could not hide. The Triton kernels are the same that
+# run on a GPU, here interpreted on the CPU.
 
 # %%
 shape = {"output_size": (2, 3), "spatial_scale": 1 / 4}
@@ -701,8 +704,8 @@ report.Report.of("48 boxes, float64", rows)
 # ## Drag it yourself
 #
 # With a running kernel, the sliders below move the box by parts of a cell. Without one, the picture
-# shows three positions. In a browser, the [playground](playground.html) needs no kernel at all: drag
-# the box, choose a bin, and see which cells it reads and where its gradient goes.
+# shows three positions. In a browser, the [playground](playground.html) needs no kernel at all:
+# drag the box, choose a bin, and see which cells it reads and where its gradient goes.
 
 
 # %%
@@ -751,8 +754,8 @@ draw.say(exercise.check(my_roi_align))
 #   nothing and follows the box exactly.
 # * A sample reads its four neighbours; the weights are the opposite areas. All samples together are
 #   $A_y X A_x^{\mathsf T}$, and the gradient is $A_y^{\mathsf T} G A_x$.
-# * The value of a cell stands at its centre. Whoever forgets the half pixel shifts everything by half
-#   a cell, which is half a stride in the image.
+# * The value of a cell stands at its centre. Whoever forgets the half pixel shifts everything by
+#   half a cell, which is half a stride in the image.
 # * Outside the map a sample repeats the outermost cell for half a cell beyond the edge, and is 0
 #   further out, but still counts in the mean.
 #

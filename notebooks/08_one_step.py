@@ -84,10 +84,11 @@ draw.show(
 )
 
 # %% [markdown]
-# Each map has its own scale. White frames are the regions of interest (RoIs) that a loss uses:
+# The colour is the norm over the channels, and each map has its own scale. White frames are the
+# regions of interest (RoIs) that a loss uses:
 #
 # * The **RPN's losses** ask anchors, and each anchor has its own cell. P2 has the smallest anchors,
-#   so only the smallest object has answers here. The others have theirs on coarser maps.
+#   so mostly the smallest object is asked about here. The others belong to coarser maps.
 # * The **class loss** reads all sampled RoIs, background too.
 # * The **box loss** reads the RoIs that are objects.
 # * The **mask loss** reads them again. It is strongest on the rectangle, in RoIs of the disc to its
@@ -117,35 +118,25 @@ draw.table({name: [count] for name, count in Counter(calls).most_common()}, ["ca
 # Every loss is a sum. Which anchor, RoI or pixel pays which part of it?
 
 # %%
-value = autodiff.detached
-positive = record.rpn_sampled == 1
+value, config = autodiff.detached, model.config
 flat = rpn.flatten(value(record.rpn_logits), value(record.rpn_deltas))
-answers = record.rpn_sampled, record.rpn_target_deltas
-paid = dict(
-    zip(
-        losses,
-        (
-            *rpn.addends(*flat, *answers, model.config.rpn),
-            *box_head.addends(
-                *(value(record.class_logits), value(record.box_deltas)),
-                *(samples.labels, samples.deltas, model.config),
-            ),
-            mask_head.addends(
-                *(value(record.mask_logits), samples.labels[objects], record.mask_targets),
-                model.config,
-            ),
-        ),
-        strict=True,
-    )
+asked = record.rpn_sampled, record.rpn_target_deltas
+heads = value(record.class_logits), value(record.box_deltas)
+masks = value(record.mask_logits), samples.labels[objects], record.mask_targets
+addends = (
+    *rpn.addends(*flat, *asked, config.rpn),
+    *box_head.addends(*heads, samples.labels, samples.deltas, config),
+    mask_head.addends(*masks, config),
 )
+paid = dict(zip(losses, addends, strict=True))
 rows = {}
-for name, addends in paid.items():
-    each = addends.reshape(len(addends), -1).sum(axis=1)
+for name, parts in paid.items():
+    each = parts.reshape(len(parts), -1).sum(axis=1)
     largest = np.sort(each)[::-1].cumsum()
     half = int(np.argmax(largest >= each.sum() / 2)) + 1
     assert np.isclose(each.sum(), value(losses[name]), rtol=1e-12)
     rows[name] = [f"{each.sum():.4f}", len(each), half]
-total = sum(addends.sum() for addends in paid.values())
+total = sum(parts.sum() for parts in paid.values())
 draw.table(
     rows | {"sum": [f"{total:.4f}", "", ""]},
     ["loss", "value", "anchors or RoIs that pay", "half of it is paid by"],
@@ -172,8 +163,8 @@ draw.show(
 )
 
 # %% [markdown]
-# A trained network pays little for most RoIs: it is right about them, and they hardly move it. A few
-# doubtful ones decide where it goes next.
+# A trained network pays little for most RoIs: it is right about them, and they hardly move it. A
+# few doubtful ones decide where it goes next.
 #
 # For masks, look at the pixels. Here are the four RoIs that pay most, each with the loss of its
 # 28 x 28 pixels and the outline of the true mask:
@@ -185,7 +176,7 @@ shown, row = draw.figure(1, 4, size=(10, 3.1))
 for axes, r in zip(row, worst, strict=True):
     name = shapes.CLASS_NAMES[samples.labels[r] - 1]
     title = f"{name}: {pixels[r].sum():.3f} of {pixels.sum():.3f}"
-    drawn = draw.cells(axes, pixels[r], title, cmap=draw.MAGNITUDE, grid=False, unit="mask pixels")
+    draw.cells(axes, pixels[r], title, cmap=draw.MAGNITUDE, grid=False, unit="mask pixels")
     draw.outline(axes, record.mask_targets[r] >= 0.5)
 draw.show(
     shown,
@@ -215,8 +206,8 @@ draw.source(autodiff.Tape.backward)
 draw.source(elementary.binary_cross_entropy_backward)
 
 # %% [markdown]
-# The second is that of a convolution, which is linear in its input and in its weight. The gradient of
-# the input spreads $G$ with the same kernel; that of the weight correlates $G$ with the input.
+# The second is that of a convolution, which is linear in its input and in its weight. The gradient
+# of the input spreads $G$ with the same kernel; that of the weight correlates $G$ with the input.
 
 # %%
 draw.source(conv.conv2d_backward)
@@ -230,7 +221,7 @@ draw.source(conv.conv2d_backward)
 mask, weights = arrived["mask"]
 r = worst[0]
 box = samples.rois[objects][r]
-channel = mask_layout(model.config).column(samples.labels[objects][r])
+channel = mask_layout(config).column(samples.labels[objects][r])
 logits = mask.mask_logits.grad[r, channel]
 kernels = weights["backbone.conv1.weight"].grad[:, 0]  # red channel, [16, 7, 7]
 side = kernels.shape[-1]
@@ -254,17 +245,16 @@ for edge in range(side, 4 * side, side):
     row[4].axvline(edge, color="black", linewidth=0.6)
 draw.show(
     shown,
-    "Five pictures of the mask loss's gradient: 28 by 28 logits of one RoI, red and blue along the"
-    " outline; its 14 by 14 bins; the maps P2 and C2, where all RoIs of objects add, with this RoI"
-    " as a white box; and the sixteen 7 by 7 kernels of the first convolution.",
+    "Five pictures of the mask loss's gradient: 28 by 28 logits of one RoI, dark red over the"
+    " neighbouring object; its 14 by 14 bins; the maps P2 and C2, where all RoIs of objects add,"
+    " with this RoI as a white box; and the sixteen 7 by 7 kernels of the first convolution.",
 )
 
 # %% [markdown]
 # 1. **Logits.** $\sigma(x) - t$ at each pixel, divided by the number of pixels: red asks for less,
-#    blue for more. Only the channel of
-#    the true class has a gradient. The others are not asked: classes do not compete
-#    [Mask R-CNN §3].
-# 2. **RoI features.** Back through five layers of the mask head, to 14 x 14 bins.
+#    blue for more. Only the channel of the true class has a gradient. The others are not asked:
+#    classes do not compete [Mask R-CNN §3].
+# 2. **RoI features.** Back through the four convolutions of the mask head, to 14 x 14 bins.
 # 3. **P2.** RoIAlign spreads each bin over its cells, with the weights of the forward. This is the
 #    step from "a RoI" back to "the image": all RoIs add here.
 # 4. **C2.** Through the convolutions of the pyramid the gradient reaches the backbone, and leaves
@@ -289,8 +279,8 @@ first = [variables["backbone.conv1.weight"].grad for _, variables in arrived.val
 draw.table(rows | {"conv1.weight": map(norm, first)}, ["gradient of", *arrived])
 
 # %% [markdown]
-# All five arrive at `conv1`. None reaches into the branch of another, and the heads, whose boxes are
-# small, read nothing but P2. The gradient of the sum is the sum of the five gradients:
+# All five arrive at `conv1`. None reaches into the branch of another, and the heads, whose boxes
+# are small, read nothing but P2. The gradient of the sum is the sum of the five gradients:
 
 # %%
 result = model.gradients(*batch, priorities)
@@ -320,7 +310,7 @@ def walk(step, part="", proposals=None):
     """The sum of the losses after the weights whose names start with `part` moved by -step g."""
     chosen = {name: g for name, g in gradients.items() if name.startswith(part)}
     moved = {name: model.parameters[name] - step * g for name, g in chosen.items()}
-    there = MaskRCNN(model.config, model.parameters | moved)
+    there = MaskRCNN(config, model.parameters | moved)
     return float(sum(there.losses(*batch, priorities, proposals=proposals).values()))
 
 
@@ -350,16 +340,21 @@ draw.show(
 
 # %% [markdown]
 # The blue points do what a gradient promises: they leave along the line, and bend. The crosses do
-# not. They are what happens in a real training, and the difference between the two is worth a
-# section of its own.
+# not. There the moved network makes its own proposals, as it does in a training. The difference
+# between the two is worth a section of its own.
 
 # %% [markdown]
 # ## The gradient nobody takes
 #
-# The RPN moves its anchors to make proposals. The heads read the maps inside those proposals. So the
-# losses of the heads depend on the box layer of the RPN, `rpn.deltas`: another delta, another
-# proposal, another class loss. But the tape has no call for it. Proposals are taken as constants, a
-# choice that Faster R-CNN calls *approximate joint training* [Faster R-CNN §3.2].
+# The RPN moves its anchors to make proposals. The heads read the maps inside those proposals. So
+# the losses of the heads depend on the box layer of the RPN, `rpn.deltas`: another delta, another
+# proposal, another class loss. With weights $w$ and proposals $p(w)$, the slope has two parts:
+#
+# $$ \frac{\mathrm{d} L}{\mathrm{d} w} = \frac{\partial L}{\partial w}
+#    + \frac{\partial L}{\partial p} \, \frac{\partial p}{\partial w} $$
+#
+# The tape has no call for the second part. Proposals are taken as constants, a choice that Faster
+# R-CNN calls *approximate joint training* [Faster R-CNN §3.2].
 #
 # So there is a gradient that nobody takes. Is it large? Measure the slope with two forward passes,
 # one step of $h = 10^{-7}$ to each side, and compare it with the promise.
@@ -389,18 +384,19 @@ draw.table(
 )
 
 # %%
-for name, (gradient, free, still) in slopes.items():
-    assert abs(still - gradient) < 1e-6 * abs(gradient), name
+assert all(abs(still - gradient) < 1e-6 * abs(gradient) for gradient, _, still in slopes.values())
 gradient, free, _ = slopes["all weights"]
 draw.say(
     f"With the proposals held still, measurement and gradient agree in every row, to better than"
-    f" {1e-6:g}. With the proposals free, they differ by {abs(free / gradient - 1):.1%} for all weights."
+    f" {1e-6:g}. With the proposals free, they differ by {abs(free / gradient - 1):.1%} for all"
+    " weights."
 )
 gradient, free, _ = slopes["rpn.deltas alone"]
 assert free > 0 > gradient
 draw.say(
-    f"Along `rpn.deltas` alone they do not even agree in sign: the gradient promises {gradient:.4f},"
-    f" and the loss changes by {free:+.4f}. The step that should lower the loss raises it."
+    "Along `rpn.deltas` alone they do not even agree in sign: the gradient promises"
+    f" {gradient:.4f}, and the measured slope is {free:+.4f}. The step that should lower the loss"
+    " raises it."
 )
 
 # %% [markdown]
@@ -431,9 +427,10 @@ for axes, reach in zip(pair, (1e-4, 1e-3), strict=True):
 draw.legend(shown)
 draw.show(
     shown,
-    "The change of the loss while rpn.deltas moves. Left, near 0: with proposals held it falls along"
-    " the dashed line of the gradient, with proposals free it rises. Right, ten times further: with"
-    " proposals free it drops suddenly on the left side, a jump hundreds of times the other changes.",
+    "The change of the loss while rpn.deltas moves. Left, near 0: with proposals held it falls"
+    " along the dashed line of the gradient, with proposals free it rises. Right, ten times"
+    " further: with proposals free it drops suddenly on the left side, hundreds of times as far as"
+    " it changes elsewhere.",
 )
 
 # %% [markdown]
@@ -443,7 +440,7 @@ draw.show(
 # %%
 behind = Stages()
 moved = {name: model.parameters[name] + 1e-3 * g for name, g in gradients.items() if part in name}
-MaskRCNN(model.config, model.parameters | moved).losses(*batch, priorities, behind)
+MaskRCNN(config, model.parameters | moved).losses(*batch, priorities, behind)
 # The deltas do not change the scores, so a score identifies its proposal.
 before, after = record.proposal_scores[0], behind.proposal_scores[0]
 through = np.flatnonzero(~np.isin(after, before))
@@ -459,8 +456,9 @@ draw.say(
 )
 
 # %% [markdown]
-# A difference quotient across such a jump measures nothing. This is why a test of the gradient needs
-# a short step and held proposals, and why a wrong backward is easily taken for "numerical noise":
+# A difference quotient across such a jump measures nothing. This is why a test of the gradient
+# needs a short step and held proposals, and why a wrong backward is easily taken for "numerical
+# noise":
 
 # %%
 rows = {}
@@ -476,21 +474,22 @@ draw.table(rows, ["step h", "slope, proposals free", "slope, held", "error, held
 draw.say(f"The gradient promises {promised():.4g} for all weights.")
 
 # %% [markdown]
-# Even with held proposals a longer step is worse than its square: somewhere a ReLU switches on or
-# off, which bends the loss. Only below the distance to the next such kink is the agreement perfect.
+# With held proposals the error should fall with $h^2$. It does not: somewhere a ReLU switches on or
+# off, and there the loss has a kink. The agreement is complete only when $h$ is shorter than the
+# distance to the nearest kink.
 
 # %% [markdown]
 # ## One step
 #
-# Training does not walk along $-g$. The optimizer first limits the joint norm of all gradients, then
-# AdamW divides each by its usual size, and moves the weight [AdamW, algorithm 2].
+# Training does not walk along $-g$. The optimizer first limits the joint norm of all gradients,
+# then AdamW divides each by its usual size, and moves the weight [AdamW, algorithm 2].
 
 # %%
-settings = model.config.optimizer
+settings = config.optimizer
 rate = settings.learning_rate / settings.batch_size  # for one image
 clipped, norm_of_all = optimizer.clip(gradients, settings.clip_gradient_norm)
 parameters, state = optimizer.step(model.parameters, clipped, optimizer.State(), rate, settings)
-after = MaskRCNN(model.config, parameters).losses(*batch, priorities)
+after = MaskRCNN(config, parameters).losses(*batch, priorities)
 rows = {n: [f"{float(result.losses[n]):.4f}", f"{float(v):.4f}"] for n, v in after.items()}
 rows["sum"] = [f"{start:.4f}", f"{float(sum(after.values())):.4f}"]
 draw.table(rows, ["loss", "before", "after one step"])
@@ -503,7 +502,8 @@ draw.say(
 # ## Check: three implementations
 #
 # The same weights, image and random numbers in NumPy, PyTorch and Triton: the losses, the gradient
-# of every parameter, and the weights after the step. Four RoIs, since an interpreted kernel is slow.
+# of every parameter, and the weights after the step. An interpreted kernel is slow, so this step
+# has four RoIs, and other losses than the one above.
 
 # %%
 twin = accelerated.load("data/tiny")
@@ -520,8 +520,8 @@ report.Report(whole.title, sections, whole.skipped)
 # %% [markdown]
 # ## Exercise
 #
-# The two box losses use the smooth L1 loss of the difference $d$ [Fast R-CNN §2.3, equation 3], with
-# the point $\beta$ where the parabola goes over into a line:
+# The two box losses use the smooth L1 loss of the difference $d$ [Fast R-CNN §2.3, equation 3],
+# with the point $\beta$ where the parabola goes over into a line:
 #
 # $$ \mathrm{smooth}_{L_1}(d) = \begin{cases} d^2 / (2 \beta) & |d| < \beta \\
 #    |d| - \beta / 2 & \text{otherwise} \end{cases} $$
@@ -544,12 +544,12 @@ draw.say(exercise.check(my_smooth_l1_backward))
 # %% [markdown]
 # **Remember.**
 #
-# * The tape is a list of calls. The backward reads it in reverse, and each call turns the gradient of
-#   its result into those of its arguments.
-# * Each loss arrives somewhere else: the RPN's at cells, the class loss at all sampled RoIs, box and
-#   mask loss at those of objects. RoIAlign carries the gradient of a RoI back to the map.
-# * The gradient of Mask R-CNN takes proposals as constants. Finite differences agree with it only if
-#   the proposals are held still.
+# * The tape is a list of calls. The backward reads it in reverse, and each call turns the gradient
+#   of its result into those of its arguments.
+# * Each loss arrives somewhere else: the RPN's at cells, the class loss at all sampled RoIs, box
+#   and mask loss at those of objects. RoIAlign carries the gradient of a RoI back to the map.
+# * The gradient of Mask R-CNN takes proposals as constants. Finite differences agree with it only
+#   if the proposals are held still.
 # * A threshold, such as that of NMS, makes the loss jump; there is no gradient for that.
 #
 # **Next.** [Training](09_training.ipynb): many such steps, in NumPy and in PyTorch.

@@ -91,6 +91,27 @@ def two_heads(logits, column):
     return probabilities - np.eye(len(logits))[column]
 
 
+# 7. Masks there and back
+
+
+def masks(mask):
+    counts, colour, length = [], False, 0
+    for pixel in mask.T.ravel():
+        if pixel != colour:
+            counts.append(length)
+            colour, length = pixel, 0
+        length += 1
+    return [*counts, length]
+
+
 # 0. One image through the whole machine
 # The box head's first output has a column per class. Everything before it is about any object.
 one_image = "class_logits"
+
+
+# 1. Pixels and boxes
+def pixels_and_boxes(a, b):
+    """Intersection over union of two boxes."""
+    shared = np.maximum(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0).prod()
+    union = (a[2:] - a[:2]).prod() + (b[2:] - b[:2]).prod() - shared
+    return shared / union if shared > 0 else 0.0

@@ -118,9 +118,6 @@ def explore(
 
     strip([picture(**position) for position in positions], caption)
 
-    def redraw(**position):
-        display(Image(_png(picture(**position))))
-
     controls = {
         name: widgets.FloatSlider(
             value=positions[0][name],
@@ -133,8 +130,15 @@ def explore(
         )
         for name, (low, high, step) in sliders.items()
     }
-    output = widgets.interactive_output(redraw, controls)
-    display(widgets.VBox([*controls.values(), output]))
+    drawn = widgets.Image(value=_png(picture(**positions[0])))
+
+    def redraw(_):
+        position = {name: control.value for name, control in controls.items()}
+        drawn.value = _png(picture(**position))
+
+    for control in controls.values():
+        control.observe(redraw, "value")
+    display(widgets.VBox([*controls.values(), drawn]))
 
 
 def check(figure: Figure, caption: str) -> None:

@@ -6,6 +6,7 @@
 import inspect
 import math
 from collections.abc import Callable
+from functools import partial
 
 import answers
 import numpy as np
@@ -212,6 +213,7 @@ MISTAKES["roi_align"] = [
     (lambda *arguments: answers.roi_align(*arguments) * 1.001, "off by"),
 ]
 
+
 MISTAKES["one_step"] = [
     (edited("one_step", ("grad_out * ", "")), "grad_out is not used"),
     (
@@ -260,6 +262,7 @@ MISTAKES["backbone_and_pyramid"] = [
 ]
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def softmax(x):
     return np.exp(x) / np.exp(x).sum()
 
@@ -274,8 +277,34 @@ MISTAKES["two_heads"] = [
     (lambda x, k: 1 / (1 + np.exp(-x)) - one_hot(k), "these are sigmoids"),
     (lambda x, k: one_hot(k) * (softmax(x) - 1), "depends on the other logits"),
     (lambda x, k: softmax(x)[k] - 1, "one entry per logit"),
-    (lambda x, k: np.exp(x) / np.exp(x).sum() - one_hot(k), "overflows"),
+    (lambda x, k: softmax(x) - one_hot(k), "overflows"),
 ]
+
+
+def runs(mask):
+    return answers.masks(mask)
+
+
+MISTAKES["masks"] = [
+    (lambda mask: runs(mask.T), "down the columns"),
+    (lambda mask: np.trim_zeros(runs(mask), "f"), "of length 0 if the first pixel"),
+    (lambda mask: runs(mask)[:-1] or [0], "the last run included"),
+    (lambda mask: np.cumsum(runs(mask)).tolist(), "the places where runs end"),
+    (lambda mask: runs(~mask), "another mask"),
+    (lambda mask: [] if not mask.any() else runs(mask), "at least one"),
+]
+
+
+def iou_of_two(a, b, plus=0, least=0, sort=False, order=(0, 1, 2, 3), divisor="union"):
+    """IoU of two boxes, with one of the mistakes of `pixels_and_boxes` if an argument is given."""
+    a, b = a[list(order)], b[list(order)]
+    if sort:
+        a, b = (np.sort(box.reshape(2, 2), axis=0).ravel() for box in (a, b))
+    sides = np.maximum(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]) + plus, least)
+    areas = [(box[2:] - box[:2] + plus).prod() for box in (a, b)]
+    shared = sides.prod()
+    divisors = {"union": sum(areas) - shared, "sum": sum(areas), "smaller": min(areas)}
+    return shared / divisors[divisor] if shared or divisor == "smaller" else 0.0
 
 
 MISTAKES |= {
@@ -285,5 +314,14 @@ MISTAKES |= {
         ("detections", "read off numbers that came before"),
         ("mask_logits", "label has long been chosen"),
         ("labels", "no field"),
+    ],
+    "pixels_and_boxes": [
+        (partial(iou_of_two, divisor="sum"), "count the shared area once"),
+        (partial(iou_of_two, order=(0, 2, 1, 3)), "x1, y1, x2, y2"),
+        (partial(iou_of_two, plus=1), "without a +1"),
+        (partial(iou_of_two, least=-np.inf), "positive product"),
+        (partial(iou_of_two, divisor="smaller"), "divide by the union"),
+        (lambda a, b: iou_of_two(a, b) if a[0] != a[2] else 0 / 0, "no 0 / 0"),
+        (partial(iou_of_two, sort=True), "covers nothing"),
     ],
 }

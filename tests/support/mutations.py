@@ -82,6 +82,14 @@ MUTATIONS = [
         "import reference.losses as m;"
         "m.binary_cross_entropy_backward = lambda g, x, t: g * m.sigmoid(x)",
     ),
+    # Masks pasted half a pixel to the right.
+    (
+        "07_masks",
+        "import reference.masks as m; f = m.paste_matrix;"
+        "m.paste_matrix = lambda low, high, *rest: f(low + 0.5, high + 0.5, *rest)",
+    ),
+    # Outlines walked on another grid than COCO's.
+    ("07_masks", "import reference.masks as m; m.COCO_SCALE = 4"),
     # The channels of the image in the other order.
     (
         "00_one_image",
@@ -93,5 +101,17 @@ MUTATIONS = [
         "00_one_image",
         "import reference.masks as m; f = m.paste_matrix\n"
         "m.paste_matrix = lambda low, high, *rest: f(low + 0.5, high + 0.5, *rest)",
+    ),
+    # Boxes are one pixel wider than x2 - x1.
+    (
+        "01_pixels_and_boxes",
+        "import reference.boxes as m; f = m.iou\n"
+        "m.iou = lambda a, b: f(a + [0, 0, 1, 1], b + [0, 0, 1, 1])",
+    ),
+    # Resizing without the half pixel.
+    (
+        "01_pixels_and_boxes",
+        "import reference.transform as m; import numpy as np\n"
+        "m.bilinear = lambda x, n, axis: x.take(np.arange(n) * x.shape[axis] // n, axis)",
     ),
 ]
