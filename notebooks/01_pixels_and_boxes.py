@@ -81,8 +81,9 @@ draw.show(
 #
 # ## Area and overlap by counting
 #
-# Two boxes on a small grid, A and B. Their *intersection over union*, IoU, decides nearly everything in this
-# project: which anchor is an object, which box is a duplicate, which detection is right.
+# Two boxes on a small grid, A and B. Their *intersection over union*, IoU, decides nearly
+# everything in this project: which anchor is an object, which box is a duplicate, which detection
+# is right.
 #
 # $$\mathrm{IoU}(A, B) = \frac{|A \cap B|}{|A \cup B|}$$
 

@@ -5,6 +5,7 @@
 
 from functools import partial
 
+import answers
 import numpy as np
 
 
@@ -20,6 +21,7 @@ def iou(a, b, plus=0, least=0, sort=False, order=(0, 1, 2, 3), divisor="union"):
     return shared / divisors[divisor] if shared or divisor == "smaller" else 0.0
 
 
+DIAGNOSIS = answers.failure_zoo
 MISTAKES = {
     "one_image": [
         ("P2", "stays the same"),
@@ -36,5 +38,12 @@ MISTAKES = {
         (partial(iou, divisor="smaller"), "divide by the union"),
         (lambda a, b: iou(a, b) if a[0] != a[2] else 0 / 0, "no 0 / 0"),
         (partial(iou, sort=True), "covers nothing"),
+    ],
+    "failure_zoo": [
+        (DIAGNOSIS | {"A": "anchors half a stride too far"}, "A: its first field"),
+        (DIAGNOSIS | {"B": "box head reads half a cell too far"}, "B: its first field"),
+        (DIAGNOSIS | {"C": "mean colour not subtracted"}, "C: its first field"),
+        (DIAGNOSIS | {"C": "bad luck"}, "not in the list"),
+        ({"A": DIAGNOSIS["A"]}, "each of A, B, C"),
     ],
 }
