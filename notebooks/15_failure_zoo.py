@@ -110,16 +110,16 @@ draw.show(
 
 # %% [markdown]
 # This is the lesson of the zoo: the failures that raise an error are the kind ones. The others
-# produce boxes and masks, only worse. What helps against them is a second opinion. Here it is the
-# record of a healthy run, in a project it is a second implementation: compare stage by stage, and
-# believe the *first* stage that differs.
+# produce boxes and masks, only worse. What helps against them is a second opinion: the record of a
+# healthy run, or that of a second implementation. Compare the two stage by stage, and look at the
+# *first* stage that differs.
 
 # %%
 draw.source(first_to_change)
 
 # %% [markdown]
-# Without a healthy run there is only the score. Average precision, AP, on ten images that the model
-# has not seen ([notebook 10](10_average_precision.ipynb) says how it is computed):
+# Without a healthy run there is only the score. Here is the average precision, AP, on ten images
+# that the model has not seen ([notebook 10](10_average_precision.ipynb) says how it is computed):
 
 # %%
 fast = accelerated.load("data/tiny").double()
@@ -211,9 +211,9 @@ untouched = empty.gradients.keys() - touched
 assert all(name.startswith(("mask_head.", "rpn.deltas", "box_head.box_d")) for name in untouched)
 
 # %% [markdown]
-# **Huge logits.** A confident network may say 1000. The probability is 1 then, the loss of the
-# opposite answer is $-\ln(1 - 1)$, and so the formula of the textbook gives infinity. The code uses
-# an equal form that does not overflow:
+# **Huge logits.** A confident network may say 1000. Rounded, its probability is 1, and the loss is
+# $-\ln(1 - 1)$ where the answer is 0: the formula of the textbook gives infinity. The code uses an
+# equal form that does not overflow:
 
 # %%
 draw.source(losses.binary_cross_entropy)
@@ -322,8 +322,9 @@ stage = failure.first_failure(half, partial(half.batch_losses, batch, None, draw
 found = {str(x.weight.dtype)[6:]: len(x.detect([counts])[0].scores) for x in (single, half)}
 draw.say(
     f"The same counts, detected in float32: {found['float32']} objects. In float16:"
-    f" {found['float16']}, and no complaint: a comparison with NaN is false, and so no box passes."
-    f" `first_failure` repeats a training step with a record and names the stage: **{stage}**."
+    f" {found['float16']}, and no complaint. Boxes that are not finite are dropped, and no other is"
+    " left. Training does complain: `first_failure` repeats the failed step with a record and names"
+    f" the first stage that is not finite, **{stage}**."
 )
 assert found["float16"] == 0 < found["float32"] and stage == "C2"
 assert heights["counts, to a million"][1] > largest_of_float16 > heights["8 bits, to 255"][1]
@@ -393,7 +394,7 @@ np.testing.assert_array_equal(poisoned, weight > 0)
 # %% [markdown]
 # ## The rate is too high
 #
-# From the trained weights we train on, on one image, with the usual optimizer at three rates:
+# We continue to train the trained model on one image, with its optimizer, at three rates:
 
 
 # %%
@@ -586,7 +587,7 @@ draw.say(exercise.check(diagnosis))
 # %% [markdown]
 # **Remember.**
 #
-# * The dangerous failures are quiet. They lower a score, and nothing else.
+# * The dangerous failures are quiet. They lower a score and raise no error.
 # * Compare with something healthy, stage by stage, and look at the first stage that differs. All
 #   later ones differ, too.
 # * No detections and no error: look for NaN, and at the range of `images`.
