@@ -268,7 +268,7 @@ def bars(
     drawn = axes.barh(range(len(names)), list(values.values()), color=SAMPLE)
     for name, bar in zip(names, drawn, strict=True):
         if name in marked:
-            bar.set(color=USED, hatch="//", edgecolor="white")
+            bar.set(facecolor=USED, hatch="//", edgecolor="white")
     axes.bar_label(drawn, [form.format(value) for value in values.values()], padding=3)
     axes.set(title=title, xlabel=unit)
     axes.set_yticks(range(len(names)), names)
