@@ -75,25 +75,26 @@ draw.say(
 
 # %%
 RIGHT, WRONG = draw.SAMPLE, draw.USED
+MARKS = {True: ("o", RIGHT, "right"), False: ("x", WRONG, "wrong")}
 overlaps = ap.compare(truth, found, "mask")
 at_50 = ap.matches([overlaps], 1, thresholds=[0.5])
 # Letters for the nuclei: first those that are found, in the order of the rungs.
 order = [g for g in at_50.truths[0] if g >= 0]
 order += [g for g in range(len(masks)) if g not in order]
 letter = dict(zip(order, "ABCDEFGHIJKLMNOPQ", strict=True))
-negative = 255 - image // 2
+negative, bottom = 255 - image // 2, len(found.scores) - 1
 
 
 def ladder(axes, matched, count):
     """Draw the best `count` detections as rungs, and lines from the right ones to their nuclei."""
-    bottom = len(matched.scores) - 1
-    at = {g: i * bottom / (len(order) - 1) for i, g in enumerate(order)}
+    at = dict(zip(letter, np.linspace(0, bottom, len(letter)), strict=True))
     for g, name in letter.items():
         axes.text(1.75, at[g], name, ha="center", va="center", fontsize=9, fontweight="bold")
     for i, (score, g) in enumerate(zip(matched.scores[:count], matched.truths[0], strict=False)):
-        axes.barh(i, score, color=RIGHT if g >= 0 else "#E5B99C", height=0.7)
-        axes.plot(-0.09, i, *("o",) if g >= 0 else ("x",), color=RIGHT if g >= 0 else WRONG, ms=4.5)
-        axes.plot(*([score, 1.66], [i, at[g]]) if g >= 0 else ([], []), color=RIGHT, lw=1)
+        marker, colour, _ = MARKS[bool(g >= 0)]
+        axes.barh(i, score, color=colour, alpha=1 if g >= 0 else 0.45, height=0.7)
+        axes.plot(-0.09, i, marker, color=colour, markersize=4.5)
+        axes.plot([score, 1.66], [i, at.get(g, np.nan)], color=RIGHT, linewidth=1)
     axes.set(xlim=(-0.15, 1.85), ylim=(bottom + 0.7, -0.7), xticks=[0, 0.5, 1])
     axes.set_yticks(range(0, bottom + 1, 2), range(1, bottom + 2, 2), fontsize=8)
 
@@ -104,12 +105,9 @@ def plane(axes, matched, count):
     axes.fill_between(ap.RECALLS, curve.interpolated[0], color="#D8E8F3", label="AP, the area")
     recall, precision = curve.recall[0, :count], curve.precision[0, :count]
     axes.plot(recall, precision, color=draw.QUIET, linewidth=0.8, zorder=1)
-    for chosen, marker, colour, name in (
-        (right, "o", RIGHT, "right"),
-        (~right, "x", WRONG, "wrong"),
-    ):
-        rungs = np.flatnonzero(chosen[:count])
-        axes.plot(recall[rungs], precision[rungs], marker, color=colour, label=name, ms=5.5)
+    for is_right, (marker, colour, name) in MARKS.items():
+        at = recall[(right == is_right)[:count]], precision[(right == is_right)[:count]]
+        axes.plot(*at, marker, color=colour, label=name, markersize=5.5)
     axes.set(xlim=(0, 1), ylim=(0, 1.05), xlabel="recall, no unit", ylabel="precision, no unit")
 
 
@@ -164,12 +162,12 @@ def window(axes, i):
     axes.set(xlim=(x - 19, x + 19), ylim=(y + 19, y - 19))
     sign, size = "✓" if g >= 0 else "✗", {"fontsize": 9}
     axes.set_title(f"{i + 1} {sign} {letter[nearest]} {overlaps.iou[row, nearest]:.2f}", **size)
-    axes.axis("off")
 
 
 shown, grid = draw.figure(4, 8, size=(10, 5.9))
 for i, axes in enumerate(grid.ravel()):
     window(axes, i)
+    axes.axis("off")
 draw.show(
     shown,
     "Thirty-two windows by falling score, each with the outline of a detection and the dashed one"
@@ -550,8 +548,7 @@ for axes, part, name in ((left, one, "mask"), (middle, ap.boundary(one), "bounda
     axes.set(xlim=(x1 - 4, x2 + 8), ylim=(y2 + 6, y1 - 6))
 draw.curve(right, list(shifts), lines, "AP of a detector that is off to the right",
            xlabel="shift, pixels", ylabel="AP, no unit")  # fmt: skip
-right.get_legend().remove()
-draw.legend(shown)
+shown.legend(*left.get_legend_handles_labels(), loc="outside lower left", ncols=2)
 draw.show(
     shown,
     "Left: an object and the same moved by four pixels; the common part is dark, and is most of it."
@@ -649,8 +646,7 @@ def pycocotools(truths, detections, crowds):
     images, annotations, results = [], [], []
     for n, (t, d, crowd) in enumerate(zip(truths, detections, crowds, strict=True)):
         images.append({"id": n, "height": t.masks.shape[1], "width": t.masks.shape[2]})
-        sizes = t.masks.sum(axis=(1, 2)).tolist()
-        for item in annotated(t, area=sizes, iscrowd=crowd.astype(int).tolist()):
+        for item in annotated(t, area=t.masks.sum(axis=(1, 2)).tolist(), iscrowd=crowd.tolist()):
             annotations.append(item | {"image_id": n, "id": len(annotations) + 1})
         results += [item | {"image_id": n} for item in annotated(d, score=d.scores.tolist())]
     data = {"images": images, "annotations": annotations}
