@@ -17,3 +17,11 @@ def average_precision(iou, threshold):
         out.append(best)
         taken.add(best)
     return np.array(out, int)
+
+
+# 11. The Triton kernel
+
+
+def triton_kernel(ys, xs, height, width):
+    """Mask the places of a tile, rows ys and columns xs, that lie in the map."""
+    return (ys < height)[:, None] & (xs < width)[None, :]

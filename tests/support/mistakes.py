@@ -59,3 +59,17 @@ MISTAKES["average_precision"] = [
     (lambda iou, t: greedy(iou, t, last=False), "last one is taken"),
     (lambda iou, t: greedy(iou, t) if iou.size else 1 / 0, "no truth, or no detection"),
 ]
+
+MISTAKES["triton_kernel"] = [
+    (lambda ys, xs, h, w: (ys >= 0)[:, None] & (xs >= 0)[None, :], "every place"),
+    (lambda ys, xs, h, w: (ys >= 0)[:, None] & (xs < w)[None, :], "rows below"),
+    (lambda ys, xs, h, w: (ys < h)[:, None] & (xs >= 0)[None, :], "to the right"),
+    (lambda ys, xs, h, w: (ys <= h)[:, None] & (xs <= w)[None, :], "too many"),
+    (lambda ys, xs, h, w: (ys < h - 1)[:, None] & (xs < w - 1)[None, :], "not read"),
+    (lambda ys, xs, h, w: (ys < w)[:, None] & (xs < h)[None, :], "swapped"),
+    (lambda ys, xs, h, w: (ys < h)[:, None] | (xs < w)[None, :], "with &"),
+    (lambda ys, xs, h, w: (ys < h)[None, :] & (xs < w)[:, None], "transposed"),
+    (lambda ys, xs, h, w: ys[:, None] * w + xs[None, :] < h * w, "next row"),
+    (lambda ys, xs, h, w: (ys >= h)[:, None] | (xs >= w)[None, :], "inverted"),
+    (lambda ys, xs, h, w: (ys < h)[:, None] & (xs < 2)[None, :], "the place y = 0, x = 2"),
+]
