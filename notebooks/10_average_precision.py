@@ -261,9 +261,9 @@ assert taken.tolist() == [0, -1]
 
 # %% [markdown]
 # Rung 1 takes X, which it fits best, so nothing is left for rung 2, and Y is missed. Had rung 1
-# taken Y, both would be right. COCO accepts this: the rule is simple, and what a detection counts
-# does not depend on those of lower score. Among equal scores the one that the model lists first
-# comes first.
+# taken Y, both would be right. COCO accepts this: the rule is simple, and whether a detection is
+# right does not depend on those of lower score. Among equal scores the one that the model lists
+# first comes first.
 
 # %% [markdown]
 # ## Stricter, and stricter
@@ -388,10 +388,11 @@ assert len(same) == 4
 # %% [markdown]
 # Only the *order* of the scores counts. AP cannot tell whether nine in ten detections of a score of
 # 90 % are right. Wrong ones below the last right one cost nothing: that is why models are evaluated
-# with as many detections as are allowed, a hundred per picture, however low their scores. A wrong
-# one at the very top costs most, because it lowers the precision of all that follow.
+# with as many detections as are allowed, a hundred per picture and class, however low their scores.
+# A wrong one at the very top costs most, because it lowers the precision of all that follow.
 #
-# Who *uses* a model has to choose a score below which detections are dropped. AP gives no advice.
+# Whoever *uses* a model has to choose a score below which detections are dropped. AP gives no
+# advice.
 
 # %% [markdown]
 # ## Who is not counted
@@ -489,8 +490,8 @@ assert np.isclose(table.mean(), numbers["mask"]["AP"], rtol=1e-12)
 
 # %% [markdown]
 # One AP can stand for two very different models: one that finds few objects and outlines them well,
-# and one that finds all and outlines them badly. AP50 and AP75, the means at one threshold, tell
-# them apart.
+# and one that finds all and outlines them badly. AP50 and AP75, the means over the classes at one
+# threshold, tell them apart.
 
 # %% [markdown]
 # ## Box, mask, boundary
@@ -564,8 +565,8 @@ draw.say(
 )
 
 # %% [markdown]
-# A single pixel can do it, too, and each of the three fears another one. Flip one pixel of a
-# perfect mask, far outside the object or in its middle:
+# A single pixel can do it, too. Flip one pixel of a perfect mask, far outside the object or in its
+# middle:
 
 # %%
 inside = centre(one[0])
@@ -626,9 +627,9 @@ draw.table(
 #
 # ## Check: pycocotools
 #
-# AP has so many rules that everybody uses one program for it, pycocotools, and so does `maskrcnn
-# evaluate`. The oracle of this notebook is written anew in NumPy. All twelve numbers must be
-# *equal*, not only close: for the nuclei, the nuclei with the crowd, and the shapes.
+# AP has so many rules that everybody uses one program for it, pycocotools. `maskrcnn evaluate` does
+# so too. The oracle of this notebook is written anew in NumPy. All twelve numbers must be *equal*,
+# not only close: for the nuclei, the nuclei with the crowd, and the shapes.
 
 
 # %%
@@ -696,7 +697,7 @@ draw.say(exercise.check(my_match))
 # * By falling score, each detection takes the free truth of highest IoU, if the IoU reaches the
 #   threshold. One that takes a truth is right. All others are wrong, duplicates too.
 # * Precision is the share of right ones so far, recall the share of truths found so far. AP is the
-#   area under the curve, made falling and read at 101 recalls.
+#   area under the curve, which is made to fall only, and read at 101 recalls.
 # * COCO's AP is the mean over ten thresholds and over the classes. Only the order of the scores
 #   counts, and wrong detections below the last right one are free.
 # * A mask AP knows nothing of boxes, a box AP nothing of masks, and boundary AP looks at outlines.

@@ -477,13 +477,16 @@ for (operator, who), share in shares.items():
 names = [f"{dtype}, {'channels-first' if x == 'nchw' else 'channels-last'}" for dtype, x in cases]
 draw.table(rows, ["time, share of the bandwidth", *names])
 wide, narrow = (newest["roi_align_forward", dtype, "nchw", "triton"] for dtype in BYTES)
+swapped = newest["roi_align_forward", "float32", "channels_last", "triton"]
 gather, scatter = (newest["roi_align_backward", *cases[0], who]["p50_ms"] for who in libraries)
 draw.say(
     f"In float32 the bytes alone would take {work(wide)[0] / bandwidth * 1000:.2f} ms. In float16"
     f" they are half, and the forward takes {narrow['p50_ms'] / wide['p50_ms']:.1f} times as long"
-    " as in float32. In the backward, torchvision scatters with atomic additions and takes"
-    f" {scatter / gather:.1f} times as long as the gather. (Medians of one run of `make gpu`. Launches"
-    " as short as these vary between runs.)"
+    " as in float32. The combs of the first picture: channels-first, it takes"
+    f" {wide['p50_ms'] / swapped['p50_ms']:.1f} times as long as channels-last, in float32."
+    " In the backward, torchvision scatters with atomic additions and takes"
+    f" {scatter / gather:.1f} times as long as the gather. (Medians of one run of `make gpu`."
+    " Launches as short as these vary between runs.)"
 )
 
 # %% [markdown]

@@ -208,3 +208,13 @@ def test_source_shows_the_code_as_it_stands(monkeypatch):
     [shown] = displayed(monkeypatch, draw.source, with_docstring)
     code = "def with_docstring(x):\n    return x + 1"
     assert shown.data == f"`{__name__.replace('.', '/')}.py`\n\n```python\n{code}\n```"
+
+
+def test_an_excerpt_has_whole_lines(monkeypatch):
+    shown = []
+    monkeypatch.setattr(draw, "display", lambda *outputs: shown.extend(outputs))
+    draw.excerpt(draw, "made = Figure(", "return made, made.subplots")
+    code = 'made = Figure(figsize=size, dpi=DPI, layout="constrained")\nreturn made, made.subplots('
+    assert shown[0].data.startswith(f"`figures.py`\n\n```python\n{code}")
+    with pytest.raises(ValueError):
+        draw.excerpt(draw, "return made, made.subplots", "import html")
