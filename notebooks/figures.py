@@ -9,6 +9,7 @@ import inspect
 import io
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from types import ModuleType
 from typing import Any
 
@@ -17,14 +18,16 @@ import numpy as np
 from IPython.display import HTML, Image, Markdown, display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
-from matplotlib.ticker import FixedFormatter, FuncFormatter
+from matplotlib.ticker import FixedFormatter, FuncFormatter, MaxNLocator
 from PIL import Image as Pillow
 
 # Roles. Okabe and Ito's colours, the blue darker, stay apart for every kind of colour vision.
 ASKED, USED, SAMPLE, GRADIENT = "black", "#D55E00", "#0066A8", "#009E73"
 QUIET = "#8A8A8A"
+WATER = "#CFE3F2"
 # Lines of one plot: colour, marker and dash differ together.
 SERIES = (
     ("#0072B2", "o", "-"),
@@ -62,15 +65,28 @@ def figure(
     return made, made.subplots(rows, columns, **keywords)
 
 
-def show(figure: Figure, caption: str) -> None:
+def mosaic(
+    layout: Sequence[Sequence[str]], *, size: tuple[float, float], **keywords: Any
+) -> tuple[Figure, dict[str, Axes]]:
+    """Return a figure of `size` (width, height) inches and its axes by name.
+
+    layout    rows of names; equal neighbours are one axes, as in `Figure.subplot_mosaic`
+    keywords  of `Figure.subplot_mosaic`, such as height_ratios
+    """
+    matplotlib.rcParams.update(STYLE)
+    made = Figure(figsize=size, dpi=DPI, layout="constrained")
+    return made, made.subplot_mosaic([list(row) for row in layout], **keywords)
+
+
+def show(figure: Figure, caption: str, *, colours: int = 128) -> None:
     """Display a figure as a small PNG, and under it a caption for those who cannot see it."""
-    strip([figure], caption)
+    strip([figure], caption, colours=colours)
 
 
-def strip(figures: Sequence[Figure], caption: str) -> None:
+def strip(figures: Sequence[Figure], caption: str, *, colours: int = 128) -> None:
     """Display figures as one picture, side by side as far as they fit: steps in time, for example.
 
-    The figures have one size.
+    The figures have one size. The fewer of the 256 possible colours, the smaller the picture.
     """
     for part in figures:
         check(part, caption)
@@ -82,7 +98,8 @@ def strip(figures: Sequence[Figure], caption: str) -> None:
     for i, part in enumerate(parts):
         whole.paste(part, (i % columns * width, i // columns * height))
     buffer = io.BytesIO()
-    whole.quantize(128, dither=Pillow.Dither.NONE).save(buffer, "png", optimize=True)
+    whole = whole.quantize(colours, kmeans=1, dither=Pillow.Dither.NONE)
+    whole.save(buffer, "png", optimize=True)
     display(Image(buffer.getvalue()), Markdown(f"*{caption}*"))
 
 
@@ -169,7 +186,9 @@ def cells(
     if grid:
         axes.set_xticks(range(width + 1), minor=True)
         axes.set_yticks(range(height + 1), minor=True)
-        axes.grid(which="minor", color="white", alpha=0.25, linewidth=0.5)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(MaxNLocator(nbins="auto", integer=True, min_n_ticks=1))
+        axes.grid(which="both", color="white", alpha=0.25, linewidth=0.5)
         axes.tick_params(which="minor", length=0)
     return drawn
 
@@ -191,6 +210,40 @@ def box(
     for t in np.linspace(0, 1, bins + 1)[1:-1] if bins else ():
         axes.plot([x1 + t * (x2 - x1)] * 2, [y1, y2], color=role, linewidth=0.8)
         axes.plot([x1, x2], [y1 + t * (y2 - y1)] * 2, color=role, linewidth=0.8)
+
+
+def boxes(axes: Axes, xyxy: np.ndarray, weights: np.ndarray, role: str = USED) -> None:
+    """Draw many boxes [R, 4] as thin lines, each the more opaque the higher its weight in [0, 1].
+
+    The boxes of highest weight lie on top.
+    """
+    for i in np.argsort(weights, kind="stable"):
+        (x1, y1, x2, y2), alpha = xyxy[i], float(weights[i])
+        style = {"fill": False, "edgecolor": role, "linewidth": 1.0, "alpha": alpha}
+        axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, **style))
+
+
+def bins(axes: Axes, rows: np.ndarray, columns: np.ndarray) -> None:
+    """Draw bins of whole cells, rows [P_h, 2] and columns [P_w, 2]: first and one past the last.
+
+    Each is drawn a little inside its cells, so that bins that overlap stay apart.
+    """
+    for top, bottom in rows + np.array([0.1, -0.1]):
+        for left, right in columns + np.array([0.1, -0.1]):
+            size = right - left, bottom - top
+            style = {"fill": False, "edgecolor": USED, "linewidth": 1.3, "linestyle": ":"}
+            axes.add_patch(Rectangle((left, top), *size, **style))
+
+
+def sheet(axes: Axes, maps: Sequence[np.ndarray], columns: int, *, cmap: str = MAGNITUDE) -> None:
+    """Draw maps side by side in rows of `columns`, each one unit wide and high and scaled alone."""
+    for i, values in enumerate(maps):
+        (y, x), (low, high) = divmod(i, columns), _limits(values, cmap)
+        place = {"extent": (1.08 * x, 1.08 * x + 1, 1.08 * y + 1, 1.08 * y)}
+        axes.imshow(values, cmap=cmap, vmin=low, vmax=high, **place)
+    rows = -(-len(maps) // columns)
+    axes.set(xlim=(0, 1.08 * columns - 0.08), ylim=(1.08 * rows - 0.08, 0), xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
 
 
 def samples(axes: Axes, x: np.ndarray, y: np.ndarray, *, label: str = "sample") -> None:
@@ -235,6 +288,17 @@ def numbers(
             style = {"ha": "center", "va": "center", "fontsize": size, "color": ink}
             axes.text(x, y, form.format(value), **style)
     axes.set(title=title, xticks=[], yticks=[])
+
+
+def write(axes: Axes, values: np.ndarray, *, form: str = "{:.2f}", size: float = 8) -> None:
+    """Write every value other than 0 into its cell, over what `cells` drew."""
+    low, high = axes.images[0].get_clim()
+    for (y, x), value in np.ndenumerate(values):
+        if value:
+            shade = axes.images[0].cmap((value - low) / ((high - low) or 1))
+            ink = "white" if np.dot(shade[:3], (0.299, 0.587, 0.114)) < 0.5 else "black"
+            style = {"ha": "center", "va": "center", "fontsize": size, "color": ink}
+            axes.text(x + 0.5, y + 0.5, form.format(value), clip_on=True, **style)
 
 
 def equation(parts: Sequence[tuple[np.ndarray, str] | str], *, form: str = "{:.2f}") -> Figure:
@@ -316,13 +380,40 @@ def patch(axes: Axes, xyxy: Sequence[float], colour: str, *, alpha: float = 0.6)
     axes.add_patch(Rectangle(corner, abs(x2 - x1), abs(y2 - y1), color=colour, alpha=alpha, lw=0))
 
 
-def legend(figure: Figure) -> None:
-    """Put one legend of everything labelled in the figure below it."""
+def river(figure: Figure, stations: Sequence[Axes]) -> None:
+    """Draw a stream behind the axes that joins them in their order, with arrows between them.
+
+    Where the order changes from one row to the next, the stream turns outside of the right edge.
+    """
+    figure.draw_without_rendering()
+    places = [axes.get_position() for axes in stations]
+    course, arrows = [], []
+    for here, there in pairwise(places):
+        start, end = _middle(here), _middle(there)
+        course.append(start)
+        if here.y0 > there.y1:
+            course += [(here.x1 + 0.03, y) for y in (start[1], end[1])]
+            arrows.append((here.x1 + 0.03, (start[1] + end[1]) / 2, "v"))
+        else:
+            low, high = sorted([here.x0, here.x1, there.x0, there.x1])[1:3]
+            arrows.append(((low + high) / 2, start[1], ">" if end[0] > start[0] else "<"))
+    x, y = zip(*course, _middle(places[-1]), strict=True)
+    water = {"color": WATER, "linewidth": 30, "solid_joinstyle": "round", "zorder": -1}
+    figure.add_artist(Line2D(x, y, **water))
+    for x, y, marker in arrows:
+        style = {"marker": marker, "markersize": 9, "color": SAMPLE, "linestyle": ""}
+        figure.add_artist(Line2D([x], [y], zorder=5, **style))
+
+
+def legend(figure: Figure, *, columns: int = 4) -> None:
+    """Put one legend of everything labelled in the figure below it, instead of those inside."""
     found = {}
     for axes in figure.axes:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             found.setdefault(label, handle)
-    columns = max(1, min(len(found), 4))
+        if axes.get_legend():
+            axes.get_legend().remove()
+    columns = max(1, min(len(found), columns))
     figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=columns)
 
 
@@ -362,6 +453,10 @@ def excerpt(module: ModuleType, first: str, last: str) -> None:
 def say(text: str) -> None:
     """Display a sentence whose numbers have been computed."""
     display(Markdown(text))
+
+
+def _middle(place):
+    return (place.x0 + place.x1) / 2, (place.y0 + place.y1) / 2
 
 
 def _limits(values, cmap):

@@ -93,6 +93,41 @@ def test_bins_divide_a_box():
     assert_colour(figure, axes, 7.9, 5, "white")
 
 
+def test_bins_of_whole_cells_lie_just_inside_them():
+    _, axes = picture()
+    draw.bins(axes, np.array([[2, 5]]), np.array([[3, 7], [6, 11]]))
+    corners = [patch.get_bbox().extents.tolist() for patch in axes.patches]
+    np.testing.assert_allclose(corners, [[3.1, 2.1, 6.9, 4.9], [6.1, 2.1, 10.9, 4.9]])
+
+
+def test_many_boxes_lie_on_their_coordinates_and_the_heaviest_on_top():
+    _, axes = picture()
+    draw.boxes(axes, np.array([[2, 3, 15, 8], [4, 3, 9, 6]]), np.array([1.0, 0.5]))
+    assert [(patch.get_bbox().extents.tolist(), patch.get_alpha()) for patch in axes.patches] == [
+        ([4, 3, 9, 6], 0.5),
+        ([2, 3, 15, 8], 1.0),
+    ]
+
+
+def test_every_cell_has_an_edge_whatever_ticks_there_are():
+    figure, axes = draw.figure(size=(6, 4))
+    draw.cells(axes, np.zeros((10, 20)), "black cells", limits=(0, 1))
+    near = np.linspace(-0.05, 0.05, 5)
+    for i in range(1, 10):
+        assert max(pixel(figure, axes, i + 0.5, i + d).mean() for d in near) > 0.05
+        assert max(pixel(figure, axes, i + d, i + 0.5).mean() for d in near) > 0.05
+
+
+def test_values_are_written_into_the_middle_of_their_cells():
+    _, axes = draw.figure(size=(4, 4))
+    draw.cells(axes, np.array([[0.0, 0.25], [0.75, 0.0]]), "map", cmap=draw.MAGNITUDE)
+    draw.write(axes, np.array([[0.0, 0.25], [0.75, 0.0]]))
+    assert [(text.get_text(), text.get_position()) for text in axes.texts] == [
+        ("0.25", (1.5, 0.5)),
+        ("0.75", (0.5, 1.5)),
+    ]
+
+
 def test_a_sample_at_index_i_lies_in_the_middle_of_pixel_i():
     figure, axes = picture()
     draw.samples(axes, np.array([4]), np.array([6]))
