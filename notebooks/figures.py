@@ -10,6 +10,7 @@ import io
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
+from types import ModuleType
 from typing import Any
 
 import matplotlib
@@ -440,6 +441,17 @@ def source(function: Callable) -> None:
         text = head.rstrip() + "\n" + body.partition('"""')[2].lstrip("\n")
     where = inspect.getmodule(function).__name__.replace(".", "/")
     display(Markdown(f"`{where}.py`\n\n```python\n{textwrap.dedent(text).rstrip()}\n```"))
+
+
+def excerpt(module: ModuleType, first: str, last: str) -> None:
+    """Display a module's lines from the first that contains `first` to the next with `last`.
+
+    Raises ValueError if there are none.
+    """
+    text, where = inspect.getsource(module), module.__name__.replace(".", "/")
+    start = text.rfind("\n", 0, text.index(first)) + 1
+    lines = text[start : text.find("\n", text.index(last, start))]
+    display(Markdown(f"`{where}.py`\n\n```python\n{textwrap.dedent(lines).rstrip()}\n```"))
 
 
 def say(text: str) -> None:

@@ -301,3 +301,13 @@ def test_marked_bars_show_their_hatch():
     draw.bars(axes, {"one": 1, "two": 2}, "bars", unit="no unit", marked=["two"])
     row = [pixel(figure, axes, x, 1).mean() for x in np.linspace(0.1, 1.9, 40)]
     assert max(row) - min(row) > 0.3
+
+
+def test_an_excerpt_has_whole_lines(monkeypatch):
+    shown = []
+    monkeypatch.setattr(draw, "display", lambda *outputs: shown.extend(outputs))
+    draw.excerpt(draw, "made = Figure(", "return made, made.subplots")
+    code = 'made = Figure(figsize=size, dpi=DPI, layout="constrained")\nreturn made, made.subplots('
+    assert shown[0].data.startswith(f"`figures.py`\n\n```python\n{code}")
+    with pytest.raises(ValueError):
+        draw.excerpt(draw, "return made, made.subplots", "import html")

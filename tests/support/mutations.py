@@ -125,4 +125,16 @@ MUTATIONS = [
         "import reference.nms as m; import numpy as np\n"
         "m.top_k = lambda s, k: np.argsort(s, axis=-1, kind='stable')[..., ::-1][..., :k]",
     ),
+    # A duplicate is right.
+    (
+        "10_average_precision",
+        "import reference.average_precision as m; f = m.match\n"
+        "m.match = lambda iou, crowd, *rest: f(iou, crowd | True, *rest)",
+    ),
+    # The weights of the two neighbours are swapped.
+    (
+        "11_triton_kernel",
+        "import reference.roi_align as m; f = m.neighbours\n"
+        "m.neighbours = lambda *a: tuple(f(*a)[i] for i in (0, 1, 3, 2))",
+    ),
 ]
