@@ -178,7 +178,9 @@ refused = {
     "channels first": complaint(model.detect, [image.transpose(2, 0, 1)]),
     "NaN in one pixel": complaint(model.detect, [with_hole]),
 }
-draw.table({name: [text] for name, text in refused.items()}, ["what goes in", "what comes out"])
+draw.table(
+    {name: [text] for name, text in refused.items()}, ["what goes in", "what comes out"], text=True
+)
 assert "labels count from 1" in refused["labels from 0"]
 assert refused["a label beyond the last class"].startswith("IndexError")
 assert "x1 < x2" in refused["an inverted box, x2 < x1"]

@@ -421,11 +421,15 @@ def legend(figure: Figure, *, columns: int = 4) -> None:
     figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=columns)
 
 
-def table(rows: Mapping[str, Sequence[Any]], columns: Sequence[str]) -> None:
-    """Display rows {name: values} under the heads `columns`, the first of which heads the names."""
+def table(rows: Mapping[str, Sequence[Any]], columns: Sequence[str], *, text: bool = False) -> None:
+    """Display rows {name: values} under the heads `columns`, the first of which heads the names.
+
+    text  the values are words, aligned to the left; Jupyter aligns cells to the right by default
+    """
+    style = ' style="text-align: left"' if text else ""
 
     def line(tag, entries):
-        cells = (f"<{tag}>{html.escape(str(entry))}</{tag}>" for entry in entries)
+        cells = (f"<{tag}{style}>{html.escape(str(entry))}</{tag}>" for entry in entries)
         return f"<tr>{''.join(cells)}</tr>"
 
     body = "".join(line("td", [name, *values]) for name, values in rows.items())
