@@ -168,8 +168,8 @@ draw.show(
 # 2. **Maps.** A ResNet and a feature pyramid turn pixels into features, at five scales.
 #    [resnet](../reference/resnet.py), [fpn](../reference/fpn.py),
 #    [notebook 4](04_backbone_and_pyramid.ipynb)
-# 3. **Anchors.** On every cell of every map stand three fixed boxes, one upright, one square, one
-#    lying. [anchors](../reference/anchors.py), [notebook 2](02_anchors.ipynb)
+# 3. **Anchors.** On every cell of every map stand three fixed boxes, one wide, one square, one
+#    tall. [anchors](../reference/anchors.py), [notebook 2](02_anchors.ipynb)
 # 4. **Proposals.** The *region proposal network*, RPN, says how likely each anchor is to be an
 #    object, and how it should move to fit. The best remain. [rpn](../reference/rpn.py),
 #    [nms](../reference/nms.py), [notebook 3](03_rpn.ipynb)
@@ -184,13 +184,14 @@ draw.show(
 # 8. **Pasted masks.** Each mask is stretched over its box and cut at one half.
 #    [masks](../reference/masks.py), [notebook 7](07_masks.ipynb)
 #
-# Stations 1 to 4 look at the whole image, once. Stations 5 to 8 look at each box alone. This is why
-# the paper calls it *region-based*, and the R in its name stands for it [Mask R-CNN §3].
+# Stations 1 to 4 look at the whole image, once. Stations 5 to 8 look at each box alone. This is the
+# R in R-CNN: *regions with CNN features*.
 #
 # ## The code
 #
-# The model is a page of wiring; the work is done in the files of the table. Here is the middle of
-# it, as it runs. A line such as `keep(record, ...)` stores what passes and changes nothing.
+# The model is a page of wiring. The work is done in the files that are linked above. Here is the
+# middle of the page, as it runs. A line such as `keep(record, ...)` stores what passes, and changes
+# nothing.
 
 # %%
 draw.source(MaskRCNN.batch_detections)
@@ -245,8 +246,8 @@ draw.say(
 # %% [markdown]
 # ## Every number
 #
-# The picture above shows a few of the arrays in the record. Here are all of them, in the order in
-# which they are computed. *N* images come first in most shapes; here there is one.
+# The picture of the river shows a few of the arrays in the record. Here are all of them, in the
+# order in which they are computed. Many shapes begin with the number of images, here 1.
 
 # %%
 UNITS = {
@@ -304,9 +305,9 @@ draw.say(
 # %% [markdown]
 # ## The same river in training
 #
-# In training, the true objects come along. Nothing is pasted; instead, every prediction is compared
-# with what it should have been. Each of the first four panels below is a set of *answers*, and the
-# last shows the five losses that come of it.
+# In training, the true objects come along. Nothing is pasted. Instead, every prediction is compared
+# with what it should have been. The first four panels below show these answers, and the last one
+# the five losses.
 
 # %%
 target = Target(true_boxes, true_labels, true_masks)
@@ -382,7 +383,9 @@ draw.table(rows, ["field", "shape", "type", "unit", "least", "largest"])
 # Mask R-CNN stands on the shoulders of many papers. Every row of the following table is a step of
 # the algorithm: the section of the paper that describes it, the functions in NumPy, the same in
 # PyTorch and Triton, the test that holds them together, the notebook that explains it, and the
-# section of the specification that fixes its details.
+# section of the specification that fixes its details. Two notebooks belong to no paper:
+# [14](14_own_data.ipynb) trains on your own data, and [15](15_failure_zoo.ipynb) shows how all this
+# breaks.
 
 # %%
 papers = json.loads(Path("../docs/papers.json").read_text())
@@ -405,8 +408,9 @@ assert report.passed and len(report.rows) == 24, report.summary
 display(report)
 
 # %% [markdown]
-# A number such as `1.2e-15` is the largest difference of any entry, divided by the largest entry.
-# Sixteen digits is all that a float64 has. Labels and masks are not rounded and must be equal.
+# A number such as `1.2e-15` is the largest difference of any entry, divided by the largest entry. A
+# float64 has sixteen digits, and these results agree in nearly all of them. Labels and masks are
+# not rounded, and must be equal.
 
 # %% [markdown]
 # ## Exercise

@@ -74,15 +74,16 @@ draw.show(
 #
 # * a box is $(x_1, y_1, x_2, y_2)$ in continuous pixels, and $x_2 - x_1$ wide,
 # * the value of pixel $i$ stands at its centre, $i + \tfrac{1}{2}$,
-# * no "+1" appears anywhere.
+# * no "+1" appears in any width, height or area.
 #
 # The same rule holds for maps, in cells instead of pixels, and the drawings of all notebooks obey
 # it.
 #
 # ## Area and overlap by counting
 #
-# Two boxes on a small grid, A and B. Their *intersection over union*, IoU, decides nearly everything in this
-# project: which anchor is an object, which box is a duplicate, which detection is right.
+# Two boxes on a small grid, A and B. Their *intersection over union*, IoU, decides nearly
+# everything in this project: which anchor is an object, which box is a duplicate, which detection
+# is right.
 #
 # $$\mathrm{IoU}(A, B) = \frac{|A \cap B|}{|A \cup B|}$$
 
@@ -357,8 +358,8 @@ x1, y1, x2, y2 = polygon.min(axis=0).tolist() + polygon.max(axis=0).tolist()
 draw.say(
     f"The polygon reaches from ({x1:g}, {y1:g}) to ({x2:g}, {y2:g}); the tight box of its"
     f" {drawn_mask.sum()} pixels is {tight.tolist()}. Look at the code: the last column is"
-    f" {xs.max()}, the box ends at {tight[2]}. This is the only +1 there is. It turns the *name* of"
-    " the last pixel into the *place* where that pixel ends."
+    f" {xs.max()}, the box ends at {tight[2]}. This +1 is right. It turns the *name* of the last"
+    " pixel into the *place* where that pixel ends."
 )
 
 # %% [markdown]

@@ -115,3 +115,12 @@ def pixels_and_boxes(a, b):
     shared = np.maximum(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0).prod()
     union = (a[2:] - a[:2]).prod() + (b[2:] - b[:2]).prod() - shared
     return shared / union if shared > 0 else 0.0
+
+
+# 15. The failure zoo
+# A differs first in `proposals`, B in `mask_features`, C in `detections`.
+failure_zoo = {
+    "A": "RPN decodes with the box head's weights",
+    "B": "mask head reads half a cell too far",
+    "C": "score threshold far too high",
+}

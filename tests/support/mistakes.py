@@ -325,3 +325,17 @@ MISTAKES |= {
         (partial(iou_of_two, sort=True), "covers nothing"),
     ],
 }
+
+
+DIAGNOSIS = answers.failure_zoo
+
+
+MISTAKES |= {
+    "failure_zoo": [
+        (DIAGNOSIS | {"A": "anchors half a stride too far"}, "A: its first field"),
+        (DIAGNOSIS | {"B": "box head reads half a cell too far"}, "B: its first field"),
+        (DIAGNOSIS | {"C": "mean colour not subtracted"}, "C: its first field"),
+        (DIAGNOSIS | {"C": "bad luck"}, "not in the list"),
+        ({"A": DIAGNOSIS["A"]}, "each of A, B, C"),
+    ],
+}
