@@ -377,7 +377,7 @@ def test_the_map_shows_boxes_and_samples_where_they_are(open_page):
     lines = [[float(number) for number in re.findall(r"[-\d.]+", path)] for path in paths]
     (x, y, width, height), third = asked, np.array([[1], [2]]) / 3
     expected = [1, 0, 0, 0, 0, 0] * (x + third * width) + [0, 0, 0, 0, 1, 0] * (y + third * height)
-    np.testing.assert_allclose(lines, expected + [0, y, y + height, x, 0, x + width], atol=1e-12)
+    np.testing.assert_allclose(lines, [*expected, 0, y, y + height, x, 0, x + width], atol=1e-12)
     samples = numbers_of(page, "#map .sample", "cx", "cy")
     for axis, (low, high) in enumerate([(77, 122), (45, 91)]):
         positions = roi_align.sample_positions(low / 8, high / 8, 3, 2, True)
