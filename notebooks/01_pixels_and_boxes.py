@@ -323,6 +323,7 @@ draw.table(
         "padded": [padded.shape, f"{padded.min():.2f} to {padded.max():.2f}"],
     },
     ["image", "shape", "values"],
+    text=True,
 )
 
 # %% [markdown]
