@@ -10,6 +10,7 @@ import io
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
+from types import ModuleType
 from typing import Any
 
 import matplotlib
@@ -20,7 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
-from matplotlib.ticker import FixedFormatter, FuncFormatter
+from matplotlib.ticker import FixedFormatter, FuncFormatter, MaxNLocator
 from PIL import Image as Pillow
 
 # Roles. Okabe and Ito's colours, the blue darker, stay apart for every kind of colour vision.
@@ -64,6 +65,19 @@ def figure(
     return made, made.subplots(rows, columns, **keywords)
 
 
+def mosaic(
+    layout: Sequence[Sequence[str]], *, size: tuple[float, float], **keywords: Any
+) -> tuple[Figure, dict[str, Axes]]:
+    """Return a figure of `size` (width, height) inches and its axes by name.
+
+    layout    rows of names; equal neighbours are one axes, as in `Figure.subplot_mosaic`
+    keywords  of `Figure.subplot_mosaic`, such as height_ratios
+    """
+    matplotlib.rcParams.update(STYLE)
+    made = Figure(figsize=size, dpi=DPI, layout="constrained")
+    return made, made.subplot_mosaic([list(row) for row in layout], **keywords)
+
+
 def show(figure: Figure, caption: str, *, colours: int = 128) -> None:
     """Display a figure as a small PNG, and under it a caption for those who cannot see it."""
     strip([figure], caption, colours=colours)
@@ -84,7 +98,8 @@ def strip(figures: Sequence[Figure], caption: str, *, colours: int = 128) -> Non
     for i, part in enumerate(parts):
         whole.paste(part, (i % columns * width, i // columns * height))
     buffer = io.BytesIO()
-    whole.quantize(colours, dither=Pillow.Dither.NONE).save(buffer, "png", optimize=True)
+    whole = whole.quantize(colours, kmeans=1, dither=Pillow.Dither.NONE)
+    whole.save(buffer, "png", optimize=True)
     display(Image(buffer.getvalue()), Markdown(f"*{caption}*"))
 
 
@@ -104,9 +119,6 @@ def explore(
 
     strip([picture(**position) for position in positions], caption)
 
-    def redraw(**position):
-        display(Image(_png(picture(**position))))
-
     controls = {
         name: widgets.FloatSlider(
             value=positions[0][name],
@@ -119,8 +131,15 @@ def explore(
         )
         for name, (low, high, step) in sliders.items()
     }
-    output = widgets.interactive_output(redraw, controls)
-    display(widgets.VBox([*controls.values(), output]))
+    drawn = widgets.Image(value=_png(picture(**positions[0])))
+
+    def redraw(_):
+        position = {name: control.value for name, control in controls.items()}
+        drawn.value = _png(picture(**position))
+
+    for control in controls.values():
+        control.observe(redraw, "value")
+    display(widgets.VBox([*controls.values(), drawn]))
 
 
 def check(figure: Figure, caption: str) -> None:
@@ -169,10 +188,12 @@ def cells(
     drawn = axes.imshow(values, extent=(0, width, height, 0), cmap=cmap, vmin=low, vmax=high)
     axes.set(title=title, xlabel=f"x, {unit}", ylabel=f"y, {unit}")
     if grid:
-        axes.set_xticks(range(width + 1), minor=True)
-        axes.set_yticks(range(height + 1), minor=True)
-        axes.grid(which="minor", color="white", alpha=0.25, linewidth=0.5)
-        axes.tick_params(which="minor", length=0)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(MaxNLocator(nbins="auto", integer=True, min_n_ticks=1))
+        edges = {"colors": "white", "alpha": 0.25, "linewidth": 0.5}
+        axes.vlines(np.arange(width + 1), 0, height, **edges)
+        axes.hlines(np.arange(height + 1), 0, width, **edges)
+        axes.set(xlim=(0, width), ylim=(height, 0))
     return drawn
 
 
@@ -204,6 +225,18 @@ def boxes(axes: Axes, xyxy: np.ndarray, weights: np.ndarray, role: str = USED) -
         (x1, y1, x2, y2), alpha = xyxy[i], float(weights[i])
         style = {"fill": False, "edgecolor": role, "linewidth": 1.0, "alpha": alpha}
         axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, **style))
+
+
+def bins(axes: Axes, rows: np.ndarray, columns: np.ndarray) -> None:
+    """Draw bins of whole cells, rows [P_h, 2] and columns [P_w, 2]: first and one past the last.
+
+    Each is drawn a little inside its cells, so that bins that overlap stay apart.
+    """
+    for top, bottom in rows + np.array([0.1, -0.1]):
+        for left, right in columns + np.array([0.1, -0.1]):
+            size = right - left, bottom - top
+            style = {"fill": False, "edgecolor": USED, "linewidth": 1.3, "linestyle": ":"}
+            axes.add_patch(Rectangle((left, top), *size, **style))
 
 
 def sheet(axes: Axes, maps: Sequence[np.ndarray], columns: int, *, cmap: str = MAGNITUDE) -> None:
@@ -259,6 +292,17 @@ def numbers(
             style = {"ha": "center", "va": "center", "fontsize": size, "color": ink}
             axes.text(x, y, form.format(value), **style)
     axes.set(title=title, xticks=[], yticks=[])
+
+
+def write(axes: Axes, values: np.ndarray, *, form: str = "{:.2f}", size: float = 8) -> None:
+    """Write every value other than 0 into its cell, over what `cells` drew."""
+    low, high = axes.images[0].get_clim()
+    for (y, x), value in np.ndenumerate(values):
+        if value:
+            shade = axes.images[0].cmap((value - low) / ((high - low) or 1))
+            ink = "white" if np.dot(shade[:3], (0.299, 0.587, 0.114)) < 0.5 else "black"
+            style = {"ha": "center", "va": "center", "fontsize": size, "color": ink}
+            axes.text(x + 0.5, y + 0.5, form.format(value), clip_on=True, **style)
 
 
 def equation(parts: Sequence[tuple[np.ndarray, str] | str], *, form: str = "{:.2f}") -> Figure:
@@ -365,13 +409,15 @@ def river(figure: Figure, stations: Sequence[Axes]) -> None:
         figure.add_artist(Line2D([x], [y], zorder=5, **style))
 
 
-def legend(figure: Figure) -> None:
-    """Put one legend of everything labelled in the figure below it."""
+def legend(figure: Figure, *, columns: int = 4) -> None:
+    """Put one legend of everything labelled in the figure below it, instead of those inside."""
     found = {}
     for axes in figure.axes:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             found.setdefault(label, handle)
-    columns = max(1, min(len(found), 4))
+        if axes.get_legend():
+            axes.get_legend().remove()
+    columns = max(1, min(len(found), columns))
     figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=columns)
 
 
@@ -399,6 +445,17 @@ def source(function: Callable) -> None:
         text = head.rstrip() + "\n" + body.partition('"""')[2].lstrip("\n")
     where = inspect.getmodule(function).__name__.replace(".", "/")
     display(Markdown(f"`{where}.py`\n\n```python\n{textwrap.dedent(text).rstrip()}\n```"))
+
+
+def excerpt(module: ModuleType, first: str, last: str) -> None:
+    """Display a module's lines from the first that contains `first` to the next with `last`.
+
+    Raises ValueError if there are none.
+    """
+    text, where = inspect.getsource(module), module.__name__.replace(".", "/")
+    start = text.rfind("\n", 0, text.index(first)) + 1
+    lines = text[start : text.find("\n", text.index(last, start))]
+    display(Markdown(f"`{where}.py`\n\n```python\n{textwrap.dedent(lines).rstrip()}\n```"))
 
 
 def say(text: str) -> None:

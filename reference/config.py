@@ -254,6 +254,21 @@ class Optimizer:
 
 
 @dataclass(frozen=True)
+class DeepMask:
+    """DeepMask and SharpMask, which are no part of `Config` (SPEC §18).
+
+    window, channels, hidden  side in pixels, a multiple of 8; widths of the trunk and of the heads
+    refinement, score_weight  widths of SharpMask's code and steps, (): DeepMask; of the score loss
+    """
+
+    window: int = 32
+    channels: tuple[int, int, int] = (8, 16, 64)
+    hidden: int = 128
+    refinement: tuple[()] | tuple[int, int, int] = ()
+    score_weight: float = 1 / 32
+
+
+@dataclass(frozen=True)
 class Config:
     """All switches: a few that concern the whole model, and its parts.
 

@@ -68,7 +68,7 @@ def bins(
 ) -> tuple[Array, Array]:
     """Return the rows [R, P_h, 2] and the columns [R, P_w, 2] of pixels in each bin of the RoIs.
 
-    rois   [R, 4]  xyxy floats, input-image pixels
+    rois   [R, 4]  xyxy, input-image pixels
     shape  (H, W)  of the features
     Bin (p, q) of RoI r holds the pixels from rows[r, p, 0] to rows[r, p, 1] - 1, and likewise the
     columns. The bins divide the RoI of `rois.whole_pixels`, each rounded outwards to whole pixels

@@ -17,9 +17,7 @@ def check(features: Array, rois: Array, image_index: Array) -> tuple[Array, Arra
     Raises ValueError for other shapes, for a non-finite RoI and for an image index that is neither
     -1 (a padding RoI, which may hold anything) nor a row of `features`, naming the first such row.
     """
-    rois, image_index = np.asarray(rois), np.asarray(image_index)
-    if rois.dtype.kind != "f":
-        rois = rois.astype(np.float64)
+    rois, image_index = _floats(rois), np.asarray(image_index)
     if rois.ndim != 2 or rois.shape[1] != 4 or image_index.shape != rois.shape[:1]:
         raise ValueError(
             f"expected rois [R, 4] and image_index [R], got {rois.shape} and {image_index.shape}"
@@ -46,7 +44,14 @@ def whole_pixels(rois: Array, spatial_scale: float) -> Array:
     Half a pixel rounds away from zero, as in C (NumPy rounds it to even). The last pixel belongs to
     the RoI, so its end lies one further; an RoI is at least one pixel wide.
     """
+    rois = _floats(rois)
     exact = rois * rois.dtype.type(spatial_scale)
     whole = np.trunc(exact)
     low, high = np.split(whole + np.sign(exact) * (np.abs(exact - whole) >= 0.5), 2, axis=1)
     return np.concatenate([low, np.maximum(high, low) + 1], axis=1)
+
+
+def _floats(rois):
+    """Return RoIs as floats: integers become float64."""
+    rois = np.asarray(rois)
+    return rois if rois.dtype.kind == "f" else rois.astype(np.float64)

@@ -2,6 +2,7 @@
 
 import io
 import itertools
+from functools import partial
 
 import figures as draw
 import numpy as np
@@ -92,6 +93,41 @@ def test_bins_divide_a_box():
     assert pixel(figure, axes, 6, 3).mean() < 0.95
     assert pixel(figure, axes, 3.9, 6).mean() < 0.95
     assert_colour(figure, axes, 7.9, 5, "white")
+
+
+def test_bins_of_whole_cells_lie_just_inside_them():
+    _, axes = picture()
+    draw.bins(axes, np.array([[2, 5]]), np.array([[3, 7], [6, 11]]))
+    corners = [patch.get_bbox().extents.tolist() for patch in axes.patches]
+    np.testing.assert_allclose(corners, [[3.1, 2.1, 6.9, 4.9], [6.1, 2.1, 10.9, 4.9]])
+
+
+def test_many_boxes_lie_on_their_coordinates_and_the_heaviest_on_top():
+    _, axes = picture()
+    draw.boxes(axes, np.array([[2, 3, 15, 8], [4, 3, 9, 6]]), np.array([1.0, 0.5]))
+    assert [(patch.get_bbox().extents.tolist(), patch.get_alpha()) for patch in axes.patches] == [
+        ([4, 3, 9, 6], 0.5),
+        ([2, 3, 15, 8], 1.0),
+    ]
+
+
+def test_every_cell_has_an_edge_whatever_ticks_there_are():
+    figure, axes = draw.figure(size=(6, 4))
+    draw.cells(axes, np.zeros((10, 20)), "black cells", limits=(0, 1))
+    near = np.linspace(-0.05, 0.05, 5)
+    for i in range(1, 10):
+        assert max(pixel(figure, axes, i + 0.5, i + d).mean() for d in near) > 0.05
+        assert max(pixel(figure, axes, i + d, i + 0.5).mean() for d in near) > 0.05
+
+
+def test_values_are_written_into_the_middle_of_their_cells():
+    _, axes = draw.figure(size=(4, 4))
+    draw.cells(axes, np.array([[0.0, 0.25], [0.75, 0.0]]), "map", cmap=draw.MAGNITUDE)
+    draw.write(axes, np.array([[0.0, 0.25], [0.75, 0.0]]))
+    assert [(text.get_text(), text.get_position()) for text in axes.texts] == [
+        ("0.25", (1.5, 0.5)),
+        ("0.75", (0.5, 1.5)),
+    ]
 
 
 def test_a_sample_at_index_i_lies_in_the_middle_of_pixel_i():
@@ -211,6 +247,26 @@ def test_source_shows_the_code_as_it_stands(monkeypatch):
     assert shown.data == f"`{__name__.replace('.', '/')}.py`\n\n```python\n{code}\n```"
 
 
+def test_a_slider_redraws_the_picture(monkeypatch):
+    asked = []
+
+    def at(shift):
+        asked.append(shift)
+        figure, axes = picture()
+        draw.box(axes, [2 + shift, 3, 8 + shift, 8])
+        return figure
+
+    positions = [{"shift": shift} for shift in (0, 1, 2)]
+    *_, live = displayed(
+        monkeypatch, partial(draw.explore, shift=(-2, 4, 0.5)), at, CAPTION, positions
+    )
+    slider, drawn = live.children
+    before = drawn.value
+    slider.value = 3.5
+    assert asked == [0, 1, 2, 0, 3.5]
+    assert drawn.value != before
+
+
 def test_many_boxes_are_thin_and_the_heaviest_lies_on_top():
     figure, axes = picture()
     draw.boxes(axes, np.array([[2.0, 3, 15, 8], [2, 3, 15, 8]]), np.array([1.0, 0.1]), draw.USED)
@@ -245,3 +301,13 @@ def test_marked_bars_show_their_hatch():
     draw.bars(axes, {"one": 1, "two": 2}, "bars", unit="no unit", marked=["two"])
     row = [pixel(figure, axes, x, 1).mean() for x in np.linspace(0.1, 1.9, 40)]
     assert max(row) - min(row) > 0.3
+
+
+def test_an_excerpt_has_whole_lines(monkeypatch):
+    shown = []
+    monkeypatch.setattr(draw, "display", lambda *outputs: shown.extend(outputs))
+    draw.excerpt(draw, "made = Figure(", "return made, made.subplots")
+    code = 'made = Figure(figsize=size, dpi=DPI, layout="constrained")\nreturn made, made.subplots('
+    assert shown[0].data.startswith(f"`figures.py`\n\n```python\n{code}")
+    with pytest.raises(ValueError):
+        draw.excerpt(draw, "return made, made.subplots", "import html")

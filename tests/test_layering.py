@@ -19,7 +19,7 @@ LAYERS = [
     "backend structures norm parameters boxes box_coder anchors matcher sampler nms rois roi_align"
     " roi_pool roi_warp pooler losses labels masks transform",
     "resnet vgg backbone fpn single_scale neck shared_head rpn box_head mask_head postprocess"
-    " optimizer",
+    " optimizer deepmask",
     "mask_rcnn",
     "data interop engine drawing",
     "verify",
@@ -50,6 +50,8 @@ PRIMITIVES = {
     "shapes",
     "typed",
     "checkpoint",
+    "average_precision",
+    "windows",
 }  # no twin needed
 
 
@@ -195,7 +197,7 @@ def test_line_budgets():
         for path in sources("accelerated")
         if path.relative_to(ROOT).parts[1].removesuffix(".py") not in {*WINGS, "__init__"}
     ]
-    assert sum(map(written_lines, algorithm)) < 4300
+    assert sum(map(written_lines, algorithm)) < 4450
 
 
 TWINS = sorted(

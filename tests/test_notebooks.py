@@ -124,6 +124,18 @@ def test_it_opens_with_a_question_and_ends_with_what_to_remember(source):
         assert (build.HERE / target).exists(), target
 
 
+def test_the_questions_after_a_notebook_name_its_sections():
+    readme = (build.HERE / "README.md").read_text()
+    for number, text in re.findall(
+        r"^## After notebook (\d+)\n(.*?)(?=^## |\Z)", readme, re.M | re.S
+    ):
+        [source] = [source for source in SOURCES if int(source.name[:2]) == int(number)]
+        questions = re.findall(r"^\| (.+\?) \| \"(.+)\" \|$", text, re.M)
+        assert len(questions) == 10
+        headings = re.findall(r"^## (.+)$", "\n".join(cells(source, "markdown")), re.M)
+        assert not [section for _, section in questions if section not in headings]
+
+
 @NOTEBOOK
 def test_numbers_in_prose_are_computed(source):
     for text in cells(source, "markdown"):

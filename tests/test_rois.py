@@ -101,3 +101,8 @@ def test_the_output_has_the_memory_format_of_the_features(memory_format):
     assert out.is_contiguous(memory_format=memory_format) and index.stride() == out.stride()
     assert index.dtype == torch.int32
     assert not len(accelerated.rois.empty_output([features], torch.zeros(3, 4), [2, 3], False)[1])
+
+
+def test_whole_pixels_of_integers_are_those_of_floats():
+    rois = np.array([[2, 2, 9, 13]])
+    assert_equal(reference.rois.whole_pixels(rois, 0.25), [[1, 1, 3, 4]])

@@ -4,6 +4,92 @@ The code runs in the notebook's kernel before its first cell.
 """
 
 MUTATIONS = [
+    (
+        "02_anchors",
+        "import reference.matcher as m; old = m.reasons;"
+        "m.reasons = lambda iou, high, low, *_, **__: old(iou, high, low, False)",
+    ),
+    (
+        "02_anchors",
+        "import reference.sampler as m; old = m.sample;"
+        "m.sample = lambda labels, priorities, *rest: old(labels, -priorities, *rest)",
+    ),
+    (
+        "03_rpn",
+        "import numpy as np, reference.nms as m;"
+        "m.top_k = lambda s, k: np.flip(np.argsort(s, axis=-1, kind='stable'), -1)[..., :k]",
+    ),
+    ("03_rpn", "import reference.box_coder as m; m.MAX_LOG_SCALE = 100.0"),
+    # The half pixel of RoIAlign is dropped.
+    (
+        "05_roi_align",
+        "import reference.roi_align as m; f = m.sample_positions\n"
+        "m.sample_positions = lambda low, high, bins, g, aligned: f(low, high, bins, g, False)",
+    ),
+    # x and y of a box are swapped.
+    (
+        "05_roi_align",
+        "import reference.roi_align as m; f = m.check\n"
+        "m.check = lambda x, rois, index: f(x, rois[:, [1, 0, 3, 2]], index)",
+    ),
+    # A sample far outside the map reads the outermost pixel.
+    (
+        "05_roi_align",
+        "import reference.roi_align as m; f = m.neighbours\n"
+        "m.neighbours = lambda positions, size: f(positions.clip(0, size - 1), size)",
+    ),
+    # RoIPool and RoIWarp round half to even.
+    (
+        "05_roi_align",
+        "import numpy as np, reference.rois as m\n"
+        "def whole_pixels(rois, scale):\n"
+        "    low, high = np.split(np.round(rois * scale), 2, axis=1)\n"
+        "    return np.concatenate([low, np.maximum(high, low) + 1], axis=1)\n"
+        "m.whole_pixels = whole_pixels",
+    ),
+    # A negative difference of a box loses its sign on the way back.
+    (
+        "08_one_step",
+        "import reference.losses as m; f = m.smooth_l1_backward\n"
+        "m.smooth_l1_backward = lambda grad, d, beta: f(grad, abs(d), beta)",
+    ),
+    # A ReLU lets the gradient of a negative value through.
+    (
+        "08_one_step",
+        "import reference.activations as m\nm.relu_backward = lambda grad, x: grad",
+    ),
+    # The pyramid's enlarged maps upside down.
+    (
+        "04_backbone_and_pyramid",
+        "import reference.upsample as m; f = m.nearest;"
+        "m.nearest = lambda x, h, w: f(x[:, :, ::-1], h, w)",
+    ),
+    # The other correction of the logarithm, in every pooler.
+    (
+        "04_backbone_and_pyramid",
+        "import dataclasses, reference.pooler as m; f = m.assign;"
+        "m.assign = lambda r, p: f(r, dataclasses.replace(p, level_epsilon='inside'))",
+    ),
+    # The kernel of the transposed convolution upside down.
+    (
+        "06_two_heads",
+        "import reference.conv as m; f = m.conv_transpose2d;"
+        "m.conv_transpose2d = lambda x, w, b=None, **k: f(x, w[:, :, ::-1], b, **k)",
+    ),
+    # The backward of the sigmoid's loss without its target.
+    (
+        "06_two_heads",
+        "import reference.losses as m;"
+        "m.binary_cross_entropy_backward = lambda g, x, t: g * m.sigmoid(x)",
+    ),
+    # Masks pasted half a pixel to the right.
+    (
+        "07_masks",
+        "import reference.masks as m; f = m.paste_matrix;"
+        "m.paste_matrix = lambda low, high, *rest: f(low + 0.5, high + 0.5, *rest)",
+    ),
+    # Outlines walked on another grid than COCO's.
+    ("07_masks", "import reference.masks as m; m.COCO_SCALE = 4"),
     # The channels of the image in the other order.
     (
         "00_one_image",
@@ -38,5 +124,17 @@ MUTATIONS = [
         "15_failure_zoo",
         "import reference.nms as m; import numpy as np\n"
         "m.top_k = lambda s, k: np.argsort(s, axis=-1, kind='stable')[..., ::-1][..., :k]",
+    ),
+    # A duplicate is right.
+    (
+        "10_average_precision",
+        "import reference.average_precision as m; f = m.match\n"
+        "m.match = lambda iou, crowd, *rest: f(iou, crowd | True, *rest)",
+    ),
+    # The weights of the two neighbours are swapped.
+    (
+        "11_triton_kernel",
+        "import reference.roi_align as m; f = m.neighbours\n"
+        "m.neighbours = lambda *a: tuple(f(*a)[i] for i in (0, 1, 3, 2))",
     ),
 ]

@@ -24,7 +24,9 @@ from accelerated.kernels.triton.sampling import (
 )
 
 FORWARD_CHANNELS = 64
-BACKWARD_CHANNELS = 32
+# A program of the backward looks at all RoIs: few programs, each of few warps that repeat the look.
+BACKWARD_CHANNELS = 128
+BACKWARD_WARPS = 2
 # The backward's tiles are TILE x TILE features.
 TILE = 8
 # RoIs that a program of the backward looks at together.
@@ -240,7 +242,9 @@ def backward(
 ) -> None:
     """Fill `grads`, a tensor per level, from grad_out and argmax [R, C, P_h, P_w]."""
     count, channels = grad_out.shape[:2]
-    block = min(BACKWARD_CHANNELS, triton.next_power_of_2(max(1, channels)))
+    # A sum in float64 takes twice the registers.
+    widest = BACKWARD_CHANNELS // (2 if grad_out.dtype == torch.float64 else 1)
+    block = min(widest, triton.next_power_of_2(max(1, channels)))
     rois, constants = _arguments(pooling)
     for level, grad in enumerate(grads):
         height, width = grad.shape[2:]
@@ -268,4 +272,5 @@ def backward(
                 WORD=WORD,
                 BLOCK_C=block,
                 ACC=accumulator(grad),
+                num_warps=BACKWARD_WARPS,
             )
