@@ -350,8 +350,8 @@ mask_rcnn.features(parameters, inside, config, seen)
 share = {name: float(np.isnan(getattr(seen, name)).mean()) for name in ("C2", "P2")}
 draw.say(
     f"Of the {inside.size:,} numbers of the image, {np.isnan(inside).sum()} is NaN. Of C2 it is"
-    f" {share['C2']:.0%}, of P2 {share['P2']:.0%}. A group norm divides by a standard deviation over"
-    " the whole map, and so one pixel poisons all of it."
+    f" {share['C2']:.0%}, of P2 {share['P2']:.0%}. A group norm divides by a standard deviation"
+    " over the whole map, and so one pixel poisons all of it."
 )
 assert share["C2"] == share["P2"] == 1
 
