@@ -98,6 +98,13 @@ def covered(box):
     return (x1 <= centre_x) & (centre_x < x2) & (y1 <= centre_y) & (centre_y < y2)
 
 
+def edges(axes, width, height):
+    """Draw the edges of all pixels."""
+    style = {"color": draw.QUIET, "linewidth": 0.5, "alpha": 0.6}
+    axes.vlines(range(width + 1), 0, height, **style)
+    axes.hlines(range(height + 1), 0, width, **style)
+
+
 def counts(a, b):
     """The pixels that two sets share, those of both together, and the quotient."""
     return (a & b).sum(), (a | b).sum(), (a & b).sum() / (a | b).sum()
@@ -113,7 +120,7 @@ def overlap(right, down):
     draw.cells(axes, paint, title, limits=(0, 1), unit="pixels")
     draw.box(axes, first, draw.ASKED, label="A")
     draw.box(axes, moved, draw.USED, label="B")
-    axes.grid(which="both", color=draw.QUIET, linewidth=0.5, alpha=0.6)
+    edges(axes, 12, 9)
     return figure
 
 
@@ -323,6 +330,7 @@ draw.table(
         "padded": [padded.shape, f"{padded.min():.2f} to {padded.max():.2f}"],
     },
     ["image", "shape", "values"],
+    text=True,
 )
 
 # %% [markdown]
@@ -342,7 +350,7 @@ tight = np.array([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1])
 
 figure, axes = draw.figure(size=(7.5, 5))
 draw.cells(axes, np.where(drawn_mask, 0.8, 1), "outline, pixels, box", limits=(0, 1), unit="pixels")
-axes.grid(which="both", color=draw.QUIET, linewidth=0.5, alpha=0.6)
+edges(axes, 11, 8)
 axes.plot(*np.append(polygon, polygon[:1], axis=0).T, color=draw.SAMPLE, label="outline")
 axes.plot(xs + 0.5, ys + 0.5, ".", color=draw.SAMPLE, markersize=4, label="centre of a pixel in it")
 draw.outline(axes, drawn_mask, draw.USED, label="mask")
