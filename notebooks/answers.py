@@ -115,3 +115,15 @@ def pixels_and_boxes(a, b):
     shared = np.maximum(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0).prod()
     union = (a[2:] - a[:2]).prod() + (b[2:] - b[:2]).prod() - shared
     return shared / union if shared > 0 else 0.0
+
+
+# 12. The same weights, three conventions
+# 0: boxes move although the proposals are equal. 1: boxes equal, all masks move to the upper left.
+# 2: other proposals from equal deltas. 3: boxes grow or shrink at equal scores. 4: only the rims.
+conventions = [
+    "box_head.pooler.aligned=false",
+    "mask_head.pooler.aligned=false",
+    "rpn.box_weights=[10, 10, 5, 5]",
+    "box_head.box_weights=[5, 5, 2, 2]",
+    "mask_head.paste=torchvision",
+]

@@ -114,4 +114,10 @@ MUTATIONS = [
         "import reference.transform as m; import numpy as np\n"
         "m.bilinear = lambda x, n, axis: x.take(np.arange(n) * x.shape[axis] // n, axis)",
     ),
+    # The oracle pastes by one convention, whatever the configuration says.
+    (
+        "12_conventions",
+        "import reference.masks as m; f = m.paste\n"
+        "m.paste = lambda *masks, convention, **rest: f(*masks, convention='detectron2', **rest)",
+    ),
 ]
