@@ -116,8 +116,8 @@ draw.show(
     figure,
     "Eight pictures of one triangle. The first shows the image with the outline of the mask. In the"
     " other seven the mask is light. The pixels that one switch changes are orange, and chequered"
-    " if they are lost. The titles count them: hundreds for RoIPool, RoIWarp and the half pixel, a rim"
-    " for pasting, a handful for the number of samples.",
+    " if they are lost. The titles count them: hundreds for RoIPool, RoIWarp and the half pixel, a"
+    " rim for pasting, a handful for the number of samples.",
 )
 draw.say(
     f"The triangle stays a triangle in all of them. Its score, {trained['scores'][0]:.2f} as"
@@ -411,9 +411,9 @@ for panel in axes.ravel():
     panel.set(xlim=(12, 160), ylim=(149, 0))
 draw.show(
     figure,
-    "An image with six objects, and five panels with the masks of five of them. In each, the pixels that one"
-    " switch changes are orange, chequered if they are lost. In pair 1 all masks shift to the upper"
-    " left, in pair 4 they gain a rim of one pixel, in the others single edges move.",
+    "An image with six objects, and five panels with the masks of five of them. In each, the pixels"
+    " that one switch changes are orange, chequered if they are lost. In pair 1 all masks shift to"
+    " the upper left, in pair 4 they gain a rim of one pixel, in the others single edges move.",
 )
 draw.table(rows, ["pair", *HEADS[1:], "scores changed, at most", "detections"])
 draw.say(f"As it was trained, the model finds {len(pairs[0].before['scores'])}.")
