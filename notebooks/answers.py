@@ -146,3 +146,15 @@ def average_precision(iou, threshold):
 def triton_kernel(ys, xs, height, width):
     """Mask the places of a tile, rows ys and columns xs, that lie in the map."""
     return (ys < height)[:, None] & (xs < width)[None, :]
+
+
+# 12. The same weights, three conventions
+# 0: boxes move although the proposals are equal. 1: boxes equal, all masks move to the upper left.
+# 2: other proposals from equal deltas. 3: boxes grow or shrink at equal scores. 4: only the rims.
+conventions = [
+    "box_head.pooler.aligned=false",
+    "mask_head.pooler.aligned=false",
+    "rpn.box_weights=[10, 10, 5, 5]",
+    "box_head.box_weights=[5, 5, 2, 2]",
+    "mask_head.paste=torchvision",
+]

@@ -412,3 +412,22 @@ MISTAKES["triton_kernel"] = [
     (lambda ys, xs, h, w: (ys >= h)[:, None] | (xs >= w)[None, :], "inverted"),
     (lambda ys, xs, h, w: (ys < h)[:, None] & (xs < 2)[None, :], "the place y = 0, x = 2"),
 ]
+
+
+def conventions(pair, switch):
+    """The right names with another one at a pair."""
+    return [switch if i == pair else name for i, name in enumerate(answers.conventions)]
+
+
+MISTAKES["conventions"] = [
+    (answers.conventions[:4], "one for each pair"),
+    ("mask_head.paste=torchvision", "not a text"),
+    (conventions(0, "box_head.pooler.aligned"), "copy a name from the list"),
+    (conventions(0, "transform.channel_order=bgr"), "would change images; look at images"),
+    (conventions(1, "mask_head.pooler.operator=roi_pool"), "not the only switch of"),
+    (
+        conventions(2, "box_head.box_weights=[5, 5, 2, 2]"),
+        "look at proposals, which differs already",
+    ),
+    (conventions(4, "mask_head.threshold=0.3"), "pair 4: masks is indeed"),
+]

@@ -137,4 +137,10 @@ MUTATIONS = [
         "import reference.roi_align as m; f = m.neighbours\n"
         "m.neighbours = lambda *a: tuple(f(*a)[i] for i in (0, 1, 3, 2))",
     ),
+    # The oracle pastes by one convention, whatever the configuration says.
+    (
+        "12_conventions",
+        "import reference.masks as m; f = m.paste\n"
+        "m.paste = lambda *masks, convention, **rest: f(*masks, convention='detectron2', **rest)",
+    ),
 ]
