@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 
+from reference import deepmask
 from reference.boxes import iou as overlaps
 
 # 2. Anchors
@@ -146,3 +147,13 @@ def average_precision(iou, threshold):
 def triton_kernel(ys, xs, height, width):
     """Mask the places of a tile, rows ys and columns xs, that lie in the map."""
     return (ys < height)[:, None] & (xs < width)[None, :]
+
+
+# 13. What came before
+
+
+def before_mask_rcnn(settings, classes):
+    """Only the layer of the masks grows."""
+    sizes = {name: math.prod(x) for name, x in deepmask.parameter_shapes(settings).items()}
+    masks_of_a_class = sizes["mask.weight"] + sizes["mask.bias"]
+    return sum(sizes.values()) + (classes - 1) * masks_of_a_class

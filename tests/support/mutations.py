@@ -137,4 +137,12 @@ MUTATIONS = [
         "import reference.roi_align as m; f = m.neighbours\n"
         "m.neighbours = lambda *a: tuple(f(*a)[i] for i in (0, 1, 3, 2))",
     ),
+    # Windows are cut half a pixel too far to the lower right.
+    (
+        "13_before_mask_rcnn",
+        "import reference.roi_align as m; f = m.sample_positions\n"
+        "m.sample_positions = lambda low, high, bins, g, aligned: f(low, high, bins, g, False)",
+    ),
+    # A window of twice the size is not far.
+    ("13_before_mask_rcnn", "import reference.windows as m; m.FAR = (32 / 224, 2.0)"),
 ]
