@@ -188,12 +188,12 @@ def cells(
     drawn = axes.imshow(values, extent=(0, width, height, 0), cmap=cmap, vmin=low, vmax=high)
     axes.set(title=title, xlabel=f"x, {unit}", ylabel=f"y, {unit}")
     if grid:
-        axes.set_xticks(range(width + 1), minor=True)
-        axes.set_yticks(range(height + 1), minor=True)
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_locator(MaxNLocator(nbins="auto", integer=True, min_n_ticks=1))
-        axes.grid(which="both", color="white", alpha=0.25, linewidth=0.5)
-        axes.tick_params(which="minor", length=0)
+        edges = {"colors": "white", "alpha": 0.25, "linewidth": 0.5}
+        axes.vlines(np.arange(width + 1), 0, height, **edges)
+        axes.hlines(np.arange(height + 1), 0, width, **edges)
+        axes.set(xlim=(0, width), ylim=(height, 0))
     return drawn
 
 
