@@ -22,6 +22,7 @@ os.environ.setdefault("TRITON_INTERPRET", "1")  # Triton's kernels run on the CP
 
 import json
 import math
+from collections import deque
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,8 +34,22 @@ from exercises import before_mask_rcnn as exercise
 from accelerated import deepmask as fast
 from accelerated.verify import equality
 from accelerated.verify.report import Report, check
-from reference import boxes, checkpoint, config, deepmask, grad_check, mask_rcnn, masks, nms
-from reference import box_head, mask_head, parameters, postprocess, shapes, transform, windows
+from reference import (
+    box_head,
+    boxes,
+    checkpoint,
+    config,
+    deepmask,
+    grad_check,
+    mask_rcnn,
+    masks,
+    nms,
+    parameters,
+    postprocess,
+    shapes,
+    transform,
+    windows,
+)
 from reference.structures import Stages
 
 # %% [markdown]
@@ -172,8 +187,8 @@ draw.say(
 draw.source(deepmask.forward)
 
 # %% [markdown]
-# With the label $y$, the logit $s$ of the score, the mask's logits $x_{ij}$ and its target $t_{ij}$,
-# and the binary cross-entropy $\ell$, the loss of a window is [Pinheiro et al. 2015 §3]
+# With the label $y$, the logit $s$ of the score, the mask's logits $x_{ij}$ and its target
+# $t_{ij}$, and the binary cross-entropy $\ell$, the loss of a window is [Pinheiro et al. 2015 §3]
 #
 # $$L = \lambda\, \ell(s, y) + \frac{y}{M^2} \sum_{ij} \ell(x_{ij}, t_{ij}), \qquad
 #   \lambda = \tfrac{1}{32}, \quad M = 8$$
@@ -198,9 +213,10 @@ adamw = config.Optimizer(
     schedule="cosine",
 )
 sharp = replace(settings, refinement=(4, 16, 8))
-weights, log = deepmask.initial_parameters(sharp, np.random.default_rng(0)), []
-for weights, values in deepmask.train(weights, bank, settings, adamw, 1000):
-    log.append(values)
+start, log = deepmask.initial_parameters(sharp, np.random.default_rng(0)), []
+for step in deepmask.train(start, bank, settings, adamw, 1000):
+    log.append(step[1])
+weights, _ = step
 
 # %%
 means = {
@@ -271,10 +287,10 @@ for axes, side in zip(row[1:], sides, strict=True):
 figure.colorbar(drawn, ax=row[-1], label="score, no unit", shrink=0.6)
 draw.show(
     figure,
-    "An image with a small disc, a triangle and a large disc, and four maps of scores, one per side "
-    "of the windows, whose number is in the title. White crosses mark the objects. The first two "
-    "maps are bright at the small disc and the triangle, the third at all three, the last most at "
-    "the large disc. The rest is dark but for a few spots.",
+    "An image with a small disc, a triangle and a large disc, and four maps of scores, one per "
+    "side of the windows, whose number is in the title. White crosses mark the objects. The first "
+    "two maps are bright at the small disc and the triangle, the third at all three, the last most "
+    "at the large disc. The rest is dark but for a few spots.",
 )
 high = labels[scores > 0.5]
 draw.say(
@@ -285,9 +301,9 @@ draw.say(
 )
 
 # %% [markdown]
-# This is why proposals were slow. Every pixel of the image lies in many windows and goes through the
-# network in each of them. An RPN gives as many answers, one for each anchor, but its convolutions
-# read the image once.
+# This is why proposals were slow. Every pixel of the image lies in many windows and goes through
+# the network in each of them. An RPN gives as many answers, one for each anchor, but its
+# convolutions read the image once.
 
 # %%
 model = checkpoint.load("data/tiny")
@@ -313,18 +329,18 @@ draw.show(
     "image: several hundred for DeepMask, hatched, against one for the RPN.",
 )
 draw.say(
-    f"Window by window, each pixel is read {reads:.0f} times. The authors knew, of course: they ran "
-    "the trunk once per scale, over the whole image, and shared it among windows that overlap. "
-    "What is left over is one code per window, and SharpMask's refinement of each."
+    f"Window by window, each pixel is read {reads:.0f} times. The authors knew, of course: they "
+    "ran the trunk once per scale, over the whole image, and shared it among windows that "
+    "overlap. What is left over is one code per window, and SharpMask's refinement of each."
 )
 
 # %% [markdown]
 # ## SharpMask
 #
-# DeepMask's mask is a blob of 8 x 8 cells. The code of the window knows that there is a triangle, and
-# about where, but not where its edges run to the pixel. The maps near the input know the edges, but
-# not of which object. SharpMask [Pinheiro et al. 2016 §3] brings the two together: it walks back
-# from the code towards the pixels, and at each step adds the trunk's map $F^i$ of that size.
+# DeepMask's mask is a blob of 8 x 8 cells. The code of the window knows that there is a triangle,
+# and about where, but not where its edges run to the pixel. The maps near the input know the edges,
+# but not of which object. SharpMask [Pinheiro et al. 2016 §3] brings the two together: it walks
+# back from the code towards the pixels, and at each step adds the trunk's map $F^i$ of that size.
 #
 # $$M^{i+1} = \mathrm{upsample}_2\Big(\mathrm{ReLU}\big(\mathrm{conv}(M^i) +
 #   \mathrm{conv}(\mathrm{ReLU}(\mathrm{conv}(F^i)))\big)\Big)$$
@@ -333,18 +349,16 @@ draw.say(
 draw.source(deepmask.refine)
 
 # %% [markdown]
-# As in the paper, DeepMask's weights are frozen: only the refinement is trained, and only on windows
-# that fit an object. The score stays as it is.
+# As in the paper, DeepMask's weights are frozen: only the refinement is trained, and only on
+# windows that fit an object. The score stays as it is.
 
 # %%
 with_object = deepmask.Windows(*(part[bank.labels == 1] for part in bank))
-frozen = weights
-for weights, _ in deepmask.train(
-    weights, with_object, sharp, replace(adamw, learning_rate=0.01, batch_size=8), 1000
-):
-    pass
+coarse, faster_adamw = weights, replace(adamw, learning_rate=0.01, batch_size=8)
+steps = deepmask.train(coarse, with_object, sharp, faster_adamw, 1000)
+[(weights, _)] = deque(steps, maxlen=1)  # the last step
 fine_iou, _ = judge(sharp)
-unchanged = [np.array_equal(weights[name], frozen[name]) for name in frozen]
+unchanged = [np.array_equal(weights[name], coarse[name]) for name in coarse]
 assert sum(unchanged) == len(deepmask.parameter_shapes(settings))
 assert fine_iou.mean() > 0.86 and (fine_iou > coarse_iou).mean() > 0.9
 draw.say(
@@ -458,10 +472,10 @@ hidden, of_hidden, *_ = shapes_with(1, 178)
 [found] = model.detect([hidden])
 best = boxes.iou(of_hidden, found.boxes)[0].argmax()
 draw.say(
-    "Two triangles are half hidden. The sixth object is found by all three models, so hiding alone "
-    "does no harm. In the last window the disc in front lies in the middle too, and all three fail. "
-    "DeepMask and SharpMask cannot know which of the two is meant: they are asked for the object "
-    "in the middle. Mask R-CNN is asked for a box, and its box head answers "
+    "Two triangles are half hidden. The sixth object is found by all three models, so hiding "
+    "alone does no harm. In the last window the disc in front lies in the middle too, and all "
+    "three fail. DeepMask and SharpMask cannot know which of the two is meant: they are asked for "
+    "the object in the middle. Mask R-CNN is asked for a box, and its box head answers "
     f'"{shapes.CLASS_NAMES[found.labels[best] - 1]}" with a score of {found.scores[best]:.2f}. '
     "Its mask head draws the disc all the same. Not everything got better by changing roads."
 )
@@ -478,8 +492,8 @@ draw.say(
 # * **Faster R-CNN** [Ren et al. 2015]: the boxes come from an RPN on the same maps.
 # * **Mask R-CNN** [He et al. 2017]: RoIAlign instead of RoIPool, and a mask for every box.
 #
-# First the boxes of DeepMask: the windows with a score above one half, the boxes around their masks,
-# and non-maximum suppression, which keeps the best of those that overlap.
+# First the boxes of DeepMask: the windows with a score above one half, the boxes around their
+# masks, and non-maximum suppression, which keeps the best of those that overlap.
 
 # %%
 likely = np.flatnonzero(scores > 0.5)
@@ -541,9 +555,9 @@ for axes in row[1:]:
     axes.set(ylabel="", yticks=[])
 draw.show(
     figure,
-    "Four copies of an image of two discs and a triangle. DeepMask: boxes around the objects and a "
-    "few others, without names. Fast R-CNN and Faster R-CNN: one box with a name at each object, not "
-    "quite in place. Mask R-CNN: boxes that fit better, and green outlines of the shapes.",
+    "Four copies of an image of two discs and a triangle. DeepMask: boxes around the objects and "
+    "a few others, without names. Fast R-CNN and Faster R-CNN: one box with a name at each object, "
+    "not quite in place. Mask R-CNN: boxes that fit better, and green outlines of the shapes.",
 )
 draw.table(compared, ["system", "sure detections", *(f"IoU, object {i}" for i in (1, 2, 3))])
 
@@ -598,10 +612,10 @@ axes.set_yticks([0, 1, 2], ["masks", "both", "boxes"])
 axes.set_xticks(range(2014, 2018))
 draw.show(
     figure,
-    "A time line from 2013 to 2017 in three lanes. Boxes: R-CNN, Fast R-CNN, Faster R-CNN, Feature "
-    "Pyramid Networks, each with an arrow to the next. Masks: DeepMask, with an arrow to SharpMask, "
-    "which has one to Feature Pyramid Networks. Mask R-CNN comes last, in the lane of both, with "
-    "arrows from Faster R-CNN and Feature Pyramid Networks.",
+    "A time line from 2013 to 2017 in three lanes. Boxes: R-CNN, Fast R-CNN, Faster R-CNN, "
+    "Feature Pyramid Networks, each with an arrow to the next. Masks: DeepMask, with an arrow to "
+    "SharpMask, which has one to Feature Pyramid Networks. Mask R-CNN comes last, in the lane of "
+    "both, with arrows from Faster R-CNN and Feature Pyramid Networks.",
 )
 
 # %% [markdown]
@@ -611,8 +625,8 @@ draw.show(
 #
 # ## Check
 #
-# The same weights in PyTorch, on eight windows: what RoIAlign cuts, the outputs, the losses, and the
-# gradient of every parameter that is trained.
+# The same weights in PyTorch, on eight windows: what RoIAlign cuts, the outputs, the losses, and
+# the gradient of every parameter that is trained.
 
 # %%
 few, tolerance = deepmask.Windows(*(part[:8] for part in held_out)), equality.MODEL["float64"]
@@ -669,8 +683,9 @@ draw.say(f"Both gradients agree with finite differences to better than {1e-5:g}.
 # ## Exercise: why class-agnostic?
 #
 # DeepMask predicts one mask for all classes, Mask R-CNN one for each. What would that have cost
-# DeepMask? Count the parameters, weights and biases, of the whole DeepMask if it had a mask for each
-# of $K$ classes, with all else as it is. `draw.source(deepmask.parameter_shapes)` shows the layers.
+# DeepMask? Count the parameters, weights and biases, of the whole DeepMask if it had a mask for
+# each of $K$ classes, with all else as it is. `draw.source(deepmask.parameter_shapes)` shows the
+# layers.
 
 
 # %%
@@ -682,8 +697,8 @@ def my_count(settings, classes):
 draw.say(exercise.check(my_count))
 
 # %% [markdown]
-# The sizes of the paper: windows of 224 pixels, so masks of 56 x 56, from a code of 512 numbers. And
-# Mask R-CNN's layer that makes the masks of all classes, a 1 x 1 convolution:
+# The sizes of the paper: windows of 224 pixels, so masks of 56 x 56, from a code of 512 numbers.
+# And Mask R-CNN's layer that makes the masks of all classes, a 1 x 1 convolution:
 
 # %%
 of_paper = config.DeepMask(window=224, hidden=512)
@@ -697,8 +712,8 @@ title, unit = "weights of one more class of masks", "thousands"
 draw.bars(axes, per_class, title, unit=unit, marked=["DeepMask, fully connected"], form="{:,.1f}")
 draw.show(
     figure,
-    "Two bars, the weights for the masks of one class. DeepMask's, hatched, is as long as the chart: "
-    "more than a million and a half. Mask R-CNN's cannot be seen: a few hundred.",
+    "Two bars, the weights for the masks of one class. DeepMask's, hatched, is as long as the "
+    "chart: more than a million and a half. Mask R-CNN's cannot be seen: a few hundred.",
 )
 draw.say(
     f"For the 80 classes of COCO, DeepMask's last layer would have {80 * layer / 1e6:.0f} million "
@@ -710,11 +725,11 @@ draw.say(
 # %% [markdown]
 # **Remember.**
 #
-# * DeepMask asks every window of the image: is there an object, and which pixels are it? Its mask is
-#   computed from one code of the window, so it is a blob.
+# * DeepMask asks every window of the image: is there an object, and which pixels are it? Its mask
+#   is computed from one code of the window, so it is a blob.
 # * SharpMask walks back from the code to the pixels, along the maps of the trunk, and finds the
 #   edges. Feature pyramids do this once for the whole image.
-# * Fast R-CNN reads the image once, Faster R-CNN finds its boxes itself, and Mask R-CNN puts a mask
-#   into each box, with RoIAlign.
+# * Fast R-CNN reads the image once, Faster R-CNN finds its boxes itself, and Mask R-CNN puts a
+#   mask into each box, with RoIAlign.
 #
 # **Next.** [Your own data](14_own_data.ipynb): from a folder of pictures to a report.
