@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 
+from reference import deepmask
 from reference.boxes import iou as overlaps
 
 # 2. Anchors
@@ -158,3 +159,13 @@ conventions = [
     "box_head.box_weights=[5, 5, 2, 2]",
     "mask_head.paste=torchvision",
 ]
+
+
+# 13. What came before
+
+
+def before_mask_rcnn(settings, classes):
+    """Only the layer of the masks grows."""
+    sizes = {name: math.prod(x) for name, x in deepmask.parameter_shapes(settings).items()}
+    masks_of_a_class = sizes["mask.weight"] + sizes["mask.bias"]
+    return sum(sizes.values()) + (classes - 1) * masks_of_a_class

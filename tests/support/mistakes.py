@@ -11,6 +11,7 @@ from functools import partial
 import answers
 import numpy as np
 
+from reference import deepmask
 from reference.boxes import area, iou
 
 MISTAKES = {}
@@ -430,4 +431,32 @@ MISTAKES["conventions"] = [
         "look at proposals, which differs already",
     ),
     (conventions(4, "mask_head.threshold=0.3"), "pair 4: masks is indeed"),
+]
+
+
+def deepmask_sizes(settings, kind=""):
+    shapes = deepmask.parameter_shapes(settings).items()
+    return {name: math.prod(shape) for name, shape in shapes if name.endswith(kind)}
+
+
+def deepmask_count(settings, classes, *, kind="", layer=1, extra=1, bias=1, score=0):
+    """The parameters of a DeepMask with a mask per class, with a place for each mistake."""
+    sizes = deepmask_sizes(settings)
+    one = layer * (sizes["mask.weight"] + bias * sizes["mask.bias"])
+    one += score * (sizes["score.weight"] + sizes["score.bias"])
+    return sum(deepmask_sizes(settings, kind).values()) + (classes - extra) * one
+
+
+MISTAKES["before_mask_rcnn"] = [
+    (lambda s, k: k * sum(deepmask_sizes(s).values()), "trunk, code and score serve all"),
+    (partial(deepmask_count, layer=16), "a fourth of the window's side"),
+    (partial(deepmask_count, bias=0), "a bias for each pixel"),
+    (
+        lambda s, k: k * sum(n for x, n in deepmask_sizes(s).items() if x.startswith("mask.")),
+        "count the rest too",
+    ),
+    (partial(deepmask_count, kind=".weight", bias=0), "biases are parameters"),
+    (partial(deepmask_count, extra=0), "background has no mask"),
+    (partial(deepmask_count, score=1), "single score"),
+    (lambda s, k: deepmask_count(s, k) + 1, "has"),
 ]
