@@ -186,8 +186,7 @@ draw.table(
 draw.say(f"They differ in {len(different)} of {len(ours)} fields.")
 
 # %% [markdown]
-# None of these choices is wrong. But a model that was trained under one column and is run under
-# another is neither.
+# None of these choices is wrong. But a model must be run with the choices of its training.
 #
 # ## Flip each of them alone
 #
