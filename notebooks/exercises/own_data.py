@@ -1,0 +1,1 @@
+def check(answer): return "not solved yet"
