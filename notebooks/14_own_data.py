@@ -202,7 +202,8 @@ def believe(axes, entry):
     """Draw an annotation where the file says that it is."""
     draw.box(axes, corners(entry), draw.USED, label="what the file says")
     if entry["category_id"] == 0:
-        axes.text(*corners(entry)[2:] + 1, "category 0", color="white", ha="right", va="top")
+        x, y = corners(entry)[2:]
+        axes.text(x - 1, y + 1, "category 0", color="white", ha="right", va="top")
     if isinstance(entry["segmentation"], list):
         points = np.reshape(entry["segmentation"][0], (-1, 2))
         axes.fill(*points.T, facecolor="none", edgecolor=draw.USED, linewidth=1.4)
@@ -242,9 +243,9 @@ draw.show(
 )
 
 # %% [markdown]
-# None of these faults stops a program that only reads JSON. It trains, and the model is bad for a
-# reason that no curve shows. With picture 4 it may even learn the opposite of what is meant: where
-# label 0 is the background, this nucleus becomes background.
+# A program that only reads JSON notices nothing. It trains, and the model is bad for a reason that
+# no curve shows. With picture 4 it may even learn the opposite of what is meant: where label 0 is
+# the background, this nucleus becomes background.
 #
 # A problem has one of four severities. `reject` and `skip` stop a training, here five times. `warn`
 # and `note` do not, because there can be a good reason: some people draw boxes loosely. But the
@@ -285,13 +286,14 @@ draw.table(
         name: [result.images, result.annotations, len(result.blocking)]
         for name, result in {"with skip_invalid": skipped, "mended": after}.items()
     },
-    ["data set", "pictures", "nuclei", "problems that stop"],
+    ["data set", "pictures", "nuclei", "faults left out"],
 )
 
 # %% [markdown]
-# A picture whose size is wrong is lost with everything in it. From pictures 4 to 6 only one nucleus
-# each is skipped. But it can still be seen, now without a label, so the model is told that this
-# place is background. With twelve pictures, mend them. With a hundred thousand, skip.
+# Skipping loses the two pictures of wrong size with everything in them. From pictures 4 to 6 it
+# takes one nucleus each. But these can still be seen, now without a label, so the model is told
+# that they are background. And the mirrored outline of picture 1 is still there, as a warning does
+# not stop. With twelve pictures, mend them. With a hundred thousand, skip.
 #
 # The same check is a command, `maskrcnn inspect`. It also counts what the file holds. The cell runs
 # it as one would in a terminal.
@@ -305,12 +307,12 @@ def maskrcnn(line):
     plain = os.environ | {"FORCE_COLOR": ""}
     done = subprocess.run(call, cwd=folder, capture_output=True, text=True, env=plain)
     assert done.returncode == 0, done.stderr
-    return done.stdout
+    return "\n".join(line.rstrip() for line in done.stdout.splitlines())
 
 
 inspection = "inspect --data train.json --images train"
 printed = maskrcnn(inspection)
-draw.say(f"```text\n$ maskrcnn {inspection}\n{printed}```")
+draw.say(f"```text\n$ maskrcnn {inspection}\n{printed}\n```")
 counted = summary(train_set)
 for name in ("images", "objects"):
     assert re.search(rf"^ *{name} +{counted[name]} *$", printed, re.MULTILINE)
@@ -389,15 +391,16 @@ for name in starts:
 draw.strip(
     parts,
     "Two panels with the five losses and their sum over sixty steps, on a logarithmic scale. From"
-    " random weights the sum stays above one, and rpn_objectness falls only after twenty steps."
+    " random weights the sum stays near one, and rpn_objectness falls for thirty steps."
     " From the weights of the shapes the sum falls below one, and both losses of the RPN are small"
     " from the start.",
 )
 
 # %% [markdown]
-# From random weights the RPN needs a third of the training before it finds anything. Only then do
-# the heads get boxes from which they can learn. With the weights of the shapes it is nearly right
-# from the first step: something that stands out from its background is an object, painted or not.
+# From random weights the RPN needs half of the training before it can tell an object from its
+# background. Only then do the heads get good boxes to learn from. With the weights of the shapes it
+# is nearly right from the first step: something that stands out from its background is an object,
+# painted or not.
 #
 # ## Evaluate
 #
