@@ -169,3 +169,27 @@ def before_mask_rcnn(settings, classes):
     sizes = {name: math.prod(x) for name, x in deepmask.parameter_shapes(settings).items()}
     masks_of_a_class = sizes["mask.weight"] + sizes["mask.bias"]
     return sum(sizes.values()) + (classes - 1) * masks_of_a_class
+
+
+# 14. Your own data
+
+
+def own_data(polygons, number, image, category):
+    """Turn outlines, lists of points [x, y], into an annotation."""
+    x, y = zip(*(point for polygon in polygons for point in polygon), strict=True)
+    return {
+        "id": number,
+        "image_id": image,
+        "category_id": category,
+        "bbox": [min(x), min(y), max(x) - min(x), max(y) - min(y)],
+        "segmentation": [[value for point in polygon for value in point] for polygon in polygons],
+        "area": sum(area_of(polygon) for polygon in polygons),
+        "iscrowd": 0,
+    }
+
+
+def area_of(polygon):
+    """Area of a polygon, a list of points [x, y]."""
+    following = [*polygon[1:], polygon[0]]
+    twice = sum(x1 * y2 - x2 * y1 for (x1, y1), (x2, y2) in zip(polygon, following, strict=True))
+    return abs(twice) / 2

@@ -460,3 +460,56 @@ MISTAKES["before_mask_rcnn"] = [
     (partial(deepmask_count, score=1), "single score"),
     (lambda s, k: deepmask_count(s, k) + 1, "has"),
 ]
+
+
+def annotated(change):
+    """Return the answer of `own_data`, with `change(annotation, polygons)` in its dict."""
+
+    def answer(polygons, *ids):
+        annotation = answers.own_data(polygons, *ids)
+        return annotation | change(annotation, polygons)
+
+    return answer
+
+
+def of_one(key):
+    """Change the entry `key` to that of the first part alone."""
+    return lambda a, polygons: {key: answers.own_data(polygons[:1], 0, 0, 0)[key]}
+
+
+def without(key):
+    """Return the answer of `own_data` without an entry."""
+
+    def answer(*arguments):
+        annotation = answers.own_data(*arguments)
+        return {name: value for name, value in annotation.items() if name != key}
+
+    return answer
+
+
+def swapped(annotation, polygons):
+    """Write y before x in the outlines."""
+    return {"segmentation": [np.flip(polygon, 1).ravel().tolist() for polygon in polygons]}
+
+
+MISTAKES["own_data"] = [
+    (edited("own_data", ("max(x) - min(x), max(y) - min(y)", "max(x), max(y)")), "as x1, y1"),
+    (annotated(lambda a, polygons: {"segmentation": a["segmentation"][0]}), "flat list"),
+    (annotated(lambda a, polygons: {"segmentation": polygons}), "a polygon is"),
+    (annotated(swapped), "x and y are swapped"),
+    (annotated(of_one("segmentation")), "one part only"),
+    (
+        annotated(lambda a, polygons: {"segmentation": [part[:6] for part in a["segmentation"]]}),
+        "another mask",
+    ),
+    (annotated(of_one("bbox")), "of all parts"),
+    (annotated(lambda a, polygons: {"area": a["bbox"][2] * a["bbox"][3]}), "not of the box"),
+    (annotated(of_one("area")), "the outlines cover"),
+    (annotated(lambda a, polygons: {"category_id": 1}), "not a label"),
+    (annotated(lambda a, polygons: {"id": a["image_id"], "image_id": a["id"]}), "own number"),
+    (annotated(lambda a, polygons: {"bbox": np.array(a["bbox"])}), "not arrays"),
+    (without("iscrowd"), "iscrowd is missing"),
+    (without("area"), "area is missing"),
+    (without("segmentation"), "draw a mask"),
+    (lambda *arguments: [answers.own_data(*arguments)], "a dict"),
+]
