@@ -417,15 +417,21 @@ draw.say(
 CHOSEN = [(0, 0), (17, 2), (9, 3), (13, 1), (3, 0), (39, 0), (178, 0)]
 
 
+def of_mask_rcnn(image, box):
+    """The mask of the detection that overlaps a box [1, 4] most, in the image: [1, 128, 128]."""
+    record = Stages()
+    model.detect([image], record)
+    [found] = record.detections
+    best = boxes.iou(box, found.boxes).argmax(axis=1)
+    small = record.mask_probabilities[best], found.boxes[best]
+    return masks.paste_probabilities(*small, 128, 128, convention="detectron2")
+
+
 def four_rows(index, number):
     """The window of an object, the masks that three models find in it, and the true mask."""
     image, truth, _, true_masks = shapes_with(1, index)
-    window, record = windows.canonical(truth[[number]]), Stages()
-    model.detect([image], record)
-    [found] = record.detections
-    best = boxes.iou(truth[[number]], found.boxes).argmax(axis=1)
-    small = record.mask_probabilities[best], found.boxes[best]
-    pasted = masks.paste_probabilities(*small, 128, 128, convention="detectron2")
+    box = truth[[number]]
+    window, pasted = windows.canonical(box), of_mask_rcnn(image, box)
     maps = np.concatenate([deepmask.normalized(image), true_masks[[number]], pasted])
     [*rgb, mask, last] = deepmask.cut(maps, window, 32)[0]
     both = [deepmask.sweep(weights, image, window, of)[1][0] for of in (settings, sharp)]
@@ -563,8 +569,8 @@ draw.table(compared, ["system", "sure detections", *(f"IoU, object {i}" for i in
 
 # %% [markdown]
 # This is no contest: the weights are those of a Mask R-CNN that was trained with RoIAlign, and
-# RoIPool moves what the heads read. [Notebook 12](12_conventions.ipynb) shows how far. It shows
-# the wiring: each step replaces one part and keeps the others.
+# RoIPool moves what the heads read. [Notebook 12](12_conventions.ipynb) shows how far. What the
+# picture shows is the wiring: each step replaces one part and keeps the others.
 #
 # ## Time line
 #
