@@ -94,3 +94,7 @@ def two_heads(logits, column):
 # 0. One image through the whole machine
 # The box head's first output has a column per class. Everything before it is about any object.
 one_image = "class_logits"
+
+# 9. Training
+# Below a hundredth the mask takes longer to learn; above a few hundredths the boxes jump about.
+training = 0.016

@@ -287,3 +287,12 @@ MISTAKES |= {
         ("labels", "no field"),
     ],
 }
+
+
+MISTAKES["training"] = [
+    (0.002, "too low"),
+    (0.128, "too high"),
+    (-0.005, "positive"),
+    (5, "every weight"),
+    ("fast", "a number"),
+]

@@ -94,4 +94,10 @@ MUTATIONS = [
         "import reference.masks as m; f = m.paste_matrix\n"
         "m.paste_matrix = lambda low, high, *rest: f(low + 0.5, high + 0.5, *rest)",
     ),
+    # AdamW corrects its running means as if it had taken one step more.
+    (
+        "09_training",
+        "import reference.optimizer as m; f = m.step\n"
+        "m.step = lambda p, g, s, *rest: f(p, g, m.State(s.steps + 1, s.mean, s.square), *rest)",
+    ),
 ]
