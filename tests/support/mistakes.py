@@ -515,31 +515,6 @@ MISTAKES["own_data"] = [
 ]
 
 
-def softmax(x):
-    return np.exp(x) / np.exp(x).sum()
-
-
-MISTAKES["two_heads"] = [
-    (lambda x, k: softmax(x), "the probability itself"),
-    (lambda x, k: one_hot(k) - softmax(x), "the sign is reversed"),
-    (lambda x, k: 1 / (1 + np.exp(-x)) - one_hot(k), "these are sigmoids"),
-    (lambda x, k: one_hot(k) * (softmax(x) - 1), "depends on the other logits"),
-    (lambda x, k: softmax(x)[k] - 1, "one entry per logit"),
-    (lambda x, k: np.exp(x) / np.exp(x).sum() - one_hot(k), "overflows"),
-]
-
-
-MISTAKES |= {
-    "one_image": [
-        ("P2", "stays the same"),
-        ("proposal_scores", "whether, not what"),
-        ("detections", "read off numbers that came before"),
-        ("mask_logits", "label has long been chosen"),
-        ("labels", "no field"),
-    ],
-}
-
-
 MISTAKES["training"] = [
     (0.002, "too low"),
     (0.128, "too high"),
