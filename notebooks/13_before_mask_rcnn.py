@@ -1,6 +1,6 @@
 # ---
 # jupyter:
-#   cpu_seconds: 60
+#   cpu_seconds: 50
 # ---
 
 # %% [markdown]
@@ -214,7 +214,7 @@ adamw = config.Optimizer(
 )
 sharp = replace(settings, refinement=(4, 16, 8))
 start, log = deepmask.initial_parameters(sharp, np.random.default_rng(0)), []
-for step in deepmask.train(start, bank, settings, adamw, 1000):
+for step in deepmask.train(start, bank, settings, adamw, 800):
     log.append(step[1])
 weights, _ = step
 
@@ -226,7 +226,7 @@ means["score"] = means["score"] / settings.score_weight
 figure, axes = draw.figure(size=(7, 2.8))
 draw.curve(
     axes,
-    np.arange(12.5, 1000, 25),
+    np.arange(12.5, 800, 25),
     {"mask": means["mask"], "score, before its factor λ": means["score"]},
     "DeepMask learns: means over 25 steps",
     xlabel="step",
@@ -235,7 +235,7 @@ draw.curve(
 axes.set(ylim=(0, None))
 draw.show(
     figure,
-    "Two curves over one thousand steps of training. The loss of the score falls steeply at first "
+    "Two curves over eight hundred steps of training. The loss of the score falls steeply at first "
     "and stays noisy; the loss of the mask falls to less than half of its first value.",
 )
 
@@ -355,7 +355,7 @@ draw.source(deepmask.refine)
 # %%
 with_object = deepmask.Windows(*(part[bank.labels == 1] for part in bank))
 coarse, faster_adamw = weights, replace(adamw, learning_rate=0.01, batch_size=8)
-steps = deepmask.train(coarse, with_object, sharp, faster_adamw, 1000)
+steps = deepmask.train(coarse, with_object, sharp, faster_adamw, 800)
 [(weights, _)] = deque(steps, maxlen=1)  # the last step
 fine_iou, _ = judge(sharp)
 unchanged = [np.array_equal(weights[name], coarse[name]) for name in coarse]
