@@ -1,6 +1,6 @@
 # ---
 # jupyter:
-#   cpu_seconds: 20
+#   cpu_seconds: 9
 # ---
 
 # %% [markdown]

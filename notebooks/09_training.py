@@ -1,6 +1,6 @@
 # ---
 # jupyter:
-#   cpu_seconds: 60
+#   cpu_seconds: 50
 # ---
 
 # %% [markdown]

@@ -1,6 +1,6 @@
 # ---
 # jupyter:
-#   cpu_seconds: 50
+#   cpu_seconds: 45
 # ---
 
 # %% [markdown]

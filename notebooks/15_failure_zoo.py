@@ -1,6 +1,6 @@
 # ---
 # jupyter:
-#   cpu_seconds: 45
+#   cpu_seconds: 36
 # ---
 
 # %% [markdown]

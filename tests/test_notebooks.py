@@ -10,7 +10,8 @@ import pytest
 from tests.support.mutations import MUTATIONS
 
 SOURCES = build.sources()
-BUDGET, BUDGET_OF_ALL = 60, 8 * 60
+# Seconds of processor time. Neighbours on the same machine make a second longer.
+BUDGET, BUDGET_OF_ALL, NEIGHBOURS = 60, 8 * 60, 1.5
 STORED = {source: source.with_suffix(".ipynb") for source in SOURCES}
 NOTEBOOK = pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
 PACKAGES = ("reference", "accelerated")
@@ -29,7 +30,7 @@ def test_it_prints_what_is_stored(source):
     fresh = build.read(source)
     seconds = build.execute(fresh)
     assert build.texts(fresh) == build.texts(stored(source))
-    assert seconds < fresh.metadata["cpu_seconds"]
+    assert seconds < min(NEIGHBOURS * fresh.metadata["cpu_seconds"], BUDGET)
 
 
 def test_budgets():
