@@ -10,6 +10,19 @@ import numpy as np
 from reference import deepmask
 from reference.boxes import iou as overlaps
 
+# 0. One image through the whole machine
+# The box head's first output has a column per class. Everything before it is about any object.
+one_image = "class_logits"
+
+
+# 1. Pixels and boxes
+def pixels_and_boxes(a, b):
+    """Intersection over union of two boxes."""
+    shared = np.maximum(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0).prod()
+    union = (a[2:] - a[:2]).prod() + (b[2:] - b[:2]).prod() - shared
+    return shared / union if shared > 0 else 0.0
+
+
 # 2. Anchors
 
 
@@ -35,6 +48,14 @@ def rpn(boxes, scores, threshold):
         keep.append(best)
         rest = rest[overlaps(boxes[[best]], boxes[rest])[0] <= threshold]
     return np.array(keep, int)
+
+
+# 4. Backbone and pyramid
+
+
+def backbone_and_pyramid(width, height):
+    size = math.sqrt(width * height)
+    return 2 if size == 0 else min(max(math.floor(4 + math.log2(size / 224)), 2), 5)
 
 
 # 5. RoIAlign
@@ -65,23 +86,6 @@ def bilinear(feature, y, x):
     return (1 - (y - top)) * above + (y - top) * below
 
 
-# 8. One training step
-
-
-def one_step(grad_out, difference, beta):
-    """Backward of smooth L1: the slope is d / beta on the parabola and the sign of d beyond."""
-    parabola = np.abs(difference) < beta
-    return grad_out * np.where(parabola, difference / beta, np.sign(difference))
-
-
-# 4. Backbone and pyramid
-
-
-def backbone_and_pyramid(width, height):
-    size = math.sqrt(width * height)
-    return 2 if size == 0 else min(max(math.floor(4 + math.log2(size / 224)), 2), 5)
-
-
 # 6. Two heads
 
 
@@ -105,26 +109,18 @@ def masks(mask):
     return [*counts, length]
 
 
-# 0. One image through the whole machine
-# The box head's first output has a column per class. Everything before it is about any object.
-one_image = "class_logits"
+# 8. One training step
 
 
-# 1. Pixels and boxes
-def pixels_and_boxes(a, b):
-    """Intersection over union of two boxes."""
-    shared = np.maximum(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0).prod()
-    union = (a[2:] - a[:2]).prod() + (b[2:] - b[:2]).prod() - shared
-    return shared / union if shared > 0 else 0.0
+def one_step(grad_out, difference, beta):
+    """Backward of smooth L1: the slope is d / beta on the parabola and the sign of d beyond."""
+    parabola = np.abs(difference) < beta
+    return grad_out * np.where(parabola, difference / beta, np.sign(difference))
 
 
-# 15. The failure zoo
-# A differs first in `proposals`, B in `mask_features`, C in `detections`.
-failure_zoo = {
-    "A": "RPN decodes with the box head's weights",
-    "B": "mask head reads half a cell too far",
-    "C": "score threshold far too high",
-}
+# 9. Training
+# Below a hundredth the mask takes longer to learn; above a few hundredths the boxes jump about.
+training = 0.016
 
 
 # 10. Average precision
@@ -195,6 +191,10 @@ def area_of(polygon):
     return abs(twice) / 2
 
 
-# 9. Training
-# Below a hundredth the mask takes longer to learn; above a few hundredths the boxes jump about.
-training = 0.016
+# 15. The failure zoo
+# A differs first in `proposals`, B in `mask_features`, C in `detections`.
+failure_zoo = {
+    "A": "RPN decodes with the box head's weights",
+    "B": "mask head reads half a cell too far",
+    "C": "score threshold far too high",
+}

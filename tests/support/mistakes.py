@@ -17,6 +17,44 @@ from reference.boxes import area, iou
 MISTAKES = {}
 
 
+# 0. One image
+
+
+MISTAKES["one_image"] = [
+    ("P2", "stays the same"),
+    ("proposal_scores", "whether, not what"),
+    ("detections", "read off numbers that came before"),
+    ("mask_logits", "label has long been chosen"),
+    ("labels", "no field"),
+]
+
+
+# 1. Pixels and boxes
+
+
+def iou_of_two(a, b, plus=0, least=0, sort=False, order=(0, 1, 2, 3), divisor="union"):
+    """IoU of two boxes, with one of the mistakes of `pixels_and_boxes` if an argument is given."""
+    a, b = a[list(order)], b[list(order)]
+    if sort:
+        a, b = (np.sort(box.reshape(2, 2), axis=0).ravel() for box in (a, b))
+    sides = np.maximum(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]) + plus, least)
+    areas = [(box[2:] - box[:2] + plus).prod() for box in (a, b)]
+    shared = sides.prod()
+    divisors = {"union": sum(areas) - shared, "sum": sum(areas), "smaller": min(areas)}
+    return shared / divisors[divisor] if shared or divisor == "smaller" else 0.0
+
+
+MISTAKES["pixels_and_boxes"] = [
+    (partial(iou_of_two, divisor="sum"), "count the shared area once"),
+    (partial(iou_of_two, order=(0, 2, 1, 3)), "x1, y1, x2, y2"),
+    (partial(iou_of_two, plus=1), "without a +1"),
+    (partial(iou_of_two, least=-np.inf), "positive product"),
+    (partial(iou_of_two, divisor="smaller"), "divide by the union"),
+    (lambda a, b: iou_of_two(a, b) if a[0] != a[2] else 0 / 0, "no 0 / 0"),
+    (partial(iou_of_two, sort=True), "covers nothing"),
+]
+
+
 # 2. Anchors
 
 
@@ -146,6 +184,31 @@ MISTAKES["rpn"] = [
 ]
 
 
+# 4. Backbone and pyramid
+
+
+def level(width, height, *, size=lambda w, h: math.sqrt(w * h), log=math.log2, down=math.floor):
+    """The level of a box, with a place for each mistake."""
+    side = size(width, height)
+    return 2 if side == 0 else min(max(down(4 + log(side / 224)), 2), 5)
+
+
+MISTAKES["backbone_and_pyramid"] = [
+    (lambda w, h: level(w, h, size=max), "square root of its area"),
+    (lambda w, h: level(w, h, down=round), "rounded down"),
+    (lambda w, h: level(w, h, log=math.log), "base 2"),
+    (lambda w, h: math.floor(4 + math.log2(math.sqrt(w * h) / 224)), "clamp the level from below"),
+    (lambda w, h: max(math.floor(4 + math.log2(math.sqrt(w * h) / 224)), 2), "above P5"),
+    (
+        lambda w, h: min(max(math.floor(4 + math.log2(math.sqrt(w * h) / 224)), 2), 5),
+        "logarithm of 0",
+    ),
+]
+
+
+# 5. RoIAlign
+
+
 def edited(name: str, *edits: tuple[str, str]) -> Callable:
     """Return the answer `name`, with the first `old` of each (old, new) in its code replaced."""
     before, head, code = inspect.getsource(answers).partition(f"def {name}(")
@@ -215,6 +278,48 @@ MISTAKES["roi_align"] = [
 ]
 
 
+# 6. Two heads
+
+
+@np.errstate(over="ignore", invalid="ignore")
+def softmax(x):
+    return np.exp(x) / np.exp(x).sum()
+
+
+def one_hot(column, size=4):
+    return np.eye(size)[column]
+
+
+MISTAKES["two_heads"] = [
+    (lambda x, k: softmax(x), "the probability itself"),
+    (lambda x, k: one_hot(k) - softmax(x), "the sign is reversed"),
+    (lambda x, k: 1 / (1 + np.exp(-x)) - one_hot(k), "these are sigmoids"),
+    (lambda x, k: one_hot(k) * (softmax(x) - 1), "depends on the other logits"),
+    (lambda x, k: softmax(x)[k] - 1, "one entry per logit"),
+    (lambda x, k: softmax(x) - one_hot(k), "overflows"),
+]
+
+
+# 7. Masks there and back
+
+
+def runs(mask):
+    return answers.masks(mask)
+
+
+MISTAKES["masks"] = [
+    (lambda mask: runs(mask.T), "down the columns"),
+    (lambda mask: np.trim_zeros(runs(mask), "f"), "of length 0 if the first pixel"),
+    (lambda mask: runs(mask)[:-1] or [0], "the last run included"),
+    (lambda mask: np.cumsum(runs(mask)).tolist(), "the places where runs end"),
+    (lambda mask: runs(~mask), "another mask"),
+    (lambda mask: [] if not mask.any() else runs(mask), "at least one"),
+]
+
+
+# 8. One training step
+
+
 MISTAKES["one_step"] = [
     (edited("one_step", ("grad_out * ", "")), "grad_out is not used"),
     (
@@ -244,102 +349,16 @@ MISTAKES["one_step"] = [
 ]
 
 
-def level(width, height, *, size=lambda w, h: math.sqrt(w * h), log=math.log2, down=math.floor):
-    """The level of a box, with a place for each mistake."""
-    side = size(width, height)
-    return 2 if side == 0 else min(max(down(4 + log(side / 224)), 2), 5)
+# 9. Training
 
 
-MISTAKES["backbone_and_pyramid"] = [
-    (lambda w, h: level(w, h, size=max), "square root of its area"),
-    (lambda w, h: level(w, h, down=round), "rounded down"),
-    (lambda w, h: level(w, h, log=math.log), "base 2"),
-    (lambda w, h: math.floor(4 + math.log2(math.sqrt(w * h) / 224)), "clamp the level from below"),
-    (lambda w, h: max(math.floor(4 + math.log2(math.sqrt(w * h) / 224)), 2), "above P5"),
-    (
-        lambda w, h: min(max(math.floor(4 + math.log2(math.sqrt(w * h) / 224)), 2), 5),
-        "logarithm of 0",
-    ),
+MISTAKES["training"] = [
+    (0.002, "too low"),
+    (0.128, "too high"),
+    (-0.005, "positive"),
+    (5, "every weight"),
+    ("fast", "a number"),
 ]
-
-
-@np.errstate(over="ignore", invalid="ignore")
-def softmax(x):
-    return np.exp(x) / np.exp(x).sum()
-
-
-def one_hot(column, size=4):
-    return np.eye(size)[column]
-
-
-MISTAKES["two_heads"] = [
-    (lambda x, k: softmax(x), "the probability itself"),
-    (lambda x, k: one_hot(k) - softmax(x), "the sign is reversed"),
-    (lambda x, k: 1 / (1 + np.exp(-x)) - one_hot(k), "these are sigmoids"),
-    (lambda x, k: one_hot(k) * (softmax(x) - 1), "depends on the other logits"),
-    (lambda x, k: softmax(x)[k] - 1, "one entry per logit"),
-    (lambda x, k: softmax(x) - one_hot(k), "overflows"),
-]
-
-
-def runs(mask):
-    return answers.masks(mask)
-
-
-MISTAKES["masks"] = [
-    (lambda mask: runs(mask.T), "down the columns"),
-    (lambda mask: np.trim_zeros(runs(mask), "f"), "of length 0 if the first pixel"),
-    (lambda mask: runs(mask)[:-1] or [0], "the last run included"),
-    (lambda mask: np.cumsum(runs(mask)).tolist(), "the places where runs end"),
-    (lambda mask: runs(~mask), "another mask"),
-    (lambda mask: [] if not mask.any() else runs(mask), "at least one"),
-]
-
-
-def iou_of_two(a, b, plus=0, least=0, sort=False, order=(0, 1, 2, 3), divisor="union"):
-    """IoU of two boxes, with one of the mistakes of `pixels_and_boxes` if an argument is given."""
-    a, b = a[list(order)], b[list(order)]
-    if sort:
-        a, b = (np.sort(box.reshape(2, 2), axis=0).ravel() for box in (a, b))
-    sides = np.maximum(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]) + plus, least)
-    areas = [(box[2:] - box[:2] + plus).prod() for box in (a, b)]
-    shared = sides.prod()
-    divisors = {"union": sum(areas) - shared, "sum": sum(areas), "smaller": min(areas)}
-    return shared / divisors[divisor] if shared or divisor == "smaller" else 0.0
-
-
-MISTAKES |= {
-    "one_image": [
-        ("P2", "stays the same"),
-        ("proposal_scores", "whether, not what"),
-        ("detections", "read off numbers that came before"),
-        ("mask_logits", "label has long been chosen"),
-        ("labels", "no field"),
-    ],
-    "pixels_and_boxes": [
-        (partial(iou_of_two, divisor="sum"), "count the shared area once"),
-        (partial(iou_of_two, order=(0, 2, 1, 3)), "x1, y1, x2, y2"),
-        (partial(iou_of_two, plus=1), "without a +1"),
-        (partial(iou_of_two, least=-np.inf), "positive product"),
-        (partial(iou_of_two, divisor="smaller"), "divide by the union"),
-        (lambda a, b: iou_of_two(a, b) if a[0] != a[2] else 0 / 0, "no 0 / 0"),
-        (partial(iou_of_two, sort=True), "covers nothing"),
-    ],
-}
-
-
-DIAGNOSIS = answers.failure_zoo
-
-
-MISTAKES |= {
-    "failure_zoo": [
-        (DIAGNOSIS | {"A": "anchors half a stride too far"}, "A: its first field"),
-        (DIAGNOSIS | {"B": "box head reads half a cell too far"}, "B: its first field"),
-        (DIAGNOSIS | {"C": "mean colour not subtracted"}, "C: its first field"),
-        (DIAGNOSIS | {"C": "bad luck"}, "not in the list"),
-        ({"A": DIAGNOSIS["A"]}, "each of A, B, C"),
-    ],
-}
 
 
 # 10. Average precision
@@ -400,6 +419,7 @@ MISTAKES["average_precision"] = [
 
 # 11. The Triton kernel
 
+
 MISTAKES["triton_kernel"] = [
     (lambda ys, xs, h, w: (ys >= 0)[:, None] & (xs >= 0)[None, :], "every place"),
     (lambda ys, xs, h, w: (ys >= 0)[:, None] & (xs < w)[None, :], "rows below"),
@@ -413,6 +433,9 @@ MISTAKES["triton_kernel"] = [
     (lambda ys, xs, h, w: (ys >= h)[:, None] | (xs >= w)[None, :], "inverted"),
     (lambda ys, xs, h, w: (ys < h)[:, None] & (xs < 2)[None, :], "the place y = 0, x = 2"),
 ]
+
+
+# 12. The same weights, three conventions
 
 
 def conventions(pair, switch):
@@ -432,6 +455,9 @@ MISTAKES["conventions"] = [
     ),
     (conventions(4, "mask_head.threshold=0.3"), "pair 4: masks is indeed"),
 ]
+
+
+# 13. What came before
 
 
 def deepmask_sizes(settings, kind=""):
@@ -460,6 +486,9 @@ MISTAKES["before_mask_rcnn"] = [
     (partial(deepmask_count, score=1), "single score"),
     (lambda s, k: deepmask_count(s, k) + 1, "has"),
 ]
+
+
+# 14. Your own data
 
 
 def annotated(change):
@@ -515,10 +544,16 @@ MISTAKES["own_data"] = [
 ]
 
 
-MISTAKES["training"] = [
-    (0.002, "too low"),
-    (0.128, "too high"),
-    (-0.005, "positive"),
-    (5, "every weight"),
-    ("fast", "a number"),
+# 15. The failure zoo
+
+
+DIAGNOSIS = answers.failure_zoo
+
+
+MISTAKES["failure_zoo"] = [
+    (DIAGNOSIS | {"A": "anchors half a stride too far"}, "A: its first field"),
+    (DIAGNOSIS | {"B": "box head reads half a cell too far"}, "B: its first field"),
+    (DIAGNOSIS | {"C": "mean colour not subtracted"}, "C: its first field"),
+    (DIAGNOSIS | {"C": "bad luck"}, "not in the list"),
+    ({"A": DIAGNOSIS["A"]}, "each of A, B, C"),
 ]
