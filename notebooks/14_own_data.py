@@ -207,8 +207,7 @@ def believe(axes, entry):
     if isinstance(entry["segmentation"], list):
         points = np.reshape(entry["segmentation"][0], (-1, 2))
         axes.fill(*points.T, facecolor="none", edgecolor=draw.USED, linewidth=1.4)
-        style = {"color": draw.SAMPLE, "markeredgecolor": "white", "label": "a click"}
-        axes.plot(*points.T, "o", **style)
+        axes.plot(*points.T, "o", color=draw.SAMPLE, markeredgecolor="white", label="a click")
     else:
         draw.outline(axes, masks[entry["id"] - 1])
 
