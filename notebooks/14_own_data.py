@@ -503,18 +503,24 @@ draw.say(f"```text\n$ maskrcnn {shown}\n{printed}\n```")
 
 
 # %%
+KEYS = ("rpn_objectness", "rpn_box", "class", "box", "mask", "loss", "gradient_norm")
+
+
+def results(run):
+    """Read the detections that the evaluation of a run wrote, in COCO's format."""
+    return json.loads((folder / run / "evaluations/00000060/results.json").read_text())
+
+
 def numbers(run):
     """Read the numbers that a run leaves in its folder: {name: array}."""
     lines = log.read(folder / run / "log.jsonl")
-    keys = ("rpn_objectness", "rpn_box", "class", "box", "mask", "loss", "gradient_norm")
-    losses = np.array([[line[key] for key in keys] for line in lines if "loss" in line])
+    losses = np.array([[line[key] for key in KEYS] for line in lines if "loss" in line])
     weights = interop.parameters(interop.load(folder / run))
-    found = json.loads((folder / run / "evaluations/00000060/results.json").read_text())
     scores = [value for branch in lines[-1]["evaluation"].values() for value in branch.values()]
     return {
         "losses and gradient norm, means of 20 steps": losses.reshape(3, -1, 7).mean(axis=1),
         "every weight": np.concatenate([weights[name].ravel() for name in sorted(weights)]),
-        "boxes and scores of the detections": np.array([[*d["bbox"], d["score"]] for d in found]),
+        "boxes and scores": np.array([[*d["bbox"], d["score"]] for d in results(run)]),
         "average precision": np.array([value for value in scores if isinstance(value, float)]),
     }
 
