@@ -18,14 +18,11 @@ test: .venv/ready  ## everything that needs no GPU; where there is one, it is hi
 	CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 notebooks: .venv/ready  ## run the notebooks, offline, and write the .ipynb files
+	$(BIN)/python notebooks/playground/build.py
 	$(BIN)/python notebooks/build.py
 
-lab: .venv/notebooks  ## open the notebooks in JupyterLab
+lab: .venv/ready  ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks
-
-.venv/notebooks: .venv/ready
-	$(BIN)/python -m pip install --quiet --editable ".[notebooks]"
-	touch $@
 
 # The suite with the oldest and the newest supported versions, in .venv-oldest and .venv-newest.
 test-oldest: PYTHON = $(PYTHON_OLDEST)

@@ -26,6 +26,7 @@ Which file holds what, in reading order:
                     the stages, each with its targets, sampling and losses
     postprocess     final detections
     mask_rcnn       the whole model: `detect` and `losses`
+    deepmask        what came before: DeepMask and SharpMask
     optimizer       parameter groups, learning rates and gradient clipping
     kernels         one file per operator and backend: Triton, plain PyTorch
     data            data sets in COCO format, their checks, synthetic shapes

@@ -58,7 +58,7 @@ class Network(nn.Module):
         return scores, self.mask(code).unflatten(1, (side, side))
 
     def _refine(self, code, stages):
-        """Turn the codes of windows [N, hidden] into mask logits [N, S, S] [SharpMask §3.1].
+        """Turn codes [N, hidden] into mask logits [N, S, S] [Pinheiro et al. 2016 §3].
 
         Each step adds a map of the trunk, reduced, to what comes from above, and doubles the side.
         """

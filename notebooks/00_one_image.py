@@ -1,6 +1,6 @@
 # ---
 # jupyter:
-#   cpu_seconds: 30
+#   cpu_seconds: 18
 # ---
 
 # %% [markdown]
@@ -26,6 +26,7 @@ from pathlib import Path
 
 import figures as draw
 import numpy as np
+import stations
 from exercises import one_image as exercise
 from IPython.display import display
 
@@ -40,7 +41,9 @@ from reference.structures import Stages, Target
 # ## The river
 #
 # Mask R-CNN finds the objects in an image, says what each of them is, and draws its outline. One
-# call does it. We pass a *record* to it, which keeps everything that is computed on the way:
+# call does it. We pass a *record* to it, which keeps everything that is computed on the way. In the
+# picture below we follow the triangle. Which anchor and which proposal became the triangle, their
+# scores tell.
 
 # %%
 model = checkpoint.load("data/tiny")
@@ -48,111 +51,17 @@ image, true_boxes, true_labels, true_masks = shapes.sample(1, 46)
 record = Stages()
 found = model.detect([image], record=record)[0]
 
-# %% [markdown]
-# The image flows through eight stations. We follow the triangle in it. Which proposal, and which
-# anchor, became the triangle? The record tells, since each carries its score along:
-
-# %%
 [triangle, *_] = np.flatnonzero(found.labels == 3)
 class_scores = softmax(record.class_logits)
 proposal = np.abs(class_scores[:, 3] - found.scores[triangle]).argmin()
 objectness = sigmoid(rpn.flatten(record.rpn_logits, record.rpn_deltas)[0][0])
 anchor = np.abs(objectness - record.proposal_scores[0][proposal]).argmin()
 
-# %% [markdown]
-# The next two cells only draw. Skip them when you read this for the first time.
-
 # %%
 names = ("background", *shapes.CLASS_NAMES)
-levels = {f"P{level}": getattr(record, f"P{level}")[0] for level in range(2, 7)}
-anchors = np.concatenate(record.anchors)
-level = int(np.repeat(range(2, 7), [len(part) for part in record.anchors])[anchor])
-side = np.sqrt(boxes.area(found.boxes[triangle]))
-mask = record.mask_probabilities[triangle]
-faint = image / 255 * 0.4 + 0.6
-
-
-def shape(array):
-    """The shape of an array as text."""
-    return f"[{', '.join(map(str, np.shape(array)))}]"
-
-
-def station(axes, title, *lines):
-    """Name a station, and write its shape, its stride and its unit under it."""
-    axes.set(xlabel="\n".join(lines), ylabel="", xticks=[], yticks=[], box_aspect=1)
-    axes.set_title(title, fontweight="bold")
-
-
-def label(axes, x, y, text, **style):
-    """Write a small text on white at (x, y)."""
-    axes.text(
-        x, y, text, fontsize=8, **style, bbox={"facecolor": "white", "linewidth": 0, "pad": 1}
-    )
-
-
-# %%
-figure, axes = draw.figure(2, 4, size=(10, 6.5))
-one, two, three, four, eight, seven, six, five = axes.flat
-draw.image(one, image, "")
-station(one, "1. the image", shape(image), "stride 1 pixel", "brightness, 0 to 255")
-
-draw.sheet(two, [np.linalg.norm(x, axis=0) for x in levels.values()][:4], 2)
-for i, name in enumerate(levels):
-    if i < 4:
-        label(two, 0.03 + 1.08 * (i % 2), 0.03 + 1.08 * (i // 2), name, va="top")
-span = f"{shape(levels['P2'])} to {shape(levels['P6'])}"
-station(two, "2. maps P2 to P6", span, "stride 4 to 64 pixels", "features, no unit")
-
-draw.image(three, faint, "")
-centres = np.arange(2 ** (level - 1), 128, 2**level) - 0.5
-draw.samples(three, centres, centres)
-draw.box(three, anchors[anchor], draw.USED)
-station(
-    three,
-    f"3. anchors (dots: P{level})",
-    shape(anchors),
-    "stride 4 to 64 pixels",
-    "corners, pixels",
-)
-
-draw.image(four, faint, "")
-draw.boxes(four, record.proposals[0], record.proposal_scores[0], draw.QUIET)
-draw.box(four, record.proposals[0][proposal], draw.USED)
-station(four, "4. proposals", shape(record.proposals[0]), "no stride, anywhere", "corners, pixels")
-
-draw.sheet(five, record.box_features[proposal], 6)
-step = f"stride {side / 7:.1f} pixels in this box"
-station(five, "5. RoI features", shape(record.box_features), step, "features, no unit")
-
-draw.bars(
-    six,
-    dict(zip(names, class_scores[proposal], strict=True)),
-    "",
-    unit="",
-    marked=["triangle"],
-    form="{:.2f}",
-)
-for i, name in enumerate(names):
-    label(six, 0.02, i - 0.43, name)
-six.set_ylim(3.5, -0.8)
-station(six, "6. classes", shape(class_scores), "one row per proposal", "probability, no unit")
-
-seven.imshow(mask, cmap=draw.MAGNITUDE, vmin=0, vmax=1, extent=(0, 28, 28, 0))
-draw.outline(seven, mask >= model.config.mask_head.threshold)
-step = f"stride {side / 28:.1f} pixels in this box"
-station(seven, "7. the mask", shape(record.mask_probabilities), step, "probability, no unit")
-
-draw.image(eight, image, "")
-for i in np.flatnonzero(found.scores > 0.5)[::-1]:
-    role = draw.USED if i == triangle else draw.QUIET
-    draw.outline(eight, found.masks[i], role)
-    name = f"{names[found.labels[i]]} {found.scores[i]:.2f}"
-    label(eight, found.boxes[i, 0], found.boxes[i, 3] + 2, name, va="top")
-station(eight, "8. pasted masks", shape(found.masks), "stride 1 pixel", "inside or outside")
-figure.get_layout_engine().set(rect=(0.01, 0, 0.94, 1), wspace=0.13)
-draw.river(figure, [one, two, three, four, five, six, seven, eight])
+followed = triangle, proposal, anchor
 draw.show(
-    figure,
+    stations.detection(image, record, found, names, class_scores, followed),
     "Eight pictures that a stream joins: an image of a disc, a triangle and a rectangle; maps of"
     " it, each coarser than the last; one anchor box on a grid of dots; many grey boxes and the"
     " triangle's; 32 small maps of its inside; bars, the longest says triangle; a mask of 28 by 28"
@@ -168,8 +77,8 @@ draw.show(
 # 2. **Maps.** A ResNet and a feature pyramid turn pixels into features, at five scales.
 #    [resnet](../reference/resnet.py), [fpn](../reference/fpn.py),
 #    [notebook 4](04_backbone_and_pyramid.ipynb)
-# 3. **Anchors.** On every cell of every map stand three fixed boxes, one upright, one square, one
-#    lying. [anchors](../reference/anchors.py), [notebook 2](02_anchors.ipynb)
+# 3. **Anchors.** On every cell of every map stand three fixed boxes, one wide, one square, one
+#    tall. [anchors](../reference/anchors.py), [notebook 2](02_anchors.ipynb)
 # 4. **Proposals.** The *region proposal network*, RPN, says how likely each anchor is to be an
 #    object, and how it should move to fit. The best remain. [rpn](../reference/rpn.py),
 #    [nms](../reference/nms.py), [notebook 3](03_rpn.ipynb)
@@ -184,13 +93,14 @@ draw.show(
 # 8. **Pasted masks.** Each mask is stretched over its box and cut at one half.
 #    [masks](../reference/masks.py), [notebook 7](07_masks.ipynb)
 #
-# Stations 1 to 4 look at the whole image, once. Stations 5 to 8 look at each box alone. This is why
-# the paper calls it *region-based*, and the R in its name stands for it [Mask R-CNN §3].
+# Stations 1 to 4 look at the whole image, once. Stations 5 to 8 look at each box alone. This is the
+# R in R-CNN: *regions with CNN features*.
 #
 # ## The code
 #
-# The model is a page of wiring; the work is done in the files of the table. Here is the middle of
-# it, as it runs. A line such as `keep(record, ...)` stores what passes and changes nothing.
+# The model is a page of wiring. The work is done in the files that are linked above. Here is the
+# middle of the page, as it runs. A line such as `keep(record, ...)` stores what passes, and changes
+# nothing.
 
 # %%
 draw.source(MaskRCNN.batch_detections)
@@ -203,6 +113,7 @@ draw.source(MaskRCNN.batch_detections)
 
 # %%
 truth = int(np.flatnonzero(true_labels == 3)[0])
+anchors = np.concatenate(record.anchors)
 steps = {
     "anchor": anchors[anchor],
     "proposal": record.proposals[0][proposal],
@@ -225,7 +136,7 @@ draw.legend(figure)
 draw.show(
     figure,
     "Four enlarged pictures of the triangle. In the first, the anchor lies too low and to the left"
-    " of the dashed true box. The proposal covers it closely, the detection a little differently,"
+    " of the dashed true box. The proposal fits better, the detection almost exactly,"
     " and in the last picture the outline of the mask follows the triangle's edges.",
 )
 draw.table(
@@ -245,8 +156,8 @@ draw.say(
 # %% [markdown]
 # ## Every number
 #
-# The picture above shows a few of the arrays in the record. Here are all of them, in the order in
-# which they are computed. *N* images come first in most shapes; here there is one.
+# The picture of the river shows a few of the arrays in the record. Here are all of them, in the
+# order in which they are computed. Many shapes begin with the number of images, here 1.
 
 # %%
 UNITS = {
@@ -282,9 +193,9 @@ def described(name, value):
     """Describe a field of the record: shape, type, unit, least and largest value."""
     found = arrays(value)
     flat = np.concatenate([array.ravel() for array in found])
-    shapes = list(dict.fromkeys(map(shape, found)))
+    sizes = list(dict.fromkeys(map(stations.shape, found)))
     limits = (f"{limit:.3g}" for limit in (flat.min(), flat.max()))
-    return [" ".join(shapes), flat.dtype, UNITS.get(name, "-"), *limits]
+    return [" ".join(sizes), flat.dtype, UNITS.get(name, "-"), *limits]
 
 
 computed = record.computed()
@@ -294,7 +205,7 @@ rows = {}
 for name, value in computed.items():
     for part, array in value.items() if isinstance(value, dict) else [(name, value)]:
         rows[part] = described(part, array)
-draw.table(rows, ["field", "shape", "type", "unit", "least", "largest"])
+draw.table(rows, ["field", "shape", "type", "unit", "least", "largest"], text=True)
 passed = sum(array.size for value in computed.values() for array in arrays(value))
 draw.say(
     f"{len(rows)} arrays with {passed:,} numbers, from an image of {image.size:,}. The model itself"
@@ -304,49 +215,16 @@ draw.say(
 # %% [markdown]
 # ## The same river in training
 #
-# In training, the true objects come along. Nothing is pasted; instead, every prediction is compared
-# with what it should have been. Each of the first four panels below is a set of *answers*, and the
-# last shows the five losses that come of it.
+# In training, the true objects come along. Nothing is pasted. Instead, every prediction is compared
+# with what it should have been. The first four panels below show these answers, and the last one
+# the five losses.
 
 # %%
 target = Target(true_boxes, true_labels, true_masks)
 lesson = Stages()
 losses = model.losses([image], [target], record=lesson, generator=np.random.default_rng(0))
-sampled, sample = lesson.rpn_sampled[0], lesson.samples[0]
-centres = (anchors[:, :2] + anchors[:, 2:]) / 2
-objects = sample.labels > 0
-
-figure, (a, b, c, d, e) = draw.figure(1, 5, size=(10, 2.7))
-draw.image(a, image, "a. the truth")
-draw.boxes(a, true_boxes, np.ones(len(true_boxes)), draw.ASKED)
-for true_mask in true_masks:
-    draw.outline(a, true_mask, draw.ASKED)
-draw.image(b, faint, "b. anchors")
-b.plot(*centres[sampled == 0].T, ".", color=draw.QUIET, markersize=4)
-b.plot(*centres[sampled == 1].T, "s", color=draw.USED, markersize=4)
-draw.image(c, faint, "c. RoIs")
-draw.boxes(c, sample.rois[~objects], np.full(sum(~objects), 0.8), draw.QUIET)
-draw.boxes(c, sample.rois[objects], np.ones(sum(objects)), draw.USED)
-first = int(np.flatnonzero(sample.labels == 3)[0])
-d.imshow(lesson.mask_targets[first], cmap=draw.MAGNITUDE, extent=(0, 28, 28, 0))
-d.set_title("d. a mask target")
-bars = e.barh(range(5), list(losses.values()), color=draw.SAMPLE)
-texts = [f"{name.replace('_', ' ')} {loss:.2g}" for name, loss in losses.items()]
-e.bar_label(bars, texts, padding=3, fontsize=9)
-e.set(title="e. five losses", xlim=(0, 2.3 * max(losses.values())), ylim=(4.5, -0.5))
-notes = (
-    f"{len(true_labels)} masks\nand their boxes",
-    f"{(sampled == 1).sum()} objects,\n{(sampled == 0).sum()} background",
-    f"{objects.sum()} objects,\n{(~objects).sum()} background",
-    f"{shape(lesson.mask_targets)},\n0 to 1",
-    f"their sum is {sum(losses.values()):.2f},\nno unit",
-)
-for axis, note in zip((a, b, c, d, e), notes, strict=True):
-    axis.set(xlabel=note, ylabel="", xticks=[], yticks=[], box_aspect=1)
-figure.get_layout_engine().set(wspace=0.12)
-draw.river(figure, (a, b, c, d, e))
 draw.show(
-    figure,
+    stations.training(image, target, anchors, lesson, losses, label=3),
     "Five pictures that a stream joins: the image with the outlines and boxes of its three objects;"
     " dots where anchors are asked, orange squares on the objects and grey dots elsewhere; orange"
     " boxes around the objects and grey ones beside them; a mask target, a triangle of 28 by 28"
@@ -374,7 +252,7 @@ extra = {name: value for name, value in lesson.computed().items() if name not in
 # The parts of `samples` stand in the record under names of their own.
 del extra["samples"]
 rows = {name: described(name, value) for name, value in extra.items()}
-draw.table(rows, ["field", "shape", "type", "unit", "least", "largest"])
+draw.table(rows, ["field", "shape", "type", "unit", "least", "largest"], text=True)
 
 # %% [markdown]
 # ## From the papers to the code
@@ -382,7 +260,9 @@ draw.table(rows, ["field", "shape", "type", "unit", "least", "largest"])
 # Mask R-CNN stands on the shoulders of many papers. Every row of the following table is a step of
 # the algorithm: the section of the paper that describes it, the functions in NumPy, the same in
 # PyTorch and Triton, the test that holds them together, the notebook that explains it, and the
-# section of the specification that fixes its details.
+# section of the specification that fixes its details. Two notebooks belong to no paper:
+# [14](14_own_data.ipynb) trains on your own data, and [15](15_failure_zoo.ipynb) shows how all this
+# breaks.
 
 # %%
 papers = json.loads(Path("../docs/papers.json").read_text())
@@ -405,8 +285,9 @@ assert report.passed and len(report.rows) == 24, report.summary
 display(report)
 
 # %% [markdown]
-# A number such as `1.2e-15` is the largest difference of any entry, divided by the largest entry.
-# Sixteen digits is all that a float64 has. Labels and masks are not rounded and must be equal.
+# A number such as `1.2e-15` is the largest difference of any entry, divided by the largest entry. A
+# float64 has sixteen digits, and these results agree in nearly all of them. Labels and masks are
+# not rounded, and must be equal.
 
 # %% [markdown]
 # ## Exercise

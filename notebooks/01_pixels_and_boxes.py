@@ -1,6 +1,6 @@
 # ---
 # jupyter:
-#   cpu_seconds: 20
+#   cpu_seconds: 8
 # ---
 
 # %% [markdown]
@@ -74,15 +74,16 @@ draw.show(
 #
 # * a box is $(x_1, y_1, x_2, y_2)$ in continuous pixels, and $x_2 - x_1$ wide,
 # * the value of pixel $i$ stands at its centre, $i + \tfrac{1}{2}$,
-# * no "+1" appears anywhere.
+# * no "+1" appears in any width, height or area.
 #
 # The same rule holds for maps, in cells instead of pixels, and the drawings of all notebooks obey
 # it.
 #
 # ## Area and overlap by counting
 #
-# Two boxes on a small grid, A and B. Their *intersection over union*, IoU, decides nearly everything in this
-# project: which anchor is an object, which box is a duplicate, which detection is right.
+# Two boxes on a small grid, A and B. Their *intersection over union*, IoU, decides nearly
+# everything in this project: which anchor is an object, which box is a duplicate, which detection
+# is right.
 #
 # $$\mathrm{IoU}(A, B) = \frac{|A \cap B|}{|A \cup B|}$$
 
@@ -95,6 +96,13 @@ def covered(box):
     """The pixels of the grid whose centre lies in a box, [9, 12] bool."""
     x1, y1, x2, y2 = box
     return (x1 <= centre_x) & (centre_x < x2) & (y1 <= centre_y) & (centre_y < y2)
+
+
+def edges(axes, width, height):
+    """Draw the edges of all pixels."""
+    style = {"color": draw.QUIET, "linewidth": 0.5, "alpha": 0.6}
+    axes.vlines(range(width + 1), 0, height, **style)
+    axes.hlines(range(height + 1), 0, width, **style)
 
 
 def counts(a, b):
@@ -112,7 +120,7 @@ def overlap(right, down):
     draw.cells(axes, paint, title, limits=(0, 1), unit="pixels")
     draw.box(axes, first, draw.ASKED, label="A")
     draw.box(axes, moved, draw.USED, label="B")
-    axes.grid(which="both", color=draw.QUIET, linewidth=0.5, alpha=0.6)
+    edges(axes, 12, 9)
     return figure
 
 
@@ -322,6 +330,7 @@ draw.table(
         "padded": [padded.shape, f"{padded.min():.2f} to {padded.max():.2f}"],
     },
     ["image", "shape", "values"],
+    text=True,
 )
 
 # %% [markdown]
@@ -341,7 +350,7 @@ tight = np.array([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1])
 
 figure, axes = draw.figure(size=(7.5, 5))
 draw.cells(axes, np.where(drawn_mask, 0.8, 1), "outline, pixels, box", limits=(0, 1), unit="pixels")
-axes.grid(which="both", color=draw.QUIET, linewidth=0.5, alpha=0.6)
+edges(axes, 11, 8)
 axes.plot(*np.append(polygon, polygon[:1], axis=0).T, color=draw.SAMPLE, label="outline")
 axes.plot(xs + 0.5, ys + 0.5, ".", color=draw.SAMPLE, markersize=4, label="centre of a pixel in it")
 draw.outline(axes, drawn_mask, draw.USED, label="mask")
@@ -357,8 +366,8 @@ x1, y1, x2, y2 = polygon.min(axis=0).tolist() + polygon.max(axis=0).tolist()
 draw.say(
     f"The polygon reaches from ({x1:g}, {y1:g}) to ({x2:g}, {y2:g}); the tight box of its"
     f" {drawn_mask.sum()} pixels is {tight.tolist()}. Look at the code: the last column is"
-    f" {xs.max()}, the box ends at {tight[2]}. This is the only +1 there is. It turns the *name* of"
-    " the last pixel into the *place* where that pixel ends."
+    f" {xs.max()}, the box ends at {tight[2]}. This +1 is right. It turns the *name* of the last"
+    " pixel into the *place* where that pixel ends."
 )
 
 # %% [markdown]

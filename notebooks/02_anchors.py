@@ -1,6 +1,6 @@
 # ---
 # jupyter:
-#   cpu_seconds: 20
+#   cpu_seconds: 9
 # ---
 
 # %% [markdown]
@@ -525,7 +525,8 @@ draw.source(sampler.sample)
 
 # %%
 priorities = np.random.default_rng(0).random((1, len(every)))
-labels, sampled, deltas = (part[0] for part in rpn.targets(every, [truths], priorities, config.rpn))
+answers = rpn.targets(every, [truths], priorities, config.rpn)
+labels, sampled, deltas = answers.labels[0], answers.sampled[0], answers.deltas[0]
 made, row = draw.figure(1, 2, size=(10, 5.3))
 for axes, values, title in (
     (row[0], labels, "Labels of all anchors on P2 and P3"),

@@ -1,6 +1,6 @@
 # ---
 # jupyter:
-#   cpu_seconds: 30
+#   cpu_seconds: 18
 # ---
 
 # %% [markdown]

@@ -1,6 +1,6 @@
 # ---
 # jupyter:
-#   cpu_seconds: 45
+#   cpu_seconds: 38
 # ---
 
 # %% [markdown]
@@ -100,17 +100,17 @@ draw.curve(
     on_ramp,
     shifts,
     change(ramp),
-    "on the ramp",
+    "the middle bin, on the ramp",
     xlabel=by,
-    ylabel="change of the middle bin, cells",
+    ylabel="change, cells",
 )
 draw.curve(
     on_image,
     shifts,
     change(features),
-    "on the nuclei",
+    "the middle bin, on the nuclei",
     xlabel=by,
-    ylabel="change of the middle bin, brightness 0..255",
+    ylabel="change, brightness 0..255",
 )
 draw.legend(shown, columns=6)
 draw.show(

@@ -1,6 +1,6 @@
 # ---
 # jupyter:
-#   cpu_seconds: 25
+#   cpu_seconds: 12
 # ---
 
 # %% [markdown]

@@ -1,6 +1,6 @@
 # ---
 # jupyter:
-#   cpu_seconds: 40
+#   cpu_seconds: 34
 # ---
 
 # %% [markdown]

@@ -1,6 +1,6 @@
 # ---
 # jupyter:
-#   cpu_seconds: 60
+#   cpu_seconds: 48
 # ---
 
 # %% [markdown]

@@ -7,7 +7,21 @@ import math
 
 import numpy as np
 
+from reference import deepmask
 from reference.boxes import iou as overlaps
+
+# 0. One image through the whole machine
+# The box head's first output has a column per class. Everything before it is about any object.
+one_image = "class_logits"
+
+
+# 1. Pixels and boxes
+def pixels_and_boxes(a, b):
+    """Intersection over union of two boxes."""
+    shared = np.maximum(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0).prod()
+    union = (a[2:] - a[:2]).prod() + (b[2:] - b[:2]).prod() - shared
+    return shared / union if shared > 0 else 0.0
+
 
 # 2. Anchors
 
@@ -34,6 +48,14 @@ def rpn(boxes, scores, threshold):
         keep.append(best)
         rest = rest[overlaps(boxes[[best]], boxes[rest])[0] <= threshold]
     return np.array(keep, int)
+
+
+# 4. Backbone and pyramid
+
+
+def backbone_and_pyramid(width, height):
+    size = math.sqrt(width * height)
+    return 2 if size == 0 else min(max(math.floor(4 + math.log2(size / 224)), 2), 5)
 
 
 # 5. RoIAlign
@@ -64,23 +86,6 @@ def bilinear(feature, y, x):
     return (1 - (y - top)) * above + (y - top) * below
 
 
-# 8. One training step
-
-
-def one_step(grad_out, difference, beta):
-    """Backward of smooth L1: the slope is d / beta on the parabola and the sign of d beyond."""
-    parabola = np.abs(difference) < beta
-    return grad_out * np.where(parabola, difference / beta, np.sign(difference))
-
-
-# 4. Backbone and pyramid
-
-
-def backbone_and_pyramid(width, height):
-    size = math.sqrt(width * height)
-    return 2 if size == 0 else min(max(math.floor(4 + math.log2(size / 224)), 2), 5)
-
-
 # 6. Two heads
 
 
@@ -104,17 +109,62 @@ def masks(mask):
     return [*counts, length]
 
 
-# 0. One image through the whole machine
-# The box head's first output has a column per class. Everything before it is about any object.
-one_image = "class_logits"
+# 8. One training step
 
 
-# 1. Pixels and boxes
-def pixels_and_boxes(a, b):
-    """Intersection over union of two boxes."""
-    shared = np.maximum(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0).prod()
-    union = (a[2:] - a[:2]).prod() + (b[2:] - b[:2]).prod() - shared
-    return shared / union if shared > 0 else 0.0
+def one_step(grad_out, difference, beta):
+    """Backward of smooth L1: the slope is d / beta on the parabola and the sign of d beyond."""
+    parabola = np.abs(difference) < beta
+    return grad_out * np.where(parabola, difference / beta, np.sign(difference))
+
+
+# 9. Training
+# Below a hundredth the mask takes longer to learn; above a few hundredths the boxes jump about.
+training = 0.016
+
+
+# 10. Average precision
+
+
+def average_precision(iou, threshold):
+    """Match detections [D] greedily with truths [G], the last of equals first."""
+    taken, out = set(), []
+    for row in iou:
+        free = [g for g in range(len(row)) if g not in taken and row[g] >= threshold]
+        best = max(free, key=lambda g: (row[g], g), default=-1)
+        out.append(best)
+        taken.add(best)
+    return np.array(out, int)
+
+
+# 11. The Triton kernel
+
+
+def triton_kernel(ys, xs, height, width):
+    """Mask the places of a tile, rows ys and columns xs, that lie in the map."""
+    return (ys < height)[:, None] & (xs < width)[None, :]
+
+
+# 12. The same weights, three conventions
+# 0: boxes move although the proposals are equal. 1: boxes equal, all masks move to the upper left.
+# 2: other proposals from equal deltas. 3: boxes grow or shrink at equal scores. 4: only the rims.
+conventions = [
+    "box_head.pooler.aligned=false",
+    "mask_head.pooler.aligned=false",
+    "rpn.box_weights=[10, 10, 5, 5]",
+    "box_head.box_weights=[5, 5, 2, 2]",
+    "mask_head.paste=torchvision",
+]
+
+
+# 13. What came before
+
+
+def before_mask_rcnn(settings, classes):
+    """Only the layer of the masks grows."""
+    sizes = {name: math.prod(x) for name, x in deepmask.parameter_shapes(settings).items()}
+    masks_of_a_class = sizes["mask.weight"] + sizes["mask.bias"]
+    return sum(sizes.values()) + (classes - 1) * masks_of_a_class
 
 
 # 14. Your own data
@@ -139,3 +189,12 @@ def area_of(polygon):
     following = [*polygon[1:], polygon[0]]
     twice = sum(x1 * y2 - x2 * y1 for (x1, y1), (x2, y2) in zip(polygon, following, strict=True))
     return abs(twice) / 2
+
+
+# 15. The failure zoo
+# A differs first in `proposals`, B in `mask_features`, C in `detections`.
+failure_zoo = {
+    "A": "RPN decodes with the box head's weights",
+    "B": "mask head reads half a cell too far",
+    "C": "score threshold far too high",
+}

@@ -58,7 +58,7 @@ def execute(notebook: NotebookNode, before: str = "") -> float:
     before  code that runs first and leaves no trace in the notebook
     Raises nbclient's CellExecutionError where a cell fails.
     """
-    client = NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(HERE)}})
+    client = NotebookClient(notebook, timeout=400, resources={"metadata": {"path": str(HERE)}})
     client.extra_arguments = ["--log-level=ERROR"]
     client.create_kernel_manager()
     hidden = {"store_history": False, "silent": True, "timeout": 60}

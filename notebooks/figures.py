@@ -10,6 +10,7 @@ import io
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
+from types import ModuleType
 from typing import Any
 
 import matplotlib
@@ -118,9 +119,6 @@ def explore(
 
     strip([picture(**position) for position in positions], caption)
 
-    def redraw(**position):
-        display(Image(_png(picture(**position))))
-
     controls = {
         name: widgets.FloatSlider(
             value=positions[0][name],
@@ -133,8 +131,15 @@ def explore(
         )
         for name, (low, high, step) in sliders.items()
     }
-    output = widgets.interactive_output(redraw, controls)
-    display(widgets.VBox([*controls.values(), output]))
+    drawn = widgets.Image(value=_png(picture(**positions[0])))
+
+    def redraw(_):
+        position = {name: control.value for name, control in controls.items()}
+        drawn.value = _png(picture(**position))
+
+    for control in controls.values():
+        control.observe(redraw, "value")
+    display(widgets.VBox([*controls.values(), drawn]))
 
 
 def check(figure: Figure, caption: str) -> None:
@@ -183,12 +188,12 @@ def cells(
     drawn = axes.imshow(values, extent=(0, width, height, 0), cmap=cmap, vmin=low, vmax=high)
     axes.set(title=title, xlabel=f"x, {unit}", ylabel=f"y, {unit}")
     if grid:
-        axes.set_xticks(range(width + 1), minor=True)
-        axes.set_yticks(range(height + 1), minor=True)
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_locator(MaxNLocator(nbins="auto", integer=True, min_n_ticks=1))
-        axes.grid(which="both", color="white", alpha=0.25, linewidth=0.5)
-        axes.tick_params(which="minor", length=0)
+        edges = {"colors": "white", "alpha": 0.25, "linewidth": 0.5}
+        axes.vlines(np.arange(width + 1), 0, height, **edges)
+        axes.hlines(np.arange(height + 1), 0, width, **edges)
+        axes.set(xlim=(0, width), ylim=(height, 0))
     return drawn
 
 
@@ -416,11 +421,15 @@ def legend(figure: Figure, *, columns: int = 4) -> None:
     figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=columns)
 
 
-def table(rows: Mapping[str, Sequence[Any]], columns: Sequence[str]) -> None:
-    """Display rows {name: values} under the heads `columns`, the first of which heads the names."""
+def table(rows: Mapping[str, Sequence[Any]], columns: Sequence[str], *, text: bool = False) -> None:
+    """Display rows {name: values} under the heads `columns`, the first of which heads the names.
+
+    text  the values are words, aligned to the left; Jupyter aligns cells to the right by default
+    """
+    style = ' style="text-align: left"' if text else ""
 
     def line(tag, entries):
-        cells = (f"<{tag}>{html.escape(str(entry))}</{tag}>" for entry in entries)
+        cells = (f"<{tag}{style}>{html.escape(str(entry))}</{tag}>" for entry in entries)
         return f"<tr>{''.join(cells)}</tr>"
 
     body = "".join(line("td", [name, *values]) for name, values in rows.items())
@@ -436,6 +445,17 @@ def source(function: Callable) -> None:
         text = head.rstrip() + "\n" + body.partition('"""')[2].lstrip("\n")
     where = inspect.getmodule(function).__name__.replace(".", "/")
     display(Markdown(f"`{where}.py`\n\n```python\n{textwrap.dedent(text).rstrip()}\n```"))
+
+
+def excerpt(module: ModuleType, first: str, last: str) -> None:
+    """Display a module's lines from the first that contains `first` to the next with `last`.
+
+    Raises ValueError if there are none.
+    """
+    text, where = inspect.getsource(module), module.__name__.replace(".", "/")
+    start = text.rfind("\n", 0, text.index(first)) + 1
+    lines = text[start : text.find("\n", text.index(last, start))]
+    display(Markdown(f"`{where}.py`\n\n```python\n{textwrap.dedent(lines).rstrip()}\n```"))
 
 
 def say(text: str) -> None:

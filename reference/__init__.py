@@ -21,6 +21,7 @@ has. `docs/SPEC.md` explains each choice that the configuration offers. A readin
 10. optimizer, train, shapes    SGD and AdamW, the training loop, a synthetic data set
     checkpoint    a model from the files that training wrote
 11. average_precision    how good the detections are, as COCO counts
+12. windows, deepmask    what came before: DeepMask and SharpMask
 
     from reference import config, mask_rcnn, parameters, structures
     tiny, record = config.preset("tiny"), structures.Stages()

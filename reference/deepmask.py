@@ -86,7 +86,7 @@ def forward(parameters: dict, pixels: Array, config: DeepMask) -> tuple[Array, A
 
 
 def refine(parameters: dict, code: Array, stages: list[Array], config: DeepMask) -> Array:
-    """Turn the codes of windows [N, hidden] into mask logits [N, 1, S, S] [SharpMask §3.1].
+    """Turn codes [N, hidden] into mask logits [N, 1, S, S] [Pinheiro et al. 2016 §3].
 
     stages  maps of the trunk [N, C, S/4, S/4] and [N, C, S/2, S/2]. Each step adds one, reduced to
             few channels, to what comes from above, and doubles the side.

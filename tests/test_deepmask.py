@@ -1,5 +1,6 @@
 """DeepMask and SharpMask, both implementations: windows, outputs, losses, gradients, training."""
 
+from collections import deque
 from dataclasses import replace
 
 import numpy as np
@@ -60,7 +61,9 @@ def test_a_window_of_whole_pixels_is_copied(rng):
 
 def test_outside_of_the_image_is_grey(rng):
     image = rng.integers(0, 256, (8, 8, 3))
-    assert deepmask.normalized(np.array([[[0, 255, 51]]])).ravel().tolist() == [-0.5, 0.5, -0.3]
+    # A row of two pixels: channel, row, column.
+    row = deepmask.normalized(np.array([[[0, 255, 51], [255, 0, 0]]]))
+    assert row.tolist() == [[[-0.5, 0.5]], [[0.5, -0.5]], [[-0.3, -0.5]]]
     [square] = deepmask.cut(deepmask.normalized(image), np.array([[-8.0, 0, 8, 16]]), 16)
     assert_close(square[:, :8, 8:], deepmask.normalized(image), 1e-15)
     # Next to the image lies half a pixel of the border, as RoIAlign has it.
@@ -229,7 +232,8 @@ def test_a_sweep_sees_each_window_alone(rng):
     squares = np.concatenate([canonical(boxes), [[0.0, 0, 40, 40]]])
     scores, masks = deepmask.sweep(parameters, image, squares, SHARP)
     assert scores.shape == (len(squares),) and masks.shape == (len(squares), 16, 16)
-    assert (0 < scores).all() and (scores < 1).all() and (0 < masks).all() and (masks < 1).all()
+    for probabilities in (scores, masks):
+        assert (probabilities > 0).all() and (probabilities < 1).all()
     one, mask = deepmask.sweep(parameters, image, squares[-1:], SHARP)
     assert_close(scores[-1:], one, 1e-12)
     assert_close(masks[-1:], mask, 1e-12)
@@ -248,3 +252,43 @@ def test_every_second_pass_is_mirrored(rng):
     assert losses[2] == deepmask.gradients(seen[1], mirrored, NARROW)[0]
     with pytest.raises(ValueError, match="5 windows are fewer than a batch of 6"):
         next(deepmask.train(parameters, windows, NARROW, replace(settings, batch_size=6), 1))
+
+
+def iou(found, masks):
+    found, masks = found >= 0.5, masks >= 0.5
+    return (found & masks).sum(axis=(1, 2)) / (found | masks).sum(axis=(1, 2))
+
+
+def last(training):
+    [(parameters, _)] = deque(training, maxlen=1)
+    return parameters
+
+
+def test_trained_both_are_above_their_floors_and_sharpmask_is_sharper():
+    """On windows of other images; 9 CPU seconds.
+
+    Measured: DeepMask has a mean IoU of 0.76 and scores 95 % right, SharpMask a mean IoU of 0.85.
+    A mask that ignores the pixels of its window, the mean of all masks, has 0.62.
+    """
+    config = DeepMask(channels=(8, 16, 32), hidden=64)
+    windows, held_out = (
+        deepmask.sample(seed, count, config, max_objects=3) for seed, count in ((1, 960), (2, 120))
+    )
+    start = deepmask.initial_parameters(config, np.random.default_rng(0))
+    coarse = last(deepmask.train(start, windows, config, SETTINGS, 300))
+    scores, masks = deepmask.forward(coarse, held_out.pixels, config)
+    objects = held_out.labels == 1
+    assert ((scores > 0) == objects).mean() > 0.9
+    of_deepmask = iou(deepmask.probabilities(masks, config), held_out.masks)[objects]
+    assert of_deepmask.mean() > 0.7
+
+    sharp = replace(config, refinement=(4, 8, 8))
+    start = deepmask.initial_parameters(sharp, np.random.default_rng(1)) | coarse
+    with_objects = deepmask.Windows(*(x[windows.labels == 1] for x in windows))
+    settings = replace(SETTINGS, learning_rate=0.01, batch_size=8)
+    fine = last(deepmask.train(start, with_objects, sharp, settings, 300))
+    for name in coarse:
+        assert_equal(fine[name], coarse[name], name)
+    masks = deepmask.forward(fine, held_out.pixels, sharp)[1]
+    of_sharpmask = iou(deepmask.probabilities(masks, sharp), held_out.masks)[objects]
+    assert of_sharpmask.mean() > 0.8 and (of_sharpmask > of_deepmask).mean() > 0.8

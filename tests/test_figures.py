@@ -2,11 +2,13 @@
 
 import io
 import itertools
+from functools import partial
 
 import figures as draw
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
+from matplotlib.lines import Line2D
 from PIL import Image
 
 ROLES = {"asked": draw.ASKED, "used": draw.USED, "sample": draw.SAMPLE, "gradient": draw.GRADIENT}
@@ -243,3 +245,69 @@ def test_source_shows_the_code_as_it_stands(monkeypatch):
     [shown] = displayed(monkeypatch, draw.source, with_docstring)
     code = "def with_docstring(x):\n    return x + 1"
     assert shown.data == f"`{__name__.replace('.', '/')}.py`\n\n```python\n{code}\n```"
+
+
+def test_a_slider_redraws_the_picture(monkeypatch):
+    asked = []
+
+    def at(shift):
+        asked.append(shift)
+        figure, axes = picture()
+        draw.box(axes, [2 + shift, 3, 8 + shift, 8])
+        return figure
+
+    positions = [{"shift": shift} for shift in (0, 1, 2)]
+    *_, live = displayed(
+        monkeypatch, partial(draw.explore, shift=(-2, 4, 0.5)), at, CAPTION, positions
+    )
+    slider, drawn = live.children
+    before = drawn.value
+    slider.value = 3.5
+    assert asked == [0, 1, 2, 0, 3.5]
+    assert drawn.value != before
+
+
+def test_many_boxes_are_thin_and_the_heaviest_lies_on_top():
+    figure, axes = picture()
+    draw.boxes(axes, np.array([[2.0, 3, 15, 8], [2, 3, 15, 8]]), np.array([1.0, 0.1]), draw.USED)
+    for x, y in [(2, 5), (15, 5), (9, 3), (9, 8)]:
+        assert pixel(figure, axes, x, y)[2] < 0.9
+    assert_colour(figure, axes, 9, 5, "white")
+    assert [box.get_alpha() for box in axes.patches] == [0.1, 1.0]
+
+
+def test_a_sheet_places_its_maps_row_by_row():
+    figure, axes = draw.figure(size=(6, 4))
+    dark_right = np.array([[1.0, 0.0]])
+    draw.sheet(axes, [dark_right, dark_right, dark_right], 2, cmap=draw.BRIGHTNESS)
+    for x, y, bright in [(0.2, 0.5, 1), (0.8, 0.5, 0), (1.3, 0.5, 1), (0.8, 1.5, 0), (1.9, 1.6, 1)]:
+        assert pixel(figure, axes, x, y).mean() == pytest.approx(bright, abs=0.1)
+
+
+def test_a_river_runs_through_its_stations_and_points_onwards():
+    figure, axes = draw.figure(2, 2, size=(6, 4))
+    for panel in axes.flat:
+        panel.set(title="station", xticks=[], yticks=[])
+    draw.river(figure, [axes[0, 0], axes[0, 1], axes[1, 1], axes[1, 0]])
+    water, *arrows = [x for x in figure.get_children() if isinstance(x, Line2D)]
+    assert [arrow.get_marker() for arrow in arrows] == [">", "v", "<"]
+    place = axes[0, 0].get_position()
+    assert water.get_xdata()[0] == pytest.approx((place.x0 + place.x1) / 2)
+    assert max(water.get_xdata()) > axes[0, 1].get_position().x1
+
+
+def test_marked_bars_show_their_hatch():
+    figure, axes = draw.figure(size=(4, 2))
+    draw.bars(axes, {"one": 1, "two": 2}, "bars", unit="no unit", marked=["two"])
+    row = [pixel(figure, axes, x, 1).mean() for x in np.linspace(0.1, 1.9, 40)]
+    assert max(row) - min(row) > 0.3
+
+
+def test_an_excerpt_has_whole_lines(monkeypatch):
+    shown = []
+    monkeypatch.setattr(draw, "display", lambda *outputs: shown.extend(outputs))
+    draw.excerpt(draw, "made = Figure(", "return made, made.subplots")
+    code = 'made = Figure(figsize=size, dpi=DPI, layout="constrained")\nreturn made, made.subplots('
+    assert shown[0].data.startswith(f"`figures.py`\n\n```python\n{code}")
+    with pytest.raises(ValueError):
+        draw.excerpt(draw, "return made, made.subplots", "import html")

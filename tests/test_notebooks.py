@@ -10,7 +10,8 @@ import pytest
 from tests.support.mutations import MUTATIONS
 
 SOURCES = build.sources()
-BUDGET, BUDGET_OF_ALL = 60, 8 * 60
+# Seconds of processor time. Neighbours on the same machine make a second longer.
+BUDGET, BUDGET_OF_ALL, NEIGHBOURS = 60, 8 * 60, 1.5
 STORED = {source: source.with_suffix(".ipynb") for source in SOURCES}
 NOTEBOOK = pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
 PACKAGES = ("reference", "accelerated")
@@ -29,7 +30,7 @@ def test_it_prints_what_is_stored(source):
     fresh = build.read(source)
     seconds = build.execute(fresh)
     assert build.texts(fresh) == build.texts(stored(source))
-    assert seconds < fresh.metadata["cpu_seconds"]
+    assert seconds < min(NEIGHBOURS * fresh.metadata["cpu_seconds"], BUDGET)
 
 
 def test_budgets():
@@ -78,21 +79,20 @@ def test_it_defines_no_algorithm(source):
     tree = ast.parse(source.read_text())
     for node in functions(tree):
         assert node.end_lineno - node.lineno < 12, f"{node.name} is long"
-    ours = set()
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] in PACKAGES:
-            ours |= {alias.asname or alias.name for alias in node.names}
+        if isinstance(node, ast.ImportFrom):
             assert not [alias.name for alias in node.names if alias.name.startswith("_")]
-        elif isinstance(node, ast.Import):
-            assert "torch.nn" not in {alias.name for alias in node.names}
+        modules = [alias.name for alias in getattr(node, "names", []) if hasattr(alias, "name")]
+        assert "torch.nn" not in {getattr(node, "module", None), *modules}
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and node.attr.startswith("_"):
             # `_replace` and `_asdict` are the public names of a NamedTuple.
             assert node.attr.startswith("__") or node.attr in ("_replace", "_asdict"), node.attr
 
 
-def test_figures_import_neither_package():
-    tree = ast.parse((build.HERE / "figures.py").read_text())
+@pytest.mark.parametrize("name", ["figures", "stations"])
+def test_drawing_imports_neither_package(name):
+    tree = ast.parse((build.HERE / f"{name}.py").read_text())
     names = [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
     names += [a.name for node in ast.walk(tree) if isinstance(node, ast.Import) for a in node.names]
     assert not [name for name in names if name.split(".")[0] in PACKAGES]

@@ -373,6 +373,14 @@ def test_the_map_shows_boxes_and_samples_where_they_are(open_page):
     for name in ("asked", "used", "casing", "box"):
         for drawn in numbers_of(page, f"#map .{name}", "x", "y", "width", "height"):
             np.testing.assert_array_equal(drawn, asked)
+    paths = page.eval_on_selector_all("#map .bins", "ns => ns.map(n => n.getAttribute('d'))")
+    lines = [[float(number) for number in re.findall(r"[-\d.]+", path)] for path in paths]
+    x, y, width, height = asked
+    expected = [
+        (x + part * width, y, y + height, x, y + part * height, x + width)
+        for part in (1 / 3, 2 / 3)
+    ]
+    np.testing.assert_allclose(lines, expected, atol=1e-12)
     samples = numbers_of(page, "#map .sample", "cx", "cy")
     for axis, (low, high) in enumerate([(77, 122), (45, 91)]):
         positions = roi_align.sample_positions(low / 8, high / 8, 3, 2, True)

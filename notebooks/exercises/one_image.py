@@ -1,6 +1,7 @@
 """Exercise of notebook 0: the first stage of the river that knows the class."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -64,13 +65,13 @@ def record(model: MaskRCNN, image: np.ndarray) -> dict:
     return stages.computed()
 
 
-def first_to_change(before: dict, after: dict) -> str:
-    """Return the first field whose numbers differ."""
-    return next(name for name in before if not _equal(before[name], after[name]))
+def first_to_change(before: dict, after: dict) -> str | None:
+    """Return the first field whose numbers differ, or None."""
+    return next((name for name in before if not equal(before[name], after[name])), None)
 
 
-def _equal(a, b):
+def equal(a: Any, b: Any) -> bool:
     """Compare arrays, or lists and tuples of them; None equals None."""
     if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(map(_equal, a, b))
+        return len(a) == len(b) and all(map(equal, a, b))
     return np.array_equal(a, b)

@@ -11,9 +11,48 @@ from functools import partial
 import answers
 import numpy as np
 
+from reference import deepmask
 from reference.boxes import area, iou
 
 MISTAKES = {}
+
+
+# 0. One image
+
+
+MISTAKES["one_image"] = [
+    ("P2", "stays the same"),
+    ("proposal_scores", "whether, not what"),
+    ("detections", "read off numbers that came before"),
+    ("mask_logits", "label has long been chosen"),
+    ("labels", "no field"),
+]
+
+
+# 1. Pixels and boxes
+
+
+def iou_of_two(a, b, plus=0, least=0, sort=False, order=(0, 1, 2, 3), divisor="union"):
+    """IoU of two boxes, with one of the mistakes of `pixels_and_boxes` if an argument is given."""
+    a, b = a[list(order)], b[list(order)]
+    if sort:
+        a, b = (np.sort(box.reshape(2, 2), axis=0).ravel() for box in (a, b))
+    sides = np.maximum(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]) + plus, least)
+    areas = [(box[2:] - box[:2] + plus).prod() for box in (a, b)]
+    shared = sides.prod()
+    divisors = {"union": sum(areas) - shared, "sum": sum(areas), "smaller": min(areas)}
+    return shared / divisors[divisor] if shared or divisor == "smaller" else 0.0
+
+
+MISTAKES["pixels_and_boxes"] = [
+    (partial(iou_of_two, divisor="sum"), "count the shared area once"),
+    (partial(iou_of_two, order=(0, 2, 1, 3)), "x1, y1, x2, y2"),
+    (partial(iou_of_two, plus=1), "without a +1"),
+    (partial(iou_of_two, least=-np.inf), "positive product"),
+    (partial(iou_of_two, divisor="smaller"), "divide by the union"),
+    (lambda a, b: iou_of_two(a, b) if a[0] != a[2] else 0 / 0, "no 0 / 0"),
+    (partial(iou_of_two, sort=True), "covers nothing"),
+]
 
 
 # 2. Anchors
@@ -145,6 +184,31 @@ MISTAKES["rpn"] = [
 ]
 
 
+# 4. Backbone and pyramid
+
+
+def level(width, height, *, size=lambda w, h: math.sqrt(w * h), log=math.log2, down=math.floor):
+    """The level of a box, with a place for each mistake."""
+    side = size(width, height)
+    return 2 if side == 0 else min(max(down(4 + log(side / 224)), 2), 5)
+
+
+MISTAKES["backbone_and_pyramid"] = [
+    (lambda w, h: level(w, h, size=max), "square root of its area"),
+    (lambda w, h: level(w, h, down=round), "rounded down"),
+    (lambda w, h: level(w, h, log=math.log), "base 2"),
+    (lambda w, h: math.floor(4 + math.log2(math.sqrt(w * h) / 224)), "clamp the level from below"),
+    (lambda w, h: max(math.floor(4 + math.log2(math.sqrt(w * h) / 224)), 2), "above P5"),
+    (
+        lambda w, h: min(max(math.floor(4 + math.log2(math.sqrt(w * h) / 224)), 2), 5),
+        "logarithm of 0",
+    ),
+]
+
+
+# 5. RoIAlign
+
+
 def edited(name: str, *edits: tuple[str, str]) -> Callable:
     """Return the answer `name`, with the first `old` of each (old, new) in its code replaced."""
     before, head, code = inspect.getsource(answers).partition(f"def {name}(")
@@ -214,6 +278,48 @@ MISTAKES["roi_align"] = [
 ]
 
 
+# 6. Two heads
+
+
+@np.errstate(over="ignore", invalid="ignore")
+def softmax(x):
+    return np.exp(x) / np.exp(x).sum()
+
+
+def one_hot(column, size=4):
+    return np.eye(size)[column]
+
+
+MISTAKES["two_heads"] = [
+    (lambda x, k: softmax(x), "the probability itself"),
+    (lambda x, k: one_hot(k) - softmax(x), "the sign is reversed"),
+    (lambda x, k: 1 / (1 + np.exp(-x)) - one_hot(k), "these are sigmoids"),
+    (lambda x, k: one_hot(k) * (softmax(x) - 1), "depends on the other logits"),
+    (lambda x, k: softmax(x)[k] - 1, "one entry per logit"),
+    (lambda x, k: softmax(x) - one_hot(k), "overflows"),
+]
+
+
+# 7. Masks there and back
+
+
+def runs(mask):
+    return answers.masks(mask)
+
+
+MISTAKES["masks"] = [
+    (lambda mask: runs(mask.T), "down the columns"),
+    (lambda mask: np.trim_zeros(runs(mask), "f"), "of length 0 if the first pixel"),
+    (lambda mask: runs(mask)[:-1] or [0], "the last run included"),
+    (lambda mask: np.cumsum(runs(mask)).tolist(), "the places where runs end"),
+    (lambda mask: runs(~mask), "another mask"),
+    (lambda mask: [] if not mask.any() else runs(mask), "at least one"),
+]
+
+
+# 8. One training step
+
+
 MISTAKES["one_step"] = [
     (edited("one_step", ("grad_out * ", "")), "grad_out is not used"),
     (
@@ -243,88 +349,146 @@ MISTAKES["one_step"] = [
 ]
 
 
-def level(width, height, *, size=lambda w, h: math.sqrt(w * h), log=math.log2, down=math.floor):
-    """The level of a box, with a place for each mistake."""
-    side = size(width, height)
-    return 2 if side == 0 else min(max(down(4 + log(side / 224)), 2), 5)
+# 9. Training
 
 
-MISTAKES["backbone_and_pyramid"] = [
-    (lambda w, h: level(w, h, size=max), "square root of its area"),
-    (lambda w, h: level(w, h, down=round), "rounded down"),
-    (lambda w, h: level(w, h, log=math.log), "base 2"),
-    (lambda w, h: math.floor(4 + math.log2(math.sqrt(w * h) / 224)), "clamp the level from below"),
-    (lambda w, h: max(math.floor(4 + math.log2(math.sqrt(w * h) / 224)), 2), "above P5"),
+MISTAKES["training"] = [
+    (0.002, "too low"),
+    (0.128, "too high"),
+    (-0.005, "positive"),
+    (5, "every weight"),
+    ("fast", "a number"),
+]
+
+
+# 10. Average precision
+
+
+def greedy(iou, threshold, *, free=True, retry=True, inclusive=True, last=True):
+    """Match as the answer to notebook 10 does, or without one of its rules."""
+    taken, out = set(), []
+    for row in iou:
+        allowed = [g for g, value in enumerate(row) if value > threshold - 1e-9 * inclusive]
+        if free and retry:
+            allowed = [g for g in allowed if g not in taken]
+        best = max(allowed, key=lambda g: (row[g], g if last else -g), default=-1)
+        if free and best in taken:
+            best = -1
+        out.append(best)
+        taken.add(best)
+    return out
+
+
+def truth_by_truth(iou, threshold):
+    """Let every truth choose the best detection, instead of every detection the best truth."""
+    out = np.full(len(iou), -1)
+    for g, column in enumerate(iou.T if len(iou) else ()):
+        best = column.argmax()
+        if column[best] >= threshold:
+            out[best] = g
+    return out
+
+
+def best_pairing(iou, threshold):
+    """Choose the pairing with the most matches, and among these the best for the upper rows."""
+    pairings = [()]
+    for row in iou:
+        reach = [-1, *np.flatnonzero(row >= threshold).tolist()]
+        pairings = [(*p, g) for p in pairings for g in reach if g < 0 or g not in p]
+    padded = np.pad(iou, ((0, 0), (0, 1)))
+    return max(pairings, key=lambda p: (sum(g >= 0 for g in p), *padded[range(len(p)), p]))
+
+
+def first_within_reach(iou, threshold):
+    """Take the first free truth above the threshold, not the best."""
+    return greedy((iou >= threshold) * 1.0, 0.5, last=False)
+
+
+MISTAKES["average_precision"] = [
+    (lambda iou, t: [int(row.argmax()) for row in iou], "-1 for none"),
+    (truth_by_truth, "two detections on one object"),
+    (lambda iou, t: greedy(iou, t, free=False), "only once"),
+    (first_within_reach, "highest IoU"),
+    (lambda iou, t: greedy(iou, t, retry=False), "tries the next best"),
+    (best_pairing, "greedy"),
+    (lambda iou, t: greedy(iou, t, inclusive=False), "exactly the threshold"),
+    (lambda iou, t: greedy(iou, t, last=False), "last one is taken"),
+    (lambda iou, t: greedy(iou, t) if iou.size else 1 / 0, "no truth, or no detection"),
+]
+
+
+# 11. The Triton kernel
+
+
+MISTAKES["triton_kernel"] = [
+    (lambda ys, xs, h, w: (ys >= 0)[:, None] & (xs >= 0)[None, :], "every place"),
+    (lambda ys, xs, h, w: (ys >= 0)[:, None] & (xs < w)[None, :], "rows below"),
+    (lambda ys, xs, h, w: (ys < h)[:, None] & (xs >= 0)[None, :], "to the right"),
+    (lambda ys, xs, h, w: (ys <= h)[:, None] & (xs <= w)[None, :], "too many"),
+    (lambda ys, xs, h, w: (ys < h - 1)[:, None] & (xs < w - 1)[None, :], "not read"),
+    (lambda ys, xs, h, w: (ys < w)[:, None] & (xs < h)[None, :], "swapped"),
+    (lambda ys, xs, h, w: (ys < h)[:, None] | (xs < w)[None, :], "with &"),
+    (lambda ys, xs, h, w: (ys < h)[None, :] & (xs < w)[:, None], "transposed"),
+    (lambda ys, xs, h, w: ys[:, None] * w + xs[None, :] < h * w, "next row"),
+    (lambda ys, xs, h, w: (ys >= h)[:, None] | (xs >= w)[None, :], "inverted"),
+    (lambda ys, xs, h, w: (ys < h)[:, None] & (xs < 2)[None, :], "the place y = 0, x = 2"),
+]
+
+
+# 12. The same weights, three conventions
+
+
+def conventions(pair, switch):
+    """The right names with another one at a pair."""
+    return [switch if i == pair else name for i, name in enumerate(answers.conventions)]
+
+
+MISTAKES["conventions"] = [
+    (answers.conventions[:4], "one for each pair"),
+    ("mask_head.paste=torchvision", "not a text"),
+    (conventions(0, "box_head.pooler.aligned"), "copy a name from the list"),
+    (conventions(0, "transform.channel_order=bgr"), "would change images; look at images"),
+    (conventions(1, "mask_head.pooler.operator=roi_pool"), "not the only switch of"),
     (
-        lambda w, h: min(max(math.floor(4 + math.log2(math.sqrt(w * h) / 224)), 2), 5),
-        "logarithm of 0",
+        conventions(2, "box_head.box_weights=[5, 5, 2, 2]"),
+        "look at proposals, which differs already",
     ),
+    (conventions(4, "mask_head.threshold=0.3"), "pair 4: masks is indeed"),
 ]
 
 
-@np.errstate(over="ignore", invalid="ignore")
-def softmax(x):
-    return np.exp(x) / np.exp(x).sum()
+# 13. What came before
 
 
-def one_hot(column, size=4):
-    return np.eye(size)[column]
+def deepmask_sizes(settings, kind=""):
+    shapes = deepmask.parameter_shapes(settings).items()
+    return {name: math.prod(shape) for name, shape in shapes if name.endswith(kind)}
 
 
-MISTAKES["two_heads"] = [
-    (lambda x, k: softmax(x), "the probability itself"),
-    (lambda x, k: one_hot(k) - softmax(x), "the sign is reversed"),
-    (lambda x, k: 1 / (1 + np.exp(-x)) - one_hot(k), "these are sigmoids"),
-    (lambda x, k: one_hot(k) * (softmax(x) - 1), "depends on the other logits"),
-    (lambda x, k: softmax(x)[k] - 1, "one entry per logit"),
-    (lambda x, k: softmax(x) - one_hot(k), "overflows"),
+def deepmask_count(settings, classes, *, kind="", layer=1, extra=1, bias=1, score=0):
+    """The parameters of a DeepMask with a mask per class, with a place for each mistake."""
+    sizes = deepmask_sizes(settings)
+    one = layer * (sizes["mask.weight"] + bias * sizes["mask.bias"])
+    one += score * (sizes["score.weight"] + sizes["score.bias"])
+    return sum(deepmask_sizes(settings, kind).values()) + (classes - extra) * one
+
+
+MISTAKES["before_mask_rcnn"] = [
+    (lambda s, k: k * sum(deepmask_sizes(s).values()), "trunk, code and score serve all"),
+    (partial(deepmask_count, layer=16), "a fourth of the window's side"),
+    (partial(deepmask_count, bias=0), "a bias for each pixel"),
+    (
+        lambda s, k: k * sum(n for x, n in deepmask_sizes(s).items() if x.startswith("mask.")),
+        "count the rest too",
+    ),
+    (partial(deepmask_count, kind=".weight", bias=0), "biases are parameters"),
+    (partial(deepmask_count, extra=0), "background has no mask"),
+    (partial(deepmask_count, score=1), "single score"),
+    (lambda s, k: deepmask_count(s, k) + 1, "has"),
 ]
 
 
-def runs(mask):
-    return answers.masks(mask)
-
-
-MISTAKES["masks"] = [
-    (lambda mask: runs(mask.T), "down the columns"),
-    (lambda mask: np.trim_zeros(runs(mask), "f"), "of length 0 if the first pixel"),
-    (lambda mask: runs(mask)[:-1] or [0], "the last run included"),
-    (lambda mask: np.cumsum(runs(mask)).tolist(), "the places where runs end"),
-    (lambda mask: runs(~mask), "another mask"),
-    (lambda mask: [] if not mask.any() else runs(mask), "at least one"),
-]
-
-
-def iou_of_two(a, b, plus=0, least=0, sort=False, order=(0, 1, 2, 3), divisor="union"):
-    """IoU of two boxes, with one of the mistakes of `pixels_and_boxes` if an argument is given."""
-    a, b = a[list(order)], b[list(order)]
-    if sort:
-        a, b = (np.sort(box.reshape(2, 2), axis=0).ravel() for box in (a, b))
-    sides = np.maximum(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]) + plus, least)
-    areas = [(box[2:] - box[:2] + plus).prod() for box in (a, b)]
-    shared = sides.prod()
-    divisors = {"union": sum(areas) - shared, "sum": sum(areas), "smaller": min(areas)}
-    return shared / divisors[divisor] if shared or divisor == "smaller" else 0.0
-
-
-MISTAKES |= {
-    "one_image": [
-        ("P2", "stays the same"),
-        ("proposal_scores", "whether, not what"),
-        ("detections", "read off numbers that came before"),
-        ("mask_logits", "label has long been chosen"),
-        ("labels", "no field"),
-    ],
-    "pixels_and_boxes": [
-        (partial(iou_of_two, divisor="sum"), "count the shared area once"),
-        (partial(iou_of_two, order=(0, 2, 1, 3)), "x1, y1, x2, y2"),
-        (partial(iou_of_two, plus=1), "without a +1"),
-        (partial(iou_of_two, least=-np.inf), "positive product"),
-        (partial(iou_of_two, divisor="smaller"), "divide by the union"),
-        (lambda a, b: iou_of_two(a, b) if a[0] != a[2] else 0 / 0, "no 0 / 0"),
-        (partial(iou_of_two, sort=True), "covers nothing"),
-    ],
-}
+# 14. Your own data
 
 
 def annotated(change):
@@ -377,4 +541,19 @@ MISTAKES["own_data"] = [
     (without("area"), "area is missing"),
     (without("segmentation"), "draw a mask"),
     (lambda *arguments: [answers.own_data(*arguments)], "a dict"),
+]
+
+
+# 15. The failure zoo
+
+
+DIAGNOSIS = answers.failure_zoo
+
+
+MISTAKES["failure_zoo"] = [
+    (DIAGNOSIS | {"A": "anchors half a stride too far"}, "A: its first field"),
+    (DIAGNOSIS | {"B": "box head reads half a cell too far"}, "B: its first field"),
+    (DIAGNOSIS | {"C": "mean colour not subtracted"}, "C: its first field"),
+    (DIAGNOSIS | {"C": "bad luck"}, "not in the list"),
+    ({"A": DIAGNOSIS["A"]}, "each of A, B, C"),
 ]

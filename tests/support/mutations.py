@@ -4,6 +4,30 @@ The code runs in the notebook's kernel before its first cell.
 """
 
 MUTATIONS = [
+    # The channels of the image in the other order.
+    (
+        "00_one_image",
+        "import reference.transform as m; f = m.prepare\n"
+        "m.prepare = lambda image, *rest: f(image[:, :, ::-1], *rest)",
+    ),
+    # Masks lie half a pixel too far to the lower right.
+    (
+        "00_one_image",
+        "import reference.masks as m; f = m.paste_matrix\n"
+        "m.paste_matrix = lambda low, high, *rest: f(low + 0.5, high + 0.5, *rest)",
+    ),
+    # Boxes are one pixel wider than x2 - x1.
+    (
+        "01_pixels_and_boxes",
+        "import reference.boxes as m; f = m.iou\n"
+        "m.iou = lambda a, b: f(a + [0, 0, 1, 1], b + [0, 0, 1, 1])",
+    ),
+    # Resizing without the half pixel.
+    (
+        "01_pixels_and_boxes",
+        "import reference.transform as m; import numpy as np\n"
+        "m.bilinear = lambda x, n, axis: x.take(np.arange(n) * x.shape[axis] // n, axis)",
+    ),
     (
         "02_anchors",
         "import reference.matcher as m; old = m.reasons;"
@@ -20,6 +44,18 @@ MUTATIONS = [
         "m.top_k = lambda s, k: np.flip(np.argsort(s, axis=-1, kind='stable'), -1)[..., :k]",
     ),
     ("03_rpn", "import reference.box_coder as m; m.MAX_LOG_SCALE = 100.0"),
+    # The pyramid's enlarged maps upside down.
+    (
+        "04_backbone_and_pyramid",
+        "import reference.upsample as m; f = m.nearest;"
+        "m.nearest = lambda x, h, w: f(x[:, :, ::-1], h, w)",
+    ),
+    # The other correction of the logarithm, in every pooler.
+    (
+        "04_backbone_and_pyramid",
+        "import dataclasses, reference.pooler as m; f = m.assign;"
+        "m.assign = lambda r, p: f(r, dataclasses.replace(p, level_epsilon='inside'))",
+    ),
     # The half pixel of RoIAlign is dropped.
     (
         "05_roi_align",
@@ -47,29 +83,6 @@ MUTATIONS = [
         "    return np.concatenate([low, np.maximum(high, low) + 1], axis=1)\n"
         "m.whole_pixels = whole_pixels",
     ),
-    # A negative difference of a box loses its sign on the way back.
-    (
-        "08_one_step",
-        "import reference.losses as m; f = m.smooth_l1_backward\n"
-        "m.smooth_l1_backward = lambda grad, d, beta: f(grad, abs(d), beta)",
-    ),
-    # A ReLU lets the gradient of a negative value through.
-    (
-        "08_one_step",
-        "import reference.activations as m\nm.relu_backward = lambda grad, x: grad",
-    ),
-    # The pyramid's enlarged maps upside down.
-    (
-        "04_backbone_and_pyramid",
-        "import reference.upsample as m; f = m.nearest;"
-        "m.nearest = lambda x, h, w: f(x[:, :, ::-1], h, w)",
-    ),
-    # The other correction of the logarithm, in every pooler.
-    (
-        "04_backbone_and_pyramid",
-        "import dataclasses, reference.pooler as m; f = m.assign;"
-        "m.assign = lambda r, p: f(r, dataclasses.replace(p, level_epsilon='inside'))",
-    ),
     # The kernel of the transposed convolution upside down.
     (
         "06_two_heads",
@@ -90,30 +103,60 @@ MUTATIONS = [
     ),
     # Outlines walked on another grid than COCO's.
     ("07_masks", "import reference.masks as m; m.COCO_SCALE = 4"),
-    # The channels of the image in the other order.
+    # A negative difference of a box loses its sign on the way back.
     (
-        "00_one_image",
-        "import reference.transform as m; f = m.prepare\n"
-        "m.prepare = lambda image, *rest: f(image[:, :, ::-1], *rest)",
+        "08_one_step",
+        "import reference.losses as m; f = m.smooth_l1_backward\n"
+        "m.smooth_l1_backward = lambda grad, d, beta: f(grad, abs(d), beta)",
     ),
-    # Masks lie half a pixel too far to the lower right.
+    # A ReLU lets the gradient of a negative value through.
     (
-        "00_one_image",
-        "import reference.masks as m; f = m.paste_matrix\n"
-        "m.paste_matrix = lambda low, high, *rest: f(low + 0.5, high + 0.5, *rest)",
+        "08_one_step",
+        "import reference.activations as m\nm.relu_backward = lambda grad, x: grad",
     ),
-    # Boxes are one pixel wider than x2 - x1.
+    # AdamW corrects its running means as if it had taken one step more.
     (
-        "01_pixels_and_boxes",
-        "import reference.boxes as m; f = m.iou\n"
-        "m.iou = lambda a, b: f(a + [0, 0, 1, 1], b + [0, 0, 1, 1])",
+        "09_training",
+        "import reference.optimizer as m; f = m.step\n"
+        "m.step = lambda p, g, s, *rest: f(p, g, m.State(s.steps + 1, s.mean, s.square), *rest)",
     ),
-    # Resizing without the half pixel.
+    # A duplicate is right.
     (
-        "01_pixels_and_boxes",
-        "import reference.transform as m; import numpy as np\n"
-        "m.bilinear = lambda x, n, axis: x.take(np.arange(n) * x.shape[axis] // n, axis)",
+        "10_average_precision",
+        "import reference.average_precision as m; f = m.match\n"
+        "m.match = lambda iou, crowd, *rest: f(iou, crowd | True, *rest)",
     ),
+    # The weights of the two neighbours are swapped.
+    (
+        "11_triton_kernel",
+        "import reference.roi_align as m; f = m.neighbours\n"
+        "m.neighbours = lambda *a: tuple(f(*a)[i] for i in (0, 1, 3, 2))",
+    ),
+    # The oracle pastes by one convention, whatever the configuration says.
+    (
+        "12_conventions",
+        "import reference.masks as m; f = m.paste\n"
+        "m.paste = lambda *masks, convention, **rest: f(*masks, convention='detectron2', **rest)",
+    ),
+    # Windows are cut half a pixel too far to the lower right.
+    (
+        "13_before_mask_rcnn",
+        "import reference.roi_align as m; f = m.sample_positions\n"
+        "m.sample_positions = lambda low, high, bins, g, aligned: f(low, high, bins, g, False)",
+    ),
+    # A window of twice the size is not far.
+    ("13_before_mask_rcnn", "import reference.windows as m; m.FAR = (32 / 224, 2.0)"),
     # The linter, which has no oracle, does not see that a picture is stored on its side.
     ("14_own_data", "import accelerated.data.images as m; m.ORIENTATION = 0"),
+    # A NaN reaches bins that give it no weight.
+    (
+        "15_failure_zoo",
+        "import reference.roi_align as m\nm._product = lambda a_y, x, a_x: a_y @ x @ a_x.T",
+    ),
+    # Of equal scores the higher index is first.
+    (
+        "15_failure_zoo",
+        "import reference.nms as m; import numpy as np\n"
+        "m.top_k = lambda s, k: np.argsort(s, axis=-1, kind='stable')[..., ::-1][..., :k]",
+    ),
 ]
