@@ -398,9 +398,10 @@ draw.strip(
 
 # %% [markdown]
 # From random weights the RPN needs half of the training before it can tell an object from its
-# background. Until then nearly the only good boxes that the heads see are the true ones, which are
-# put among the proposals. These need no correction. So the loss of the boxes first drops to nothing
-# again and again, and rises once there are proposals to correct. A loss that rises can be progress.
+# background. Until then few of the boxes that the heads see lie on an object. At some steps only the
+# true ones do, which are put among the proposals and need no correction: the loss of the boxes
+# drops to nothing. It rises as more proposals hit, because there is more to correct. So a loss that
+# rises can be progress.
 #
 # With the weights of the shapes the RPN is nearly right from the first step: something that stands
 # out from its background is an object, painted or not.
