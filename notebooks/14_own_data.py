@@ -398,8 +398,8 @@ draw.strip(
 
 # %% [markdown]
 # From random weights the RPN needs half of the training before it can tell an object from its
-# background. Until then few of the boxes that the heads see lie on an object. At some steps only the
-# true ones do, which are put among the proposals and need no correction: the loss of the boxes
+# background. Until then few of the boxes that the heads see lie on an object. At some steps only
+# the true ones do, which are put among the proposals and need no correction: the loss of the boxes
 # drops to nothing. It rises as more proposals hit, because there is more to correct. So a loss that
 # rises can be progress.
 #
