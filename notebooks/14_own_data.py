@@ -291,8 +291,9 @@ draw.table(
 # %% [markdown]
 # Skipping loses the two pictures of wrong size with everything in them. From pictures 4 to 6 it
 # takes one nucleus each. But these can still be seen, now without a label, so the model is told
-# that they are background. And the mirrored outline of picture 1 is still there, as a warning does
-# not stop. With twelve pictures, mend them. With a hundred thousand, skip.
+# that they are background. And the mirrored outline of picture 1 is still there, because warnings
+# stop nothing. With twelve pictures, mend them. With a hundred thousand, skip, and count what is
+# lost.
 #
 # The same check is a command, `maskrcnn inspect`. It also counts what the file holds. The cell runs
 # it as one would in a terminal.
@@ -397,9 +398,13 @@ draw.strip(
 
 # %% [markdown]
 # From random weights the RPN needs half of the training before it can tell an object from its
-# background. Only then do the heads get good boxes to learn from. With the weights of the shapes it
-# is nearly right from the first step: something that stands out from its background is an object,
-# painted or not.
+# background. Until then few of the boxes that the heads see lie on an object. At some steps only
+# the true ones do, which are put among the proposals and need no correction: the loss of the boxes
+# drops to nothing. It rises as more proposals hit, because there is more to correct. So a loss that
+# rises can be progress.
+#
+# With the weights of the shapes the RPN is nearly right from the first step: something that stands
+# out from its background is an object, painted or not.
 #
 # ## Evaluate
 #
@@ -420,6 +425,7 @@ draw.show(
     " started from random weights are short. Those of the other one are more than twice as long,"
     " and at an IoU of one half they come near to one.",
 )
+assert summary(val_set)["objects"] == 8
 precision = {name: run.metrics["segm"]["AP50"] for name, run in runs.items()}
 assert precision["weights of the shapes"] > 2 * precision["random weights"]
 loaded = interop.load(folder / "weights of the shapes")
@@ -501,26 +507,20 @@ draw.say(f"```text\n$ maskrcnn {shown}\n{printed}\n```")
 # The command writes a line of the log every twenty steps, with the means of the losses, and the
 # library was told to write one every step. All the rest must be equal to the last bit.
 
-
 # %%
-KEYS = ("rpn_objectness", "rpn_box", "class", "box", "mask", "loss", "gradient_norm")
-
-
-def results(run):
-    """Read the detections that the evaluation of a run wrote, in COCO's format."""
-    return json.loads((folder / run / "evaluations/00000060/results.json").read_text())
+LOGGED = ("rpn_objectness", "rpn_box", "class", "box", "mask", "loss", "gradient_norm")
 
 
 def numbers(run):
     """Read the numbers that a run leaves in its folder: {name: array}."""
-    lines = log.read(folder / run / "log.jsonl")
-    losses = np.array([[line[key] for key in KEYS] for line in lines if "loss" in line])
-    weights = interop.parameters(interop.load(folder / run))
+    lines, weights = log.read(folder / run / "log.jsonl"), interop.load(folder / run).parameters()
+    losses = np.array([[line[key] for key in LOGGED] for line in lines if "loss" in line])
     scores = [value for branch in lines[-1]["evaluation"].values() for value in branch.values()]
+    found = json.loads((folder / run / "evaluations/00000060/results.json").read_text())
     return {
         "losses and gradient norm, means of 20 steps": losses.reshape(3, -1, 7).mean(axis=1),
-        "every weight": np.concatenate([weights[name].ravel() for name in sorted(weights)]),
-        "boxes and scores": np.array([[*d["bbox"], d["score"]] for d in results(run)]),
+        "every weight": np.concatenate([weight.detach().ravel() for weight in weights]),
+        "boxes and scores of the detections": np.array([[*d["bbox"], d["score"]] for d in found]),
         "average precision": np.array([value for value in scores if isinstance(value, float)]),
     }
 
@@ -535,8 +535,8 @@ averaged, *exact = differences.values()
 assert averaged < 1e-12 and exact == [0, 0, 0]
 
 # %% [markdown]
-# On a CPU a training can be repeated bit by bit: the random numbers of a step are a function of the
-# seed and of its number. What cannot be repeated cannot be mended.
+# On the same CPU a training can be repeated bit by bit: the random numbers of a step are a function
+# of the seed and of its number. What cannot be repeated cannot be mended.
 #
 # ## To torchvision and back
 #
