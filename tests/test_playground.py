@@ -660,7 +660,7 @@ def test_roles_have_their_colours_and_a_second_mark(open_page, scheme, ink):
     assert style("#map .asked", "stroke-dasharray") != "none"
     assert style("#map .used", "stroke") == "rgb(213, 94, 0)"
     assert style("#map .used", "stroke-dasharray") == "none"
-    assert style("#map .sample", "fill") == "rgb(0, 114, 178)"
+    assert style("#map .sample", "fill") == "rgb(0, 102, 168)"
     assert style("#map .weight", "fill") == "rgb(0, 158, 115)"
     dashes = {style(f"#curve polyline.{op}", "stroke-dasharray") for op in MODULES}
     assert len(dashes) == 3
