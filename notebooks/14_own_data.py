@@ -304,7 +304,7 @@ def maskrcnn(line):
     """Run the command with the arguments in `line`, in the folder; return what it prints."""
     call = [sys.executable, "-m", "accelerated", *line.split()]
     # A kernel asks programs for colours, which this page does not show.
-    plain = os.environ | {"FORCE_COLOR": ""}
+    plain = {key: value for key, value in os.environ.items() if key != "FORCE_COLOR"}
     done = subprocess.run(call, cwd=folder, capture_output=True, text=True, env=plain)
     assert done.returncode == 0, done.stderr
     return "\n".join(line.rstrip() for line in done.stdout.splitlines())
