@@ -41,7 +41,7 @@ lint: .venv/ready  ## rules, format and annotations
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
-map:  ## write the table of README.md that leads from the papers to the code
+map:  ## write docs/papers.md and README's overview of it: from the papers to the code
 	$(PYTHON) docs/papers.py
 
 # In the Python at hand, which needs torch, triton, pytest, hypothesis and pillow.

@@ -1,4 +1,6 @@
-"""Write the table "From the papers to the code" of README.md from papers.json: `make map`.
+"""Write the map from the papers to the code from papers.json: `make map`.
+
+papers.md holds the map, a row per step; README.md an overview of it, a row per paper.
 
 An entry of "steps" in papers.json:
 
@@ -16,7 +18,17 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 COLUMNS = ("paper", "reference", "accelerated, test", "notebook", "SPEC")
+OVERVIEW_COLUMNS = ("paper", "reference", "notebook")
 BEGIN, END = "<!-- papers: written by make map -->", "<!-- end of papers -->"
+PAGE = """# From the papers to the code
+
+Every row is a step of the algorithm: the section of the paper that describes it, the functions in
+NumPy, the same in PyTorch and Triton, the test that holds them together, the notebook that explains
+it, and the section of the specification that fixes its details. `make map` writes this page from
+`papers.json`, and a test looks up every name in it.
+
+{table}
+"""
 TRITON = "accelerated/kernels/triton/"
 
 
@@ -31,7 +43,7 @@ def table(papers: dict[str, str], steps: list[dict]) -> str:
     for step in steps:
         paper, where = step["paper"], [step["section"]] if step["section"] else []
         if paper not in named:
-            where.insert(0, f"**[{paper}](https://arxiv.org/abs/{papers[paper]})**")
+            where.insert(0, f"**{_paper(paper, papers[paper])}**")
         named.add(paper)
         columns = (
             _functions(step["reference"]),
@@ -44,15 +56,47 @@ def table(papers: dict[str, str], steps: list[dict]) -> str:
         )
         cells = [", ".join(links) or "-" for links in columns]
         rows.append([f"{' '.join(where)}: {step['what']}", *cells])
+    return _markdown(rows)
+
+
+def one_folder_down(text: str) -> str:
+    """Return `text` with its links, which start from the project's folder, for a folder in it."""
+    return re.sub(r"\]\((?!https:)", "](../", text)
+
+
+def overview(papers: dict[str, str], steps: list[dict]) -> str:
+    """Write a table in Markdown with a row per paper: its files in reference/, its notebooks."""
+    rows = [OVERVIEW_COLUMNS, ["---"] * len(OVERVIEW_COLUMNS)]
+    for paper, number in papers.items():
+        own = [step for step in steps if step["paper"] == paper]
+        files = dict.fromkeys(name.split(".")[0] for step in own for name in step["reference"])
+        notebooks = dict.fromkeys(name for step in own for name in step["notebooks"])
+        cells = (
+            [_link(file, f"reference/{file}.py") for file in files],
+            [_link(_short(name), notebook(name)) for name in notebooks],
+        )
+        rows.append([_paper(paper, number), *(", ".join(links) or "-" for links in cells)])
+    return _markdown(rows)
+
+
+def readme(text: str, content: dict) -> str:
+    """Return the text of README.md with the overview between its two markers replaced."""
+    before, rest = text.split(BEGIN)
+    _, after = rest.split(END)
+    return f"{before}{BEGIN}\n{overview(**content)}\n{END}{after}"
+
+
+def page(content: dict) -> str:
+    """Return the text of papers.md."""
+    return PAGE.format(table=one_folder_down(table(**content)))
+
+
+def _markdown(rows):
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def readme(text: str) -> str:
-    """Return the text of README.md with the table between its two markers replaced."""
-    before, rest = text.split(BEGIN)
-    _, after = rest.split(END)
-    content = json.loads((ROOT / "docs" / "papers.json").read_text())
-    return f"{before}{BEGIN}\n{table(**content)}\n{END}{after}"
+def _paper(name, number):
+    return _link(name, f"https://arxiv.org/abs/{number}")
 
 
 def _link(text, path):
@@ -96,5 +140,7 @@ def _section(number):
 
 
 if __name__ == "__main__":
+    content = json.loads((ROOT / "docs" / "papers.json").read_text())
     path = ROOT / "README.md"
-    path.write_text(readme(path.read_text()))
+    path.write_text(readme(path.read_text(), content))
+    (ROOT / "docs" / "papers.md").write_text(page(content))

@@ -20,7 +20,6 @@ import os
 os.environ.setdefault("TRITON_INTERPRET", "1")  # Triton's kernels run on the CPU
 
 import json
-import re
 import runpy
 from pathlib import Path
 
@@ -266,9 +265,8 @@ draw.table(rows, ["field", "shape", "type", "unit", "least", "largest"], text=Tr
 
 # %%
 papers = json.loads(Path("../docs/papers.json").read_text())
-table = runpy.run_path("../docs/papers.py")["table"](**papers)
-# Its links start from the project's folder, those of a notebook from the folder of the notebooks.
-draw.say(re.sub(r"\]\((?!https:)", "](../", table))
+writer = runpy.run_path("../docs/papers.py")
+draw.say(writer["one_folder_down"](writer["table"](**papers)))
 draw.say(f"{len(papers['steps'])} steps from {len(papers['papers'])} papers.")
 
 # %% [markdown]

@@ -427,8 +427,8 @@ draw.say(exercise.check(my_iou))
 # * Pixel $i$ covers $[i, i + 1)$, its value stands at $i + \tfrac12$, and a box from 3 to 7 is 4
 #   pixels wide.
 # * A "+1" belongs only where the name of a pixel becomes a place, at the end of a mask.
-# * Whoever resizes an image without the half pixel moves it by (factor - 1) / 2 pixels, and leaves
-#   the boxes behind.
+# * Resizing without the half pixel moves the image by (factor - 1) / 2 pixels and leaves the boxes
+#   behind.
 # * Rounding a size, or a ratio in float32, is harmless for an image and fatal for a comparison.
 #
 # **Next.** [Anchors](02_anchors.ipynb): thousands of boxes, and the IoU that decides which of them

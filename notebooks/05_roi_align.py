@@ -754,8 +754,8 @@ draw.say(exercise.check(my_roi_align))
 #   nothing and follows the box exactly.
 # * A sample reads its four neighbours; the weights are the opposite areas. All samples together are
 #   $A_y X A_x^{\mathsf T}$, and the gradient is $A_y^{\mathsf T} G A_x$.
-# * The value of a cell stands at its centre. Whoever forgets the half pixel shifts everything by
-#   half a cell, which is half a stride in the image.
+# * The value of a cell stands at its centre. Without the half pixel everything shifts by half a
+#   cell, which is half a stride in the image.
 # * Outside the map a sample repeats the outermost cell for half a cell beyond the edge, and is 0
 #   further out, but still counts in the mean.
 #

@@ -353,9 +353,9 @@ draw.say(
 # random, and those of photographs are not.
 #
 # The two box weights show this best. The head learned to predict deltas that are multiplied by 10
-# and 5. Whoever divides by 1 moves each box ten times too far. Whoever divides the RPN's deltas by
-# 10, which were learned with 1, hardly moves the anchors. Both are one number in a configuration,
-# and the classes still look right.
+# and 5. Dividing them by 1 moves each box ten times too far. The RPN's deltas were learned with 1,
+# and dividing them by 10 hardly moves the anchors. Both are one number in a configuration, and the
+# classes still look right.
 
 # %% [markdown]
 # ## Three conventions

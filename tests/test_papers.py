@@ -80,6 +80,7 @@ def test_every_file_of_the_reference_is_in_the_map():
     assert not mapped & ELSEWHERE.keys()
 
 
-def test_readme_shows_the_map():
+def test_the_pages_show_the_map():
     text = (ROOT / "README.md").read_text()
-    assert WRITER["readme"](text) == text, "run `make map`"
+    assert WRITER["readme"](text, MAP) == text, "run `make map`"
+    assert WRITER["page"](MAP) == (ROOT / "docs" / "papers.md").read_text(), "run `make map`"
