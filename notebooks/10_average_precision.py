@@ -392,7 +392,8 @@ assert len(same) == 4
 # with as many detections as are allowed, a hundred per picture and class, however low their scores.
 # A wrong one at the very top costs most, because it lowers the precision of all that follow.
 #
-# To *use* a model, one has to choose a score below which detections are dropped. AP gives no advice.
+# To *use* a model, one has to choose a score below which detections are dropped. AP gives no
+# advice.
 
 # %% [markdown]
 # ## Who is not counted
