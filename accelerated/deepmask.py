@@ -42,9 +42,10 @@ class Network(nn.Module):
             layers["logits"] = nn.Conv2d(width, 1, 3, padding=1)
             self.refinement = nn.ModuleDict(layers)
         for name, parameter in self.named_parameters():
-            nn.init.zeros_(parameter) if name.endswith("bias") else nn.init.kaiming_normal_(
-                parameter
-            )
+            if name.endswith("bias"):
+                nn.init.zeros_(parameter)
+            else:
+                nn.init.kaiming_normal_(parameter)
 
     def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         one = F.relu(self.conv1(pixels))

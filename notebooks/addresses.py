@@ -109,7 +109,12 @@ def computed(
     sampling_ratio: int,
     aligned: bool = True,
 ) -> Programs:
-    """Work out from the strides what every program loads. The arguments are those of `loads`."""
+    """Work out from the strides what every program loads. The arguments are those of `loads`.
+
+    Raises ValueError for sampling that it cannot work out.
+    """
+    if sampling_ratio <= 0 or not aligned:
+        raise ValueError("computed: expected sampling_ratio > 0 and aligned=True")
     (_, channels, height, width), item = features.shape, features.element_size()
     stride_n, stride_c, stride_h, stride_w = (stride * item for stride in features.stride())
     block_q, block_c = _power_of_2(output_size), min(CHANNELS, _power_of_2(channels))

@@ -81,11 +81,9 @@ def clean(notebook: NotebookNode) -> None:
     for cell in notebook.cells:
         cell["metadata"] = {}
         if cell.cell_type == "code":
-            kept = [output for output in cell.outputs if WIDGET not in output.get("data", {})]
-            for output in kept:
-                output.get("data", {}).pop("text/plain", None) if has_better(output) else None
-                output.pop("metadata", None) if output.output_type == "stream" else None
-            cell["outputs"] = kept
+            cell["outputs"] = [o for o in cell.outputs if WIDGET not in o.get("data", {})]
+            for output in filter(has_better, cell.outputs):
+                output.data.pop("text/plain", None)
 
 
 def has_better(output: NotebookNode) -> bool:
@@ -96,7 +94,7 @@ def has_better(output: NotebookNode) -> bool:
 def texts(notebook: NotebookNode) -> list[str]:
     """List the text of every output; pictures are left out.
 
-    Rounding errors depend on the processor, so every number below 1e-9 reads "tiny".
+    Rounding errors depend on the processor, so every number below 1e-8 reads "tiny".
     """
     found = []
     for cell in notebook.cells:

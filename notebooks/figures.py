@@ -283,25 +283,18 @@ def numbers(
 ) -> None:
     """Draw a small matrix with every number in its cell; without `zeros`, cells of 0 are empty."""
     low, high = _limits(values, cmap) if limits is None else limits
-    axes.imshow(values, cmap=cmap, vmin=low, vmax=high, aspect="equal")
-    colours = matplotlib.colormaps[cmap]
+    drawn = axes.imshow(values, cmap=cmap, vmin=low, vmax=high, aspect="equal")
     for (y, x), value in np.ndenumerate(values):
         if value or zeros:
-            shade = np.dot(colours((value - low) / ((high - low) or 1))[:3], (0.299, 0.587, 0.114))
-            ink = "white" if shade < 0.5 else "black"
-            style = {"ha": "center", "va": "center", "fontsize": size, "color": ink}
-            axes.text(x, y, form.format(value), **style)
+            axes.text(x, y, form.format(value), **_ink(drawn, value, size))
     axes.set(title=title, xticks=[], yticks=[])
 
 
 def write(axes: Axes, values: np.ndarray, *, form: str = "{:.2f}", size: float = 8) -> None:
     """Write every value other than 0 into its cell, over what `cells` drew."""
-    low, high = axes.images[0].get_clim()
     for (y, x), value in np.ndenumerate(values):
         if value:
-            shade = axes.images[0].cmap((value - low) / ((high - low) or 1))
-            ink = "white" if np.dot(shade[:3], (0.299, 0.587, 0.114)) < 0.5 else "black"
-            style = {"ha": "center", "va": "center", "fontsize": size, "color": ink}
+            style = _ink(axes.images[0], value, size)
             axes.text(x + 0.5, y + 0.5, form.format(value), clip_on=True, **style)
 
 
@@ -443,8 +436,7 @@ def source(function: Callable) -> None:
     if function.__doc__:
         head, _, body = text.partition('"""')
         text = head.rstrip() + "\n" + body.partition('"""')[2].lstrip("\n")
-    where = inspect.getmodule(function).__name__.replace(".", "/")
-    display(Markdown(f"`{where}.py`\n\n```python\n{textwrap.dedent(text).rstrip()}\n```"))
+    _listing(inspect.getmodule(function), text)
 
 
 def excerpt(module: ModuleType, first: str, last: str) -> None:
@@ -452,10 +444,9 @@ def excerpt(module: ModuleType, first: str, last: str) -> None:
 
     Raises ValueError if there are none.
     """
-    text, where = inspect.getsource(module), module.__name__.replace(".", "/")
+    text = inspect.getsource(module)
     start = text.rfind("\n", 0, text.index(first)) + 1
-    lines = text[start : text.find("\n", text.index(last, start))]
-    display(Markdown(f"`{where}.py`\n\n```python\n{textwrap.dedent(lines).rstrip()}\n```"))
+    _listing(module, text[start : text.find("\n", text.index(last, start))])
 
 
 def say(text: str) -> None:
@@ -465,6 +456,21 @@ def say(text: str) -> None:
 
 def _middle(place):
     return (place.x0 + place.x1) / 2, (place.y0 + place.y1) / 2
+
+
+def _ink(drawn, value, size):
+    """Return the style of a number in the cell of a map that has this value, light on dark."""
+    low, high = drawn.get_clim()
+    shade = drawn.cmap((value - low) / ((high - low) or 1))
+    dark = np.dot(shade[:3], (0.299, 0.587, 0.114)) < 0.5
+    ink = "white" if dark else "black"
+    return {"ha": "center", "va": "center", "fontsize": size, "color": ink}
+
+
+def _listing(module, text):
+    """Display code under the name of its file."""
+    where, code = module.__name__.replace(".", "/"), textwrap.dedent(text).rstrip()
+    display(Markdown(f"`{where}.py`\n\n```python\n{code}\n```"))
 
 
 def _limits(values, cmap):

@@ -116,3 +116,9 @@ def test_the_interpreter_is_left_as_it_was(monkeypatch):
     with pytest.raises(RuntimeError, match="the launch fails"):
         addresses.recorded(*case(torch.contiguous_format), **KEYWORDS)
     assert interpreter.InterpreterBuilder.create_masked_load is before
+
+
+@pytest.mark.parametrize("other", [{"aligned": False}, {"sampling_ratio": 0}])
+def test_what_cannot_be_computed_is_refused(other):
+    with pytest.raises(ValueError, match="aligned=True"):
+        addresses.computed(*case(torch.contiguous_format), **KEYWORDS | other)

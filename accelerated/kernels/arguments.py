@@ -27,7 +27,10 @@ class Sampling(NamedTuple):
 
 
 class Pooling(NamedTuple):
-    """The RoIs that RoIPool pools: arguments of both its implementations; fields as above."""
+    """The RoIs that RoIPool pools: arguments of both its implementations.
+
+    The fields are those of `Sampling`.
+    """
 
     rois: torch.Tensor
     image_index: torch.Tensor

@@ -24,7 +24,7 @@ from accelerated.kernels.triton.sampling import (
 )
 
 FORWARD_CHANNELS = 64
-# A program of the backward looks at all RoIs: few programs, each of few warps that repeat the look.
+# Each warp of each program of the backward scans all RoIs, so there are few of both.
 BACKWARD_CHANNELS = 128
 BACKWARD_WARPS = 2
 # The backward's tiles are TILE x TILE features.
