@@ -9,6 +9,7 @@ B sampled RoIs and D detection slots of an image.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -195,8 +196,12 @@ class MaskRCNN(nn.Module):
         originals = [tuple(image.shape[:2]) for image in images]
         return transform.collate(prepared, config, originals).to(weight.device)
 
-    def unpad(self, detections: PaddedDetections, batch: Batch) -> Iterator[Detections]:
+    def unpad(
+        self, detections: PaddedDetections, batch: Batch, crops: bool = False
+    ) -> Iterator[Detections]:
         """Yield the Detections of one image of `batch` after the other, in pixels of the images.
+
+        crops  fill `Detections.crops` instead of `masks`: each mask in the window of its box alone
 
         The pasted masks of only one image exist at a time.
         """
@@ -210,10 +215,12 @@ class MaskRCNN(nn.Module):
             )
             boxes, scores = boxes[keep_row], detections.scores[i, valid][keep_row]
             labels = detections.labels[i, valid][keep_row]
+            found = Detections(boxes, scores, labels, None)
             if detections.mask_probabilities is None:
-                yield Detections(boxes, scores, labels, None)
+                yield found
                 continue
-            pasted = masks.paste(
+            paste = masks.paste_crops if crops else masks.paste
+            pasted: Any = paste(
                 detections.mask_probabilities[i, valid][keep_row],
                 boxes,
                 *original,
@@ -221,7 +228,7 @@ class MaskRCNN(nn.Module):
                 threshold=head.threshold,
                 backend=self.backend,
             )
-            yield Detections(boxes, scores, labels, pasted)
+            yield replace(found, **{"crops" if crops else "masks": pasted})
 
     def draw_priorities(
         self,

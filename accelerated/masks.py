@@ -10,7 +10,8 @@ import torch
 
 from accelerated.backend import kernels
 from accelerated.boxes import check_finite
-from accelerated.kernels.eager.masks import paste_matrices
+from accelerated.kernels.eager.masks import paste_matrices, windows_of
+from accelerated.structures import Crop
 from reference.config import MaskHead
 
 
@@ -97,6 +98,31 @@ def paste(
     masks, boxes = _checked(mask_probabilities.detach(), boxes.detach(), convention)
     implementation = kernels("masks", backend, boxes)
     return implementation.paste(masks, boxes, height, width, convention, float(threshold))
+
+
+def paste_crops(
+    mask_probabilities: torch.Tensor,
+    boxes: torch.Tensor,
+    height: int,
+    width: int,
+    *,
+    convention: str,
+    threshold: float = 0.5,
+    backend: str = "auto",
+) -> list[Crop]:
+    """Return what `paste` returns, each mask only in the window of its box, on the CPU.
+
+    Time and memory depend on the area of the boxes and not on that of the image. On a GPU, waits
+    for the boxes and for the pixels.
+    """
+    masks, boxes = _checked(mask_probabilities.detach(), boxes.detach(), convention)
+    implementation = kernels("masks", backend, boxes)
+    windows = windows_of(boxes, masks.shape[-1], height, width, threshold).cpu()
+    pixels = implementation.paste_windows(masks, boxes, windows, convention, float(threshold))
+    return [
+        Crop(crop.cpu(), top, left, (height, width))
+        for (top, left, _, _), crop in zip(windows.tolist(), pixels, strict=True)
+    ]
 
 
 def _checked(mask_probabilities, boxes, convention):

@@ -78,13 +78,29 @@ class Batch:
 class Detections:
     """The objects in one image, by falling score, in pixels of the image as it came in.
 
-    boxes [D, 4] xyxy, scores [D] in [0, 1], labels [D] in 1..K, masks [D, H, W] bool or None.
+    boxes [D, 4] xyxy, scores [D] in [0, 1], labels [D] in 1..K, masks [D, H, W] bool or None; with
+    `crops`, which `MaskRCNN.unpad` fills on request, masks are None.
     """
 
     boxes: torch.Tensor
     scores: torch.Tensor
     labels: torch.Tensor
     masks: torch.Tensor | None
+    crops: list["Crop"] | None = None
+
+
+class Crop(NamedTuple):
+    """An object's mask in the window that it may fill; outside of it the mask is empty.
+
+    pixels     [h, w] bool, on the CPU
+    top, left  first row and column of the window in the image
+    size       (H, W) of the image
+    """
+
+    pixels: torch.Tensor
+    top: int
+    left: int
+    size: tuple[int, int]
 
 
 class PaddedDetections(NamedTuple):

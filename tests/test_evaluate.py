@@ -17,6 +17,7 @@ from accelerated.data.coco import CocoDataset
 from accelerated.engine import evaluate
 from accelerated.mask_rcnn import MaskRCNN
 from accelerated.structures import Detections
+from reference.config import preset
 
 
 class Oracle(torch.nn.Module):
@@ -32,7 +33,7 @@ class Oracle(torch.nn.Module):
         assert not self.training
         return None
 
-    def unpad(self, padded, batch):
+    def unpad(self, padded, batch, crops=False):
         for image_id in batch.image_ids:
             target = self.items[image_id].target
             yield self.change(
@@ -244,3 +245,18 @@ def test_a_model_that_knows_nothing_is_evaluated_too(tmp_path):
     results = json.loads((tmp_path / "results.json").read_text())
     assert results and {result["image_id"] for result in results} <= {1, 2, 3}
     assert all(result["segmentation"]["size"] == [64, 64] for result in results)
+
+
+def test_crops_give_the_results_of_full_masks():
+    """Evaluation never builds a mask of the image's size; its results are the same bytes."""
+    torch.manual_seed(0)
+    config = preset("tiny")
+    model = MaskRCNN(replace(config, box_head=replace(config.box_head, score_threshold=0.0))).eval()
+    images = [torch.rand(90, 130, 3) * 255, torch.rand(64, 50, 3) * 255]
+    batch = model.batch(images)
+    with torch.no_grad():
+        padded = model.batch_detections(batch)
+    ids = range(1, config.num_classes + 1)
+    whole = [evaluate.coco_results(found, ids) for found in model.unpad(padded, batch)]
+    assert whole == [evaluate.coco_results(x, ids) for x in model.unpad(padded, batch, crops=True)]
+    assert all(len(results) > 10 for results in whole)

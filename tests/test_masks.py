@@ -1,6 +1,7 @@
 """Mask targets and pasting: against torchvision and detectron2; the twins against each other."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from support.image_golden import either, read
 from support.strategies import boxes as boxes_across_borders
 
 from accelerated import masks as accelerated
+from accelerated.data import rle
 from accelerated.kernels.eager import masks as eager
 from accelerated.verify.equality import GOLDEN_OPERATOR, arbitrary_boxes, assert_close, assert_equal
 from reference import masks as reference
@@ -295,6 +297,37 @@ def test_boxes_far_away_or_without_area(twin, convention):
         twin.paste(
             convert(np.ones((0, 28, 28))), convert(np.ones((0, 4))), 5, 6, convention="paper"
         )
+
+
+@given(
+    boxes_across_borders(HEIGHT, WIDTH),
+    st.sampled_from(CONVENTIONS),
+    st.sampled_from([0.5, 0.1, 0.0]),
+    st.integers(0, 2**31),
+)
+def test_crops_hold_what_paste_returns(boxes, convention, threshold, seed):
+    masks = torch.from_numpy(np.random.default_rng(seed).random((len(boxes), 5, 5)))
+    arguments = masks, torch.from_numpy(boxes), HEIGHT, WIDTH
+    keywords = {"convention": convention, "threshold": threshold}
+    soft = accelerated.paste_probabilities(*arguments, convention=convention)
+    whole = (soft >= threshold).numpy()
+    for backend in ("torch", "triton"):
+        crops = accelerated.paste_crops(*arguments, **keywords, backend=backend)
+        for crop, mask in zip(crops, whole, strict=True):
+            out, (h, w) = np.zeros((HEIGHT, WIDTH), bool), crop.pixels.shape
+            out[crop.top : crop.top + h, crop.left : crop.left + w] = crop.pixels
+            assert_equal(out, mask)
+            runs = rle.of_crop(*crop)
+            assert_equal(runs, rle.of_mask(mask))
+            encoded: Any = coco.encode(np.asfortranarray(mask.astype(np.uint8)))
+            assert rle.compress(runs) == encoded["counts"]
+
+
+def test_crops_are_as_large_as_their_boxes():
+    masks, boxes = torch.ones(2, 28, 28), torch.tensor([[100.0, 200, 156, 228], [0, 0, 20, 20]])
+    for convention in CONVENTIONS:
+        crops = accelerated.paste_crops(masks, boxes, 4000, 3000, convention=convention)
+        assert [tuple(crop.pixels.shape) for crop in crops] == [(33, 63), (23, 23)]
 
 
 def test_cropping_undoes_pasting():

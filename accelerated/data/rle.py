@@ -70,6 +70,25 @@ def of_mask(mask: ArrayLike) -> np.ndarray:
     return np.diff(changes, prepend=0, append=flat.size)
 
 
+def of_crop(pixels: ArrayLike, top: int, left: int, size: tuple[int, int]) -> np.ndarray:
+    """Convert a mask that is empty outside a window to counts [n], as `of_mask` does.
+
+    pixels     [h, w] bool, the window
+    top, left  its first row and column
+    size       (H, W) of the image
+    """
+    height, width = size
+    columns = np.pad(np.asarray(pixels, dtype=bool).T, ((0, 0), (1, 1))).astype(np.int8)
+    # Where runs start and end down each column of the window; sorted, as columns follow each other.
+    (x_first, first), (x_last, last) = (np.nonzero(np.diff(columns) == sign) for sign in (1, -1))
+    first, last = ((left + x) * height + top + y for x, y in ((x_first, first), (x_last, last)))
+    # A run that reaches the bottom goes on at the top of the next column.
+    joined = np.concatenate([first[1:] == last[:-1], [False]])[: len(first)]
+    first, last = first[~np.roll(joined, 1)], last[~joined]
+    edges = np.stack([first, last], 1).ravel()
+    return np.diff(edges[edges < height * width], prepend=0, append=height * width)
+
+
 def area(counts: np.ndarray) -> int:
     """Count the object's pixels."""
     return int(counts[1::2].sum())

@@ -14,6 +14,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from rich.progress import track
 
+from accelerated.data import rle
 from accelerated.data.dataset import Dataset
 from accelerated.data.loader import loader
 from accelerated.mask_rcnn import MaskRCNN
@@ -54,7 +55,7 @@ def detect(
 ) -> list[dict]:
     """Detect objects in every image of `dataset` and return them in COCO's result format.
 
-    Full-size masks exist for one image at a time.
+    Masks exist for one image at a time, each in the window of its box alone.
     """
     device = next(model.parameters()).device
     training, results = model.training, []
@@ -63,7 +64,8 @@ def detect(
     total = -(-len(dataset) // batch_size)
     for batch in track(batches, "detecting", total=total, disable=not bar):
         padded = model.batch_detections(batch.to(device))
-        for image_id, detections in zip(batch.image_ids, model.unpad(padded, batch), strict=True):
+        found = model.unpad(padded, batch, crops=True)
+        for image_id, detections in zip(batch.image_ids, found, strict=True):
             for result in coco_results(detections, dataset.category_ids):
                 results.append({"image_id": image_id} | result)
     model.train(training)
@@ -93,8 +95,12 @@ def coco_results(detections: Detections, category_ids: Sequence[int]) -> list[di
     if detections.masks is not None:
         masks = detections.masks.permute(1, 2, 0).cpu().numpy().astype(np.uint8)
         encoded: Any = coco_mask.encode(np.asfortranarray(masks))
-        for result, rle in zip(results, encoded, strict=True):
-            result["segmentation"] = rle | {"counts": rle["counts"].decode()}
+        for result, runs in zip(results, encoded, strict=True):
+            result["segmentation"] = runs | {"counts": runs["counts"].decode()}
+    if detections.crops is not None:
+        for result, crop in zip(results, detections.crops, strict=True):
+            counts = rle.compress(rle.of_crop(*crop))
+            result["segmentation"] = {"size": [*crop.size], "counts": counts.decode()}
     return results
 
 

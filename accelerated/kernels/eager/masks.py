@@ -80,16 +80,17 @@ def sampling_matrix(
 
 
 def paste_matrix(
-    low: torch.Tensor, high: torch.Tensor, size: int, length: int, convention: str
+    low: torch.Tensor, high: torch.Tensor, size: int, pixels: tuple[int, int], convention: str
 ) -> torch.Tensor:
     """Return matrices [D, length, size] that spread masks over a row of pixels (SPEC §11).
 
-    A mask's `size` cells are spread from `low` [D] to `high` [D], over `length` pixels.
+    A mask's `size` cells are spread from `low` [D] to `high` [D]; `pixels` are the first pixel and
+    one past the last, `length` in all.
     "detectron2"   bilinear at each pixel's centre, zero outside the mask
     "torchvision"  the mask gets a border of one zero cell; its box grows in proportion and is then
                    truncated to whole pixels, ends included
     """
-    pixel = torch.arange(length, dtype=low.dtype, device=low.device)
+    pixel = torch.arange(*pixels, dtype=low.dtype, device=low.device)
     low, high = low[:, None], high[:, None]
     if convention == "detectron2":
         inside = high > low
@@ -113,8 +114,27 @@ def paste_matrices(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the matrices of y [D, height, size] and of x [D, width, size] of boxes [D, 4]."""
     x1, y1, x2, y2 = boxes.unbind(1)
-    a_y = paste_matrix(y1, y2, size, height, convention)
-    return a_y, paste_matrix(x1, x2, size, width, convention)
+    a_y = paste_matrix(y1, y2, size, (0, height), convention)
+    return a_y, paste_matrix(x1, x2, size, (0, width), convention)
+
+
+def windows_of(
+    boxes: torch.Tensor, size: int, height: int, width: int, threshold: float
+) -> torch.Tensor:
+    """Return the windows [D, 4] int64 that pasted masks may fill: first row, column, end of both.
+
+    Errs towards larger. A threshold of 0 or less fills the image.
+    """
+    limits = torch.tensor([width, height], dtype=boxes.dtype, device=boxes.device)
+    if threshold <= 0:
+        first, end = torch.zeros_like(boxes[:, :2]), limits.expand(len(boxes), 2)
+    else:
+        # Both conventions stay within the box grown by one cell; one pixel more for rounding.
+        low, high = boxes[:, :2], boxes[:, 2:]
+        center, half = (high + low) * 0.5, (high - low).clamp(min=0) * 0.5 * ((size + 2) / size)
+        first = ((center - half).floor() - 1).clamp(min=0).minimum(limits)
+        end = ((center + half).ceil() + 2).clamp(min=0).minimum(limits).maximum(first)
+    return torch.cat([first.flip(1), end.flip(1)], 1).long()
 
 
 def paste(
@@ -126,8 +146,27 @@ def paste(
     threshold: float,
 ) -> torch.Tensor:
     """Return [D, height, width] bool from masks [D, S, S] and boxes [D, 4] of one dtype."""
-    out = torch.empty(len(boxes), height, width, dtype=torch.bool, device=boxes.device)
-    matrices = paste_matrices(boxes, mask_probabilities.shape[-1], height, width, convention)
-    for row, mask, a_y, a_x in zip(out, mask_probabilities, *matrices, strict=True):
-        torch.ge(a_y @ mask @ a_x.mT, threshold, out=row)
+    out = torch.zeros(len(boxes), height, width, dtype=torch.bool, device=boxes.device)
+    windows = windows_of(boxes, mask_probabilities.shape[-1], height, width, threshold).cpu()
+    crops = paste_windows(mask_probabilities, boxes, windows, convention, threshold)
+    for row, (top, left, bottom, right), crop in zip(out, windows.tolist(), crops, strict=True):
+        row[top:bottom, left:right] = crop
     return out
+
+
+def paste_windows(
+    mask_probabilities: torch.Tensor,
+    boxes: torch.Tensor,
+    windows: torch.Tensor,
+    convention: str,
+    threshold: float,
+) -> list[torch.Tensor]:
+    """Return each mask's pixels [h, w] bool in its window; see `windows_of`."""
+    crops = []
+    for mask, box, window in zip(mask_probabilities, boxes, windows.tolist(), strict=True):
+        top, left, bottom, right = window
+        x1, y1, x2, y2 = box[:, None]
+        a_y = paste_matrix(y1, y2, len(mask), (top, bottom), convention)[0]
+        a_x = paste_matrix(x1, x2, len(mask), (left, right), convention)[0]
+        crops.append(a_y @ mask @ a_x.mT >= threshold)
+    return crops

@@ -9,10 +9,13 @@ Legend: N images, G ground-truth slots, R rois, D detections, H and W sides of a
 a row of a mask.
 """
 
+from itertools import accumulate
+
 import torch
 import triton
 import triton.language as tl
 
+from accelerated.kernels.eager.masks import windows_of
 from accelerated.kernels.triton.sampling import axis, divide, sample
 
 # RoIs with more pixels on a side, or not finite, have target 0 instead of a loop without end.
@@ -111,7 +114,9 @@ def _position(pixel, low, high, SIZE: tl.constexpr, GROW: tl.constexpr):
 def _mask_paste_kernel(
     probabilities_ptr,  # [D, SIZE, SIZE], contiguous
     boxes_ptr,  # [D, 4], contiguous
-    out_ptr,  # [D, H, W] uint8
+    windows_ptr,  # [D, 4] int64: first row, column, end of both; within the image
+    starts_ptr,  # [D] int64: where a window's pixels start in `out`; None: `out` is [D, H, W]
+    out_ptr,  # uint8: [D, H, W], or the pixels of all windows
     H,
     W,
     SIZE: tl.constexpr,
@@ -120,10 +125,28 @@ def _mask_paste_kernel(
     BLOCK_Y: tl.constexpr,
     BLOCK_X: tl.constexpr,
 ):
-    """One program per detection and tile: reads four mask cells per pixel, writes a boolean."""
+    """One program per detection and tile: reads four mask cells per pixel, writes a boolean.
+
+    The tiles cover the image, or, given `starts`, each window.
+    """
     detection = tl.program_id(2).to(tl.int64)
     row = tl.program_id(1) * BLOCK_Y + tl.arange(0, BLOCK_Y)
     column = tl.program_id(0) * BLOCK_X + tl.arange(0, BLOCK_X)
+    window_ptr = windows_ptr + detection * 4
+    top, left = tl.load(window_ptr).to(tl.int32), tl.load(window_ptr + 1).to(tl.int32)
+    bottom, right = tl.load(window_ptr + 2).to(tl.int32), tl.load(window_ptr + 3).to(tl.int32)
+    if starts_ptr is not None:
+        row, column = top + row, left + column
+        stored = (row < bottom)[:, None] & (column < right)[None, :]
+        out_ptr += tl.load(starts_ptr + detection) - (top.to(tl.int64) * (right - left) + left)
+        out = out_ptr + row[:, None].to(tl.int64) * (right - left) + column[None, :]
+    else:
+        stored = (row < H)[:, None] & (column < W)[None, :]
+        out = out_ptr + (detection * H + row[:, None]) * W + column[None, :]
+    missed = (tl.min(row) >= bottom) | (tl.max(row) < top)
+    if missed | (tl.min(column) >= right) | (tl.max(column) < left):
+        tl.store(out, tl.zeros((BLOCK_Y, BLOCK_X), tl.uint8), stored)
+        return
     box_ptr = boxes_ptr + detection * 4
     x1, y1 = tl.load(box_ptr), tl.load(box_ptr + 1)
     x2, y2 = tl.load(box_ptr + 2), tl.load(box_ptr + 3)
@@ -142,10 +165,7 @@ def _mask_paste_kernel(
     lower = tl.load(cell_ptr, mask=next_top & left, other=0) * (1 - weight_x)
     lower += tl.load(cell_ptr + 1, mask=next_top & next_left, other=0) * weight_x
     pasted = upper * (1 - weight_y) + lower * weight_y
-    out = out_ptr + (detection * H + row[:, None]) * W + column[None, :]
-    tl.store(
-        out, (pasted >= THRESHOLD).to(tl.uint8), mask=(row < H)[:, None] & (column < W)[None, :]
-    )
+    tl.store(out, (pasted >= THRESHOLD).to(tl.uint8), stored)
 
 
 def targets(
@@ -199,14 +219,42 @@ def paste(
     out = torch.empty(len(boxes), height, width, dtype=torch.bool, device=boxes.device)
     if out.numel() == 0:
         return out
+    windows = windows_of(boxes, mask_probabilities.shape[-1], height, width, threshold)
+    _launch_paste(mask_probabilities, boxes, windows, None, out, convention, threshold)
+    return out
+
+
+def paste_windows(
+    mask_probabilities: torch.Tensor,
+    boxes: torch.Tensor,
+    windows: torch.Tensor,
+    convention: str,
+    threshold: float,
+) -> list[torch.Tensor]:
+    """Return each mask's pixels [h, w] bool in its window, on the CPU; windows [D, 4] too."""
+    sides = (windows[:, 2:] - windows[:, :2]).tolist()
+    areas = [height * width for height, width in sides]
+    out = torch.empty(sum(areas), dtype=torch.bool, device=boxes.device)
+    if out.numel():
+        starts = torch.tensor([0, *accumulate(areas)][:-1], device=boxes.device)
+        arguments = windows.to(boxes.device), starts, out, convention, threshold
+        _launch_paste(mask_probabilities, boxes, *arguments, *map(max, zip(*sides, strict=True)))
+    return [crop.view(side) for crop, side in zip(out.cpu().split(areas), sides, strict=True)]
+
+
+def _launch_paste(masks, boxes, windows, starts, out, convention, threshold, *sides):
+    """Paste into an image, or into windows of at most `sides`."""
+    height, width = sides or out.shape[1:]
     grid = triton.cdiv(width, TILE[1]), triton.cdiv(height, TILE[0]), len(boxes)
     _mask_paste_kernel[grid](
-        mask_probabilities.contiguous(),
+        masks.contiguous(),
         boxes.contiguous(),
+        windows,
+        starts,
         out.view(torch.uint8),
         height,
         width,
-        SIZE=mask_probabilities.shape[-1],
+        SIZE=masks.shape[-1],
         GROW=convention == "torchvision",
         THRESHOLD=threshold,
         BLOCK_Y=TILE[0],
@@ -214,4 +262,3 @@ def paste(
         enable_fp_fusion=False,
         num_warps=4,
     )
-    return out
