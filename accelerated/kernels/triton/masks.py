@@ -70,14 +70,14 @@ def _mask_targets_kernel(
         mask_ptr = masks_ptr + (image * G + tl.load(matched_ptr + roi)) * H * W8
         for sample_y in range(count_y):
             low, high, weight_low, weight_high = sample(
-                start_y, size_y, count_y, bin_y, sample_y, height
+                start_y, size_y, count_y, bin_y, sample_y, height, 0
             )
             if weight_low + weight_high > 0:
                 top_ptr = mask_ptr + low.to(tl.int64) * W8
                 bottom_ptr = mask_ptr + high.to(tl.int64) * W8
                 for sample_x in range(count_x):
                     left, right, weight_left, weight_right = sample(
-                        start_x, size_x, count_x, bin_x, sample_x, width
+                        start_x, size_x, count_x, bin_x, sample_x, width, 0
                     )
                     inside = (weight_left + weight_right > 0) & (bin_x < SIZE)
                     top = _bit(top_ptr, left, inside) * weight_left

@@ -21,9 +21,10 @@ from accelerated.kernels.triton.sampling import (
     choose,
     constants_of,
     load_roi,
-    map_of,
     maps_of,
     sample,
+    size_of,
+    strides_of,
 )
 
 __all__ = ["backward", "forward"]
@@ -62,9 +63,8 @@ def _roi_align_forward_kernel(
     rois,  # boxes [R, 4], image indices [R], level indices [R], contiguous
     out_ptr,  # [R, C, P_H, P_W]
     number_ptr,  # [R, C, P_H, P_W] int32 with the strides of out; None unless MAXIMUM
-    count,  # R
     channels,  # C
-    maps,  # heights, widths, strides of N, C, H and W: L ints each
+    maps,  # unit, heights, widths, strides of N, C, H and W: L ints each
     stride_out,  # 4 strides
     SCALES: tl.constexpr,  # L floats
     P_H: tl.constexpr,
@@ -84,8 +84,9 @@ def _roi_align_forward_kernel(
     r, p = tl.program_id(0) // P_H, tl.program_id(0) % P_H
     q = tl.arange(0, BLOCK_Q)
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
-    x1, y1, x2, y2, image, level, valid = load_roi(rois, r, count, SCALES)
-    height, width, stride_n, stride_c, stride_h, stride_w = map_of(maps, level)
+    x1, y1, x2, y2, image, level, valid = load_roi(rois, r, SCALES)
+    height, width = size_of(maps, level)
+    stride_n, stride_c, stride_h, stride_w = strides_of(maps, level)
     valid_y = valid & (x2 >= x1) if ALIGNED else valid
     start_y, side_y, grid_y, _ = axis(y1, y2, valid_y, P_H, SAMPLING, ALIGNED)
     start_x, side_x, grid_x, _ = axis(x1, x2, valid, P_W, SAMPLING, ALIGNED)
@@ -94,9 +95,9 @@ def _roi_align_forward_kernel(
     best = tl.zeros([BLOCK_Q, BLOCK_C], ACC)
     number = tl.full([BLOCK_Q, BLOCK_C], -1, tl.int32)
     for i in range(grid_y if SAMPLING <= 0 else SAMPLING):
-        y = sample(start_y, side_y, grid_y, p, i, height)
+        y = sample(start_y, side_y, grid_y, p, i, height, SAMPLING)
         for j in range(grid_x if SAMPLING <= 0 else SAMPLING):
-            x = sample(start_x, side_x, grid_x, q, j, width)
+            x = sample(start_x, side_x, grid_x, q, j, width, SAMPLING)
             value = _bilinear(
                 image_ptr, y, x, stride_h, stride_w, channel_offset, channel_mask, ACC
             )
@@ -133,7 +134,6 @@ def forward(
             tuple(x.contiguous() for x in sampling[:3]),
             out,
             number,
-            count=rois,
             channels=channels,
             maps=maps_of(features),
             stride_out=out.stride(),

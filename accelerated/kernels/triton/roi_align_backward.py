@@ -1,22 +1,26 @@
 # Triton compiles these functions: blocks of numbers and constants, not the types that Python sees.
 # pyright: reportArgumentType=false, reportCallIssue=false, reportOperatorIssue=false
 # pyright: reportGeneralTypeIssues=false
-"""The backward of RoIAlign in Triton, all levels of a pyramid, without atomics.
+"""The backward of RoIAlign in Triton, all levels of a pyramid, without atomic additions.
 
-`_roi_align_mark_kernel` marks for every tile of features the RoIs whose windows reach it, one bit
-each. Then one program per tile and block of channels adds the shares of these RoIs in registers, in
+`_roi_align_mark_kernel` marks for every RoI the tiles of features that its window reaches. Then one
+program per tile and block of channels adds the shares of the RoIs that reach it in registers, in
 the order of the RoIs, and writes every gradient once, in its own dtype.
 
-Arguments are passed as in the forward; sums ask for fused multiply-adds.
+The mean is a product of matrices, of which tensor cores are capable: the gradients of a tile are
+W G, where row y x of W [TILE TILE, K] holds the weights that K bins give to feature (y, x), and G
+[K, C] their gradients. Gradients of 16 bits ask for weights of 16 bits; these are then the sum of
+two numbers, the rounded weight and what rounding took.
 
-Legend: N images, R rois, C channels, P pooled size, L levels, T tiles, W words of 32 RoIs.
+Arguments are passed as in the forward.
+
+Legend: N images, R rois, C channels, P pooled size, L levels, T tiles of an image, W words.
 """
-
-from itertools import accumulate
 
 import torch
 import triton
 import triton.language as tl
+from triton import knobs
 
 from accelerated.kernels.arguments import Sampling
 from accelerated.kernels.triton.sampling import (
@@ -24,103 +28,203 @@ from accelerated.kernels.triton.sampling import (
     axis,
     choose,
     constants_of,
-    divide,
     load_roi,
-    lowest_bit,
-    map_of,
     maps_of,
+    position_of,
     sample,
+    samples_of,
+    size_of,
     store_tile,
+    strides_of,
+)
+from accelerated.kernels.triton.tiles import (
+    TILE,
+    WORD,
+    empty_marks,
+    locate_tile,
+    lowest_bit,
+    mark_tiles,
+    marked_words,
+    tiles_of,
 )
 
-CHANNELS = 32
-# Tiles are TILE x TILE features.
-TILE = 8
-# RoIs per word of a tile's mask; a word has 64 bits, so that no sign gets in the way.
-WORD = 32
-WORDS_AT_ONCE = 4
+# Channels per program of the mean's kernel, by the bytes of a gradient; of the maximum's kernel.
+MEAN_CHANNELS = {2: 128, 4: 64, 8: 32}
+MAX_CHANNELS = 32
+# Bins per product of matrices.
+BINS_AT_ONCE = 16
+MEAN_WARPS = 4
+MEAN_STAGES = 2
+# How tensor cores multiply float32; "tf32x3" is as exact as "ieee" to about two bits.
+PRECISION = "tf32x3"
 
 
 @triton.jit
-def _locate_tile(tile, tiles, TILE: tl.constexpr):
-    """Level, image, first row and first column of a tile; tiles are ordered alike."""
-    ends, tiles_across, tiles_down = tiles
-    level = 0
-    first = 0
-    for l in tl.static_range(1, len(ends)):
-        level = tl.where(tile >= ends[l - 1], l, level)
-        first = tl.where(tile >= ends[l - 1], ends[l - 1], first)
-    across, down = choose(tiles_across, level), choose(tiles_down, level)
-    tile = tile - first
-    return level, tile // (across * down), (tile // across) % down * TILE, tile % across * TILE
+def _lines_near(start, length, size):
+    """First and last line that samples in [start, start + length] may read, and whether any does.
 
-
-@triton.jit
-def _reaches(start, length, size, first, TILE: tl.constexpr):
-    """Tell whether samples in [start, start + length] may touch features first .. first + TILE - 1.
-
-    Errs towards yes.
+    Errs towards more.
     """
     end = start + length
-    on_map = (end >= -1.0) & (start <= size)
-    below = tl.minimum(tl.floor(start), size - 1.0) < first + TILE
-    return on_map & below & (tl.maximum(tl.floor(end) + 1.0, 0.0) >= first)
+    first = tl.minimum(tl.maximum(tl.floor(start), 0.0), size - 1.0).to(tl.int32)
+    last = tl.minimum(tl.maximum(tl.floor(end) + 1.0, 0.0), size - 1.0).to(tl.int32)
+    return first, last, (end >= -1.5) & (start <= size + 0.5)
 
 
 @triton.jit
 def _roi_align_mark_kernel(
     rois,  # boxes [R, 4], image indices [R], level indices [R], contiguous
-    marks_ptr,  # [T, W] int64
-    count,  # R
-    words,  # W
-    maps,  # heights, widths, strides of N, C, H and W: L ints each
-    tiles,  # one past each level's last tile, tiles across, tiles down: L ints each
+    places_ptr,  # [R] int32
+    order_ptr,  # [W WORD] int32
+    bins_ptr,  # [W WORD, 4]: start and side of the bins, of y and of x
+    marks_ptr,  # [W, T] int32
+    maps,  # unit, heights, widths, strides of N, C, H and W: L ints each
     SCALES: tl.constexpr,  # L floats
     P_H: tl.constexpr,
     P_W: tl.constexpr,
     ALIGNED: tl.constexpr,
     TILE: tl.constexpr,
     WORD: tl.constexpr,
-    BLOCK: tl.constexpr,
 ):
-    """One program per tile and BLOCK words: reads their RoIs, writes which reach the tile."""
-    tile = tl.program_id(0)
-    word = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    bit = tl.arange(0, WORD)
-    tile_level, tile_image, tile_y, tile_x = _locate_tile(tile, tiles, TILE)
-    r = word[:, None] * WORD + bit[None, :]
-    x1, y1, x2, y2, image, level, valid = load_roi(rois, r, count, SCALES)
-    valid_y = valid & (x2 >= x1) if ALIGNED else valid
-    height, width, _, _, _, _ = map_of(maps, tile_level)
-    start_y, _, _, length_y = axis(y1, y2, valid_y, P_H, 1, ALIGNED)
-    start_x, _, _, length_x = axis(x1, x2, valid, P_W, 1, ALIGNED)
-    hit = valid & (image == tile_image) & (level == tile_level)
-    hit = hit & _reaches(start_y, length_y, height, tile_y, TILE)
-    hit = hit & _reaches(start_x, length_x, width, tile_x, TILE)
-    marks = tl.sum(hit.to(tl.int64) << bit[None, :].to(tl.int64), axis=1)
-    tl.store(marks_ptr + tile.to(tl.int64) * words + word, marks, word < words)
+    """One program per RoI: writes its bins to its place, and marks the tiles that it reaches."""
+    r = tl.program_id(0)
+    x1, y1, x2, y2, _, level, valid = load_roi(rois, r, SCALES)
+    if ALIGNED:
+        valid = valid & (x2 >= x1) & (y2 >= y1)
+    height, width = size_of(maps, level)
+    start_y, side_y, _, length_y = axis(y1, y2, valid, P_H, 1, ALIGNED)
+    start_x, side_x, _, length_x = axis(x1, x2, valid, P_W, 1, ALIGNED)
+    top, bottom, reaches_y = _lines_near(start_y, length_y, height)
+    left, right, reaches_x = _lines_near(start_x, length_x, width)
+    if valid & reaches_y & reaches_x:
+        place = tl.load(places_ptr + r)
+        tl.store(order_ptr + place, r)
+        tl.store(bins_ptr + place * 4, start_y)
+        tl.store(bins_ptr + place * 4 + 1, side_y)
+        tl.store(bins_ptr + place * 4 + 2, start_x)
+        tl.store(bins_ptr + place * 4 + 3, side_x)
+        mark_tiles(marks_ptr, place, level, top, bottom, left, right, maps, TILE, WORD)
 
 
 @triton.jit
-def _nonzero_words(marks_ptr, base, words, WORD: tl.constexpr):
-    """One bit for each of the words base .. base + WORD - 1 of a tile that marks an RoI."""
-    lanes = tl.arange(0, WORD)
-    marks = tl.load(marks_ptr + base + lanes, base + lanes < words, 0)
-    return tl.sum((marks != 0).to(tl.int64) << lanes.to(tl.int64), axis=0)
+def _load_bins(bins_ptr, place):
+    """Start and side of an RoI's bins, of y and of x, as `_roi_align_mark_kernel` left them."""
+    start_y, side_y = tl.load(bins_ptr + place * 4), tl.load(bins_ptr + place * 4 + 1)
+    return start_y, side_y, tl.load(bins_ptr + place * 4 + 2), tl.load(bins_ptr + place * 4 + 3)
 
 
 @triton.jit
 def _bins_near(start, side, first, BINS: tl.constexpr, TILE: tl.constexpr):
-    """First and one-past-last bin with samples in (first - 1, first + TILE), which touch the tile.
+    """First bin with samples in (first - 1, first + TILE), which touch the tile, and their number.
 
     Errs towards more.
     """
-    positive = side > 0
-    side = tl.where(positive, side, 1.0)
-    lowest = tl.minimum(tl.maximum(tl.floor((first - 1 - start) / side - 0.01), 0.0), BINS)
-    highest = tl.minimum(tl.maximum(tl.floor((first + TILE - start) / side + 0.01), -1.0), BINS - 1)
-    lowest, end = lowest.to(tl.int32), highest.to(tl.int32) + 1
-    return tl.where(positive, lowest, 0), tl.where(positive, end, BINS)
+    wide = side > 1e-30
+    per_line = 1.0 / tl.where(wide, side, 1.0)
+    lowest = tl.floor((first - 1 - start) * per_line - 0.01)
+    highest = tl.floor((first + TILE - start) * per_line + 0.01)
+    lowest = tl.minimum(tl.maximum(lowest, 0.0), BINS).to(tl.int32)
+    highest = tl.minimum(tl.maximum(highest, -1.0), BINS - 1).to(tl.int32)
+    return tl.where(wide, lowest, 0), tl.where(wide, tl.maximum(highest + 1 - lowest, 0), BINS)
+
+
+@triton.jit
+def _sums_of_weights(start, side, grid, p, size, lines, SAMPLING: tl.constexpr):
+    """The sums of the weights that the samples of bins p give to features [lines, bins].
+
+    A sample gives a feature 1 minus its distance, if that is positive.
+    """
+    weight = tl.zeros([lines.shape[0], p.shape[0]], side.dtype)
+    for i in range(grid if SAMPLING <= 0 else SAMPLING):
+        position, on_map = position_of(start, side, grid, p, i, size, SAMPLING)
+        # Where a sample does not count, it is far from every line.
+        position = tl.where(on_map, position, -2.0)
+        distance = tl.abs(position[None, :] - lines.to(side.dtype)[:, None])
+        weight += tl.maximum(1.0 - distance, 0.0)
+    return weight
+
+
+@triton.jit
+def _roi_align_mean_backward_kernel(
+    grads,  # L x [N, C, H_l, W_l]
+    grad_out_ptr,  # [R, C, P_H, P_W]
+    first_words_ptr,  # [N + 1] int32
+    marks_ptr,  # [W, T] int32
+    order_ptr,  # [W WORD] int32
+    bins_ptr,  # [W WORD, 4]
+    channels,  # C
+    maps,  # unit, heights, widths, strides of N, C, H and W: L ints each
+    stride_out,  # 4 strides
+    P_H: tl.constexpr,
+    P_W: tl.constexpr,
+    SAMPLING: tl.constexpr,
+    TILE: tl.constexpr,
+    WORD: tl.constexpr,
+    K: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    ACC: tl.constexpr,
+    SPLIT: tl.constexpr,  # whether weights are the sum of two numbers of the gradients' dtype
+    SCALE: tl.constexpr,  # of the weights: a power of 2 that keeps small ones exact
+    PRECISION: tl.constexpr,
+):
+    """One program per tile of features and block of channels; no two write the same gradient.
+
+    For each marked RoI in order, reads the gradients of the bins near the tile, K at a time, and
+    adds A_yᵀ G A_x (SPEC §1) to its sum, which it writes once.
+    """
+    tile, image = tl.program_id(0), tl.program_id(2)
+    level, tile_y, tile_x, tiles = locate_tile(tile, maps, TILE)
+    height, width = size_of(maps, level)
+    ys, xs = tile_y + tl.arange(0, TILE), tile_x + tl.arange(0, TILE)
+    c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
+    channel_mask = c < channels
+    total = tl.zeros([TILE * TILE, BLOCK_C], ACC)
+    first, end = tl.load(first_words_ptr + image), tl.load(first_words_ptr + image + 1)
+    marks_ptr += tile
+    grad_out_ptr += c[None, :] * stride_out[1]
+    for base in range(first, end, WORD):
+        marked = marked_words(marks_ptr, base, end, tiles, WORD)
+        while marked != 0:
+            word = base + lowest_bit(marked)
+            marked = marked & (marked - 1)
+            marks = tl.load(marks_ptr + word.to(tl.int64) * tiles)
+            while marks != 0:
+                place = word * WORD + lowest_bit(marks)
+                marks = marks & (marks - 1)
+                start_y, side_y, start_x, side_x = _load_bins(bins_ptr, place)
+                grad_ptr = grad_out_ptr + tl.load(order_ptr + place).to(tl.int64) * stride_out[0]
+                grid_y, grid_x = samples_of(side_y, SAMPLING), samples_of(side_x, SAMPLING)
+                samples = grid_y.to(side_y.dtype) * grid_x.to(side_y.dtype)
+                mean = SCALE / tl.maximum(samples, 1.0)
+                first_p, rows = _bins_near(start_y, side_y, tile_y, P_H, TILE)
+                first_q, columns = _bins_near(start_x, side_x, tile_x, P_W, TILE)
+                for number in range(0, rows * columns, K):
+                    k = number + tl.arange(0, K)
+                    # Whole division; exact, as there are few bins.
+                    row = ((k + 0.5) * (1.0 / columns)).to(tl.int32)
+                    p, q = first_p + row, first_q + k - row * columns
+                    bin_ptr = grad_ptr + (p * stride_out[2] + q * stride_out[3])[:, None]
+                    mask = (k < rows * columns)[:, None] & channel_mask[None, :]
+                    grad = tl.load(bin_ptr, mask, 0.0)
+                    weight_y = _sums_of_weights(start_y, side_y, grid_y, p, height, ys, SAMPLING)
+                    weight_x = _sums_of_weights(start_x, side_x, grid_x, q, width, xs, SAMPLING)
+                    weight = (weight_y * mean)[:, None, :] * weight_x[None, :, :]
+                    weight = tl.reshape(weight.to(ACC), [TILE * TILE, K])
+                    if SPLIT:
+                        high = weight.to(grad.dtype)
+                        low = (weight - high.to(ACC)).to(grad.dtype)
+                        total = tl.dot(low, grad, total)
+                        total = tl.dot(high, grad, total)
+                    else:
+                        total = tl.dot(
+                            weight, grad.to(ACC), total, input_precision=PRECISION, out_dtype=ACC
+                        )
+    if SCALE != 1:
+        total *= 1 / SCALE
+    stride_n, stride_c, stride_h, stride_w = strides_of(maps, level)
+    grad_ptr = choose(grads, level) + image * stride_n
+    total = tl.reshape(total, [TILE, TILE, BLOCK_C])
+    store_tile(grad_ptr, total, ys, xs, c, height, width, channels, stride_h, stride_w, stride_c)
 
 
 @triton.jit
@@ -131,98 +235,21 @@ def _spread(taps, lines):
 
 
 @triton.jit
-def _mean_spread(start, side, grid, p, size, lines, SAMPLING: tl.constexpr, ACC: tl.constexpr):
-    """The weights that the mean of bin p gives to the features `lines`."""
-    weight = tl.zeros([lines.shape[0]], side.dtype)
-    for i in range(grid if SAMPLING <= 0 else SAMPLING):
-        weight += _spread(sample(start, side, grid, p, i, size), lines)
-    return divide(weight, tl.maximum(grid, 1).to(side.dtype)).to(ACC)
-
-
-@triton.jit
-def _roi_align_mean_backward_kernel(
-    grads,  # L x [N, C, H_l, W_l]
-    marks_ptr,  # [T, W] int64
-    grad_out_ptr,  # [R, C, P_H, P_W]
-    rois,  # boxes [R, 4], image indices [R], level indices [R], contiguous
-    count,  # R
-    words,  # W
-    channels,  # C
-    maps,  # heights, widths, strides of N, C, H and W: L ints each
-    tiles,  # one past each level's last tile, tiles across, tiles down: L ints each
-    stride_out,  # 4 strides
-    SCALES: tl.constexpr,  # L floats
-    P_H: tl.constexpr,
-    P_W: tl.constexpr,
-    SAMPLING: tl.constexpr,
-    ALIGNED: tl.constexpr,
-    TILE: tl.constexpr,
-    WORD: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-    ACC: tl.constexpr,
-):
-    """One program per tile of features and block of channels; no two write the same gradient.
-
-    For each marked RoI in order, reads the gradients of the bins near the tile and adds
-    A_yᵀ G A_x (SPEC §1) to its sum, which it writes once.
-    """
-    tile = tl.program_id(0)
-    level, image, tile_y, tile_x = _locate_tile(tile, tiles, TILE)
-    height, width, stride_n, stride_c, stride_h, stride_w = map_of(maps, level)
-    ys, xs = tile_y + tl.arange(0, TILE), tile_x + tl.arange(0, TILE)
-    c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
-    channel_mask = c < channels
-    total = tl.zeros([TILE, TILE, BLOCK_C], ACC)
-    marks_ptr += tile.to(tl.int64) * words
-    for base in range(0, words, WORD):
-        nonzero = _nonzero_words(marks_ptr, base, words, WORD)
-        while nonzero != 0:
-            word = base + lowest_bit(nonzero)
-            nonzero = nonzero & (nonzero - 1)
-            marks = tl.load(marks_ptr + word)
-            while marks != 0:
-                r = (word * WORD + lowest_bit(marks)).to(tl.int64)
-                marks = marks & (marks - 1)
-                x1, y1, x2, y2, _, _, valid = load_roi(rois, r, count, SCALES)
-                start_y, side_y, grid_y, _ = axis(y1, y2, valid, P_H, SAMPLING, ALIGNED)
-                start_x, side_x, grid_x, _ = axis(x1, x2, valid, P_W, SAMPLING, ALIGNED)
-                first_p, end_p = _bins_near(start_y, side_y, tile_y, P_H, TILE)
-                first_q, end_q = _bins_near(start_x, side_x, tile_x, P_W, TILE)
-                grad_ptr = grad_out_ptr + r * stride_out[0] + c * stride_out[1]
-                for p in range(first_p, end_p):
-                    across = tl.zeros([TILE, BLOCK_C], ACC)
-                    for q in range(first_q, end_q):
-                        bin_ptr = grad_ptr + p * stride_out[2] + q * stride_out[3]
-                        grad = tl.load(bin_ptr, channel_mask, 0.0).to(ACC)
-                        weight_x = _mean_spread(
-                            start_x, side_x, grid_x, q, width, xs, SAMPLING, ACC
-                        )
-                        across = tl.fma(weight_x[:, None], grad[None, :], across)
-                    weight_y = _mean_spread(start_y, side_y, grid_y, p, height, ys, SAMPLING, ACC)
-                    total = tl.fma(weight_y[:, None, None], across[None, :, :], total)
-    grad_ptr = choose(grads, level) + image.to(tl.int64) * stride_n
-    store_tile(grad_ptr, total, ys, xs, c, height, width, channels, stride_h, stride_w, stride_c)
-
-
-@triton.jit
 def _roi_align_max_backward_kernel(
     grads,  # L x [N, C, H_l, W_l]
-    marks_ptr,  # [T, W] int64
     grad_out_ptr,  # [R, C, P_H, P_W]
     number_ptr,  # [R, C, P_H, P_W] int32
-    rois,  # boxes [R, 4], image indices [R], level indices [R], contiguous
-    count,  # R
-    words,  # W
+    first_words_ptr,  # [N + 1] int32
+    marks_ptr,  # [W, T] int32
+    order_ptr,  # [W WORD] int32
+    bins_ptr,  # [W WORD, 4]
     channels,  # C
-    maps,  # heights, widths, strides of N, C, H and W: L ints each
-    tiles,  # one past each level's last tile, tiles across, tiles down: L ints each
+    maps,  # unit, heights, widths, strides of N, C, H and W: L ints each
     stride_out,  # 4 strides
     stride_number,  # 4 strides
-    SCALES: tl.constexpr,  # L floats
     P_H: tl.constexpr,
     P_W: tl.constexpr,
     SAMPLING: tl.constexpr,
-    ALIGNED: tl.constexpr,
     TILE: tl.constexpr,
     WORD: tl.constexpr,
     BLOCK_C: tl.constexpr,
@@ -233,54 +260,48 @@ def _roi_align_max_backward_kernel(
     For each marked RoI in order, reads gradients and sample indices of the bins near the tile and
     adds each gradient, spread by the weights of that one sample, to its sum, which it writes once.
     """
-    tile = tl.program_id(0)
-    level, image, tile_y, tile_x = _locate_tile(tile, tiles, TILE)
-    height, width, stride_n, stride_c, stride_h, stride_w = map_of(maps, level)
+    tile, image = tl.program_id(0), tl.program_id(2)
+    level, tile_y, tile_x, tiles = locate_tile(tile, maps, TILE)
+    height, width = size_of(maps, level)
     ys, xs = tile_y + tl.arange(0, TILE), tile_x + tl.arange(0, TILE)
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     channel_mask = c < channels
     total = tl.zeros([TILE, TILE, BLOCK_C], ACC)
-    marks_ptr += tile.to(tl.int64) * words
-    for base in range(0, words, WORD):
-        nonzero = _nonzero_words(marks_ptr, base, words, WORD)
-        while nonzero != 0:
-            word = base + lowest_bit(nonzero)
-            nonzero = nonzero & (nonzero - 1)
-            marks = tl.load(marks_ptr + word)
+    first, end = tl.load(first_words_ptr + image), tl.load(first_words_ptr + image + 1)
+    marks_ptr += tile
+    for base in range(first, end, WORD):
+        marked = marked_words(marks_ptr, base, end, tiles, WORD)
+        while marked != 0:
+            word = base + lowest_bit(marked)
+            marked = marked & (marked - 1)
+            marks = tl.load(marks_ptr + word.to(tl.int64) * tiles)
             while marks != 0:
-                r = (word * WORD + lowest_bit(marks)).to(tl.int64)
+                place = word * WORD + lowest_bit(marks)
                 marks = marks & (marks - 1)
-                x1, y1, x2, y2, _, _, valid = load_roi(rois, r, count, SCALES)
-                start_y, side_y, grid_y, _ = axis(y1, y2, valid, P_H, SAMPLING, ALIGNED)
-                start_x, side_x, grid_x, _ = axis(x1, x2, valid, P_W, SAMPLING, ALIGNED)
-                first_p, end_p = _bins_near(start_y, side_y, tile_y, P_H, TILE)
-                first_q, end_q = _bins_near(start_x, side_x, tile_x, P_W, TILE)
+                start_y, side_y, start_x, side_x = _load_bins(bins_ptr, place)
+                r = tl.load(order_ptr + place).to(tl.int64)
+                grid_y, grid_x = samples_of(side_y, SAMPLING), samples_of(side_x, SAMPLING)
+                first_p, rows = _bins_near(start_y, side_y, tile_y, P_H, TILE)
+                first_q, columns = _bins_near(start_x, side_x, tile_x, P_W, TILE)
                 grad_ptr = grad_out_ptr + r * stride_out[0] + c * stride_out[1]
                 which_ptr = number_ptr + r * stride_number[0] + c * stride_number[1]
-                for p in range(first_p, end_p):
-                    for q in range(first_q, end_q):
+                for p in range(first_p, first_p + rows):
+                    for q in range(first_q, first_q + columns):
                         bin_ptr = grad_ptr + p * stride_out[2] + q * stride_out[3]
                         grad = tl.load(bin_ptr, channel_mask, 0.0).to(ACC)
                         bin_ptr = which_ptr + p * stride_number[2] + q * stride_number[3]
                         number = tl.load(bin_ptr, channel_mask, -1)
                         for i in range(grid_y):
-                            y = sample(start_y, side_y, grid_y, p, i, height)
+                            y = sample(start_y, side_y, grid_y, p, i, height, SAMPLING)
                             weight_y = _spread(y, ys).to(ACC)
                             for j in range(grid_x):
-                                x = sample(start_x, side_x, grid_x, q, j, width)
+                                x = sample(start_x, side_x, grid_x, q, j, width, SAMPLING)
                                 passed = tl.where(number == i * grid_x + j, grad, 0.0)
                                 share = _spread(x, xs).to(ACC)[:, None] * passed[None, :]
                                 total += weight_y[:, None, None] * share[None, :, :]
-    grad_ptr = choose(grads, level) + image.to(tl.int64) * stride_n
+    stride_n, stride_c, stride_h, stride_w = strides_of(maps, level)
+    grad_ptr = choose(grads, level) + image * stride_n
     store_tile(grad_ptr, total, ys, xs, c, height, width, channels, stride_h, stride_w, stride_c)
-
-
-def _tiles_of(tensors):
-    """Return one past the last tile of each level, and its tiles across and down."""
-    down = tuple(triton.cdiv(x.shape[2], TILE) for x in tensors)
-    across = tuple(triton.cdiv(x.shape[3], TILE) for x in tensors)
-    counts = (len(x) * d * a for x, d, a in zip(tensors, down, across, strict=True))
-    return tuple(accumulate(counts)), across, down
 
 
 def backward(
@@ -293,26 +314,55 @@ def backward(
 
     `number` is what the forward left there, None for the mean.
     """
-    count, channels = grad_out.shape[:2]
-    words, tiles = triton.cdiv(count, WORD), _tiles_of(grads)
-    last = tiles[0][-1]
-    if last * channels == 0:
+    (count, channels), images, tiles = grad_out.shape[:2], len(grads[0]), tiles_of(grads)
+    if images * tiles * channels == 0:
         return
     rois = tuple(x.contiguous() for x in sampling[:3])
-    marks = torch.empty((last, words), dtype=torch.int64, device=grad_out.device)
-    block = min(CHANNELS, triton.next_power_of_2(channels))
-    common = {"rois": rois, "count": count, "words": words, "maps": maps_of(grads), "tiles": tiles}
-    common |= {**constants_of(sampling), "TILE": TILE, "WORD": WORD}
-    keywords = {"channels": channels, "stride_out": grad_out.stride(), "BLOCK_C": block}
-    keywords |= {"SAMPLING": sampling.sampling_ratio, "ACC": accumulator(grad_out), **common}
-    grid = last, triton.cdiv(channels, block)
+    maps, constants = maps_of(grads), constants_of(sampling) | {"TILE": TILE, "WORD": WORD}
     with torch.cuda.device_of(grad_out):
-        if words:
-            _roi_align_mark_kernel[(last, triton.cdiv(words, WORDS_AT_ONCE))](
-                marks_ptr=marks, **common, BLOCK=WORDS_AT_ONCE
+        marks = empty_marks(rois[1], images, tiles)
+        bins = rois[0].new_empty(len(marks.order), 4)
+        if count:
+            _roi_align_mark_kernel[(count,)](
+                rois, marks.places, marks.order, bins, marks.words, maps, **constants, num_warps=1
             )
+        constants = {k: v for k, v in constants.items() if k not in ("SCALES", "ALIGNED")}
+        keywords = constants | {"SAMPLING": sampling.sampling_ratio, "ACC": accumulator(grad_out)}
+        visits = marks.first_words, marks.words, marks.order, bins, channels, maps
         if number is None:
-            _roi_align_mean_backward_kernel[grid](tuple(grads), marks, grad_out, **keywords)
+            _launch_mean(grads, grad_out, visits, keywords, tiles)
         else:
-            keywords["stride_number"] = number.stride()
-            _roi_align_max_backward_kernel[grid](tuple(grads), marks, grad_out, number, **keywords)
+            block = min(MAX_CHANNELS, triton.next_power_of_2(channels))
+            _roi_align_max_backward_kernel[tiles, triton.cdiv(channels, block), images](
+                tuple(grads),
+                grad_out,
+                number,
+                *visits,
+                grad_out.stride(),
+                number.stride(),
+                **keywords,
+                BLOCK_C=block,
+            )
+
+
+def _launch_mean(grads, grad_out, visits, keywords, tiles):
+    """Launch the mean's kernel with the constants that suit the dtype of the gradients."""
+    channels, size = grad_out.shape[1], grad_out.element_size()
+    # A product of matrices has at least 16 columns.
+    block = max(16, min(MEAN_CHANNELS[size], triton.next_power_of_2(channels)))
+    # Interpreted, bfloat16 cannot be multiplied; its gradients become float32.
+    split = size == 2 and not knobs.runtime.interpret
+    _roi_align_mean_backward_kernel[tiles, triton.cdiv(channels, block), len(grads[0])](
+        tuple(grads),
+        grad_out,
+        *visits,
+        grad_out.stride(),
+        **keywords,
+        K=BINS_AT_ONCE,
+        BLOCK_C=block,
+        SPLIT=split,
+        SCALE=2.0**15 if split and grad_out.dtype == torch.float16 else 1.0,
+        PRECISION=PRECISION,
+        num_warps=MEAN_WARPS,
+        num_stages=MEAN_STAGES,
+    )

@@ -1,10 +1,11 @@
 # Triton compiles these functions: blocks of numbers and constants, not the types that Python sees.
 # pyright: reportArgumentType=false, reportCallIssue=false, reportOperatorIssue=false
-"""RoIPool in Triton, forward over all levels of a pyramid in one launch, backward without atomics.
+"""RoIPool in Triton, all levels of a pyramid in one launch, backward without atomic additions.
 
-The backward is one launch per level.
+The backward marks for every RoI the tiles of features that it pools from. Then one program per tile
+and block of channels adds the gradients of the RoIs that reach it, in the order of the RoIs.
 
-Legend: N images, R rois, C channels, P pooled size, L levels.
+Legend: N images, R rois, C channels, P pooled size, L levels, T tiles of an image, W words.
 """
 
 import torch
@@ -17,20 +18,24 @@ from accelerated.kernels.triton.sampling import (
     choose,
     divide,
     load_roi,
-    lowest_bit,
-    map_of,
     maps_of,
+    size_of,
     store_tile,
+    strides_of,
+)
+from accelerated.kernels.triton.tiles import (
+    TILE,
+    WORD,
+    empty_marks,
+    locate_tile,
+    lowest_bit,
+    mark_tiles,
+    marked_words,
+    tiles_of,
 )
 
 FORWARD_CHANNELS = 64
-# Each warp of each program of the backward scans all RoIs, so there are few of both.
-BACKWARD_CHANNELS = 128
-BACKWARD_WARPS = 2
-# The backward's tiles are TILE x TILE features.
-TILE = 8
-# RoIs that a program of the backward looks at together.
-WORD = 32
+BACKWARD_CHANNELS = 64
 
 
 @triton.jit
@@ -65,9 +70,8 @@ def _roi_pool_forward_kernel(
     rois,  # boxes [R, 4], image indices [R], level indices [R], contiguous
     out_ptr,  # [R, C, P_H, P_W]
     argmax_ptr,  # [R, C, P_H, P_W] int32, with the strides of out
-    count,  # R
     channels,  # C
-    maps,  # heights, widths, strides of N, C, H and W: L ints each
+    maps,  # unit, heights, widths, strides of N, C, H and W: L ints each
     stride_out,  # 4 strides
     SCALES: tl.constexpr,  # L floats
     P_H: tl.constexpr,
@@ -83,8 +87,9 @@ def _roi_pool_forward_kernel(
     q = tl.arange(0, BLOCK_Q)
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     channel_mask = c < channels
-    x1, y1, x2, y2, image, level, valid = load_roi(rois, r, count, SCALES)
-    height, width, stride_n, stride_c, stride_h, stride_w = map_of(maps, level)
+    x1, y1, x2, y2, image, level, valid = load_roi(rois, r, SCALES)
+    height, width = size_of(maps, level)
+    stride_n, stride_c, stride_h, stride_w = strides_of(maps, level)
     top, bottom = _bin(y1, y2, valid, p, height, P_H)
     left, right = _bin(x1, x2, valid, q, width, P_W)
     columns = tl.where(q < P_W, right - left, 0)
@@ -110,48 +115,44 @@ def _roi_pool_forward_kernel(
 
 
 @triton.jit
-def _reaches(
-    rois,
-    r,
-    count,
-    image,
-    level,
-    tile_y,
-    tile_x,
-    height,
-    width,
-    SCALES: tl.constexpr,
+def _roi_pool_mark_kernel(
+    rois,  # boxes [R, 4], image indices [R], level indices [R], contiguous
+    places_ptr,  # [R] int32
+    order_ptr,  # [W WORD] int32
+    marks_ptr,  # [W, T] int32
+    maps,  # unit, heights, widths, strides of N, C, H and W: L ints each
+    SCALES: tl.constexpr,  # L floats
     P_H: tl.constexpr,
     P_W: tl.constexpr,
     TILE: tl.constexpr,
+    WORD: tl.constexpr,
 ):
-    """Whether RoI r (or a block) pools a feature of the tile of an image's level."""
-    x1, y1, x2, y2, roi_image, roi_level, valid = load_roi(rois, r, count, SCALES)
-    first, last_y, last_x = r * 0, r * 0 + (P_H - 1), r * 0 + (P_W - 1)
-    top, _ = _bin(y1, y2, valid, first, height, P_H)
-    _, bottom = _bin(y1, y2, valid, last_y, height, P_H)
-    left, _ = _bin(x1, x2, valid, first, width, P_W)
-    _, right = _bin(x1, x2, valid, last_x, width, P_W)
-    reaches = (top < tile_y + TILE) & (bottom > tile_y)
-    reaches = reaches & (left < tile_x + TILE) & (right > tile_x)
-    return valid & (roi_image == image) & (roi_level == level) & reaches
+    """One program per RoI: marks the tiles whose features it pools."""
+    r = tl.program_id(0)
+    x1, y1, x2, y2, _, level, valid = load_roi(rois, r, SCALES)
+    height, width = size_of(maps, level)
+    top, _ = _bin(y1, y2, valid, 0, height, P_H)
+    _, bottom = _bin(y1, y2, valid, P_H - 1, height, P_H)
+    left, _ = _bin(x1, x2, valid, 0, width, P_W)
+    _, right = _bin(x1, x2, valid, P_W - 1, width, P_W)
+    if valid & (top < bottom) & (left < right):
+        place = tl.load(places_ptr + r)
+        tl.store(order_ptr + place, r)
+        mark_tiles(marks_ptr, place, level, top, bottom - 1, left, right - 1, maps, TILE, WORD)
 
 
 @triton.jit
 def _roi_pool_backward_kernel(
-    grad_ptr,  # [N, C, H, W] of one level
+    grads,  # L x [N, C, H_l, W_l]
     grad_out_ptr,  # [R, C, P_H, P_W]
     argmax_ptr,  # [R, C, P_H, P_W] int32
     rois,  # boxes [R, 4], image indices [R], level indices [R], contiguous
-    level,
-    count,  # R
+    first_words_ptr,  # [N + 1] int32
+    marks_ptr,  # [W, T] int32
+    order_ptr,  # [W WORD] int32
     channels,  # C
-    height,  # H
-    width,  # W
-    tiles_across,
-    tiles_down,
-    stride,  # 4 strides each
-    stride_out,
+    maps,  # unit, heights, widths, strides of N, C, H and W: L ints each
+    stride_out,  # 4 strides each
     stride_argmax,
     SCALES: tl.constexpr,  # L floats
     P_H: tl.constexpr,
@@ -163,46 +164,46 @@ def _roi_pool_backward_kernel(
 ):
     """One program per tile of features and block of channels; no two write the same gradient.
 
-    Looks for RoIs that reach the tile, WORD at a time, and adds in their order the gradients whose
-    argmax lies in the tile to its sum, which it writes once, in the dtype of the gradient.
+    For each marked RoI in order, adds the gradients whose argmax lies in the tile to its sum, which
+    it writes once, in the dtype of the gradient.
     """
-    tile = tl.program_id(0)
-    image = tile // (tiles_across * tiles_down)
-    tile_y, tile_x = (tile // tiles_across) % tiles_down * TILE, tile % tiles_across * TILE
+    tile, image = tl.program_id(0), tl.program_id(2)
+    level, tile_y, tile_x, tiles = locate_tile(tile, maps, TILE)
+    height, width = size_of(maps, level)
     ys, xs = tile_y + tl.arange(0, TILE), tile_x + tl.arange(0, TILE)
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     channel_mask = c < channels
     index = (ys * width)[:, None, None] + xs[None, :, None]
-    lanes = tl.arange(0, WORD)
     total = tl.zeros([TILE, TILE, BLOCK_C], ACC)
-    for base in range(0, count, WORD):
-        near = _reaches(
-            rois, base + lanes, count, image, level, tile_y, tile_x, height, width,
-            SCALES, P_H, P_W, TILE,
-        )  # fmt: skip
-        word = tl.sum(near.to(tl.int64) << lanes.to(tl.int64), axis=0)
-        while word != 0:
-            roi = base + lowest_bit(word)
-            word = word & (word - 1)
-            low_x, low_y, high_x, high_y, _i, _l, valid = load_roi(rois, roi, count, SCALES)
-            out_roi = roi.to(tl.int64) * stride_out[0]
-            argmax_roi = roi.to(tl.int64) * stride_argmax[0]
-            for p in range(P_H):
-                first_y, end_y = _bin(low_y, high_y, valid, p, height, P_H)
-                if (first_y < tile_y + TILE) & (end_y > tile_y):
-                    for q in range(P_W):
-                        first_x, end_x = _bin(low_x, high_x, valid, q, width, P_W)
-                        if (first_x < tile_x + TILE) & (end_x > tile_x):
-                            offset = out_roi + p * stride_out[2] + q * stride_out[3]
-                            offset = offset + c * stride_out[1]
-                            grad = tl.load(grad_out_ptr + offset, channel_mask, 0.0).to(ACC)
-                            offset = argmax_roi + p * stride_argmax[2] + q * stride_argmax[3]
-                            offset = offset + c * stride_argmax[1]
-                            argmax = tl.load(argmax_ptr + offset, channel_mask, -1)
-                            hit = index == argmax[None, None, :]
-                            total += tl.where(hit, grad[None, None, :], 0.0)
-    grad_ptr += image.to(tl.int64) * stride[0]
-    store_tile(grad_ptr, total, ys, xs, c, height, width, channels, stride[2], stride[3], stride[1])
+    first, end = tl.load(first_words_ptr + image), tl.load(first_words_ptr + image + 1)
+    marks_ptr += tile
+    for base in range(first, end, WORD):
+        marked = marked_words(marks_ptr, base, end, tiles, WORD)
+        while marked != 0:
+            word = base + lowest_bit(marked)
+            marked = marked & (marked - 1)
+            marks = tl.load(marks_ptr + word.to(tl.int64) * tiles)
+            while marks != 0:
+                r = tl.load(order_ptr + word * WORD + lowest_bit(marks)).to(tl.int64)
+                marks = marks & (marks - 1)
+                low_x, low_y, high_x, high_y, _i, _l, valid = load_roi(rois, r, SCALES)
+                for p in range(P_H):
+                    first_y, end_y = _bin(low_y, high_y, valid, p, height, P_H)
+                    if (first_y < tile_y + TILE) & (end_y > tile_y):
+                        for q in range(P_W):
+                            first_x, end_x = _bin(low_x, high_x, valid, q, width, P_W)
+                            if (first_x < tile_x + TILE) & (end_x > tile_x):
+                                offset = r * stride_out[0] + c * stride_out[1]
+                                offset = offset + p * stride_out[2] + q * stride_out[3]
+                                grad = tl.load(grad_out_ptr + offset, channel_mask, 0.0).to(ACC)
+                                offset = r * stride_argmax[0] + c * stride_argmax[1]
+                                offset = offset + p * stride_argmax[2] + q * stride_argmax[3]
+                                argmax = tl.load(argmax_ptr + offset, channel_mask, -1)
+                                hit = index == argmax[None, None, :]
+                                total += tl.where(hit, grad[None, None, :], 0.0)
+    stride_n, stride_c, stride_h, stride_w = strides_of(maps, level)
+    grad_ptr = choose(grads, level) + image * stride_n
+    store_tile(grad_ptr, total, ys, xs, c, height, width, channels, stride_h, stride_w, stride_c)
 
 
 def _arguments(pooling):
@@ -227,7 +228,6 @@ def forward(
             rois,
             out,
             argmax,
-            count,
             channels,
             maps_of(features),
             out.stride(),
@@ -241,36 +241,31 @@ def backward(
     grad_out: torch.Tensor, argmax: torch.Tensor, pooling: Pooling, grads: list[torch.Tensor]
 ) -> None:
     """Fill `grads`, a tensor per level, from grad_out and argmax [R, C, P_h, P_w]."""
-    count, channels = grad_out.shape[:2]
-    # A sum in float64 takes twice the registers.
-    widest = BACKWARD_CHANNELS // (2 if grad_out.dtype == torch.float64 else 1)
-    block = min(widest, triton.next_power_of_2(max(1, channels)))
+    (count, channels), images, tiles = grad_out.shape[:2], len(grads[0]), tiles_of(grads)
+    if images * tiles * channels == 0:
+        return
+    block = min(BACKWARD_CHANNELS, triton.next_power_of_2(channels))
     rois, constants = _arguments(pooling)
-    for level, grad in enumerate(grads):
-        height, width = grad.shape[2:]
-        across, down = triton.cdiv(width, TILE), triton.cdiv(height, TILE)
-        if grad.numel() == 0:
-            continue
-        with torch.cuda.device_of(grad):
-            _roi_pool_backward_kernel[(len(grad) * across * down, triton.cdiv(channels, block))](
-                grad,
-                grad_out,
-                argmax,
-                rois,
-                level,
-                count,
-                channels,
-                height,
-                width,
-                across,
-                down,
-                grad.stride(),
-                grad_out.stride(),
-                argmax.stride(),
-                **constants,
-                TILE=TILE,
-                WORD=WORD,
-                BLOCK_C=block,
-                ACC=accumulator(grad),
-                num_warps=BACKWARD_WARPS,
+    maps, constants = maps_of(grads), constants | {"TILE": TILE, "WORD": WORD}
+    with torch.cuda.device_of(grad_out):
+        marks = empty_marks(rois[1], images, tiles)
+        if count:
+            _roi_pool_mark_kernel[(count,)](
+                rois, marks.places, marks.order, marks.words, maps, **constants, num_warps=1
             )
+        _roi_pool_backward_kernel[tiles, triton.cdiv(channels, block), images](
+            tuple(grads),
+            grad_out,
+            argmax,
+            rois,
+            marks.first_words,
+            marks.words,
+            marks.order,
+            channels,
+            maps,
+            grad_out.stride(),
+            argmax.stride(),
+            **constants,
+            BLOCK_C=block,
+            ACC=accumulator(grad_out),
+        )

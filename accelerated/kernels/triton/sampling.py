@@ -1,7 +1,7 @@
 # Triton compiles these functions: blocks of numbers and constants, not the types that Python sees.
 # pyright: reportArgumentType=false, reportCallIssue=false, reportOperatorIssue=false
 # pyright: reportGeneralTypeIssues=false
-"""What the Triton kernels share: division, levels, bit masks, tiles, and RoIAlign's samples."""
+"""What the Triton kernels share: division, levels, and RoIAlign's samples."""
 
 from collections.abc import Sequence
 
@@ -28,40 +28,52 @@ def choose(values, level):
 
 
 @triton.jit
-def map_of(maps, level):
-    """Height, width, and the strides of N, C, H and W of a level's tensor."""
-    heights, widths, strides_n, strides_c, strides_h, strides_w = maps
-    height, width = choose(heights, level), choose(widths, level)
-    stride_n, stride_c = choose(strides_n, level), choose(strides_c, level)
-    return height, width, stride_n, stride_c, choose(strides_h, level), choose(strides_w, level)
+def whole(odd):
+    """The integer that `odd` encodes (see `maps_of`), never a constant of Python's."""
+    return (tl.zeros([], tl.int32) + odd + 1) // 2
 
 
 @triton.jit
-def lowest_bit(word):
-    """The index of the lowest bit set among the lower 32 of a 64-bit word."""
-    return ((word & -word).to(tl.float32).to(tl.int32, bitcast=True) >> 23) - 127
+def size_of(maps, level):
+    """Height and width of a level's tensor."""
+    return whole(choose(maps[1], level)), whole(choose(maps[2], level))
 
 
 @triton.jit
-def load_roi(rois, r, count, SCALES: tl.constexpr):
-    """x1, y1, x2, y2 in feature pixels, image, level, and whether RoI r (or a block) is valid.
+def strides_of(maps, level):
+    """The strides of N, C, H and W of a level's tensor."""
+    unit, _, _, strides_n, strides_c, strides_h, strides_w = maps
+    stride_n, stride_c = whole(choose(strides_n, level)), whole(choose(strides_c, level))
+    stride_h, stride_w = whole(choose(strides_h, level)), whole(choose(strides_w, level))
+    return stride_n.to(tl.int64) * unit, stride_c, stride_h * unit, stride_w * unit
+
+
+@triton.jit
+def load_roi(rois, r, SCALES: tl.constexpr):
+    """x1, y1, x2, y2 in feature pixels, image, level, and whether RoI r is valid.
 
     A padding RoI and one that is not finite are invalid.
     """
     rois_ptr, image_index_ptr, level_index_ptr = rois
-    exists = r < count
-    x1 = tl.load(rois_ptr + r * 4, exists, 0.0)
-    y1 = tl.load(rois_ptr + r * 4 + 1, exists, 0.0)
-    x2 = tl.load(rois_ptr + r * 4 + 2, exists, 0.0)
-    y2 = tl.load(rois_ptr + r * 4 + 3, exists, 0.0)
-    image = tl.load(image_index_ptr + r, exists, -1).to(tl.int64)
-    level = tl.load(level_index_ptr + r, exists, 0).to(tl.int32)
+    x1, y1 = tl.load(rois_ptr + r * 4), tl.load(rois_ptr + r * 4 + 1)
+    x2, y2 = tl.load(rois_ptr + r * 4 + 2), tl.load(rois_ptr + r * 4 + 3)
+    image = tl.load(image_index_ptr + r).to(tl.int64)
+    level = tl.load(level_index_ptr + r).to(tl.int32)
     # x - x is 0 where x is finite.
     finite = (x1 - x1 == 0) & (y1 - y1 == 0) & (x2 - x2 == 0) & (y2 - y2 == 0)
     scale = tl.full([], SCALES[0], x1.dtype)
     for l in tl.static_range(1, len(SCALES)):
         scale = tl.where(level == l, tl.full([], SCALES[l], x1.dtype), scale)
     return x1 * scale, y1 * scale, x2 * scale, y2 * scale, image, level, (image >= 0) & finite
+
+
+@triton.jit
+def samples_of(side, SAMPLING: tl.constexpr):
+    """Samples per bin of one axis."""
+    if SAMPLING > 0:
+        return tl.full([], SAMPLING, tl.int32)
+    else:
+        return tl.minimum(tl.ceil(side), 1048576.0).to(tl.int32)
 
 
 @triton.jit
@@ -79,24 +91,30 @@ def axis(low, high, valid, BINS: tl.constexpr, SAMPLING: tl.constexpr, ALIGNED: 
         length = tl.maximum(high - start, 1.0)
     start, length = tl.where(valid, start, -9.0), tl.where(valid, length, 0.0)
     side = divide(length, tl.full([], BINS, length.dtype))
-    if SAMPLING > 0:
-        grid = tl.full([], SAMPLING, tl.int32)
-    else:
-        grid = tl.minimum(tl.ceil(side), 1048576.0).to(tl.int32)
-    return start, side, grid, length
+    return start, side, samples_of(side, SAMPLING), length
 
 
 @triton.jit
-def sample(start, side, grid, p, i, size):
-    """Sample i of bin p on one axis: its lower and upper pixel, and the weight of each.
+def position_of(start, side, grid, p, i, size, SAMPLING: tl.constexpr):
+    """Where sample i of bin p lies on one axis, moved onto the map, and whether it counts.
 
-    Both weights are 0 more than one pixel outside the map; exactly -1 and `size` are inside.
+    It does not more than one pixel outside the map; exactly -1 and `size` are inside.
     """
-    half = tl.full([], 0.5, side.dtype)
-    inside_bin = divide((i + half) * side, tl.maximum(grid, 1).to(side.dtype))
+    inside_bin = (i + tl.full([], 0.5, side.dtype)) * side
+    if SAMPLING == 1 or SAMPLING == 2 or SAMPLING == 4:
+        # The same as the division, and shorter.
+        inside_bin *= 1.0 / SAMPLING
+    else:
+        inside_bin = divide(inside_bin, tl.maximum(grid, 1).to(side.dtype))
     position = (start + p * side) + inside_bin
     on_map = (position >= -1.0) & (position <= size)
-    position = tl.minimum(tl.maximum(position, 0.0), (size - 1).to(side.dtype))
+    return tl.minimum(tl.maximum(position, 0.0), (size - 1).to(side.dtype)), on_map
+
+
+@triton.jit
+def sample(start, side, grid, p, i, size, SAMPLING: tl.constexpr):
+    """Sample i of bin p on one axis: its lower and upper pixel, and the weight of each."""
+    position, on_map = position_of(start, side, grid, p, i, size, SAMPLING)
     lower = position.to(tl.int32)
     upper = tl.minimum(lower + 1, size - 1)
     fraction = position - lower.to(side.dtype)
@@ -114,8 +132,22 @@ def store_tile(ptr, total, ys, xs, c, height, width, channels, stride_h, stride_
 
 
 def maps_of(tensors: Sequence[torch.Tensor]) -> tuple:
-    """Return heights, widths and the four strides of the levels, L ints each, as `map_of` reads."""
-    return tuple(zip(*((*x.shape[2:], *x.stride()) for x in tensors), strict=True))
+    """Return a unit, and heights, widths and the four strides of the levels, L ints each.
+
+    Triton compiles a kernel anew for an integer that is 1 and for one that is divisible by 16.
+    Sizes that differ from batch to batch are therefore passed as odd numbers: 2 x - 1, which leaves
+    1 as it is. The strides are counted in units, except that of the channels; in channels-last the
+    unit is the number of channels, whose divisibility lets a kernel load 16 bytes at a time.
+    """
+    channels = tensors[0].shape[1]
+    last = all(x.stride(1) == 1 and not any(s % channels for s in x.stride()[2:]) for x in tensors)
+    last = last and not any(x.stride(0) % channels for x in tensors)
+    unit = channels if last else 1
+    rows = []
+    for x in tensors:
+        n, c, h, w = x.stride()
+        rows.append([2 * v - 1 for v in (*x.shape[2:], n // unit, c, h // unit, w // unit)])
+    return unit, *zip(*rows, strict=True)
 
 
 def constants_of(sampling: Sampling) -> dict:
