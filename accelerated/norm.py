@@ -6,6 +6,7 @@ leave out padded rows and may run over all processes.
 Legend: N images, C channels, H x W pixels.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,6 +14,63 @@ import torch.nn.functional as F
 from torch import distributed, nn
 
 from reference.config import Config
+
+
+class Remembered:
+    """A function of tensors that returns its last result again while its tensors are unchanged.
+
+    function  (constant, *tensors) -> a tuple of tensors
+
+    A tensor is unchanged if it is the same object with the same memory and the same version, which
+    PyTorch raises at a write in place. Nothing is remembered while a gradient may flow or is kept
+    for an optimizer, because the fused ones do not raise the version; nor in what torch.compile,
+    torch.export or a CUDA graph records, because that reads the tensors themselves. `forget` is
+    for writes that PyTorch does not see: through `.data`, NumPy or the replay of a CUDA graph.
+    A copy and a pickle remember nothing, and tensors of FakeTensorMode are not remembered.
+    """
+
+    def __init__(self, function: Callable[..., tuple]) -> None:
+        self.function = function
+        self.forget()
+
+    def __reduce__(self) -> tuple:
+        return Remembered, (self.function,)
+
+    def forget(self) -> None:
+        """Drop the last result."""
+        self.last: tuple | None = None
+
+    def __call__(self, constant: object, *tensors: torch.Tensor) -> tuple:
+        """Return function(constant, *tensors)."""
+        if torch.compiler.is_compiling() or _is_capturing(tensors[0]):
+            return self.function(constant, *tensors)
+        if not all(map(_is_constant, tensors)):
+            self.forget()
+            return self.function(constant, *tensors)
+        # Autocast changes the dtype of the result.
+        device = tensors[0].device.type
+        autocast = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device)
+        key = constant, autocast, [(id(x), x._version, x.data_ptr(), x.stride()) for x in tensors]
+        last = self.last
+        if last is not None and last[0] == key:
+            return last[1]
+        # A result that was made in inference mode could not serve a training step.
+        with torch.inference_mode(False), torch.no_grad():
+            result = self.function(constant, *tensors)
+        if all(type(x) is torch.Tensor for x in result):
+            # Objects and memory stay alive, so that no others get their ids and addresses.
+            self.last = key, result, tensors, [x.detach() for x in tensors]
+        return result
+
+
+def _is_constant(x):
+    """Test whether no gradient changes x and its version tells all other changes."""
+    trained = x.requires_grad and (torch.is_grad_enabled() or not x.is_leaf or x.grad is not None)
+    return not trained and not x.is_inference() and type(x) in (torch.Tensor, nn.Parameter)
+
+
+def _is_capturing(x):
+    return x.is_cuda and torch.cuda.is_current_stream_capturing()
 
 
 class FrozenBatchNorm2d(nn.Module):
@@ -30,15 +88,57 @@ class FrozenBatchNorm2d(nn.Module):
         self.register_buffer("bias", torch.zeros(channels))
         self.register_buffer("running_mean", torch.zeros(channels))
         self.register_buffer("running_var", torch.ones(channels))
+        self._constants, self._folded = Remembered(_constants), Remembered(_folded)
 
     def affine(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return (scale [C], shift [C]): the layer computes x * scale + shift."""
-        scale = self.weight * (self.running_var + self.eps).rsqrt()
-        return scale, self.bias - self.running_mean * scale
+        """Return (scale [C], shift [C]): the layer computes x * scale + shift. Do not write."""
+        return self._constants(self.eps, *self._stored())[:2]
+
+    def folded(self, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return weight [C, ...] and bias [C] of a convolution by `weight` and this norm after it.
+
+        They have the dtype in which the convolution runs. Do not write into them.
+        """
+        if weight.requires_grad and torch.is_grad_enabled():
+            self._folded.forget()
+            return _fold(weight, *self._constants(self.eps, *self._stored()))
+        return self._folded(self.eps, weight, *self._stored())
+
+    def train(self, mode: bool = True) -> "FrozenBatchNorm2d":
+        # The replay of a captured training step has changed the weights, but not their versions.
+        if mode != self.training:
+            self._folded.forget()
+        return super().train(mode)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         scale, shift = (t.to(x.dtype)[:, None, None] for t in self.affine())
         return x * scale + shift
+
+    def _stored(self):
+        return self.weight, self.bias, self.running_mean, self.running_var
+
+
+def _constants(eps, weight, bias, mean, var):
+    """Return scale and shift of a frozen norm, and shift as a convolution's bias; each [C]."""
+    scale = weight * (var + eps).rsqrt()
+    shift = bias - mean * scale
+    return scale, shift, _operand(shift)
+
+
+def _folded(eps, weight, *stored):
+    return _fold(weight, *_constants(eps, *stored))
+
+
+def _fold(weight, scale, _, bias):
+    return _operand(weight * scale[:, None, None, None]), bias
+
+
+def _operand(x):
+    """Cast x as autocast, where it is enabled, casts the operands of a convolution."""
+    device = x.device.type
+    if x.dtype != torch.float64 and torch.is_autocast_enabled(device):
+        return x.to(torch.get_autocast_dtype(device))
+    return x
 
 
 class BatchNorm2d(nn.BatchNorm2d):
@@ -126,9 +226,8 @@ def conv_norm(
     the activations.
     """
     if isinstance(norm, FrozenBatchNorm2d):
-        scale, shift = norm.affine()
-        weight = conv.weight * scale[:, None, None, None]
-        return F.conv2d(x, weight, shift, conv.stride, conv.padding, conv.dilation, conv.groups)
+        weight, bias = norm.folded(conv.weight)
+        return F.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
     x = conv(x)
     if norm is None:
         return x

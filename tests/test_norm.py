@@ -1,5 +1,7 @@
 """Normalisations, their backwards and running statistics against PyTorch's and torchvision's."""
 
+import pickle
+from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import two_processes
 from support.gradients import check_backward, value_and_gradients
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from accelerated import norm as fast
 from accelerated.verify.equality import (
@@ -367,3 +370,254 @@ def test_layers_by_kind(kind, cls):
     assert type(layer) is cls and layer.eps == 1e-5
     names = set(norm.parameter_shapes("c", "n", (8, 3, 1, 1), kind)) - {"c.weight"}
     assert {f"n.{name}" for name in layer.state_dict()} - {"n.num_batches_tracked"} == names
+
+
+# ---- what a frozen norm remembers
+
+
+def convolution(rng, dtype=torch.float32):
+    """Make a convolution and the frozen norm after it, with random values."""
+    layers = torch.nn.ModuleList([torch.nn.Conv2d(3, 4, 3, bias=False)])
+    layers.append(fast.FrozenBatchNorm2d(4, EPS))
+    layers.load_state_dict(drawn(rng, layers))
+    return layers.to(dtype)
+
+
+def drawn(rng, layers):
+    """Draw new values of the state of `layers`, all positive."""
+    state = {
+        name: torch.as_tensor(rng.uniform(0.5, 2, x.shape))
+        for name, x in layers.state_dict().items()
+    }
+    return {name: x.to(layers[0].weight.dtype) for name, x in state.items()}
+
+
+def forgetful(layers, x):
+    """Compute a convolution and a frozen norm from their tensors as they are."""
+    conv, norm = layers
+    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+    shift = norm.bias - norm.running_mean * scale
+    return F.conv2d(x, conv.weight * scale[:, None, None, None], shift)
+
+
+def step(optimizer, **keywords):
+    """Return a change of the weight by a step of `optimizer`, after which it has no gradient."""
+
+    def change(layers, rng):
+        fast.conv_norm(*layers, torch.ones(1, 3, 5, 5)).sum().backward()
+        optimizer(layers.parameters(), lr=0.1, **keywords).step()
+        layers.zero_grad()
+
+    return change
+
+
+def step_after_detection(layers, rng):
+    """Detect between the backward pass and the step, which a fused optimizer hides."""
+    x = torch.ones(1, 3, 5, 5)
+    fast.conv_norm(*layers, x).sum().backward()
+    with torch.no_grad():
+        fast.conv_norm(*layers, x)
+    torch.optim.SGD(layers.parameters(), lr=0.1, fused=True).step()
+    layers.zero_grad()
+
+
+def step_by_hand(layers, rng):
+    """Set a gradient by hand and detect before the step."""
+    layers[0].weight.grad = torch.ones_like(layers[0].weight)
+    with torch.no_grad():
+        fast.conv_norm(*layers, torch.ones(1, 3, 5, 5))
+    torch.optim.SGD(layers.parameters(), lr=0.1, fused=True).step()
+    layers.zero_grad()
+
+
+def round_trip(layers, rng):
+    """Lose precision; the memory of the first weights may be given to the last ones."""
+    layers.half().float()
+
+
+def unseen(layers, rng):
+    """Write past the version counter in training mode, as the replay of a CUDA graph does."""
+    layers.train()
+    layers[0].weight.data.mul_(3)
+    layers.eval()
+
+
+def replace_parameter(layers, rng):
+    layers[0].weight = torch.nn.Parameter(layers[0].weight.detach() * 2)
+
+
+def replace_parameter_in_place(layers, rng):
+    """The new parameter has the memory of the old one, and is written as often."""
+    weight = torch.nn.Parameter(layers[0].weight.data)
+    with torch.no_grad():
+        while weight._version < layers[0].weight._version:
+            weight.mul_(1)
+    weight.data.mul_(2)
+    layers[0].weight = weight
+
+
+def replace_data(layers, rng):
+    """Several times, so that the first memory would be used again if it were free."""
+    for _ in range(8):
+        layers[0].weight.data = layers[0].weight.data * 1.1
+
+
+def replace_data_by_a_view(layers, rng):
+    layers[0].weight.data = layers[0].weight.data.transpose(2, 3)
+
+
+def replace_buffer(layers, rng):
+    layers[1].running_var = layers[1].running_var * 2
+
+
+def write(index, name):
+    def change(layers, rng):
+        with torch.no_grad():
+            getattr(layers[index], name).mul_(2)
+
+    return change
+
+
+def write_in_inference_mode(layers, rng):
+    with torch.inference_mode():
+        layers[0].weight.mul_(2)
+
+
+def load(assign):
+    def change(layers, rng):
+        layers.load_state_dict(drawn(rng, layers), assign=assign)
+
+    return change
+
+
+CHANGES = {
+    **{
+        f"write {name}": write(1, name)
+        for name in ("weight", "bias", "running_mean", "running_var")
+    },
+    "write the convolution's weight": write(0, "weight"),
+    "write in inference mode": write_in_inference_mode,
+    "eps": lambda layers, rng: setattr(layers[1], "eps", 0.5),
+    "replace the parameter": replace_parameter,
+    "replace the parameter in place": replace_parameter_in_place,
+    "replace its data": replace_data,
+    "replace its data by a view": replace_data_by_a_view,
+    "replace a buffer": replace_buffer,
+    "load": load(False),
+    "load by assignment": load(True),
+    "half and back": round_trip,
+    "double": lambda layers, rng: layers.double(),
+    "fused SGD": step(torch.optim.SGD, fused=True),
+    "foreach SGD": step(torch.optim.SGD, foreach=True),
+    "fused AdamW": step(torch.optim.AdamW, fused=True),
+    "a step after a detection": step_after_detection,
+    "a step by hand": step_by_hand,
+    "an unseen write in training mode": unseen,
+    "channels last": lambda layers, rng: layers.to(memory_format=torch.channels_last),
+}
+
+
+@pytest.mark.parametrize("no_grad", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_a_changed_convolution_is_folded_again(rng, change, no_grad):
+    """In evaluation, in training and in a copy: what was remembered before never comes back."""
+    layers = convolution(rng).eval()
+    x = torch.tensor(rng.standard_normal((2, 3, 5, 5)), dtype=torch.float32)
+    with no_grad():
+        before = fast.conv_norm(*layers, x)
+        again = fast.conv_norm(*layers, x)
+    assert_equal(before, forgetful(layers, x).detach())
+    assert_equal(again, before)
+    same = change in (CHANGES["channels last"], CHANGES["double"])
+    copies = [deepcopy(layers), pickle.loads(pickle.dumps(layers))]
+    assert copies[0][1]._folded.last is copies[1][1]._folded.last is None
+    change(layers, rng)
+    for changed in (layers, *copies):
+        if changed is not layers:
+            change(changed, rng)
+        x = x.to(changed[0].weight.dtype)
+        with no_grad():
+            after = fast.conv_norm(*changed, x)
+        expected = forgetful(changed, x)
+        assert_equal(after, expected.detach())
+        assert same or error(after.double(), before.double()) > 1e-4
+        # In training, with the gradient of the weight.
+        ours = fast.conv_norm(*changed, x)
+        assert_equal(ours.detach(), expected.detach())
+        for actual, wanted in zip(
+            *(torch.autograd.grad(y.square().sum(), changed[0].weight) for y in (ours, expected)),
+            strict=True,
+        ):
+            assert_equal(actual, wanted)
+
+
+def test_unchanged_tensors_are_folded_once(rng):
+    layers, x = convolution(rng), torch.ones(1, 3, 5, 5)
+    weight = layers[0].weight
+    with torch.no_grad():
+        first, second = layers[1].folded(weight), layers[1].folded(weight)
+    assert all(a is b for a, b in zip(first, second, strict=True))
+    assert layers[1].affine()[0] is layers[1].affine()[0]
+    # A weight that is trained is folded at each step, by the same scale.
+    assert layers[1].folded(weight)[0] is not layers[1].folded(weight)[0]
+    weight.requires_grad_(False)
+    assert layers[1].folded(weight)[0] is layers[1].folded(weight)[0]
+    assert "_folded" not in "".join(layers.state_dict())
+    assert_equal(fast.conv_norm(*layers, x), forgetful(layers, x))
+
+
+def test_autocast_does_not_mix_with_full_precision(rng):
+    layers, x = convolution(rng), torch.ones(1, 3, 5, 5)
+    for enabled in (True, False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            for mode in (torch.no_grad, torch.enable_grad):
+                with mode():
+                    ours, expected = fast.conv_norm(*layers, x), forgetful(layers, x)
+                assert ours.dtype == (torch.bfloat16 if enabled else torch.float32)
+                assert_equal(ours.detach().float(), expected.detach().float())
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        layers.double()
+        assert fast.conv_norm(*layers, x.double()).dtype == torch.float64
+
+
+def test_a_compiled_or_exported_convolution_reads_its_tensors(rng):
+    """Nothing that was remembered becomes a constant of the graph."""
+
+    class Folded(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = convolution(rng)
+
+        def forward(self, x):
+            return fast.conv_norm(*self.layers, x)
+
+    model, x = Folded().eval(), torch.ones(1, 3, 5, 5)
+    with torch.no_grad():
+        model(x)
+        compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+        exported = torch.export.export(model, (x,)).module()
+        for _ in range(2):
+            for run in (compiled, exported):
+                assert_equal(run(x), forgetful(model.layers, x))
+            model.layers[0].weight.mul_(2)
+            model.layers[1].bias.add_(1)
+            exported.load_state_dict(model.state_dict())
+
+
+def test_what_inference_mode_remembers_serves_a_training_step(rng):
+    layers, x = convolution(rng).requires_grad_(False), torch.ones(1, 3, 5, 5, requires_grad=True)
+    with torch.inference_mode():
+        fast.conv_norm(*layers, x)
+    ours, expected = (
+        torch.autograd.grad(f(x).sum(), x)[0]
+        for f in (lambda x: fast.conv_norm(*layers, x), lambda x: forgetful(layers, x))
+    )
+    assert_equal(ours, expected)
+
+
+def test_fake_tensors_are_not_remembered(rng):
+    layers, x = convolution(rng), torch.ones(1, 3, 5, 5)
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+        fast.conv_norm(*layers, x)
+    with torch.no_grad():
+        assert_equal(fast.conv_norm(*layers, x), forgetful(layers, x))
