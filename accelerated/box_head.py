@@ -145,7 +145,7 @@ class FourConvFC(BoxHead):
     def describe(self, x: torch.Tensor, valid: torch.Tensor | None) -> torch.Tensor:
         for i in range(1, 5):
             normalise = getattr(self, f"conv{i}_norm", None)
-            x = F.relu_(norm.conv_norm(getattr(self, f"conv{i}"), normalise, x, valid))
+            x = norm.conv_norm(getattr(self, f"conv{i}"), normalise, x, valid, relu=True)
         return F.relu_(self.fc6(x.flatten(1)))
 
 

@@ -39,7 +39,9 @@ class Neck(nn.Module):
         for level in (5, 4, 3, 2):
             x = self._layer(f"lateral{level}", stages[level])
             if above is not None:
-                x = x + F.interpolate(above, size=x.shape[-2:], mode="nearest")
+                # Autocast would widen both to float32.
+                with torch.autocast(x.device.type, enabled=False):
+                    x = x + F.interpolate(above, size=x.shape[-2:], mode="nearest")
             above = x
             pyramid[level] = self._layer(f"output{level}", above)
         pyramid[6] = pyramid[5][:, :, ::2, ::2]

@@ -47,7 +47,7 @@ class FCN(nn.Module):
         x = features
         for i in range(1, self.convs + 1):
             normalise = getattr(self, f"conv{i}_norm", None)
-            x = F.relu_(norm.conv_norm(getattr(self, f"conv{i}"), normalise, x, valid))
+            x = norm.conv_norm(getattr(self, f"conv{i}"), normalise, x, valid, relu=True)
         return self.logits(F.relu_(self.deconv(x)))
 
 

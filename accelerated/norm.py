@@ -10,9 +10,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import distributed, nn
 
+from accelerated.conv import add_and_relu, conv2d
 from reference.config import Config
 
 
@@ -218,17 +218,25 @@ def make(kind: str, channels: int, config: Config) -> nn.Module:
 
 
 def conv_norm(
-    conv: nn.Conv2d, norm: nn.Module | None, x: torch.Tensor, valid: torch.Tensor | None = None
+    conv: nn.Conv2d,
+    norm: nn.Module | None,
+    x: torch.Tensor,
+    valid: torch.Tensor | None = None,
+    *,
+    shortcut: torch.Tensor | None = None,
+    relu: bool = False,
 ) -> torch.Tensor:
-    """Apply the convolution `conv` and then the normalisation `norm`, if there is one.
+    """Apply the convolution `conv`, then the normalisation `norm`, if there is one.
+
+    shortcut  is added then, and after it, with `relu`, ReLU applied
 
     A frozen norm is folded into the convolution's weight and bias, so that it costs no pass over
     the activations.
     """
-    if isinstance(norm, FrozenBatchNorm2d):
-        weight, bias = norm.folded(conv.weight)
-        return F.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
-    x = conv(x)
     if norm is None:
-        return x
-    return norm(x, valid) if isinstance(norm, BatchNorm2d) else norm(x)
+        return conv2d(x, conv.weight, conv.bias, conv, shortcut=shortcut, relu=relu)
+    if isinstance(norm, FrozenBatchNorm2d):
+        return conv2d(x, *norm.folded(conv.weight), conv, shortcut=shortcut, relu=relu)
+    x = conv(x)
+    x = norm(x, valid) if isinstance(norm, BatchNorm2d) else norm(x)
+    return add_and_relu(x, shortcut, relu)

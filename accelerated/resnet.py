@@ -48,7 +48,7 @@ class Backbone(nn.Module):
                 module.requires_grad_(False)
 
     def forward(self, images: torch.Tensor) -> dict:
-        x = F.relu_(norm.conv_norm(self.conv1, self.bn1, images))
+        x = norm.conv_norm(self.conv1, self.bn1, images, relu=True)
         x = F.max_pool2d(x, 3, 2, padding=1)
         stages = {}
         for index in range(2, self.out_stage + 1):
@@ -79,9 +79,9 @@ class BasicBlock(nn.Module):
         self.downsample = _projection(before, after, stride, config)
 
     def forward(self, x: torch.Tensor, valid: torch.Tensor | None = None) -> torch.Tensor:
-        y = F.relu_(norm.conv_norm(self.conv1, self.bn1, x, valid))
-        y = norm.conv_norm(self.conv2, self.bn2, y, valid)
-        return F.relu_(y.add_(_shortcut(self.downsample, x, valid)))
+        y = norm.conv_norm(self.conv1, self.bn1, x, valid, relu=True)
+        shortcut = _shortcut(self.downsample, x, valid)
+        return norm.conv_norm(self.conv2, self.bn2, y, valid, shortcut=shortcut, relu=True)
 
 
 class Bottleneck(nn.Module):
@@ -105,10 +105,10 @@ class Bottleneck(nn.Module):
         self.downsample = _projection(before, after, stride, config)
 
     def forward(self, x: torch.Tensor, valid: torch.Tensor | None = None) -> torch.Tensor:
-        y = F.relu_(norm.conv_norm(self.conv1, self.bn1, x, valid))
-        y = F.relu_(norm.conv_norm(self.conv2, self.bn2, y, valid))
-        y = norm.conv_norm(self.conv3, self.bn3, y, valid)
-        return F.relu_(y.add_(_shortcut(self.downsample, x, valid)))
+        y = norm.conv_norm(self.conv1, self.bn1, x, valid, relu=True)
+        y = norm.conv_norm(self.conv2, self.bn2, y, valid, relu=True)
+        shortcut = _shortcut(self.downsample, x, valid)
+        return norm.conv_norm(self.conv3, self.bn3, y, valid, shortcut=shortcut, relu=True)
 
 
 def _shortcut(downsample, x, valid):

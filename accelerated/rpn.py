@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from accelerated import box_coder, boxes, matcher, neck, nms, sampler
+from accelerated import box_coder, boxes, matcher, neck, nms, norm, sampler
 from accelerated.losses import binary_cross_entropy, smooth_l1
 from reference.config import RPN as RPNConfig
 from reference.config import Config
@@ -70,7 +70,7 @@ class RPN(nn.Module):
         logits, deltas = [], []
         for x in features.values():
             for i in range(1, self.conv_depth + 1):
-                x = F.relu_(getattr(self, f"conv{i}")(x))
+                x = norm.conv_norm(getattr(self, f"conv{i}"), None, x, relu=True)
             logits.append(self.logits(x))
             deltas.append(self.deltas(x))
         return logits, deltas

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from accelerated.norm import conv_norm
 from accelerated.parameters import initialise
 from reference.config import Config
 
@@ -38,7 +39,7 @@ class Backbone(nn.Module):
             if block > 1:
                 x = F.max_pool2d(x, 2, 2)
             for i in range(1, CONVOLUTIONS[block] + 1):
-                x = F.relu_(getattr(self, f"conv{block}_{i}")(x))
+                x = conv_norm(getattr(self, f"conv{block}_{i}"), None, x, relu=True)
             stages[block] = x
         return stages
 

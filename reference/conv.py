@@ -1,6 +1,6 @@
-"""Convolution and transposed convolution as matrix products over image patches, with backwards.
+"""Convolution: cross-correlation with zero padding, as in every deep learning library.
 
-As in every deep learning library, "convolution" means cross-correlation with zero padding.
+It and the transposed one are matrix products over image patches, with their backwards.
 
 Legend: N images, C input channels, O output channels, k_h x k_w the kernel, H' x W' the output.
 """

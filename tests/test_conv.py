@@ -1,5 +1,7 @@
 """Convolutions and their backwards against PyTorch's in float64; adjointness, chunking, errors."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.gradients import check_backward
 
+from accelerated import conv as accelerated
 from accelerated.verify.equality import REDUCTION, assert_close, assert_equal
 from reference import conv
 
@@ -156,3 +159,45 @@ def test_what_does_not_fit_raises(shapes):
         ValueError, match=r"conv2d: 2 channels|kernel of 3 x 3 .* is larger than 2 x 5"
     ):
         conv.conv2d(*(np.zeros(shape) for shape in shapes))
+
+
+def convolved(tensors, relu, dtype, device):
+    """Output and gradients of `accelerated.conv.conv2d` with stride 2 and padding 1."""
+    layer = torch.nn.Conv2d(6, 8, 3, stride=2, padding=1, bias=False)
+    leaves: Any = [y.to(device, dtype).requires_grad_() for y in tensors]
+    leaves[0] = leaves[0].detach().to(memory_format=torch.channels_last).requires_grad_()
+    x, weight, bias, shortcut = leaves
+    out = accelerated.conv2d(x, weight, bias, layer, shortcut=shortcut, relu=relu)
+    return out, *torch.autograd.grad(out, leaves, torch.cos(out.detach()))
+
+
+def a_convolution(rng):
+    shapes = (3, 6, 12, 20), (8, 6, 3, 3), (8,), (3, 8, 6, 10)
+    return [torch.tensor(rng.standard_normal(shape)) for shape in shapes]
+
+
+@pytest.mark.parametrize("relu", [True, False])
+def test_shortcut_and_relu_follow_a_convolution(rng, relu):
+    leaves: Any = [y.requires_grad_() for y in a_convolution(rng)]
+    expected = F.conv2d(*leaves[:3], stride=2, padding=1) + leaves[3]
+    expected = expected.relu() if relu else expected
+    grads = torch.autograd.grad(expected, leaves, torch.cos(expected.detach()))
+    arguments = [y.detach() for y in leaves]
+    for a, b in zip(
+        convolved(arguments, relu, torch.float64, "cpu"), (expected, *grads), strict=True
+    ):
+        assert_equal(a.detach(), b.detach())
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_the_fused_convolution(rng, dtype):
+    arguments = [y.to(dtype).double() for y in a_convolution(rng)]
+    expected = convolved(arguments, True, torch.float64, "cpu")
+    actual = convolved(arguments, True, dtype, "cuda")
+    assert "_Fused" in type(actual[0].grad_fn).__name__
+    for a, b in zip(actual, expected, strict=True):
+        assert a.dtype == dtype
+        assert_close(a.detach(), b.detach(), REDUCTION[str(dtype).removeprefix("torch.")])
+    arguments[0][1] = torch.nan
+    assert convolved(arguments, True, dtype, "cuda")[0][1].isnan().all(), "NaN must stay visible"
