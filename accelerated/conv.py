@@ -15,25 +15,27 @@ from torch.autograd.function import once_differentiable
 
 
 def conv2d(
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None,
     conv: nn.Conv2d,
+    x: torch.Tensor,
+    folded: tuple[torch.Tensor, torch.Tensor] | None = None,
     *,
     shortcut: torch.Tensor | None = None,
     relu: bool = False,
 ) -> torch.Tensor:
-    """Convolve as `conv` does, but with this weight and bias; add the shortcut; apply ReLU.
+    """Apply `conv`; add the shortcut, if there is one; apply ReLU, if asked.
 
-    x [N, C, H, W], weight [O, C / groups, k_h, k_w], bias [O], shortcut [N, O, H', W'] or None
-    -> [N, O, H', W']
+    folded  weight and bias to use instead of those of `conv`
+
+    x [N, C, H, W], shortcut [N, O, H', W'] -> [N, O, H', W']
     """
+    weight, bias = (conv.weight, conv.bias) if folded is None else folded
     geometry: Any = conv.stride, conv.padding, conv.dilation, conv.groups
     if relu and bias is not None and _is_fusible(x, weight, conv.groups):
         dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else x.dtype
         cast = [y if y is None else y.to(dtype) for y in (x, weight, bias, shortcut)]
         return _Fused.apply(*cast, geometry)
-    return add_and_relu(F.conv2d(x, weight, bias, *geometry), shortcut, relu)
+    x = conv(x) if folded is None else F.conv2d(x, weight, bias, *geometry)
+    return add_and_relu(x, shortcut, relu)
 
 
 def add_and_relu(x: torch.Tensor, shortcut: torch.Tensor | None, relu: bool) -> torch.Tensor:

@@ -233,10 +233,9 @@ def conv_norm(
     A frozen norm is folded into the convolution's weight and bias, so that it costs no pass over
     the activations.
     """
-    if norm is None:
-        return conv2d(x, conv.weight, conv.bias, conv, shortcut=shortcut, relu=relu)
-    if isinstance(norm, FrozenBatchNorm2d):
-        return conv2d(x, *norm.folded(conv.weight), conv, shortcut=shortcut, relu=relu)
+    if norm is None or isinstance(norm, FrozenBatchNorm2d):
+        folded = None if norm is None else norm.folded(conv.weight)
+        return conv2d(conv, x, folded, shortcut=shortcut, relu=relu)
     x = conv(x)
     x = norm(x, valid) if isinstance(norm, BatchNorm2d) else norm(x)
     return add_and_relu(x, shortcut, relu)
