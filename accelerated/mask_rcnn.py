@@ -191,7 +191,8 @@ class MaskRCNN(nn.Module):
         pairs = zip(images, targets or [None] * len(images), strict=True)
         dtype = torch.promote_types(weight.dtype, torch.float32)
         prepared = [
-            transform.prepare(image, target, config, dtype=dtype) for image, target in pairs
+            transform.prepare(image, target, config, dtype=dtype, device=weight.device)
+            for image, target in pairs
         ]
         originals = [tuple(image.shape[:2]) for image in images]
         return transform.collate(prepared, config, originals).to(weight.device)

@@ -7,7 +7,7 @@ an image, R RoIs of all images, G ground truths, D detection slots, K classes, S
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 
@@ -35,12 +35,11 @@ class PackedTarget:
 
 
 @dataclass
-class Batch:
-    """The images and targets of a step, in G ground-truth slots per image.
+class BatchTargets:
+    """What a batch holds besides its images, in G ground-truth slots per image.
 
-    images          [N, 3, H, W]               normalised, zeros to the right and below
-    sizes           [N, 2] int64               (h, w) without padding
-    boxes           [N, G, 4]                  xyxy, pixels of `images`
+    sizes           [N, 2] int64               (h, w) of the images without padding
+    boxes           [N, G, 4]                  xyxy, pixels of the images
     labels          [N, G] int64               1..K, 0 in empty slots
     valid           [N, G] bool                whether a slot holds an object
     masks           [N, G, H, ceil(W / 8)]     uint8, packed to bits
@@ -48,7 +47,6 @@ class Batch:
     image_ids       list                       one id per image
     """
 
-    images: torch.Tensor
     sizes: torch.Tensor
     boxes: torch.Tensor
     labels: torch.Tensor
@@ -57,21 +55,55 @@ class Batch:
     original_sizes: list[tuple[int, int]]
     image_ids: list
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
         """Return the batch on `device`."""
         return self._map(lambda x: x.to(device, non_blocking=non_blocking))
 
-    def pin_memory(self) -> "Batch":
+    def pin_memory(self) -> Self:
         """Return the batch in page-locked memory, for asynchronous copies (DataLoader calls it)."""
         return self._map(torch.Tensor.pin_memory)
 
-    def _map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> "Batch":
-        tensors = {
-            name: function(value)
-            for name, value in vars(self).items()
-            if isinstance(value, torch.Tensor)
-        }
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Return {field: tensor}."""
+        return {name: x for name, x in vars(self).items() if isinstance(x, torch.Tensor)}
+
+    def _map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> Self:
+        tensors = {name: function(tensor) for name, tensor in self.tensors().items()}
         return dataclasses.replace(self, **tensors)
+
+
+@dataclass
+class Batch(BatchTargets):
+    """The images and targets of a step.
+
+    images  [N, 3, H, W]  normalised, zeros to the right and below
+    """
+
+    images: torch.Tensor
+
+
+@dataclass
+class RawBatch(BatchTargets):
+    """A batch from the workers; `transform.finish` makes a Batch of it, on any device.
+
+    pixels        [P]       the images [h, w, 3] RGB one after the other, uint8 or floats in 0..255
+    pixel_shapes  [(h, w)]  their sides
+    new_shapes    [(h, w)]  their sides after resizing, those in `sizes`
+    shape         (H, W)    of the padded batch
+    """
+
+    pixels: torch.Tensor
+    pixel_shapes: list[tuple[int, int]]
+    new_shapes: list[tuple[int, int]]
+    shape: tuple[int, int]
+
+    def images(self) -> list[torch.Tensor]:
+        """Return the images as views [3, h, w]."""
+        parts = self.pixels.split([3 * h * w for h, w in self.pixel_shapes])
+        return [
+            part.view(h, w, 3).permute(2, 0, 1)
+            for part, (h, w) in zip(parts, self.pixel_shapes, strict=True)
+        ]
 
 
 @dataclass

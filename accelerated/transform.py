@@ -1,20 +1,25 @@
 """Preparation of images and targets: from the input image to a batch that the network sees.
 
 The two conventions are those of torchvision's GeneralizedRCNNTransform and of detectron2's
-ResizeShortestEdge and ImageList (SPEC §12). Everything runs on the workers' CPU. The batch has
-fixed shapes. Masks are stored as bits: 8 pixels of a row in one byte, the first in the highest bit
+ResizeShortestEdge and ImageList (SPEC §12). The workers leave the pixels as uint8; what is done to
+each alone (channel order, normalisation, padding) and bilinear resizing run on the model's device.
+Pillow's filter on uint8 runs on the CPU, because it must round as Pillow does. The batch has fixed
+shapes. Masks are stored as bits: 8 pixels of a row in one byte, the first in the highest bit
 (numpy.packbits).
 
 Legend: N images, G ground-truth slots; H, W sides of the input image or of the batch; h, w sides
 after resizing.
 """
 
+import dataclasses
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from accelerated.structures import Batch, PackedTarget, Target
+from accelerated.structures import Batch, BatchTargets, PackedTarget, RawBatch, Target
 from reference.config import Transform
 
 
@@ -113,12 +118,68 @@ def scale_boxes(boxes: torch.Tensor, old: tuple, new: tuple, transform: Transfor
     return boxes * boxes.new_tensor([ratio_x, ratio_y, ratio_x, ratio_y])
 
 
+def prepare_pixels(
+    image: np.ndarray | torch.Tensor,
+    target: Target | None,
+    transform: Transform,
+    min_size: int | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> tuple[torch.Tensor, tuple[int, int], PackedTarget | None]:
+    """Do the part of `prepare` that stays on the CPU: targets, and Pillow's filter on uint8.
+
+    The arguments and errors are those of `prepare`.
+    Returns the pixels as a view [3, H, W] of [H, W, 3], the sides (h, w) that they shall have, and
+    the PackedTarget, in the resized image's pixels, or None.
+    """
+    image = check_image(image)
+    height, width = old = image.shape[1], image.shape[2]
+    target = target if target is None else check_target(target, height, width, dtype)
+    if min_size is None and transform.min_size:
+        min_size = transform.min_size[-1]
+    new = old if min_size is None else resized_shape(height, width, min_size, transform)
+    by_pillow = transform.interpolation == "pillow" and not transform.normalize_first
+    if by_pillow and image.dtype == torch.uint8 and new != old:
+        image = resize(image, new, transform)
+    if target is None:
+        return image, new, None
+    masks = resize_and_pack(target.masks.cpu(), new, transform)
+    boxes = scale_boxes(target.boxes, old, new, transform) if new != old else target.boxes
+    return image, new, PackedTarget(boxes, target.labels, masks)
+
+
+def normalize_and_resize(
+    image: torch.Tensor, size: tuple[int, int], transform: Transform, dtype: torch.dtype
+) -> torch.Tensor:
+    """Do the rest of `prepare`, on any device: pixels [3, H, W] -> network input [3, h, w]."""
+    if image.dtype != torch.uint8 or transform.interpolation == "bilinear":
+        image = image.to(dtype)
+    image = image if transform.channel_order == "rgb" else image.flip(0)
+    if transform.normalize_first:
+        image = normalize(image, transform, dtype)
+    if image.shape[1:] != size:
+        image = resize(image, size, transform)
+    if not transform.normalize_first:
+        image = normalize(image, transform, dtype)
+    return image.contiguous()
+
+
+def normalize(image: torch.Tensor, transform: Transform, dtype: torch.dtype) -> torch.Tensor:
+    """Compute (image * pixel_scale - mean) / std of [3, h, w] in `dtype`."""
+    # No scalars: a GPU would multiply by the reciprocal of a scalar and round otherwise.
+    mean, std = (
+        torch.tensor(value, dtype=dtype)[:, None, None].to(image.device, non_blocking=True)
+        for value in (transform.mean, transform.std)
+    )
+    return (image.to(dtype) * transform.pixel_scale).sub_(mean).div_(std)
+
+
 def prepare(
     image: np.ndarray | torch.Tensor,
     target: Target | None,
     transform: Transform,
     min_size: int | None = None,
     dtype: torch.dtype = torch.float32,
+    device: torch.device | str | None = None,
 ) -> tuple[torch.Tensor, PackedTarget | None]:
     """Order the channels, normalise and resize one image and its target.
 
@@ -126,35 +187,13 @@ def prepare(
     target    Target or None
     min_size  short side; None: the last of `transform.min_size`. If that is empty, the size is kept
     dtype     of image and boxes: float32, or float64 to compare with the reference
+    device    of the prepared image; None: the image's own
     Returns   ([3, h, w], PackedTarget in the resized image's pixels or None).
 
     Raises ValueError for an image or target that does not fit or is not finite, saying what to do.
     """
-    image = check_image(image)
-    height, width = old = tuple(image.shape[1:])
-    target = target if target is None else check_target(target, height, width, dtype)
-    if min_size is None and transform.min_size:
-        min_size = transform.min_size[-1]
-    new = old if min_size is None else resized_shape(height, width, min_size, transform)
-
-    def normalized(x):
-        mean, std = (
-            torch.tensor(value, dtype=dtype, device=x.device)[:, None, None]
-            for value in (transform.mean, transform.std)
-        )
-        return (x.to(dtype) * transform.pixel_scale).sub_(mean).div_(std)
-
-    if image.dtype != torch.uint8 or transform.interpolation == "bilinear":
-        image = image.to(dtype)
-    image = image if transform.channel_order == "rgb" else image.flip(0)
-    image = normalized(image) if transform.normalize_first else image
-    image = resize(image, new, transform) if new != old else image
-    image = (image if transform.normalize_first else normalized(image)).contiguous()
-    if target is None:
-        return image, None
-    masks = resize_and_pack(target.masks.cpu(), new, transform)
-    boxes = scale_boxes(target.boxes, old, new, transform) if new != old else target.boxes
-    return image, PackedTarget(boxes, target.labels, masks)
+    pixels, size, packed = prepare_pixels(image, target, transform, min_size, dtype)
+    return normalize_and_resize(pixels.to(device), size, transform, dtype), packed
 
 
 def collate(
@@ -174,38 +213,92 @@ def collate(
     Raises ValueError if an image or its objects do not fit.
     """
     images, targets = zip(*prepared, strict=True)
-    sizes = torch.tensor([image.shape[1:] for image in images])
+    sizes = [tuple(image.shape[1:]) for image in images]
+    shape = _padded_shape(sizes, transform, pad_to)
+    fields = _targets(targets, sizes, shape, images[0].dtype, max_objects)
+    ids = list(range(len(images))) if image_ids is None else list(image_ids)
+    originals = [tuple(size) for size in original_sizes]
+    return Batch(**fields, original_sizes=originals, image_ids=ids, images=pad(images, shape))
+
+
+def collate_pixels(
+    prepared: list,
+    transform: Transform,
+    original_sizes: list,
+    image_ids: list,
+    max_objects: int | None = None,
+    pad_to: tuple[int, int] | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> RawBatch:
+    """Collect what `prepare_pixels` returned for each image into a RawBatch.
+
+    dtype  of the boxes and of the images to be; the other arguments and errors are those of
+           `collate`
+    """
+    images, sizes, targets = zip(*prepared, strict=True)
+    shape = _padded_shape(sizes, transform, pad_to)
+    return RawBatch(
+        **_targets(targets, sizes, shape, dtype, max_objects),
+        original_sizes=[tuple(size) for size in original_sizes],
+        image_ids=list(image_ids),
+        pixels=torch.cat([image.permute(1, 2, 0).reshape(-1) for image in images]),
+        pixel_shapes=[tuple(image.shape[1:]) for image in images],
+        new_shapes=list(sizes),
+        shape=shape,
+    )
+
+
+def finish(batch: RawBatch, transform: Transform) -> Batch:
+    """Make the images of a batch on its device, without synchronisation.
+
+    On a CPU the result has the bits of `prepare` and `collate`.
+    """
+    images = [
+        normalize_and_resize(pixels, size, transform, batch.boxes.dtype)
+        for pixels, size in zip(batch.images(), batch.new_shapes, strict=True)
+    ]
+    fields = {field.name: getattr(batch, field.name) for field in dataclasses.fields(BatchTargets)}
+    return Batch(**fields, images=pad(images, batch.shape))
+
+
+def pad(images: Sequence[torch.Tensor], shape: tuple[int, int]) -> torch.Tensor:
+    """Pad images [3, h, w] with zeros, right and below, to one size: [N, 3, H, W] (SPEC §12)."""
+    out = images[0].new_zeros(len(images), 3, *shape)
+    for row, image in zip(out, images, strict=True):
+        row[:, : image.shape[1], : image.shape[2]] = image
+    return out
+
+
+def _padded_shape(sizes, transform, pad_to):
+    """Return (H, W) of a batch of images with `sizes` (h, w)."""
+    largest = tuple(max(sides) for sides in zip(*sizes, strict=True))
+    if pad_to is None:
+        divisor = transform.size_divisor or 1
+        return tuple(-(-side // divisor) * divisor for side in largest)
+    if largest[0] > pad_to[0] or largest[1] > pad_to[1]:
+        raise ValueError(
+            f"images of up to {list(largest)} do not fit into pad_to {list(pad_to)}; "
+            "lower max_size or raise pad_to"
+        )
+    return pad_to
+
+
+def _targets(targets, sizes, shape, dtype, max_objects):
+    """Return the tensors of BatchTargets, of images with `sizes` (h, w) in a batch of `shape`."""
     counts = [0 if target is None else len(target.labels) for target in targets]
-    height, width = (int(side) for side in sizes.amax(0)) if pad_to is None else pad_to
-    if pad_to is None and transform.size_divisor:
-        divisor = transform.size_divisor
-        height, width = (-(-side // divisor) * divisor for side in (height, width))
-    slots = max(1, *counts) if max_objects is None else max_objects
+    n, slots = len(sizes), max(1, *counts) if max_objects is None else max_objects
     if max(counts) > slots:
         raise ValueError(
             f"{max(counts)} objects in an image of the batch, but max_objects is {slots}; "
             "raise it or drop objects"
         )
-    if (sizes > torch.tensor([height, width])).any():
-        raise ValueError(
-            f"images of up to {sizes.amax(0).tolist()} do not fit into pad_to {[height, width]}; "
-            "lower max_size or raise pad_to"
-        )
-
-    n, dtype = len(images), images[0].dtype
-    batch = Batch(
-        images=torch.zeros(n, 3, height, width, dtype=dtype),
-        sizes=sizes,
-        boxes=torch.zeros(n, slots, 4, dtype=dtype),
-        labels=torch.zeros(n, slots, dtype=torch.int64),
-        valid=torch.arange(slots) < torch.tensor(counts)[:, None],
-        masks=torch.zeros(n, slots, height, -(-width // 8), dtype=torch.uint8),
-        original_sizes=[tuple(size) for size in original_sizes],
-        image_ids=list(range(n)) if image_ids is None else list(image_ids),
-    )
-    for i, (image, target, count) in enumerate(zip(images, targets, counts, strict=True)):
-        batch.images[i, :, : image.shape[1], : image.shape[2]] = image
+    boxes = torch.zeros(n, slots, 4, dtype=dtype)
+    labels = torch.zeros(n, slots, dtype=torch.int64)
+    masks = torch.zeros(n, slots, shape[0], -(-shape[1] // 8), dtype=torch.uint8)
+    for i, (target, count) in enumerate(zip(targets, counts, strict=True)):
         if count:
-            batch.boxes[i, :count], batch.labels[i, :count] = target.boxes, target.labels
-            batch.masks[i, :count, : target.masks.shape[1], : target.masks.shape[2]] = target.masks
-    return batch
+            boxes[i, :count], labels[i, :count] = target.boxes, target.labels
+            masks[i, :count, : target.masks.shape[1], : target.masks.shape[2]] = target.masks
+    valid = torch.arange(slots) < torch.tensor(counts)[:, None]
+    tensors = {"boxes": boxes, "labels": labels, "valid": valid, "masks": masks}
+    return {"sizes": torch.tensor(sizes)} | tensors

@@ -159,7 +159,9 @@ def test_an_image_that_is_not_finite_is_named_and_the_last_checkpoint_is_good(
 
     def poisoned(*arguments, **options):
         for batch in loader(*arguments, **options):
-            batch.images[[image_id == 5 for image_id in batch.image_ids]] *= float("nan")
+            batch.pixels = batch.pixels.float()
+            for image_id, image in zip(batch.image_ids, batch.images(), strict=True):
+                image *= float("nan") if image_id == 5 else 1.0
             yield batch
 
     loader = module.loader

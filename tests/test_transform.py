@@ -218,6 +218,48 @@ def test_collate_pads_objects_and_masks(rng):
         accelerated.collate(prepared, config, shapes, pad_to=(32, 64))
 
 
+CONVENTIONS = [TORCHVISION, DETECTRON2, replace(TORCHVISION, channel_order="bgr")]
+
+
+def both_ways(rng, config, dtype=np.uint8):
+    """Return the same images as a RawBatch, and as prepared and collated on the CPU."""
+    config, counts = replace(config, min_size=(61,), max_size=90), {(37, 50): 3, (99, 64): 0}
+    shapes = list(counts)
+    examples = [example(rng, *shape, count, dtype) for shape, count in counts.items()]
+    raw = [accelerated.prepare_pixels(*pair, config) for pair in examples]
+    whole = [accelerated.prepare(*pair, config) for pair in examples]
+    raw = accelerated.collate_pixels(raw, config, shapes, [7, 8])
+    return raw, accelerated.collate(whole, config, shapes, [7, 8]), config
+
+
+@pytest.mark.parametrize("config", CONVENTIONS, ids=["torchvision", "detectron2", "bgr"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_what_the_workers_leave_is_finished_to_the_same_bits(rng, config, dtype):
+    raw, expected, config = both_ways(rng, config, dtype)
+    assert raw.pixels.numpy().dtype == dtype
+    resized = config.interpolation == "pillow" and dtype == np.uint8
+    sides = raw.new_shapes if resized else raw.original_sizes
+    assert raw.pixel_shapes == sides and len(raw.pixels) == sum(3 * h * w for h, w in sides)
+    finished = vars(accelerated.finish(raw, config))
+    assert finished.keys() == vars(expected).keys()
+    for name, value in vars(expected).items():
+        if isinstance(value, torch.Tensor):
+            assert finished[name].dtype == value.dtype and torch.equal(finished[name], value), name
+        else:
+            assert finished[name] == value, name
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("config", CONVENTIONS, ids=["torchvision", "detectron2", "bgr"])
+def test_a_gpu_finishes_batches_as_a_cpu_does(rng, config):
+    """To the bit but for bilinear resizing, whose products a GPU may fuse."""
+    raw, expected, config = both_ways(rng, config)
+    images = accelerated.finish(raw.to("cuda"), config).images.cpu()
+    if config.interpolation == "pillow":
+        assert torch.equal(images, expected.images)
+    assert_close(images, expected.images, 1e-6)
+
+
 @pytest.mark.parametrize("twin", [reference, accelerated])
 @pytest.mark.parametrize(
     ("change", "message"),

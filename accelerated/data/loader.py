@@ -1,4 +1,4 @@
-"""Batches for training and evaluation, prepared in worker processes.
+"""Batches for training and evaluation, prepared in worker processes and finished on the device.
 
 Training batch i is a function of (seed, i) alone. Shuffling, augmentation and the number of workers
 have no other state, so a run resumed at iteration i continues bit for bit.
@@ -15,7 +15,7 @@ import torch
 from accelerated import transform
 from accelerated.data.augment import augment
 from accelerated.data.dataset import Dataset
-from accelerated.structures import Batch
+from accelerated.structures import RawBatch
 from reference.config import Config, Transform
 
 
@@ -33,7 +33,7 @@ def loader(
     max_objects: int | None = None,
     pad_to: tuple[int, int] | None = None,
 ) -> "Loader":
-    """Return an iterable of batches.
+    """Return an iterable of batches, to be finished on the device by `transform.finish`.
 
     training             True: shuffled, augmented batches, landscape and portrait images apart as
                          far as possible. False: every image once, in order; the last batch may be
@@ -103,7 +103,7 @@ class Loader:
     def __len__(self) -> int:
         return len(self.order)
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[RawBatch]:
         try:
             for batch in self.batches:
                 if isinstance(batch, _Failure):
@@ -148,7 +148,7 @@ class _Failure:
 
 @dataclass
 class _Prepared:
-    """Maps (iteration or None, image indices) to a Batch or a _Failure."""
+    """Maps (iteration or None, image indices) to a RawBatch or a _Failure."""
 
     dataset: Dataset
     transform: Transform
@@ -163,14 +163,14 @@ class _Prepared:
         prepared, sizes = [], []
         for slot, index in enumerate(indices):
             try:
-                image, target, size = self.prepare(iteration, slot, index)
+                *image, size = self.prepare(iteration, slot, index)
             except Exception as error:
                 file_name = self.dataset.file_names[index]
                 return _Failure(f"image {ids[slot]}, file {file_name!r}: {error}")
-            prepared.append((image, target))
+            prepared.append(image)
             sizes.append(size)
         try:
-            return transform.collate(
+            return transform.collate_pixels(
                 prepared,
                 self.transform,
                 sizes,
@@ -184,7 +184,7 @@ class _Prepared:
     def prepare(self, iteration, slot, index):
         """Read one image, and augment it if it is for a training iteration.
 
-        Returns the network's input, its PackedTarget and the sides of the image as read.
+        Returns what `prepare_pixels` does, and the sides of the image as read.
         """
         image, target, _ = self.dataset[index]
         size, min_size = image.shape[:2], None
@@ -193,7 +193,7 @@ class _Prepared:
             image, target, min_size = augment(
                 image, target, self.transform, rng, self.flip_probability
             )
-        return *transform.prepare(image, target, self.transform, min_size), size
+        return *transform.prepare_pixels(image, target, self.transform, min_size), size
 
 
 def _ignore_interrupts(worker):

@@ -14,6 +14,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from rich.progress import track
 
+from accelerated import transform
 from accelerated.data import rle
 from accelerated.data.dataset import Dataset
 from accelerated.data.loader import loader
@@ -62,8 +63,9 @@ def detect(
     model.eval()
     batches = loader(dataset, model.config, batch_size=batch_size, workers=workers, training=False)
     total = -(-len(dataset) // batch_size)
-    for batch in track(batches, "detecting", total=total, disable=not bar):
-        padded = model.batch_detections(batch.to(device))
+    for raw in track(batches, "detecting", total=total, disable=not bar):
+        batch = transform.finish(raw.to(device, non_blocking=True), model.config.transform)
+        padded = model.batch_detections(batch)
         found = model.unpad(padded, batch, crops=True)
         for image_id, detections in zip(batch.image_ids, found, strict=True):
             for result in coco_results(detections, dataset.category_ids):

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from accelerated import interop
+from accelerated import interop, transform
 from accelerated import optimizer as torch_optimizer
 from accelerated.data.dataset import Dataset
 from accelerated.data.loader import loader
@@ -174,25 +174,25 @@ class Run:
         self.metrics = None
 
     def batches(self, start: int) -> Iterator[Batch]:
-        """Return the batches from iteration `start` on."""
+        """Yield the batches from iteration `start` on, on the device."""
         settings = self.settings
-        return iter(
-            loader(
-                self.dataset,
-                self.model.config,
-                batch_size=settings.batch_size,
-                workers=self.workers,
-                seed=settings.seed,
-                training=True,
-                start_iteration=start,
-                iterations=settings.iterations,
-            )
+        source = loader(
+            self.dataset,
+            self.model.config,
+            batch_size=settings.batch_size,
+            workers=self.workers,
+            seed=settings.seed,
+            training=True,
+            start_iteration=start,
+            iterations=settings.iterations,
         )
+        for batch in source:
+            yield transform.finish(batch.to(self.device), self.model.config.transform)
 
     def load(self, batches: Iterator[Batch]) -> tuple[Batch, float]:
-        """Move the next batch to the device; also return the seconds spent waiting for it."""
+        """Return the next batch and the seconds spent waiting for it."""
         start = time.perf_counter()
-        batch = next(batches).to(self.device)
+        batch = next(batches)
         return batch, time.perf_counter() - start
 
     def step(self, batch: Batch, waited: float) -> None:
@@ -234,7 +234,7 @@ class Run:
 
     def explain(self, iteration: int) -> str:
         """Repeat the failed step `iteration` and name its images and the first failed stage."""
-        batch = next(self.batches(iteration)).to(self.device)
+        batch = next(self.batches(iteration))
         stage = first_failure(self.model, partial(self.losses, batch, iteration), batch)
         images = ", ".join(str(image_id) for image_id in batch.image_ids)
         return (
