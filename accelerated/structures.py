@@ -63,6 +63,11 @@ class BatchTargets:
         """Return the batch in page-locked memory, for asynchronous copies (DataLoader calls it)."""
         return self._map(torch.Tensor.pin_memory)
 
+    def record_stream(self, stream: torch.cuda.Stream) -> None:
+        """Tell the allocator that `stream` uses the batch, made on another."""
+        for tensor in self.tensors().values():
+            tensor.record_stream(stream)
+
     def tensors(self) -> dict[str, torch.Tensor]:
         """Return {field: tensor}."""
         return {name: x for name, x in vars(self).items() if isinstance(x, torch.Tensor)}

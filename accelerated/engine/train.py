@@ -5,7 +5,7 @@
 The random draws of a step (images, augmentation, sampling priorities) are a function of (seed,
 iteration) alone. So the state of a run is its weights, its optimizer and the number of steps taken,
 and on a CPU a resumed run continues bit for bit.
-Nothing waits for the device between two lines of the log.
+Between two lines of the log nothing waits for the step in flight.
 """
 
 import json
@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from accelerated import interop, transform
+from accelerated import interop
 from accelerated import optimizer as torch_optimizer
 from accelerated.data.dataset import Dataset
 from accelerated.data.loader import loader
@@ -31,6 +31,7 @@ from accelerated.engine.checkpoint import PREDICTORS
 from accelerated.engine.evaluate import categories, evaluate
 from accelerated.engine.failure import NotFiniteError, first_failure
 from accelerated.engine.log import Log, Window
+from accelerated.engine.prefetch import Pace, prefetched
 from accelerated.mask_rcnn import MaskRCNN
 from accelerated.structures import Batch, Stages
 from reference.config import Config, to_dict
@@ -168,13 +169,13 @@ class Run:
         # Steps taken.
         self.iteration = iteration
         self.device = model.weight.device
-        self.window, self.rate = Window(self.device), 0.0
+        self.window, self.rate, self.pace = Window(self.device), 0.0, Pace(self.device)
         # 1 once a loss or gradient was not finite: then weights are no longer updated.
         self.failed = torch.zeros((), device=self.device)
         self.metrics = None
 
     def batches(self, start: int) -> Iterator[Batch]:
-        """Yield the batches from iteration `start` on, on the device."""
+        """Return the batches from iteration `start` on, on the device."""
         settings = self.settings
         source = loader(
             self.dataset,
@@ -186,11 +187,11 @@ class Run:
             start_iteration=start,
             iterations=settings.iterations,
         )
-        for batch in source:
-            yield transform.finish(batch.to(self.device), self.model.config.transform)
+        return prefetched(source, self.model.config.transform, self.device)
 
     def load(self, batches: Iterator[Batch]) -> tuple[Batch, float]:
         """Return the next batch and the seconds spent waiting for it."""
+        self.pace.wait()
         start = time.perf_counter()
         batch = next(batches)
         return batch, time.perf_counter() - start
