@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from accelerated.data.loader import epoch, loader
+from accelerated.data.padding import Shapes
 from accelerated.data.synthetic import ShapesDataset
 from reference import config
 
@@ -90,7 +91,7 @@ def test_evaluation_goes_in_order_unaugmented():
 
 
 def test_fixed_shapes():
-    batches = training(ShapesDataset(5, size=(32, 40)), max_objects=9, pad_to=(64, 96))
+    batches = training(ShapesDataset(5, size=(32, 40)), shapes=Shapes(((64, 96),), (9,)))
     assert {b.shape for b in batches} == {(64, 96)} and {b.boxes.shape for b in batches} == {
         (2, 9, 4)
     }
@@ -117,8 +118,7 @@ def test_a_failure_names_image_and_file(workers):
                 batch_size=2,
                 training=False,
                 workers=workers,
-                pad_to=(64, 64),
-                max_objects=0,
+                shapes=Shapes(((64, 64),), (0,)),
             )
         )
 

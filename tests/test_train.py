@@ -242,6 +242,23 @@ def test_settings_that_do_not_fit_are_refused_in_one_line(tmp_path):
         assert "\n" not in str(caught.value)
 
 
+def test_fixed_shapes_train_and_older_checkpoints_had_none(tmp_path):
+    run(tmp_path / "run", 1, fixed_shapes=True)
+    with pytest.raises(ValueError, match="fixed_shapes = True, not False"):
+        run(tmp_path / "run", 2, resume=True)
+    run(tmp_path / "run", 2, resume=True, fixed_shapes=True)
+    run(tmp_path / "older", 1)
+    state = tmp_path / "older" / "last" / "state.json"
+    older = json.loads(state.read_text())
+    del older["settings"]["fixed_shapes"]
+    state.write_text(json.dumps(older))
+    with pytest.raises(ValueError, match="fixed_shapes = False, not True"):
+        run(tmp_path / "older", 2, resume=True, fixed_shapes=True)
+    run(tmp_path / "older", 2, resume=True)
+    run(tmp_path / "whole", 2)
+    assert_same_run(tmp_path / "whole", tmp_path / "older")
+
+
 class Mixed:
     """Shapes, every second image narrower: padding would enter the statistics of a group norm."""
 

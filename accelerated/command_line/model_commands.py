@@ -61,6 +61,10 @@ def train_model(
     amp: Annotated[
         bool, typer.Option("--amp", help="Use bfloat16 where it is safe (mixed precision).")
     ] = False,
+    fixed_shapes: Annotated[
+        bool,
+        typer.Option("--fixed-shapes", help="Pad all batches to at most six shapes."),
+    ] = False,
     skip_invalid: SkipInvalid = False,
 ) -> None:
     """Train a model on a data set in COCO format."""
@@ -84,6 +88,7 @@ def train_model(
         device=torch_device,
         seed=seed,
         amp=amp,
+        fixed_shapes=fixed_shapes,
         weights=weights,
         resume=resume,
         evaluation=evaluation,

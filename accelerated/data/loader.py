@@ -15,6 +15,7 @@ import torch
 from accelerated import transform
 from accelerated.data.augment import augment
 from accelerated.data.dataset import Dataset
+from accelerated.data.padding import Shapes
 from accelerated.structures import RawBatch
 from reference.config import Config, Transform
 
@@ -30,8 +31,7 @@ def loader(
     start_iteration: int = 0,
     iterations: int | None = None,
     flip_probability: float = 0.5,
-    max_objects: int | None = None,
-    pad_to: tuple[int, int] | None = None,
+    shapes: Shapes | None = None,
 ) -> "Loader":
     """Return an iterable of batches, to be finished on the device by `transform.finish`.
 
@@ -40,7 +40,7 @@ def loader(
                          smaller
     start_iteration      index of the first training batch
     iterations           index after the last training batch; None: without end
-    max_objects, pad_to  fixed shapes, see `transform.collate`
+    shapes               shapes to pad the batches to; None: each to its own images and objects
 
     Raises ValueError if there is nothing to train on. While iterating, raises RuntimeError naming
     the image and file that cannot be prepared.
@@ -55,9 +55,7 @@ def loader(
         indices = list(range(len(dataset)))
         firsts = range(0, len(dataset), batch_size)
         order = [(None, indices[first : first + batch_size]) for first in firsts]
-    prepared: Any = _Prepared(
-        dataset, config.transform, seed, flip_probability, max_objects, pad_to
-    )
+    prepared: Any = _Prepared(dataset, config.transform, seed, flip_probability, shapes)
     batches = torch.utils.data.DataLoader(
         prepared,
         batch_size=None,
@@ -154,8 +152,7 @@ class _Prepared:
     transform: Transform
     seed: int
     flip_probability: float
-    max_objects: int | None
-    pad_to: tuple[int, int] | None
+    shapes: Shapes | None
 
     def __getitem__(self, task):
         iteration, indices = task
@@ -169,14 +166,14 @@ class _Prepared:
                 return _Failure(f"image {ids[slot]}, file {file_name!r}: {error}")
             prepared.append(image)
             sizes.append(size)
+        sides = slots = None
+        if self.shapes is not None:
+            _, resized, targets = zip(*prepared, strict=True)
+            counts = [len(target.labels) for target in targets]
+            sides, slots = self.shapes.of_batch(resized, counts)
         try:
             return transform.collate_pixels(
-                prepared,
-                self.transform,
-                sizes,
-                ids,
-                max_objects=self.max_objects,
-                pad_to=self.pad_to,
+                prepared, self.transform, sizes, ids, max_objects=slots, pad_to=sides
             )
         except ValueError as error:
             return _Failure(f"images {', '.join(map(str, ids))}: {error}")

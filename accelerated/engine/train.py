@@ -24,6 +24,7 @@ import torch
 
 from accelerated import interop
 from accelerated import optimizer as torch_optimizer
+from accelerated.data import padding
 from accelerated.data.dataset import Dataset
 from accelerated.data.loader import loader
 from accelerated.engine import checkpoint
@@ -67,6 +68,7 @@ class Settings:
     batch_size: int
     amp: bool
     iterations: int
+    fixed_shapes: bool
 
 
 def train(
@@ -80,6 +82,7 @@ def train(
     device: torch.device | str = "cpu",
     seed: int = 0,
     amp: bool = False,
+    fixed_shapes: bool = False,
     weights: str | Path | None = None,
     resume: bool = False,
     evaluation: Dataset | None = None,
@@ -94,6 +97,8 @@ def train(
     batch_size        images per step (default: config.optimizer.batch_size), to which the learning
                       rate is proportional
     amp               bfloat16 autocast
+    fixed_shapes      pad batches to a few shapes, see `padding.fixed_shapes`, instead of to their
+                      own images and objects. Other shapes draw other sampling priorities
     weights           file or folder to start from, see `interop`; None: random weights
     resume            continue from output/last, with the same configuration, seed and batch size
     evaluation        data set to evaluate at the end and every `evaluate_every` steps (0: only at
@@ -108,7 +113,8 @@ def train(
     the first stage that is not finite; the last checkpoint precedes that step.
     """
     folder, device = Path(output), torch.device(device)
-    settings = Settings(seed, batch_size or config.optimizer.batch_size, amp, iterations)
+    batch_size = batch_size or config.optimizer.batch_size
+    settings = Settings(seed, batch_size, amp, iterations, fixed_shapes)
     _check(config, dataset, evaluation, folder, resume)
     folder.mkdir(parents=True, exist_ok=True)
 
@@ -176,18 +182,22 @@ class Run:
 
     def batches(self, start: int) -> Iterator[Batch]:
         """Return the batches from iteration `start` on, on the device."""
-        settings = self.settings
+        config, settings = self.model.config, self.settings
+        shapes = (
+            padding.fixed_shapes(self.dataset, config.transform) if settings.fixed_shapes else None
+        )
         source = loader(
             self.dataset,
-            self.model.config,
+            config,
             batch_size=settings.batch_size,
             workers=self.workers,
             seed=settings.seed,
             training=True,
             start_iteration=start,
             iterations=settings.iterations,
+            shapes=shapes,
         )
-        return prefetched(source, self.model.config.transform, self.device)
+        return prefetched(source, config.transform, self.device)
 
     def load(self, batches: Iterator[Batch]) -> tuple[Batch, float]:
         """Return the next batch and the seconds spent waiting for it."""
@@ -327,7 +337,8 @@ def _check(config, dataset, evaluation, folder, resume):
 def _resume(folder, model, optimizer, settings) -> int:
     """Restore the last checkpoint of the run and return the number of steps taken."""
     last = checkpoint.read(folder)
-    before = to_dict(last.config) | last.settings
+    # Older checkpoints do not name the shapes: there was no choice.
+    before = to_dict(last.config) | {"fixed_shapes": False} | last.settings
     for path, then, now in _differences(before, to_dict(model.config) | asdict(settings)):
         # A longer run may continue a shorter one.
         if path != "iterations":
