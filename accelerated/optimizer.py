@@ -1,7 +1,8 @@
 """SGD with momentum and AdamW: two groups of weight decay, clipping, and learning-rate schedule.
 
 `build` makes a fused torch optimizer. `step` updates it once without waiting for the device; while
-`failed` is set, it leaves weights and state as they are.
+`failed` is set, it leaves weights and state as they are. The learning rate is a tensor, so that a
+captured `update` reads the rate of each step.
 """
 
 import math
@@ -46,10 +47,21 @@ def build(model: nn.Module, optimizer: Optimizer) -> torch.optim.Optimizer:
     for params, decay in ((others, optimizer.weight_decay), (norms, optimizer.norm_weight_decay)):
         if params:
             groups.append({"params": params, "weight_decay": decay})
-    rate, momentum = optimizer.learning_rate, optimizer.momentum
+    rate, momentum = _rate(optimizer.learning_rate, trained[0][1]), optimizer.momentum
     if optimizer.kind == "adamw":
         return torch.optim.AdamW(groups, lr=rate, betas=(momentum, 0.999), eps=1e-8, fused=True)
     return torch.optim.SGD(groups, lr=rate, momentum=momentum, fused=True)
+
+
+def _rate(value, parameter):
+    """Return a tensor on the parameter's device: float64 on a CPU, where updates read it so."""
+    if not parameter.is_cuda:
+        return torch.tensor(value, dtype=torch.float64)
+    # Fused updates on a GPU read a float32 tensor. Weights in float64, which serve comparisons
+    # only, keep an exact number.
+    return (
+        value if parameter.dtype == torch.float64 else torch.tensor(value, device=parameter.device)
+    )
 
 
 def step(
@@ -57,6 +69,23 @@ def step(
     rate: float,
     max_norm: float,
     failed: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Set the learning rate and do `update`."""
+    set_rate(optimizer, rate)
+    return update(optimizer, max_norm, failed)
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set the learning rate of all groups, in place where it is a tensor."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], torch.Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
+
+
+def update(
+    optimizer: torch.optim.Optimizer, max_norm: float, failed: torch.Tensor | None = None
 ) -> torch.Tensor:
     """Clip the gradients to the joint norm `max_norm` (0: no limit) and update the parameters.
 
@@ -72,7 +101,5 @@ def step(
         failed.copy_(torch.maximum(failed, (~norm.isfinite()).to(failed.dtype)))
         # The name by which fused optimizers know the switch that skips an update.
         optimizer.found_inf = failed  # pyright: ignore[reportAttributeAccessIssue]
-    for group in optimizer.param_groups:
-        group["lr"] = rate
     optimizer.step()
     return norm

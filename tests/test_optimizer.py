@@ -121,6 +121,34 @@ def test_nothing_moves_once_a_step_failed(kind, rng):
         assert all(t.isfinite().all() for t in state)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("kind", ["sgd", "adamw"])
+def test_a_tensor_of_the_rate_updates_to_the_bits_of_a_number(kind, dtype, rng, device):
+    config = Optimizer(kind=kind, learning_rate=0.1, warmup_iterations=3, warmup_factor=0.1)
+    seed = rng.integers(2**31)
+    models = [Model(np.random.default_rng(seed)).to(device, dtype) for _ in range(2)]
+    by_tensor, by_number = (accelerated.optimizer.build(model, config) for model in models)
+    is_number = device.type == "cuda" and dtype == torch.float64
+    rates = [group["lr"] for group in by_tensor.param_groups]
+    assert all(isinstance(rate, float if is_number else torch.Tensor) for rate in rates)
+    for group in by_number.param_groups:
+        group["lr"] = 0.0
+    for iteration in range(6):
+        rate = accelerated.optimizer.learning_rate(config, iteration, 6, 7)
+        if device.type == "cuda" and dtype == torch.float32:
+            rate = float(np.float32(rate))
+        for model, optimizer in zip(models, (by_tensor, by_number), strict=True):
+            for name, p in model.named_parameters():
+                p.grad = (3 * p.detach() + iteration).sin() if NAMES[name] else None
+            accelerated.optimizer.step(optimizer, rate, 1.0)
+        for (name, a), b in zip(models[0].named_parameters(), models[1].parameters(), strict=True):
+            assert torch.equal(a, b), f"{name} after step {iteration}"
+    # The same tensor at all steps: a captured update reads it where it was.
+    assert is_number or all(
+        a is group["lr"] for a, group in zip(rates, by_tensor.param_groups, strict=True)
+    )
+
+
 def test_norm_parameters_are_told_by_name():
     for twin in (reference.optimizer, accelerated.optimizer):
         for name in (
