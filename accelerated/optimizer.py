@@ -101,5 +101,8 @@ def update(
         failed.copy_(torch.maximum(failed, (~norm.isfinite()).to(failed.dtype)))
         # The name by which fused optimizers know the switch that skips an update.
         optimizer.found_inf = failed  # pyright: ignore[reportAttributeAccessIssue]
+    for group in optimizer.param_groups:
+        # AdamW refuses to be captured without it.
+        group["capturable"] = norm.is_cuda and torch.cuda.is_current_stream_capturing()
     optimizer.step()
     return norm

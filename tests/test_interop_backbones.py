@@ -11,7 +11,7 @@ from support import narrow
 from support.checkpoint_cases import filled, same
 
 from accelerated import interop
-from accelerated.engine.train import initialize
+from accelerated.engine.start import initialize
 from accelerated.mask_rcnn import MaskRCNN
 from accelerated.verify.equality import assert_close, assert_equal
 from reference import config as configuration

@@ -18,7 +18,8 @@ from support import small
 from accelerated.engine import checkpoint, log
 from accelerated.engine.evaluate import detect
 from accelerated.engine.failure import NotFiniteError
-from accelerated.engine.train import _generator, initialize, train
+from accelerated.engine.start import initialize
+from accelerated.engine.train import _generator, train
 from accelerated.mask_rcnn import MaskRCNN
 
 LOSSES = ["rpn_objectness", "rpn_box", "class", "box", "mask"]

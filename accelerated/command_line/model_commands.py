@@ -65,6 +65,14 @@ def train_model(
         bool,
         typer.Option("--fixed-shapes", help="Pad all batches to at most six shapes."),
     ] = False,
+    compile: Annotated[
+        bool,
+        typer.Option("--compile", help="Compile the losses (with --fixed-shapes)."),
+    ] = False,
+    graph: Annotated[
+        bool,
+        typer.Option("--graph", help="Replay steps as CUDA graphs (with --fixed-shapes)."),
+    ] = False,
     skip_invalid: SkipInvalid = False,
 ) -> None:
     """Train a model on a data set in COCO format."""
@@ -89,6 +97,8 @@ def train_model(
         seed=seed,
         amp=amp,
         fixed_shapes=fixed_shapes,
+        compile="inductor" if compile else None,
+        graph=graph,
         weights=weights,
         resume=resume,
         evaluation=evaluation,

@@ -8,7 +8,6 @@ and on a CPU a resumed run continues bit for bit.
 Between two lines of the log nothing waits for the step in flight.
 """
 
-import json
 import signal
 import threading
 import time
@@ -17,34 +16,23 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial, reduce
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
-from accelerated import interop
 from accelerated import optimizer as torch_optimizer
 from accelerated.data import padding
 from accelerated.data.dataset import Dataset
 from accelerated.data.loader import loader
-from accelerated.engine import checkpoint
-from accelerated.engine.checkpoint import PREDICTORS
+from accelerated.engine import checkpoint, start
+from accelerated.engine.capture import Draws, Graphs, draw_priorities
 from accelerated.engine.evaluate import categories, evaluate
 from accelerated.engine.failure import NotFiniteError, first_failure
 from accelerated.engine.log import Log, Window
 from accelerated.engine.prefetch import Pace, prefetched
 from accelerated.mask_rcnn import MaskRCNN
 from accelerated.structures import Batch, Stages
-from reference.config import Config, to_dict
-
-# Settings that pretrained weights assume but tensor shapes do not reveal.
-UNSEEN = (
-    "transform.channel_order",
-    "transform.pixel_scale",
-    "transform.mean",
-    "transform.std",
-    "backbone.stride_in_1x1",
-)
+from reference.config import Config
 
 
 @dataclass(frozen=True)
@@ -83,6 +71,8 @@ def train(
     seed: int = 0,
     amp: bool = False,
     fixed_shapes: bool = False,
+    compile: str | None = None,
+    graph: bool = False,
     weights: str | Path | None = None,
     resume: bool = False,
     evaluation: Dataset | None = None,
@@ -99,6 +89,8 @@ def train(
     amp               bfloat16 autocast
     fixed_shapes      pad batches to a few shapes, see `padding.fixed_shapes`, instead of to their
                       own images and objects. Other shapes draw other sampling priorities
+    compile           backend of torch.compile for the losses, such as "inductor", or None
+    graph             capture steps as CUDA graphs, see `capture`; both need fixed_shapes
     weights           file or folder to start from, see `interop`; None: random weights
     resume            continue from output/last, with the same configuration, seed and batch size
     evaluation        data set to evaluate at the end and every `evaluate_every` steps (0: only at
@@ -116,22 +108,35 @@ def train(
     batch_size = batch_size or config.optimizer.batch_size
     settings = Settings(seed, batch_size, amp, iterations, fixed_shapes)
     _check(config, dataset, evaluation, folder, resume)
+    _check_capture(device, fixed_shapes, compile, graph)
     folder.mkdir(parents=True, exist_ok=True)
 
     torch.manual_seed(seed)
     model = MaskRCNN(config)
-    missing = [] if weights is None or resume else initialize(model, weights)
+    missing = [] if weights is None or resume else start.initialize(model, weights)
     model.to(device).train()
     optimizer = torch_optimizer.build(model, config.optimizer)
-    start = _resume(folder, model, optimizer, settings) if resume else 0
+    first = start.resume(folder, model, optimizer, asdict(settings)) if resume else 0
 
     with (
-        Log(folder / "log.jsonl", start, iterations, bar=bar) as log,
+        Log(folder / "log.jsonl", first, iterations, bar=bar) as log,
         _interruptible() as interrupted,
     ):
         if missing:
-            log.write(start, weights=str(weights), not_in_weights=missing)
-        run = Run(model, optimizer, settings, folder, dataset, evaluation, log, start, workers)
+            log.write(first, weights=str(weights), not_in_weights=missing)
+        run = Run(
+            model,
+            optimizer,
+            settings,
+            folder,
+            dataset,
+            evaluation,
+            log,
+            first,
+            workers,
+            compile,
+            graph,
+        )
         _loop(run, interrupted, checkpoint_every, log_every, evaluate_every, keep)
         if run.iteration == iterations:
             run.evaluate()
@@ -169,6 +174,8 @@ class Run:
         log: Log,
         iteration: int,
         workers: int,
+        compile: str | None,
+        graph: bool,
     ):
         self.model, self.optimizer, self.settings, self.folder = model, optimizer, settings, folder
         self.dataset, self.evaluation, self.log, self.workers = dataset, evaluation, log, workers
@@ -179,6 +186,12 @@ class Run:
         # 1 once a loss or gradient was not finite: then weights are no longer updated.
         self.failed = torch.zeros((), device=self.device)
         self.metrics = None
+        self.compile, self.graph, self.batch_losses = compile, graph, model.batch_losses
+        if compile is not None:
+            self.batch_losses = torch.compile(
+                model.batch_losses, backend=compile, fullgraph=True, dynamic=False
+            )
+        self.release()
 
     def batches(self, start: int) -> Iterator[Batch]:
         """Return the batches from iteration `start` on, on the device."""
@@ -208,28 +221,50 @@ class Run:
 
     def step(self, batch: Batch, waited: float) -> None:
         """Update the weights once, without waiting for the device."""
-        config, settings = self.model.config.optimizer, self.settings
-        losses = self.losses(batch, self.iteration)
-        loss = reduce(torch.add, losses.values())
-        self.optimizer.zero_grad()
-        loss.backward()
-        self.failed = torch.maximum(self.failed, (~loss.detach().isfinite()).float())
+        settings = self.settings
         self.rate = torch_optimizer.learning_rate(
-            config, self.iteration, settings.iterations, settings.batch_size
+            self.model.config.optimizer, self.iteration, settings.iterations, settings.batch_size
         )
-        norm = torch_optimizer.step(
-            self.optimizer, self.rate, config.clip_gradient_norm, self.failed
-        )
+        torch_optimizer.set_rate(self.optimizer, self.rate)
+        losses, loss, norm = self.take(batch, self.draws(batch, self.iteration))
         self.window.add(losses, loss, norm, settings.batch_size, waited)
         self.iteration += 1
 
-    def losses(
-        self, batch: Batch, iteration: int, record: Stages | None = None
-    ) -> dict[str, torch.Tensor]:
-        """Compute the losses of a batch with the sampling priorities of step `iteration`."""
+    def update(
+        self, batch: Batch, draws: Draws
+    ) -> tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor]:
+        """Update the weights; return the losses, their sum and the gradients' norm.
+
+        On a GPU this is what a graph captures: its state is in tensors that stay where they are.
+        """
+        self.optimizer.zero_grad()
+        losses = self.losses(batch, draws)
+        loss = reduce(torch.add, losses.values())
+        loss.backward()
+        failed = (~loss.detach().isfinite()).float()
+        self.failed.copy_(torch.maximum(self.failed, failed))
+        limit = self.model.config.optimizer.clip_gradient_norm
+        norm = torch_optimizer.update(self.optimizer, limit, self.failed)
+        return {name: value.detach() for name, value in losses.items()}, loss.detach(), norm
+
+    def draws(self, batch: Batch, iteration: int) -> Draws:
+        """Return what step `iteration` samples by: a generator, or the numbers drawn from it."""
         generator = _generator(self.settings.seed, iteration, self.device)
+        if self.compile is None and not self.graph:
+            return {"generator": generator}
+        return {"priorities": draw_priorities(self.model, batch, generator)}
+
+    def losses(
+        self, batch: Batch, draws: Draws, record: Stages | None = None
+    ) -> dict[str, torch.Tensor]:
+        """Compute the losses of a batch, with a record never by compiled code."""
+        function = self.batch_losses if record is None else self.model.batch_losses
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.amp):
-            return self.model.batch_losses(batch, generator=generator, record=record)
+            return function(batch, record=record, **draws)
+
+    def release(self) -> None:
+        """Drop captured steps: their memory, and what they rely on to stay in caches."""
+        self.take = Graphs(self.update) if self.graph else self.update
 
     def is_due(self, every: int) -> bool:
         """Tell whether the number of steps taken is a multiple of `every` (0: never)."""
@@ -245,8 +280,10 @@ class Run:
 
     def explain(self, iteration: int) -> str:
         """Repeat the failed step `iteration` and name its images and the first failed stage."""
+        self.release()
         batch = next(self.batches(iteration))
-        stage = first_failure(self.model, partial(self.losses, batch, iteration), batch)
+        losses_of = partial(self.losses, batch, self.draws(batch, iteration))
+        stage = first_failure(self.model, losses_of, batch)
         images = ", ".join(str(image_id) for image_id in batch.image_ids)
         return (
             f"iteration {iteration}: {stage} is not finite (images {images});"
@@ -270,48 +307,13 @@ class Run:
         """Evaluate the model and log its metrics, if there is a data set for it."""
         if self.evaluation is None:
             return
+        self.release()
         output = self.folder / "evaluations" / f"{self.iteration:08d}"
         self.metrics = evaluate(self.model, self.evaluation, workers=self.workers, output=output)
         self.log.write(self.iteration, evaluation=self.metrics)
         self.model.train()
         # The time of the evaluation does not count as training.
         self.window = Window(self.device)
-
-
-@torch.no_grad()
-def initialize(model: MaskRCNN, weights: str | Path) -> list[str]:
-    """Copy the weights of a detector or of a bare backbone into `model`, see `interop`.
-
-    The class predictors of a detector with other classes are not copied.
-    Returns the names of the tensors that were not copied.
-    Raises ValueError if names or shapes do not fit, or if the detector was made for other pixels or
-    strides, which shapes do not reveal.
-    """
-    try:
-        source = interop.load(weights)
-    except interop.BareBackboneError:
-        copied = set(interop.load_backbone(weights, model))
-        return [name for name in model.state_dict() if name not in copied]
-    for path, theirs, ours in _differences(to_dict(source.config), to_dict(model.config)):
-        if path in UNSEEN:
-            theirs, ours = json.dumps(theirs), json.dumps(ours)
-            raise ValueError(
-                f"{weights} was made for {path} = {theirs}, not {ours}: --set {path}={theirs}"
-            )
-    same_classes = (
-        source.config.num_classes == model.config.num_classes
-        and source.config.background == model.config.background
-    )
-    tensors, state, missing = source.state_dict(), model.state_dict(), []
-    for name, tensor in state.items():
-        if name not in tensors or (not same_classes and name.startswith(PREDICTORS)):
-            missing.append(name)
-        elif tensors[name].shape != tensor.shape:
-            shapes = f"{list(tensors[name].shape)}, the model's {list(tensor.shape)}"
-            raise ValueError(f"{weights}: {name} is {shapes}")
-        else:
-            tensor.copy_(tensors[name])
-    return missing
 
 
 def _generator(seed, iteration, device):
@@ -334,32 +336,14 @@ def _check(config, dataset, evaluation, folder, resume):
         raise ValueError(f"{folder} already holds a run: resume it, or choose another folder")
 
 
-def _resume(folder, model, optimizer, settings) -> int:
-    """Restore the last checkpoint of the run and return the number of steps taken."""
-    last = checkpoint.read(folder)
-    # Older checkpoints do not name the shapes: there was no choice.
-    before = to_dict(last.config) | {"fixed_shapes": False} | last.settings
-    for path, then, now in _differences(before, to_dict(model.config) | asdict(settings)):
-        # A longer run may continue a shorter one.
-        if path != "iterations":
-            raise ValueError(
-                f"{folder} was started with {path} = {then!r}, not {now!r}:"
-                " resume it with that, or choose another folder"
-            )
-    if last.iteration > settings.iterations:
-        raise ValueError(
-            f"{folder} has taken {last.iteration} steps already, more than {settings.iterations}"
-        )
-    return checkpoint.restore(folder, model, optimizer).iteration
-
-
-def _differences(a: dict, b: dict, path: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Yield (path, value in a, value in b) of the fields of nested dictionaries that differ."""
-    for name in a:
-        if isinstance(a[name], dict):
-            yield from _differences(a[name], b[name], f"{path}{name}.")
-        elif a[name] != b.get(name):
-            yield f"{path}{name}", a[name], b.get(name)
+def _check_capture(device, fixed_shapes, compile, graph):
+    if graph and device.type != "cuda":
+        raise ValueError(f"--graph needs a CUDA device, not {device.type}: leave it out")
+    if graph and compile is not None:
+        raise ValueError("--graph and --compile exclude each other: choose one")
+    if (graph or compile is not None) and not fixed_shapes:
+        option = "--graph" if graph else "--compile"
+        raise ValueError(f"{option} needs batches of a few shapes: add --fixed-shapes")
 
 
 @contextmanager

@@ -1,0 +1,89 @@
+"""Training steps captured as CUDA graphs, and the random numbers that such steps are given.
+
+Neither a graph nor compiled code can draw from the generator that belongs to a step. Its sampling
+priorities are drawn before instead: the same numbers, of the same shapes in the same order.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from functools import cache
+from typing import Any, NamedTuple
+
+import torch
+
+from accelerated import rpn
+from accelerated.mask_rcnn import MaskRCNN
+from accelerated.structures import Batch
+from reference.config import Config
+
+# Steps of a shape that run as they are, and so compile kernels, fill caches and make the state of
+# the optimizer, before one is captured.
+WARM_UP = 2
+
+Draws = dict[str, Any]
+
+
+def draw_priorities(
+    model: MaskRCNN, batch: Batch, generator: torch.Generator
+) -> dict[str, torch.Tensor]:
+    """Draw the priorities that `batch_losses` would draw from `generator`."""
+    n, _, height, width = batch.images.shape
+    # Only the shape and the device are read.
+    logits = batch.boxes.new_empty(n, count_anchors(model.config, height, width))
+    return model.draw_priorities(logits, batch.boxes, generator)
+
+
+@cache
+def count_anchors(config: Config, height: int, width: int) -> int:
+    """Count the anchors T of an image of the batch, by a model without storage."""
+    with torch.device("meta"), torch.no_grad():
+        model = MaskRCNN(config)
+        logits, _ = rpn.flatten(*model.rpn(model.features(torch.empty(1, 3, height, width))))
+    return logits.shape[1]
+
+
+class _Captured(NamedTuple):
+    """A graph, the tensors that it reads, and what it computes."""
+
+    graph: torch.cuda.CUDAGraph
+    inputs: list[torch.Tensor]
+    result: Any
+
+
+class Graphs:
+    """A function of (batch, {"priorities": ..}), replayed as a CUDA graph of each shape.
+
+    function  takes its parameters, state and settings from tensors that stay where they are, and
+              returns tensors without gradient, in any structure
+
+    A result is overwritten by the next call. All graphs share their memory, as only one runs at a
+    time. What else a graph reads, such as cached anchors, must stay in memory: drop the graphs
+    before other shapes than theirs are computed.
+    """
+
+    def __init__(self, function: Callable[[Batch, Draws], Any]):
+        self.function, self.calls = function, Counter()
+        self.graphs: dict[tuple, _Captured] = {}
+        self.pool = torch.cuda.graph_pool_handle()
+
+    def __call__(self, batch: Batch, draws: Draws) -> Any:
+        """Call the function; from the third call with these shapes on, by its graph."""
+        inputs = [*batch.tensors().values(), *draws["priorities"].values()]
+        shape = tuple(tensor.shape for tensor in inputs)
+        self.calls[shape] += 1
+        if self.calls[shape] <= WARM_UP:
+            return self.function(batch, draws)
+        if shape not in self.graphs:
+            self.graphs[shape] = self._capture(batch, draws, inputs)
+        graph, own, result = self.graphs[shape]
+        for tensor, new in zip(own, inputs, strict=True):
+            tensor.copy_(new)
+        graph.replay()
+        return result
+
+    def _capture(self, batch, draws, inputs):
+        graph = torch.cuda.CUDAGraph()
+        # The thread that pins the loader's memory may go on with it.
+        with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
+            result = self.function(batch, draws)
+        return _Captured(graph, inputs, result)
