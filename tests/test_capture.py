@@ -101,8 +101,8 @@ def test_every_shape_has_its_own_graph(monkeypatch):
             log[-1] = "replayed"
 
     @contextmanager
-    def capturing(graph, pool, capture_error_mode):
-        assert pool == "pool" and capture_error_mode == "thread_local"
+    def capturing(graph, pool, stream, capture_error_mode):
+        assert (pool, stream, capture_error_mode) == ("pool", "on cuda", "thread_local")
         before = state.clone()
         yield
         state.copy_(before)
@@ -111,9 +111,10 @@ def test_every_shape_has_its_own_graph(monkeypatch):
         log[-1] = "captured"
 
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: "pool")
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: f"on {device}")
     monkeypatch.setattr(torch.cuda, "CUDAGraph", StandIn)
     monkeypatch.setattr(torch.cuda, "graph", capturing)
-    graphs, expected = Graphs(step), 0.0
+    graphs, expected = Graphs(step, torch.device("cuda")), 0.0
     shapes = [((4, 8), 1), ((8, 8), 1), ((4, 8), 2)]
     for i in range(1, 13):
         value = float(i)

@@ -140,6 +140,18 @@ def test_resume_goes_on(run, shapes, trained):
     assert checkpoint.read(trained).iteration == 3
 
 
+def test_fixed_shapes_and_what_a_graph_needs(run, shapes, tmp_path):
+    command = training(shapes, tmp_path / "run", 1)
+    for options, said in (
+        (("--graph", "--fixed-shapes"), "--graph needs a CUDA device, not cpu"),
+        (("--compile",), "add --fixed-shapes"),
+    ):
+        code, _, error = run(*command, *options)
+        assert code == 2 and said in error and len(error.strip().splitlines()) == 1
+    assert run(*command, "--fixed-shapes")[0] == 0
+    assert checkpoint.read(tmp_path / "run").settings["fixed_shapes"] is True
+
+
 def test_evaluate(run, shapes, trained, tmp_path):
     code, out, _ = run(
         "evaluate",

@@ -61,10 +61,10 @@ class Graphs:
     before other shapes than theirs are computed.
     """
 
-    def __init__(self, function: Callable[[Batch, Draws], Any]):
+    def __init__(self, function: Callable[[Batch, Draws], Any], device: torch.device):
         self.function, self.calls = function, Counter()
         self.graphs: dict[tuple, _Captured] = {}
-        self.pool = torch.cuda.graph_pool_handle()
+        self.pool, self.stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream(device)
 
     def __call__(self, batch: Batch, draws: Draws) -> Any:
         """Call the function; from the third call with these shapes on, by its graph."""
@@ -84,6 +84,7 @@ class Graphs:
     def _capture(self, batch, draws, inputs):
         graph = torch.cuda.CUDAGraph()
         # The thread that pins the loader's memory may go on with it.
-        with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
+        mode = {"pool": self.pool, "stream": self.stream, "capture_error_mode": "thread_local"}
+        with torch.cuda.graph(graph, **mode):
             result = self.function(batch, draws)
         return _Captured(graph, inputs, result)

@@ -264,7 +264,7 @@ class Run:
 
     def release(self) -> None:
         """Drop captured steps: their memory, and what they rely on to stay in caches."""
-        self.take = Graphs(self.update) if self.graph else self.update
+        self.take = Graphs(self.update, self.device) if self.graph else self.update
 
     def is_due(self, every: int) -> bool:
         """Tell whether the number of steps taken is a multiple of `every` (0: never)."""
