@@ -10,6 +10,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from accelerated import rpn
 from accelerated.mask_rcnn import MaskRCNN
@@ -36,7 +37,7 @@ def draw_priorities(
 @cache
 def count_anchors(config: Config, height: int, width: int) -> int:
     """Count the anchors T of an image of the batch, by a model without storage."""
-    with torch.device("meta"), torch.no_grad():
+    with FakeTensorMode(), torch.no_grad():
         model = MaskRCNN(config)
         logits, _ = rpn.flatten(*model.rpn(model.features(torch.empty(1, 3, height, width))))
     return logits.shape[1]
