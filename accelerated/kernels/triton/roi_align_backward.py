@@ -354,8 +354,9 @@ def _launch_mean(grads, grad_out, visits, keywords, tiles):
     channels, size = grad_out.shape[1], grad_out.element_size()
     # A product of matrices has at least 16 columns.
     block = max(16, min(MEAN_CHANNELS[size], triton.next_power_of_2(channels)))
+    half = grad_out.dtype == torch.float16
     # Interpreted, bfloat16 cannot be multiplied; its gradients become float32.
-    split = size == 2 and not knobs.runtime.interpret
+    split = half or (grad_out.dtype == torch.bfloat16 and not knobs.runtime.interpret)
     _roi_align_mean_backward_kernel[tiles, triton.cdiv(channels, block), len(grads[0])](
         tuple(grads),
         grad_out.contiguous(memory_format=torch.channels_last),
@@ -364,7 +365,7 @@ def _launch_mean(grads, grad_out, visits, keywords, tiles):
         K=BINS_AT_ONCE,
         BLOCK_C=block,
         SPLIT=split,
-        SCALE=2.0**15 if split and grad_out.dtype == torch.float16 else 1.0,
+        SCALE=2.0**15 if half else 1.0,
         PRECISION=PRECISION,
         num_warps=MEAN_WARPS,
         num_stages=MEAN_STAGES,
