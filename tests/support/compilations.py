@@ -11,8 +11,9 @@ import sys
 from collections import defaultdict
 
 import torch
-import triton
+from triton import knobs
 from triton.backends.compiler import GPUTarget
+from triton.runtime import driver
 
 from accelerated.kernels.arguments import Pooling, Sampling
 from accelerated.kernels.triton import masks, nms, roi_align, roi_pool
@@ -82,21 +83,29 @@ def step(images, height, width, memory_format):
     masks.paste(empty(100, 28, 28), empty(100, 4), *sides, "torchvision", 0.5)
 
 
-def count(memory_format, batches):
-    """Return {kernel: variants} over batches of 2 and of 16 images."""
-    keys, generator = defaultdict(set), random.Random(0)
+def count(memory_format, shapes):
+    """Return {kernel: variants} over batches of `shapes`, each images, height and width."""
+    keys = defaultdict(set)
 
     def compile_nothing(*, key, fn, **_):
         keys[fn.name].add(key)
         return True
 
-    triton.runtime.driver.set_active(Chip())
-    triton.knobs.runtime.jit_cache_hook = compile_nothing
-    shapes = {(n, *batch_shape(generator, n)) for n in (2, 16) for _ in range(batches // 2)}
-    for shape in sorted(shapes):
+    knobs.runtime.jit_cache_hook = compile_nothing
+    for shape in shapes:
         step(*shape, memory_format)
-    return {"shapes": len(shapes)} | {name: len(found) for name, found in keys.items()}
+    return {name: len(found) for name, found in keys.items()}
+
+
+def main(batches):
+    """Print {memory format: {kernel: variants}} and the number of shapes of so many batches."""
+    driver.set_active(Chip())
+    generator = random.Random(0)
+    shapes = {(n, *batch_shape(generator, n)) for n in (2, 16) for _ in range(batches // 2)}
+    formats = ["channels_last", "contiguous_format"]
+    variants = {name: count(getattr(torch, name), sorted(shapes)) for name in formats}
+    print(json.dumps({"shapes": len(shapes), "variants": variants}))
 
 
 if __name__ == "__main__":
-    print(json.dumps(count(getattr(torch, sys.argv[1]), int(sys.argv[2]))))
+    main(int(sys.argv[1]))
