@@ -22,7 +22,7 @@ from reference.autodiff import Array
 from reference.roi_align import neighbours, sample_positions
 
 # As in accelerated/kernels/triton/roi_align.py.
-CHANNELS = 64
+CHANNELS = 256
 
 
 class Load(NamedTuple):
@@ -121,7 +121,8 @@ def computed(
     programs = {}
     for r, image in enumerate(image_index.tolist()):
         x1, y1, x2, y2 = rois[r].numpy() * rois.numpy().dtype.type(spatial_scale)
-        # The block has more bins than the RoI, of the same size.
+        # The block has more bins than the RoI, of the same size; the kernel does not load them.
+        exists = np.arange(block_q) < output_size
         x2 = x1 + (x2 - x1) * block_q / output_size
         rows = _taps(y1, y2, output_size, height, sampling_ratio)
         columns = _taps(x1, x2, block_q, width, sampling_ratio)
@@ -131,7 +132,8 @@ def computed(
             for i, j in product(range(sampling_ratio), repeat=2):
                 for (y, weight_y), (x, weight_x) in product(rows, columns):
                     offset = image * stride_n + y[p, i] * stride_h + x[:, j] * stride_w
-                    mask = (weight_y[p, i] * weight_x[:, j] != 0)[:, None] & (c < channels)
+                    mask = (weight_y[p, i] * weight_x[:, j] != 0) & exists
+                    mask = mask[:, None] & (c < channels)
                     found.append(Load(offset[:, None] + c * stride_c, mask))
     return programs
 

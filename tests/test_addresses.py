@@ -11,7 +11,7 @@ LAYOUTS = pytest.mark.parametrize("layout", [torch.contiguous_format, torch.chan
 KEYWORDS = {"output_size": 3, "spatial_scale": 0.25, "sampling_ratio": 2, "aligned": True}
 
 
-def case(layout, channels=70):
+def case(layout, channels=260):
     """Features of two images, and RoIs inside the map, over its border and outside."""
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(2, channels, 12, 16, generator=generator).to(memory_format=layout)
@@ -53,10 +53,10 @@ def test_nothing_else_is_read(layout):
     back = poisoned.permute(0, 3, 1, 2) if layout == torch.channels_last else poisoned
     out = roi_align(back, rois, index, **KEYWORDS, backend="torch")
     assert torch.equal(out, expected)
-    # RoI 0, middle row of bins, channels 64 to 69.
+    # RoI 0, middle row of bins, channels 256 to 259.
     poisoned.view(-1)[read[1, 1]] = torch.nan
     out = roi_align(back, rois, index, **KEYWORDS, backend="torch")
-    assert out[0, 64:, 1].isnan().all() and not out[0, :64].isnan().any()
+    assert out[0, 256:, 1].isnan().all() and not out[0, :256].isnan().any()
 
 
 def test_by_hand():

@@ -607,26 +607,67 @@ def test_all_levels_at_once(backend, aggregate, rng):
 
 @BACKENDS
 def test_more_rois_than_a_word_of_the_backward_holds(backend, rng):
-    rois, image_index = some_rois(rng, 1060, 9, 4), np.full(1060, -1)
-    image_index[[0, 31, 32, 63, 64, 1023, 1024, 1059]] = 0
-    features, grad_out = rng.standard_normal((1, 1, 9, 4)), rng.standard_normal((1060, 1, 2, 3))
-    keywords = PLAIN | {"output_size": [2, 3]}
-    expected = reference.roi_align.roi_align_backward(
-        grad_out, features, rois, image_index, **keywords
+    """All RoIs are of one image; those that reach it lie at the ends of words, and of 32 words."""
+    rois, image_index = some_rois(rng, 1060, 9, 4), np.zeros(1060, np.int64)
+    near = np.isin(np.arange(1060), [0, 31, 32, 63, 64, 1023, 1024, 1059])
+    rois[~near] += 99
+    check_gradient(backend, rng, rois, image_index, 1)
+
+
+@BACKENDS
+@AGGREGATES
+def test_rois_in_any_order_of_images(backend, aggregate, rng):
+    """Words of images begin and end anywhere; image 1 has no RoI, padding stands between others."""
+    image_index = rng.choice([-1, 0, 2, 3], 130, p=[0.1, 0.4, 0.4, 0.1])
+    rois = some_rois(rng, 130, 9, 10)
+    rois[rng.uniform(size=130) < 0.85] += 99
+    check_gradient(backend, rng, rois, image_index, 4, aggregate)
+
+
+def check_gradient(backend, rng, rois, image_index, images, aggregate="mean"):
+    """Compare the gradients of maps of 9 x 10 alone with the oracle's."""
+    features, grad_out = (
+        rng.standard_normal((images, 2, 9, 10)),
+        rng.standard_normal((len(rois), 2, 2, 3)),
     )
-    scales = [keywords.pop("spatial_scale")]
-    arguments = [tensor(x) for x in (rois, image_index, np.zeros(1060, np.int64))]
+    arguments, keywords = (rois, image_index), PLAIN | {"aggregate": aggregate}
+    expected = reference.roi_align.roi_align_backward(grad_out, features, *arguments, **keywords)
+    tensors = [tensor(x) for x in (features, *arguments)]
+    number = tensor(np.zeros(0, np.int32))
+    settings = {**keywords, "scales": [keywords["spatial_scale"]], "output_size": [2, 3]}
+    del settings["spatial_scale"]
+    levels = torch.zeros_like(tensors[2])
+    if aggregate == "max":
+        fields = [[tensors[0]], *tensors[1:], levels]
+        number = accelerated.roi_align._forward(*fields, **settings, backend="torch")[1]
     [grad] = accelerated.roi_align._backward(
-        tensor(grad_out),
-        tensor(np.zeros(0, np.int32)),
-        [tensor(features)],
-        *arguments,
-        scales,
-        **keywords,
-        aggregate="mean",
-        backend=backend,
+        tensor(grad_out), number, [tensors[0]], *tensors[1:], levels, **settings, backend=backend
     )
     assert_close(grad, expected, REDUCTION["float64"])
+
+
+def test_weights_of_16_bits(rng):
+    """Gradients of nearly equal RoIs with opposite signs show how weights were rounded.
+
+    The weights of the second case, bins of 200 pixels, are near the smallest numbers of 16 bits.
+    The interpreter multiplies no bfloat16.
+    """
+    for roi, sampling_ratio in ([-3.0, 2, 14, 9], 2), ([-380, -400, 420, 390], 0):
+        grad_out = torch.as_tensor(rng.standard_normal((1, 2, 2, 2)), device=DEVICE).half() * 4096
+        grad_out = torch.cat([grad_out, -grad_out])
+        features = torch.zeros(1, 2, 5, 8, dtype=torch.float16, device=DEVICE)
+        arguments = np.array([roi, roi]) * [[1], [1.03125]], np.array([0, 0])
+        keywords = {"sampling_ratio": sampling_ratio, "aligned": False}
+        rois, image_index = (tensor(x) for x in arguments)
+        [grad] = accelerated.roi_align._backward(
+            grad_out, image_index.int(), [features], rois.float(), image_index, image_index, [0.5],
+            [2, 2], **keywords, aggregate="mean", backend="triton",
+        )  # fmt: skip
+        expected = reference.roi_align.roi_align_backward(
+            *(x.double().cpu().numpy() for x in (grad_out, features)), *arguments,
+            spatial_scale=0.5, output_size=2, **keywords,
+        )  # fmt: skip
+        assert_close(grad, expected, 2.0**-11 * 1.01)
 
 
 @AGGREGATES

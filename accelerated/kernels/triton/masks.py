@@ -30,7 +30,7 @@ def _bit(row_ptr, x, mask):
     return (byte >> (7 - x % 8)) & 1
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["G", "H", "W8"])
 def _mask_targets_kernel(
     masks_ptr,  # [N, G, H, W8] uint8, contiguous
     image_index_ptr,  # [R] int64
@@ -110,7 +110,7 @@ def _position(pixel, low, high, SIZE: tl.constexpr, GROW: tl.constexpr):
     return tl.minimum(tl.maximum(position, -2), SIZE + 1), inside
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["H"])
 def _mask_paste_kernel(
     probabilities_ptr,  # [D, SIZE, SIZE], contiguous
     boxes_ptr,  # [D, 4], contiguous

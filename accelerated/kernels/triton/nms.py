@@ -28,7 +28,7 @@ def _load_boxes(boxes_ptr, i, valid):
     return x1, y1, x2, y2
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["M", "W"])
 def _nms_overlap_kernel(
     boxes_ptr,  # [B, M, 4], contiguous
     valid_ptr,  # [B, M] uint8
@@ -72,7 +72,7 @@ def _nms_overlap_kernel(
     tl.store(masks_ptr + (row * M + i) * W + word, bits, mask=i < M)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["M", "W"])
 def _nms_scan_kernel(
     valid_ptr,  # [B, M] uint8
     masks_ptr,  # [B, M, W] int32

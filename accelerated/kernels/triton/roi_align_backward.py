@@ -49,12 +49,13 @@ from accelerated.kernels.triton.tiles import (
 )
 
 # Channels per program of the mean's kernel, by the bytes of a gradient; of the maximum's kernel.
-MEAN_CHANNELS = {2: 128, 4: 64, 8: 32}
+MEAN_CHANNELS = {2: 256, 4: 128, 8: 64}
 MAX_CHANNELS = 32
 # Bins per product of matrices.
 BINS_AT_ONCE = 16
-MEAN_WARPS = 4
-MEAN_STAGES = 2
+MEAN_WARPS, MEAN_STAGES = 4, 2
+# Per thread: as many as let three programs run on a multiprocessor at a time.
+MEAN_REGISTERS = 168
 # How tensor cores multiply float32; "tf32x3" is as exact as "ieee" to about two bits.
 PRECISION = "tf32x3"
 
@@ -147,14 +148,13 @@ def _sums_of_weights(start, side, grid, p, size, lines, SAMPLING: tl.constexpr):
 @triton.jit
 def _roi_align_mean_backward_kernel(
     grads,  # L x [N, C, H_l, W_l]
-    grad_out_ptr,  # [R, C, P_H, P_W]
+    grad_out_ptr,  # [R, P_H, P_W, C], contiguous
     first_words_ptr,  # [N + 1] int32
     marks_ptr,  # [W, T] int32
     order_ptr,  # [W WORD] int32
     bins_ptr,  # [W WORD, 4]
     channels,  # C
     maps,  # unit, heights, widths, strides of N, C, H and W: L ints each
-    stride_out,  # 4 strides
     P_H: tl.constexpr,
     P_W: tl.constexpr,
     SAMPLING: tl.constexpr,
@@ -181,7 +181,7 @@ def _roi_align_mean_backward_kernel(
     total = tl.zeros([TILE * TILE, BLOCK_C], ACC)
     first, end = tl.load(first_words_ptr + image), tl.load(first_words_ptr + image + 1)
     marks_ptr += tile
-    grad_out_ptr += c[None, :] * stride_out[1]
+    grad_out_ptr += c[None, :]
     for base in range(first, end, WORD):
         marked = marked_words(marks_ptr, base, end, tiles, WORD)
         while marked != 0:
@@ -192,23 +192,27 @@ def _roi_align_mean_backward_kernel(
                 place = word * WORD + lowest_bit(marks)
                 marks = marks & (marks - 1)
                 start_y, side_y, start_x, side_x = _load_bins(bins_ptr, place)
-                grad_ptr = grad_out_ptr + tl.load(order_ptr + place).to(tl.int64) * stride_out[0]
+                r = tl.load(order_ptr + place).to(tl.int64)
+                grad_ptr = grad_out_ptr + r * (P_H * P_W * channels)
                 grid_y, grid_x = samples_of(side_y, SAMPLING), samples_of(side_x, SAMPLING)
                 samples = grid_y.to(side_y.dtype) * grid_x.to(side_y.dtype)
                 mean = SCALE / tl.maximum(samples, 1.0)
                 first_p, rows = _bins_near(start_y, side_y, tile_y, P_H, TILE)
                 first_q, columns = _bins_near(start_x, side_x, tile_x, P_W, TILE)
-                for number in range(0, rows * columns, K):
-                    k = number + tl.arange(0, K)
+                bins = rows * columns
+                for number in range(0, bins, K):
+                    # Behind the last bin, the last once more, without weight.
+                    lane = number + tl.arange(0, K)
+                    k = tl.minimum(lane, bins - 1)
                     # Whole division; exact, as there are few bins.
                     row = ((k + 0.5) * (1.0 / columns)).to(tl.int32)
                     p, q = first_p + row, first_q + k - row * columns
-                    bin_ptr = grad_ptr + (p * stride_out[2] + q * stride_out[3])[:, None]
-                    mask = (k < rows * columns)[:, None] & channel_mask[None, :]
-                    grad = tl.load(bin_ptr, mask, 0.0)
+                    bin_ptr = grad_ptr + ((p * P_W + q) * channels)[:, None]
+                    grad = tl.load(bin_ptr, channel_mask[None, :])
                     weight_y = _sums_of_weights(start_y, side_y, grid_y, p, height, ys, SAMPLING)
                     weight_x = _sums_of_weights(start_x, side_x, grid_x, q, width, xs, SAMPLING)
-                    weight = (weight_y * mean)[:, None, :] * weight_x[None, :, :]
+                    weight_y *= tl.where(lane < bins, mean, 0.0)[None, :]
+                    weight = weight_y[:, None, :] * weight_x[None, :, :]
                     weight = tl.reshape(weight.to(ACC), [TILE * TILE, K])
                     if SPLIT:
                         high = weight.to(grad.dtype)
@@ -350,19 +354,20 @@ def _launch_mean(grads, grad_out, visits, keywords, tiles):
     channels, size = grad_out.shape[1], grad_out.element_size()
     # A product of matrices has at least 16 columns.
     block = max(16, min(MEAN_CHANNELS[size], triton.next_power_of_2(channels)))
+    half = grad_out.dtype == torch.float16
     # Interpreted, bfloat16 cannot be multiplied; its gradients become float32.
-    split = size == 2 and not knobs.runtime.interpret
+    split = half or (grad_out.dtype == torch.bfloat16 and not knobs.runtime.interpret)
     _roi_align_mean_backward_kernel[tiles, triton.cdiv(channels, block), len(grads[0])](
         tuple(grads),
-        grad_out,
+        grad_out.contiguous(memory_format=torch.channels_last),
         *visits,
-        grad_out.stride(),
         **keywords,
         K=BINS_AT_ONCE,
         BLOCK_C=block,
         SPLIT=split,
-        SCALE=2.0**15 if split and grad_out.dtype == torch.float16 else 1.0,
+        SCALE=2.0**15 if half else 1.0,
         PRECISION=PRECISION,
         num_warps=MEAN_WARPS,
         num_stages=MEAN_STAGES,
+        maxnreg=MEAN_REGISTERS,
     )

@@ -36,7 +36,8 @@ def whole(odd):
 @triton.jit
 def size_of(maps, level):
     """Height and width of a level's tensor."""
-    return whole(choose(maps[1], level)), whole(choose(maps[2], level))
+    _, heights, widths, _, _, _, _ = maps
+    return whole(choose(heights, level)), whole(choose(widths, level))
 
 
 @triton.jit

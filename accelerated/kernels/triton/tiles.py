@@ -29,7 +29,7 @@ WORD = 32
 RANKED_AT_ONCE = 1024
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count"])
 def _roi_order_kernel(
     image_index_ptr,  # [R] int
     places_ptr,  # [R] int32
@@ -61,15 +61,15 @@ def _roi_order_kernel(
 @triton.jit
 def locate_tile(tile, maps, TILE: tl.constexpr):
     """Level, first row and first column of a tile of an image, and the number of its tiles."""
+    _, heights, widths, _, _, _, _ = maps
     level, first, end = 0, 0, 0
     tiles_across = 1
-    for l in tl.static_range(0, len(maps[1])):
-        height, width = whole(maps[1][l]), whole(maps[2][l])
-        across = tl.cdiv(width, TILE)
+    for l in tl.static_range(0, len(heights)):
+        across = tl.cdiv(whole(widths[l]), TILE)
         level = tl.where(tile >= end, l, level)
         first = tl.where(tile >= end, end, first)
         tiles_across = tl.where(tile >= end, across, tiles_across)
-        end += tl.cdiv(height, TILE) * across
+        end += tl.cdiv(whole(heights[l]), TILE) * across
     tile -= first
     return level, tile // tiles_across * TILE, tile % tiles_across * TILE, end
 
@@ -79,10 +79,11 @@ def mark_tiles(
     marks_ptr, place, level, top, bottom, left, right, maps, TILE: tl.constexpr, WORD: tl.constexpr
 ):
     """Set the bit of a place in the tiles of a level with rows top..bottom, columns left..right."""
+    _, heights, widths, _, _, _, _ = maps
     first, end = 0, 0
-    for l in tl.static_range(0, len(maps[1])):
+    for l in tl.static_range(0, len(heights)):
         first = tl.where(level == l, end, first)
-        end += tl.cdiv(whole(maps[1][l]), TILE) * tl.cdiv(whole(maps[2][l]), TILE)
+        end += tl.cdiv(whole(heights[l]), TILE) * tl.cdiv(whole(widths[l]), TILE)
     _, width = size_of(maps, level)
     top, left = top // TILE, left // TILE
     columns = right // TILE - left + 1
