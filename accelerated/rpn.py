@@ -160,6 +160,7 @@ def targets(
     gt_valid: torch.Tensor,
     priorities: torch.Tensor,
     rpn: RPNConfig,
+    backend: str = "auto",
 ) -> Targets:
     """Match the anchors to the ground truth of each image and sample those that the losses use.
 
@@ -168,7 +169,7 @@ def targets(
     gt_valid    [N, G] bool
     priorities  [N, T]; the smallest are sampled
     """
-    labels, matched, deltas = match(anchors, gt_boxes, gt_valid, rpn)
+    labels, matched, deltas = match(anchors, gt_boxes, gt_valid, rpn, backend)
     positive, negative = sampler.sampled_mask(
         labels, priorities, rpn.batch_size, rpn.positive_fraction
     )
@@ -178,7 +179,11 @@ def targets(
 
 @torch.no_grad()
 def match(
-    anchors: torch.Tensor, gt_boxes: torch.Tensor, gt_valid: torch.Tensor, rpn: RPNConfig
+    anchors: torch.Tensor,
+    gt_boxes: torch.Tensor,
+    gt_valid: torch.Tensor,
+    rpn: RPNConfig,
+    backend: str = "auto",
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return labels [N, T], matched [N, T] and deltas [N, T, 4] of the anchors; see `Targets`."""
     labels, matched = matcher.match_boxes(
@@ -189,6 +194,7 @@ def match(
         rpn.background_iou,
         rpn.low_quality_matches,
         rpn.zero_iou_matches,
+        backend,
     )
     matched_boxes = gt_boxes.gather(1, matched[..., None].expand(-1, -1, 4))
     # The deltas of empty ground-truth slots are infinite or NaN.
