@@ -43,6 +43,7 @@ def targets(
     gt_valid: torch.Tensor,
     priorities: torch.Tensor,
     head: BoxHeadConfig,
+    backend: str = "auto",
 ) -> Samples:
     """Sample RoIs among the proposals of each image and, if configured, its ground truths.
 
@@ -60,7 +61,13 @@ def targets(
         candidates = torch.cat([proposals, gt_boxes], 1)
         valid = torch.cat([valid, gt_valid], 1)
     candidate_labels, matched = matcher.match_boxes(
-        gt_boxes, gt_valid, candidates, head.foreground_iou, head.background_iou, low_quality=False
+        gt_boxes,
+        gt_valid,
+        candidates,
+        head.foreground_iou,
+        head.background_iou,
+        low_quality=False,
+        backend=backend,
     )
     candidate_labels = candidate_labels.masked_fill(~valid, -1)
     index, positive, filled = sampler.sample(

@@ -162,7 +162,9 @@ class MaskRCNN(nn.Module):
         gt_boxes = batch.boxes.to(logits.dtype)
         if priorities is None:
             priorities = self.draw_priorities(logits, gt_boxes, generator)
-        answers = rpn.targets(torch.cat(grid), gt_boxes, batch.valid, priorities["rpn"], config.rpn)
+        answers = rpn.targets(
+            torch.cat(grid), gt_boxes, batch.valid, priorities["rpn"], config.rpn, self.backend
+        )
         keep(record, priorities=priorities, rpn_labels=answers.labels, rpn_sampled=answers.sampled)
         keep(record, rpn_matched=answers.matched, rpn_target_deltas=answers.deltas)
         rpn_losses = rpn.losses(logits, deltas, answers.sampled, answers.deltas, config.rpn)
@@ -180,6 +182,7 @@ class MaskRCNN(nn.Module):
             batch.valid,
             priorities["roi"],
             config.box_head,
+            self.backend,
         )
         keep(record, samples=samples, roi_labels=samples.labels, sampled_rois=samples.rois)
         losses = {"rpn_objectness": rpn_losses[0], "rpn_box": rpn_losses[1]}

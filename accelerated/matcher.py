@@ -1,14 +1,15 @@
 """Matching of candidates (anchors or proposals) to ground truths.
 
+kernels/triton and, in plain PyTorch, kernels/eager hold the two implementations.
+
 Legend: N images, G ground-truth slots, T candidates.
 """
 
 import torch
 
-from accelerated.boxes import iou as box_iou
-
-# Number of ground truths whose IoU with all candidates is stored at a time.
-CHUNK = 8
+from accelerated.backend import kernels
+from accelerated.kernels.arguments import Matching
+from accelerated.kernels.eager import matcher as eager
 
 
 def match(
@@ -31,7 +32,7 @@ def match(
                  are foreground too, and keep their match
     zero_iou     even if that maximum is 0, which makes every candidate that misses it foreground
     """
-    return _labels(*_best(iou, gt_valid, zero_iou), high, low, low_quality)
+    return eager.match(iou, gt_valid, Matching(high, low, low_quality, zero_iou))
 
 
 def match_boxes(
@@ -42,37 +43,44 @@ def match_boxes(
     low: float,
     low_quality: bool,
     zero_iou: bool = True,
+    backend: str = "auto",
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Match by boxes gt_boxes [N, G, 4], candidates [T, 4] or [N, T, 4]; see `match`.
 
-    The IoU of all ground truths with all candidates is never stored at once.
+    The IoU of all ground truths with all candidates is never stored at once. It is computed in
+    float32, or float64 for float64 boxes.
     """
-    overlaps = box_iou(gt_boxes[:, :CHUNK], candidates)
-    best, matched, is_best = _best(overlaps, gt_valid[:, :CHUNK], zero_iou)
-    for start in range(CHUNK, gt_boxes.shape[1], CHUNK):
-        rows = slice(start, start + CHUNK)
-        overlaps = box_iou(gt_boxes[:, rows], candidates)
-        later_best, later_matched, is_later_best = _best(overlaps, gt_valid[:, rows], zero_iou)
-        better = later_best > best
-        best = torch.where(better, later_best, best)
-        matched = torch.where(better, later_matched + start, matched)
-        is_best = is_best | is_later_best
-    return _labels(best, matched, is_best, high, low, low_quality)
+    boxes = gt_boxes.detach(), gt_valid, candidates.detach()
+    return _match_boxes(*boxes, float(high), float(low), low_quality, zero_iou, backend)
 
 
-def _best(iou, gt_valid, zero_iou):
-    """Find the best match of each candidate: (highest IoU, its ground truth, is_best), each [N, T].
+@torch.library.custom_op("maskrcnn::match_boxes", mutates_args=())
+def _match_boxes(
+    gt_boxes: torch.Tensor,
+    gt_valid: torch.Tensor,
+    candidates: torch.Tensor,
+    high: float,
+    low: float,
+    low_quality: bool,
+    zero_iou: bool,
+    backend: str,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    precision = torch.promote_types(gt_boxes.dtype, candidates.dtype)
+    precision = torch.promote_types(precision, torch.float32)
+    boxes = gt_boxes.to(precision), gt_valid, candidates.to(precision)
+    if gt_boxes.shape[1] == 0 or candidates.shape[-2] == 0:
+        # Without ground truth all is background.
+        labels, matched = _empty(gt_boxes, candidates)
+        return labels.zero_(), matched.zero_()
+    rules = Matching(high, low, low_quality, zero_iou)
+    return kernels("matcher", backend, gt_boxes).match_boxes(*boxes, rules)
 
-    is_best tells whether the IoU is the highest of some ground truth. Without any, the IoU is -1.
-    """
-    iou = torch.where(gt_valid[..., None], iou, -1)
-    # The maximum is the first of equals.
-    best, matched = iou.max(dim=1)
-    best_of_truth = iou.amax(dim=2, keepdim=True)
-    counts = gt_valid[..., None] if zero_iou else best_of_truth > 0
-    return best, matched, ((iou == best_of_truth) & counts).any(dim=1)
+
+@_match_boxes.register_fake
+def _(gt_boxes, gt_valid, candidates, *_):
+    return _empty(gt_boxes, candidates)
 
 
-def _labels(best, matched, is_best, high, low, low_quality):
-    labels = torch.where(best >= high, 1, torch.where(best < low, 0, -1))
-    return (torch.where(is_best, 1, labels) if low_quality else labels), matched
+def _empty(gt_boxes, candidates):
+    labels = gt_boxes.new_empty((len(gt_boxes), candidates.shape[-2]), dtype=torch.int64)
+    return labels, torch.empty_like(labels)

@@ -12,13 +12,38 @@ import torch
 from accelerated.backend import kernels
 from accelerated.boxes import check_finite
 
+# Dtypes of scores that fit into the upper half of a key.
+PACKED = (torch.float32, torch.float16, torch.bfloat16)
+LOWEST = -(2**63)
+
 
 def top_k(scores: torch.Tensor, k: int) -> torch.Tensor:
     """Return the indices of the `k` highest scores of each row: [..., T] -> [..., min(k, T)].
 
-    They are ordered by falling score, equal scores by rising index (torch.topk promises no order).
+    They are ordered by falling score, NaN first, equal scores by rising index (torch.topk alone
+    promises no order of equals).
     """
-    return scores.argsort(dim=-1, descending=True, stable=True)[..., :k]
+    if k >= scores.shape[-1] or scores.dtype not in PACKED:
+        return scores.argsort(dim=-1, descending=True, stable=True)[..., :k]
+    return keys(scores).topk(k).indices
+
+
+def keys(scores: torch.Tensor, descending: bool = True) -> torch.Tensor:
+    """Return int64 keys that differ within a row; the order of falling keys is that of the scores.
+
+    scores [..., T] in falling order if `descending`, NaN first; else in rising order, NaN last.
+    Equal scores have their order by rising index. No key is as low as LOWEST.
+    """
+    count, device = scores.shape[-1], scores.device
+    # An earlier index is higher.
+    index = torch.arange(0, -count, -1, device=device)
+    if scores.dtype not in PACKED:
+        order = scores.argsort(dim=-1, descending=descending, stable=True)
+        return torch.empty_like(order).scatter_(-1, order, index.expand_as(order))
+    # Sign and magnitude become an integer, in which -0 is 0 and NaN lies above infinity.
+    bits = scores.float().view(torch.int32)
+    ranks = torch.where(bits < 0, -(2**31) - bits, bits).masked_fill(scores.isnan(), 2**31 - 1)
+    return torch.add(index, ranks, alpha=2**32 if descending else -(2**32))
 
 
 def nms(

@@ -117,9 +117,10 @@ def proposals(
     post = rpn.post_nms_top_n_train if training else rpn.post_nms_top_n_test
     counts = [len(level) for level in anchors]
     width = min(pre, max(counts))
+    keys, of_logits, of_deltas = (x.split(counts, 1) for x in (nms.keys(logits), logits, deltas))
     levels = [
-        _best_of_level(*level, min(pre, len(level[2])), width, rpn)
-        for level in zip(logits.split(counts, 1), deltas.split(counts, 1), anchors, strict=True)
+        _best_of_level(*maps, min(pre, len(maps[-1])), width, rpn)
+        for maps in zip(keys, of_logits, of_deltas, anchors, strict=True)
     ]
     box, score, valid = (torch.cat(parts, 1) for parts in zip(*levels, strict=True))
     if rpn.nms_score == "probability":
@@ -142,9 +143,9 @@ def proposals(
     return Proposals(box, score.gather(1, order).masked_fill(~keep, 0), keep)
 
 
-def _best_of_level(logits, deltas, anchors, count, width, rpn):
+def _best_of_level(keys, logits, deltas, anchors, count, width, rpn):
     """Decode the `count` highest logits of a level: boxes, logits and validity in `width` slots."""
-    index = nms.top_k(logits, count)
+    index = keys.topk(count, dim=1).indices
     score = logits.gather(1, index)
     deltas = deltas.gather(1, index[..., None].expand(-1, -1, 4))
     decoded = box_coder.decode(deltas, anchors[index], rpn.box_weights)
@@ -160,6 +161,7 @@ def targets(
     gt_valid: torch.Tensor,
     priorities: torch.Tensor,
     rpn: RPNConfig,
+    backend: str = "auto",
 ) -> Targets:
     """Match the anchors to the ground truth of each image and sample those that the losses use.
 
@@ -168,7 +170,7 @@ def targets(
     gt_valid    [N, G] bool
     priorities  [N, T]; the smallest are sampled
     """
-    labels, matched, deltas = match(anchors, gt_boxes, gt_valid, rpn)
+    labels, matched, deltas = match(anchors, gt_boxes, gt_valid, rpn, backend)
     positive, negative = sampler.sampled_mask(
         labels, priorities, rpn.batch_size, rpn.positive_fraction
     )
@@ -178,7 +180,11 @@ def targets(
 
 @torch.no_grad()
 def match(
-    anchors: torch.Tensor, gt_boxes: torch.Tensor, gt_valid: torch.Tensor, rpn: RPNConfig
+    anchors: torch.Tensor,
+    gt_boxes: torch.Tensor,
+    gt_valid: torch.Tensor,
+    rpn: RPNConfig,
+    backend: str = "auto",
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return labels [N, T], matched [N, T] and deltas [N, T, 4] of the anchors; see `Targets`."""
     labels, matched = matcher.match_boxes(
@@ -189,6 +195,7 @@ def match(
         rpn.background_iou,
         rpn.low_quality_matches,
         rpn.zero_iou_matches,
+        backend,
     )
     matched_boxes = gt_boxes.gather(1, matched[..., None].expand(-1, -1, 4))
     # The deltas of empty ground-truth slots are infinite or NaN.

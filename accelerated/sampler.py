@@ -7,6 +7,8 @@ Legend: N images, T candidates, B = batch_size slots per image.
 
 import torch
 
+from accelerated import nms
+
 
 def sample(
     labels: torch.Tensor, priorities: torch.Tensor, batch_size: int, positive_fraction: float
@@ -18,30 +20,44 @@ def sample(
     Returns indices [N, B] (positives by rising priority, then negatives, then padding 0),
     is_positive [N, B] and valid [N, B], bool. Negatives fill what positives leave free.
     """
-    order, positive, negative = _choose(labels, priorities, batch_size, positive_fraction)
-    rank = torch.where(positive, 0, torch.where(negative, 1, 2))
-    slots = rank.argsort(dim=1, stable=True)[:, :batch_size]
-    slots = torch.nn.functional.pad(slots, (0, batch_size - slots.shape[1]))
-    slot = torch.arange(batch_size, device=labels.device)
-    positives, negatives = positive.sum(1, keepdim=True), negative.sum(1, keepdim=True)
-    valid = slot < positives + negatives
-    return torch.where(valid, order.gather(1, slots), 0), slot < positives, valid
+    positive, positives, negative, negatives = _choose(
+        labels, priorities, batch_size, positive_fraction
+    )
+    slot = torch.arange(batch_size, device=labels.device).expand(len(labels), -1)
+    is_positive, valid = slot < positives, slot < positives + negatives
+    # The slot among the positives, or among the negatives.
+    own = torch.where(is_positive, slot, slot - positives + positive.shape[1])
+    own = torch.where(valid, own, 0)
+    index = torch.cat([positive, negative], 1).gather(1, own)
+    return torch.where(valid, index, 0), is_positive, valid
 
 
 def sampled_mask(
     labels: torch.Tensor, priorities: torch.Tensor, batch_size: int, positive_fraction: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Make the same choice as masks: (positive [N, T], negative [N, T]) bool."""
-    order, positive, negative = _choose(labels, priorities, batch_size, positive_fraction)
-    empty = torch.zeros_like(positive)
-    return empty.scatter(1, order, positive), empty.scatter(1, order, negative)
+    positive, positives, negative, negatives = _choose(
+        labels, priorities, batch_size, positive_fraction
+    )
+    masks = []
+    for index, count in ((positive, positives), (negative, negatives)):
+        chosen = torch.arange(index.shape[1], device=labels.device) < count
+        masks.append(torch.zeros_like(labels, dtype=torch.bool).scatter(1, index, chosen))
+    return masks[0], masks[1]
 
 
 def _choose(labels, priorities, batch_size, positive_fraction):
-    """Sort the candidates by priority and choose: order, positive, negative, each [N, T]."""
-    order = priorities.argsort(dim=1, stable=True)
-    ordered = labels.gather(1, order)
-    positive, negative = ordered > 0, ordered == 0
-    positive = positive & (positive.cumsum(1) <= int(batch_size * positive_fraction))
-    negative = negative & (negative.cumsum(1) <= batch_size - positive.sum(1, keepdim=True))
-    return order, positive, negative
+    """Return indices [N, K] of positives by rising priority, how many count [N, 1]; and negatives.
+
+    As many of the indices as count are chosen, the others are arbitrary.
+    """
+    keys = nms.keys(priorities, descending=False)
+    positive, positives = _first(keys, labels > 0, int(batch_size * positive_fraction))
+    negative, negatives = _first(keys, labels == 0, batch_size)
+    return positive, positives, negative, negatives.minimum(batch_size - positives)
+
+
+def _first(keys, wanted, limit):
+    """Return indices [N, K], first the wanted candidates of highest key, and their count [N, 1]."""
+    found = keys.masked_fill(~wanted, nms.LOWEST).topk(min(limit, keys.shape[1]), dim=1)
+    return found.indices, (found.values > nms.LOWEST).sum(1, keepdim=True)

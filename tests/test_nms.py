@@ -290,6 +290,35 @@ def test_top_k_takes_the_lower_index_of_equals(rng, k):
         assert indices.tolist() == sorted(range(6), key=lambda i: (-row[i], i))[:k]
 
 
+def special(dtype, device):
+    """Return a row of scores with ties, both zeros, infinities, subnormals and several NaN."""
+    numbers = [0.5, 0.0, -0.0, 1.0, np.inf, -np.inf, -0.5, 6e-8, -6e-8, np.nan, -np.nan]
+    row = torch.tensor(numbers * 3, dtype=dtype, device=device)
+    return torch.cat([row, -row, row.abs()])
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int64]
+)
+def test_top_k_is_the_beginning_of_the_stable_sort(rng, dtype):
+    """Bit for bit, with NaN, infinities and both zeros; in both orders for the sampler."""
+    scores = special(torch.float64, DEVICE)
+    scores = scores.nan_to_num(7, 8, -8) if dtype == torch.int64 else scores
+    scores = torch.stack([scores[torch.tensor(rng.permutation(len(scores)))] for _ in range(5)])
+    scores = scores.to(dtype)
+    if dtype == torch.float64:
+        # Differ by less than float32 can tell.
+        scores[:, ::3] += torch.tensor(rng.random(33) * 1e-12, device=DEVICE)
+    for strided in scores, scores.mT.contiguous().mT:
+        for descending in False, True:
+            expected = strided.argsort(dim=1, descending=descending, stable=True)
+            keys = accelerated.nms.keys(strided, descending)
+            assert_equal(keys.argsort(dim=1, descending=True), expected)
+            assert (keys > accelerated.nms.LOWEST).all()
+        for k in 0, 1, 17, 98, 99, 200:
+            assert_equal(accelerated.nms.top_k(strided, k), expected[:, :k])
+
+
 @pytest.mark.gpu
 def test_no_synchronisation(rng):
     boxes = torch.tensor(

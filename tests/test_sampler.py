@@ -114,6 +114,29 @@ def test_many_equal_priorities(rng):
         assert_equal(ours, expected)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_priorities_that_are_no_numbers(rng, dtype):
+    """Infinity comes after all numbers and NaN last, but before what is excluded."""
+    numbers = [0.0, -0.0, 0.25, 0.25, np.inf, -np.inf, np.nan, -np.nan]
+    for _ in range(30):
+        priorities = rng.choice(numbers, 12)
+        labels = rng.integers(-1, 2, 12)
+        batch_size, fraction = int(rng.integers(1, 14)), rng.choice([0.0, 0.3, 1.0])
+        order = sorted(
+            range(12),
+            key=lambda i: (np.isnan(priorities[i]), np.nan_to_num(priorities[i], nan=0.0), i),
+        )
+        positive = [i for i in order if labels[i] > 0][: int(batch_size * fraction)]
+        negative = [i for i in order if labels[i] == 0][: batch_size - len(positive)]
+        arguments = torch.tensor(labels)[None], torch.tensor(priorities, dtype=dtype)[None]
+        indices, is_positive, valid = accelerated.sampler.sample(*arguments, batch_size, fraction)
+        assert_equal(indices[is_positive], positive)
+        assert_equal(indices[valid & ~is_positive], negative)
+        masks = accelerated.sampler.sampled_mask(*arguments, batch_size, fraction)
+        for mask, chosen in zip(masks, (positive, negative), strict=True):
+            assert_equal(np.flatnonzero(mask[0]), np.sort(chosen))
+
+
 def test_compiles_without_a_break(rng):
     labels, priorities = (
         torch.tensor(rng.integers(-1, 2, (2, 50))),

@@ -37,3 +37,12 @@ class Pooling(NamedTuple):
     level_index: torch.Tensor
     scales: list[float]
     output_size: list[int]
+
+
+class Matching(NamedTuple):
+    """The rules by which candidates match ground truths: see `matcher.match`."""
+
+    high: float
+    low: float
+    low_quality: bool
+    zero_iou: bool

@@ -33,7 +33,7 @@ def _blockwise(boxes, valid, threshold, group):
     keep = torch.zeros_like(valid)
     for start in range(0, boxes.shape[1], BLOCK):
         stop = min(start + BLOCK, boxes.shape[1])
-        overlap = _iou(boxes[:, start:stop], boxes[:, :stop]) > threshold
+        overlap = iou(boxes[:, start:stop], boxes[:, :stop]) > threshold
         if group is not None:
             overlap &= group[:, start:stop, None] == group[:, None, :stop]
         alive = valid[:, start:stop] & ~(overlap[..., :start] & keep[:, None, :start]).any(-1)
@@ -55,7 +55,7 @@ def _fixed_point(alive, overlap):
         keep = updated
 
 
-def _iou(a, b):
+def iou(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """Return intersection over union of every pair, 0 without intersection: [B, S, T]."""
     a_x1, a_y1, a_x2, a_y2 = a[..., None].unbind(-2)
     # Contiguous, which is several times faster on a CPU.

@@ -21,7 +21,7 @@ WORDS = 64
 
 
 @triton.jit
-def _load_boxes(boxes_ptr, i, valid):
+def load_boxes(boxes_ptr, i, valid):
     """x1, y1, x2, y2 of a block of boxes; 0 where not valid."""
     x1, y1 = tl.load(boxes_ptr + i * 4, valid, 0), tl.load(boxes_ptr + i * 4 + 1, valid, 0)
     x2, y2 = tl.load(boxes_ptr + i * 4 + 2, valid, 0), tl.load(boxes_ptr + i * 4 + 3, valid, 0)
@@ -54,8 +54,8 @@ def _nms_overlap_kernel(
     if (tl.max(valid_i.to(tl.int32), axis=0) == 0) | (tl.max(valid_j.to(tl.int32), axis=0) == 0):
         # The scan reads only masks of valid boxes, and there bits of kept ones.
         return
-    x1_i, y1_i, x2_i, y2_i = _load_boxes(boxes_ptr, row * M + i, valid_i)
-    x1_j, y1_j, x2_j, y2_j = _load_boxes(boxes_ptr, row * M + j, valid_j)
+    x1_i, y1_i, x2_i, y2_i = load_boxes(boxes_ptr, row * M + i, valid_i)
+    x1_j, y1_j, x2_j, y2_j = load_boxes(boxes_ptr, row * M + j, valid_j)
     left, right = tl.maximum(x1_i[:, None], x1_j[None, :]), tl.minimum(x2_i[:, None], x2_j[None, :])
     top, bottom = tl.maximum(y1_i[:, None], y1_j[None, :]), tl.minimum(y2_i[:, None], y2_j[None, :])
     width, height = tl.maximum(right - left, 0), tl.maximum(bottom - top, 0)
