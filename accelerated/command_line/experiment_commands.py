@@ -218,7 +218,7 @@ def run_benchmark(
         ),
     ] = float("inf"),
 ) -> None:
-    """Measure the operators, training steps and inference, and torchvision where it is installed.
+    """Measure the operators, training steps and inference, ours and torchvision's.
 
     Results are appended to a file of JSON lines in the output folder. On a GPU a row says how it
     was timed: "graph" and "profiler" without the time in which the GPU waits for the host.

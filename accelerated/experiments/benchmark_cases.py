@@ -5,6 +5,7 @@ NMS, matching and masks are in benchmark_boxes.py, whole models in benchmark_mod
 
 import importlib
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from types import ModuleType
@@ -35,6 +36,7 @@ class Case:
     oracle    returns the float64 answer; None: a smaller case checks the same code
     compare   measures the error of our result against that answer
     peers     {variant: makes torchvision's call}; "" is torchvision as it is. Empty without it
+    under     {variant: makes the `with` in which that call is measured}
     inputs    what the call has to read: with its result, the bytes that it has to move
     backends  those to measure; None: all
     variants  {name: makes another way to run our call, such as a CUDA graph}
@@ -52,6 +54,7 @@ class Case:
     tolerance: float
     compare: Callable[[Any, Any], float] = equality.device_error
     peers: Mapping[str, Callable[[], Call]] = field(default_factory=dict)
+    under: Mapping[str, Callable[[], AbstractContextManager]] = field(default_factory=dict)
     inputs: tuple[torch.Tensor, ...] = ()
     backends: tuple[str, ...] | None = None
     variants: Mapping[str, Callable[[Call], Call]] = field(default_factory=dict)

@@ -29,6 +29,8 @@ from reference.config import preset
 OPERATORS = ("training_step", "detect", "detect_and_paste")
 # Other ways to run our call. What the package offers for training and inference belongs here.
 VARIANTS: dict[str, Callable[[Callable[[], Any]], Callable[[], Any]]] = {"graph": timing.captured}
+# torchvision's model with our operators under it.
+OUR_OPERATORS = "our operators"
 # Seconds that compiling and measuring a model may take.
 COMPILE_LIMIT = 300
 
@@ -84,7 +86,8 @@ def whole_model(
         oracle=oracle if checked else None,
         compare=compare,
         tolerance=equality.MODEL_RERANKED[dtype_name(dtype)],
-        peers={"": peer, "our operators": partial(peer, substituted=True)} if has_peer else {},
+        peers={"": peer, OUR_OPERATORS: peer} if has_peer else {},
+        under={OUR_OPERATORS: interop.use_our_operators},
         backends=("triton",) if gpu else None,
         variants=VARIANTS if gpu and operator != "detect_and_paste" else {},
         compiled=partial(
@@ -132,8 +135,8 @@ def _run(
     return losses.detach()
 
 
-def _peer(operator, ours, batch, dtype, *, substituted=False, compiled=False):
-    """Make the call of torchvision's model with our model's weights, or with our operators."""
+def _peer(operator, ours, batch, dtype, *, compiled=False):
+    """Make the call of torchvision's model with our model's weights, convolving channels-last."""
     detection = torchvision_module("models.detection")
     assert detection is not None
     config, training = ours.config, operator == "training_step"
@@ -176,7 +179,7 @@ def _peer(operator, ours, batch, dtype, *, substituted=False, compiled=False):
         torch.stack(list(losses.values())).sum().backward()
         return losses
 
-    return interop.use_our_operators()(call) if substituted else call
+    return call
 
 
 def _fits_torchvision(model):

@@ -42,6 +42,9 @@ def quantiles(
         times, timing = _event_times(call, device, seconds), "events"
     elif waits_for_the_gpu(call):
         times, timing = _kernel_times(call, device, seconds), "profiler"
+        if not all(times):
+            # Some machines do not permit profiling.
+            times, timing = _event_times(call, device, seconds), "events"
     else:
         times, timing = _event_times(captured(call), device, seconds), "graph"
     return _quantiles(times) | {"timing": timing, "memory_mb": memory}
@@ -50,10 +53,12 @@ def quantiles(
 def captured(call: Call) -> Call:
     """Capture a call in a CUDA graph; return a function that replays it and returns its result.
 
-    The current stream must not be the default one, and the call must have run on it before.
+    The current stream must not be the default one; see `own_stream`.
     Raises RuntimeError if the call waits for the GPU.
     """
-    # A capture that fails half-way leaves PyTorch's allocator in disorder.
+    # Kernels are loaded before, and a capture that fails half-way leaves PyTorch's allocator in
+    # disorder.
+    call()
     if waits_for_the_gpu(call):
         raise RuntimeError("the call waits for the GPU: it has no CUDA graph")
     graph = torch.cuda.CUDAGraph()
