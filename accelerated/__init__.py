@@ -31,7 +31,8 @@ Which file holds what, in reading order:
     kernels         one file per operator and backend: Triton, plain PyTorch
     data            data sets in COCO format, their checks, synthetic shapes
     engine          training, evaluation, prediction, checkpoints
-    interop         checkpoints of torchvision, detectron2, maskrcnn-benchmark and Caffe2
+    interop         checkpoints of torchvision, detectron2, maskrcnn-benchmark and Caffe2; our
+                    operators under torchvision's models
     verify          comparison with the NumPy reference, stage by stage
     drawing         pictures of detections and losses
     experiments     the ablation and the benchmark

@@ -191,12 +191,50 @@ def run_benchmark(
             "--model", help="Also compare whole models and training steps of NumPy and PyTorch."
         ),
     ] = False,
+    compiled: Annotated[
+        bool,
+        typer.Option(
+            "--compile", help="Also measure whole models by torch.compile, ours and torchvision's."
+        ),
+    ] = False,
+    curves: Annotated[
+        bool,
+        typer.Option(
+            "--curves",
+            help="Measure time against the numbers of RoIs, pixels, images and objects instead, and"
+            " draw it.",
+        ),
+    ] = False,
+    draw: Annotated[
+        bool,
+        typer.Option("--draw", help="Measure nothing, and draw the curves measured before."),
+    ] = False,
+    budget: Annotated[
+        float,
+        typer.Option(
+            help="Seconds after which no case begins (default: no limit).",
+            min=0,
+            show_default=False,
+        ),
+    ] = float("inf"),
 ) -> None:
-    """Measure the operators, a training step and inference.
+    """Measure the operators, training steps and inference, ours and torchvision's.
 
-    Results are appended to a file of JSON lines in the output folder.
+    Results are appended to a file of JSON lines in the output folder. On a GPU a row says how it
+    was timed: "graph" and "profiler" without the time in which the GPU waits for the host.
     """
     torch_device = arguments.select_device(device, "auto")
     from accelerated.experiments import benchmark
 
-    raise typer.Exit(benchmark.report(output, torch_device, seconds, only, model))
+    result = benchmark.report(
+        output,
+        torch_device,
+        seconds,
+        only,
+        model=model,
+        compiled=compiled,
+        curves=curves,
+        draw=draw,
+        budget=budget,
+    )
+    raise typer.Exit(result)

@@ -1,5 +1,16 @@
-"""Checkpoints in other formats: torchvision, detectron2, maskrcnn-benchmark and Caffe2."""
+"""Checkpoints in other formats, and our operators under torchvision's models.
+
+The formats are those of torchvision, detectron2, maskrcnn-benchmark and Caffe2.
+"""
 
 from accelerated.interop.loading import BareBackboneError, load, load_backbone, parameters, save
+from accelerated.interop.substitution import use_our_operators
 
-__all__ = ["BareBackboneError", "load", "load_backbone", "parameters", "save"]
+__all__ = [
+    "BareBackboneError",
+    "load",
+    "load_backbone",
+    "parameters",
+    "save",
+    "use_our_operators",
+]

@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors
-import safetensors.torch
 import torch
 
 from accelerated.interop import unpickle
@@ -44,6 +42,9 @@ def read(source: Source) -> dict[str, torch.Tensor]:
         return _tensors(source)
     path = _weights(source)
     if path.suffix == ".safetensors":
+        # Here, because `interop.use_our_operators` needs only PyTorch and torchvision.
+        import safetensors.torch
+
         try:
             return safetensors.torch.load_file(path)
         except safetensors.SafetensorError as error:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.torch
 import torch
 
 from accelerated.interop import backbones, detectron2, files, infer, native, peers, torchvision
@@ -109,6 +108,9 @@ def save(model: MaskRCNN, path: str | Path, format: str | None = None) -> None:
         raise ValueError(f"format {format!r}: expected {' or '.join(EXPORTERS)}")
     tensors = EXPORTERS[format].state_dict(model)
     if Path(path).suffix == ".safetensors":
+        # Here, because `use_our_operators` needs only PyTorch and torchvision.
+        import safetensors.torch
+
         safetensors.torch.save_file(tensors, path)
     elif Path(path).suffix == ".pth":
         torch.save({"model": tensors} if format == "detectron2" else tensors, path)
