@@ -16,8 +16,8 @@ STANDARD_AND_NUMPY = sys.stdlib_module_names | {"numpy"}
 # A module imports only from lower rows, or from its own row without a circle.
 LAYERS = [
     "kernels",
-    "backend structures conv norm parameters boxes box_coder anchors matcher sampler nms rois roi_align"
-    " roi_pool roi_warp pooler losses labels masks transform",
+    "backend structures conv norm parameters boxes box_coder anchors matcher sampler nms rois"
+    " roi_align roi_pool roi_warp pooler losses labels masks transform",
     "resnet vgg backbone fpn single_scale neck shared_head rpn box_head mask_head postprocess"
     " optimizer deepmask",
     "mask_rcnn",
