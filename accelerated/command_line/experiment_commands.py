@@ -191,11 +191,32 @@ def run_benchmark(
             "--model", help="Also compare whole models and training steps of NumPy and PyTorch."
         ),
     ] = False,
+    compiled: Annotated[
+        bool,
+        typer.Option(
+            "--compiled",
+            help="Measure nothing: compile the Triton kernels for sm_80, sm_90 and sm_100, which"
+            " needs no GPU, and print what their machine code and a step's operators cost.",
+        ),
+    ] = False,
+    every: Annotated[
+        bool,
+        typer.Option(
+            "--all", help="With --compiled: every dtype, layout and convention; some minutes."
+        ),
+    ] = False,
 ) -> None:
     """Measure the operators, a training step and inference.
 
     Results are appended to a file of JSON lines in the output folder.
     """
+    if compiled:
+        from accelerated.experiments import compiled as compiled_experiment
+
+        compiled_experiment.report(every)
+        return
+    if every:
+        raise ValueError("--all also needs --compiled")
     torch_device = arguments.select_device(device, "auto")
     from accelerated.experiments import benchmark
 

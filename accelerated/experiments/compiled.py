@@ -54,9 +54,10 @@ def report(every: bool, width: int | None = None) -> None:
     )
     console.print(work(compiled_visits.model(compiled_launches.WORKLOADS, rows)))
     console.print(
-        "Instructions of warps on sm_90; torchvision: its own float32 code, + its atomic additions."
-        " (not counted for 16x512). IPC: instructions per cycle of each multiprocessor of an H100, at most 4. copy: features"
-        " and outputs moved once at 2.8 TB/s. RoIs: sides log-uniform in 16..600 pixels."
+        "Instructions of warps on sm_90; torchvision: its own float32 code, + its atomic additions,"
+        " not counted for 16x512. IPC: instructions per cycle of each multiprocessor of an H100, at"
+        " most 4. copy: features and outputs moved once at 2.8 TB/s. RoIs: sides log-uniform in"
+        " 16..600 pixels."
     )
     step, detected = compiled_step.training_step(IMAGES), compiled_step.detection(1)
     console.print(operations(step, detected))

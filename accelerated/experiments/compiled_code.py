@@ -239,7 +239,7 @@ def _graph(texts, labels):
     blocks = list(zip(starts, [*starts[1:], len(texts)], strict=True))
     number = {first: index for index, (first, _) in enumerate(blocks)}
     follows = []
-    for first, end in blocks:
+    for _, end in blocks:
         jumps, falls = targets.get(end - 1, ([], True))
         going = [*jumps, *([end] if falls else [])]
         follows.append({number[target] for target in going if target in number})

@@ -120,7 +120,8 @@ def recorded(chip: int) -> Iterator[list[Launch]]:
         mock.patch.object(backend, "resolve", lambda name, tensor: name),
     ):
         # It stays: Triton keeps kernels by device number, so that a process serves one chip.
-        driver.set_active(StandIn(chip))
+        stand_in: Any = StandIn(chip)
+        driver.set_active(stand_in)
         yield launches
 
 
@@ -241,7 +242,7 @@ def complete() -> dict[int, list[Case]]:
         for layout in LAYOUTS
     ]
     extra = [case for case in WORKLOADS if case not in cases]
-    return dict.fromkeys(CHIPS, [*extra, *cases, *BOXES])
+    return {chip: [*extra, *cases, *BOXES] for chip in CHIPS}
 
 
 def collect(chip: int, cases: Iterable[Case]) -> list[Code]:

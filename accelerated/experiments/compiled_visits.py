@@ -190,7 +190,7 @@ class Work:
 
 
 def model(cases: Iterable[Case], rows: Iterable[Code]) -> list[Work]:
-    """Return the work of each case, from its code among `rows`: forward, and backward with marks."""
+    """Return the work of each case from its sm_90 code among `rows`; "backward" contains "mark"."""
     rows, found = list(rows), []
     for case in cases:
         counted, key = visits(case), (case.images, case.rois, case.bins)
