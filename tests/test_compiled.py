@@ -1,13 +1,13 @@
 """What compiled kernels cost, without a GPU: budgets of machine code, of work and of operators.
 
-The tests compile each kernel for sm_90 (R50-FPN, mostly bfloat16 and channels-last) and RoIAlign and
-NMS for sm_80 and sm_100. Every dtype, layout, number of bins and convention for all three chips is
-compiled by `maskrcnn benchmark --compiled --all` only, which takes minutes. No test can tell how
-long a kernel waits, or whether its numbers are right: other tests interpret the kernels for that.
+The tests compile each kernel for sm_90 (R50-FPN, mostly bfloat16 and channels-last), and RoIAlign
+and NMS for sm_80 and sm_100. Every dtype, layout, number of bins and convention for all three chips
+is compiled by `maskrcnn benchmark --compiled --all` only, which takes minutes. No test here tells
+how long a kernel waits, or whether its numbers are right: for these, others interpret the kernels.
 """
 
 import ast
-import os
+import io
 import subprocess
 import sys
 from dataclasses import replace
@@ -212,7 +212,7 @@ def test_both_designs_of_the_backward_are_known():
     forward = "_roi_align_forward_kernel"
     assert count(code(forward, (8, 2), 5, 3), v) == 4 * (80 + 96)
     assert count(code(forward, (8, 2), 5, 3, 2), v) == 4 * (80 + 96 + 128)
-    with pytest.raises(ValueError, match="no design .* 2 nested loops"):
+    with pytest.raises(ValueError, match=r"no design .* 2 nested loops"):
         count(code(mean, (8, 2), 1, 10, 100), v)
 
 
@@ -310,7 +310,7 @@ def test_bytes_flop_and_bound_of_operators(operations):
 
 
 def test_tables_fit_100_columns(rows, operations):
-    console = Console(width=100, record=True, file=open(os.devnull, "w"))
+    console = Console(width=100, record=True, file=io.StringIO())
     console.print(compiled.kernels("Kernels", rows))
     console.print(compiled.work(compiled_visits.model(compiled_launches.WORKLOADS, rows)))
     console.print(compiled.operations(operations["training_step"], operations["detection"]))

@@ -52,6 +52,8 @@ def report(every: bool, width: int | None = None) -> None:
         " of the deepest loop that has one. spill: accesses to local memory in innermost loops."
         " Instructions: of one visit, outside of loops, then of each level from the outside in."
     )
+    spilling = sum(row.inner_spills > 0 for row in rows)
+    console.print(f"{len(rows)} launches compiled; innermost loops of {spilling} spill.\n")
     console.print(work(compiled_visits.model(compiled_launches.WORKLOADS, rows)))
     console.print(
         "Instructions of warps on sm_90; torchvision: its own float32 code, + its atomic additions,"
