@@ -6,8 +6,8 @@ is compiled by `maskrcnn benchmark --compiled --all` only, which takes minutes. 
 how long a kernel waits, or whether its numbers are right: for these, others interpret the kernels.
 """
 
-import ast
 import io
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
-from support import compiled_budgets
+from support import compiled_budgets, kernel_loops
 
 from accelerated.experiments import (
     compiled,
@@ -120,12 +120,7 @@ def test_contiguous_channels_move_in_16_bytes(rows):
 
 
 def test_every_kernel_is_compiled(rows):
-    kernels = {
-        node.name
-        for path in (ROOT / "accelerated" / "kernels" / "triton").glob("*.py")
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.FunctionDef) and node.name.endswith("_kernel")
-    }
+    kernels = {node.name for node in kernel_loops.functions() if node.name.endswith("_kernel")}
     assert kernels == {row.kernel for row in rows if row.chip == 90}
     assert {row.chip for row in rows} == set(compiled_launches.CHIPS)
 
@@ -188,6 +183,23 @@ def test_visits_are_those_of_the_kernels_rules(aligned, monkeypatch):
     assert pairs and counted.pairs == pairs and counted.word_pairs == len(words)
     assert (counted.rows, counted.bins, counted.chunks) == (rows, bins, chunks)
     assert counted.mark_steps == steps and counted.count == 40 and counted.words == 2
+
+
+@pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="kernels are compiled")
+def test_visits_are_those_of_the_interpreted_kernels(monkeypatch):
+    """The lines that the interpreter runs, in small images; whichever design the kernels have."""
+    for module in (compiled_launches, compiled_visits):
+        monkeypatch.setattr(module, "HEIGHT", 96)
+        monkeypatch.setattr(module, "WIDTH", 160)
+    monkeypatch.setattr(compiled_launches, "CHANNELS", 2)
+    monkeypatch.setattr(compiled_launches, "SIDES", (30, 90))
+    case = Case("align", 2, 2, "torchvision_r50_fpn", 3, "fp32", "nhwc")
+    known, expected = compiled_visits.DESIGNS, compiled_visits.visits(case)
+    ran = kernel_loops.iterations(known, lambda: compiled_launches.call(case))
+    assert ran.keys() == known.keys()
+    for kernel, levels in ran.items():
+        programs = code(kernel, (levels[0], 1))
+        assert levels in [design(programs, expected) for design in known[kernel]]
 
 
 def code(kernel, grid, *instructions):
