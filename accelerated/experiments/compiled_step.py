@@ -4,7 +4,8 @@ The model runs on fake tensors, which have shapes and no values, so that nothing
 GPU is needed. Autocast is that of the CPU, which stands for CUDA's. Operators that make views are
 not counted. A launch per operator is an estimate: some are known to launch more, which is counted
 (a convolution adds its bias in a pass of its own), others do so unknown to us (sorting); and the
-norms of all gradients, here one by one, take CUDA a few launches.
+norms of all gradients, here one by one, take CUDA a few launches. What a model remembers from its
+first step on, anchors and the constants of frozen norms, is not counted.
 """
 
 import sys
@@ -19,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+from accelerated import norm
 from accelerated import optimizer as torch_optimizer
 from accelerated.experiments.compiled_launches import HEIGHT, WIDTH
 from accelerated.experiments.compiled_visits import COPY_RATE
@@ -149,9 +151,21 @@ def detection(images: int) -> list[Operation]:
 @contextmanager
 def _listed():
     """Nothing is computed; checks of values, which a CPU makes and a GPU does not, are left out."""
-    compiling = mock.patch.object(torch.compiler, "is_compiling", lambda: True)
-    with compiling, FakeTensorMode(), Recorder() as recorder:
-        yield recorder
+    with FakeTensorMode(), Recorder() as recorder:
+
+        def remembered(self, constant, *tensors):
+            # Computed in the first step only.
+            phase, recorder.phase = recorder.phase, ""
+            try:
+                return self.function(constant, *tensors)
+            finally:
+                recorder.phase = phase
+
+        with (
+            mock.patch.object(torch.compiler, "is_compiling", lambda: True),
+            mock.patch.object(norm.Remembered, "__call__", remembered),
+        ):
+            yield recorder
 
 
 def _inputs(images: int, training: bool) -> tuple[MaskRCNN, Batch]:

@@ -25,8 +25,9 @@ from accelerated.experiments.compiled_launches import (
     regions,
 )
 
-# Features along a tile's side, RoIs in a word of marks, bins in one product of tensor cores.
-TILE, WORD, CHUNK = 8, 32, 16
+# Features along a tile's side, RoIs in a word of marks and words in a group, bins in one product of
+# tensor cores, RoIs that are ordered at a time.
+TILE, WORD, CHUNK, ORDERED = 8, 32, 16, 1024
 
 # H100 SXM: instructions per second if every scheduler issues one in each cycle, which no program
 # reaches, and the bytes per second that a copy moves.
@@ -46,23 +47,18 @@ ATOMICS = {(2, 500, 7): 200e6}
 class Visits:
     """What RoIs ask of tiles of features.
 
-    count        R
-    words        words of marks of a tile if they mark the RoIs of the whole batch
-    image_words  if they mark the RoIs of the tile's image
-    pairs        (tile, RoI) of RoIs that reach a tile
-    word_pairs   (tile, word of the batch) that mark any
-    rows, bins   of bins, and bins, summed over the pairs: those near the tile
-    chunks       of CHUNK bins, summed over the pairs
-    mark_steps   of 32 tiles, summed over the RoIs: the tiles that they reach
+    count       R
+    groups      of words of marks that one tile has, summed over the images
+    word_pairs  (tile, word) that mark any RoI
+    pairs       (tile, RoI) of RoIs that reach a tile
+    chunks      of CHUNK bins near the tile, summed over the pairs
+    mark_steps  of WORD tiles, summed over the RoIs: the tiles that they reach
     """
 
     count: int
-    words: int
-    image_words: int
-    pairs: int
+    groups: int
     word_pairs: int
-    rows: int
-    bins: int
+    pairs: int
     chunks: int
     mark_steps: int
 
@@ -82,19 +78,18 @@ def visits(case: Case) -> Visits:
     (reached_y, bins_y), (reached_x, bins_x) = axes
     roi, y, x = np.nonzero(reached_y[:, :, None] & reached_x[:, None, :])
     rows, columns = bins_y[roi, y], bins_x[roi, x]
-    # A tile's number, unique over levels and images.
+    # Numbers of a tile and of a word of its image, unique over levels and images.
     tile = ((image[roi].astype(int) * len(STRIDES) + level[roi]) * 1000 + y) * 1000 + x
+    word = roi % case.rois // WORD
+    starts = case.rois * np.arange(case.images + 1) // WORD + np.arange(case.images + 1)
     reached = np.bincount(roi, minlength=len(boxes))
     return Visits(
         count=len(boxes),
-        words=-(-len(boxes) // WORD),
-        image_words=-(-case.rois // WORD),
+        groups=int((-(-np.diff(starts) // WORD)).sum()),
+        word_pairs=len(np.unique(tile * 10**6 + word)),
         pairs=len(roi),
-        word_pairs=len(np.unique(tile * 10**6 + roi // WORD)),
-        rows=int(rows.sum()),
-        bins=int((rows * columns).sum()),
         chunks=int((-(-rows * columns // CHUNK)).sum()),
-        mark_steps=int((-(-reached // 32)).sum()),
+        mark_steps=int((-(-reached // WORD)).sum()),
     )
 
 
@@ -103,9 +98,10 @@ def _along(start, length, size, largest, bins):
     first = TILE * np.arange(-(-largest // TILE))
     start, length, size = start[:, None], length[:, None], size[:, None]
     end, side = start + length, length / bins
-    reached = (end >= -1) & (start <= size) & (first < size)
-    reached &= np.minimum(np.floor(start), size - 1) < first + TILE
-    reached &= np.maximum(np.floor(end) + 1, 0) >= first
+    upper = np.clip(np.floor(start), 0, size - 1) // TILE
+    lower = np.clip(np.floor(end) + 1, 0, size - 1) // TILE
+    reached = (upper <= first // TILE) & (first // TILE <= lower)
+    reached &= (end >= -1.5) & (start <= size + 0.5)
     lowest = np.clip(np.floor((first - 1 - start) / side - 0.01), 0, bins)
     highest = np.clip(np.floor((first + TILE - start) / side + 0.01), -1, bins - 1)
     return reached, np.maximum(highest + 1 - lowest, 0).astype(int)
@@ -121,57 +117,51 @@ def forward(code: Code, v: Visits) -> list[int]:
     return [programs, 2 * programs, 4 * programs]
 
 
-def mark_by_tile(code: Code, v: Visits) -> list[int]:
-    """A program per tile and words of RoIs."""
-    return [int(np.prod(code.grid))]
+def order(code: Code, v: Visits) -> list[int]:
+    """A program per image walks all RoIs, twice."""
+    programs = int(np.prod(code.grid))
+    return [programs, programs * -(-v.count // ORDERED)]
 
 
-def mark_by_roi(code: Code, v: Visits) -> list[int]:
-    """A program per RoI sets its bit in the tiles that it reaches, 32 at a time."""
+def mark(code: Code, v: Visits) -> list[int]:
+    """A program per RoI sets its bit in the tiles that it reaches, some at a time."""
     return [int(np.prod(code.grid)), v.mark_steps]
 
 
-def backward_by_bin(code: Code, v: Visits) -> list[int]:
-    """A program per tile and channels: groups of words, words, RoIs, rows of bins, bins."""
-    programs, blocks = int(np.prod(code.grid)), code.grid[1]
-    groups = programs * -(-v.words // WORD)
-    return [programs, groups, *(blocks * n for n in (v.word_pairs, v.pairs, v.rows, v.bins))]
+def backward(code: Code, v: Visits) -> list[int]:
+    """A program per tile and channels: groups of words, words, RoIs, products of some bins each."""
+    tiles, blocks = code.grid[:2]
+    counted = tiles * v.groups, v.word_pairs, v.pairs, v.chunks
+    return [int(np.prod(code.grid)), *(blocks * n for n in counted)]
 
 
-def backward_by_chunk(code: Code, v: Visits) -> list[int]:
-    """A program per tile and channels: words of its image, RoIs, products of 16 bins each."""
-    programs, blocks = int(np.prod(code.grid)), code.grid[1]
-    return [programs, programs * v.image_words, blocks * v.pairs, blocks * v.chunks]
-
-
-# The designs of each kernel that the model knows; the depth of a kernel's loops tells which it is.
-DESIGNS: dict[str, list[Callable[[Code, Visits], list[int]]]] = {
-    "_roi_align_forward_kernel": [forward],
-    "_roi_align_mark_kernel": [mark_by_tile, mark_by_roi],
-    "_roi_align_mean_backward_kernel": [backward_by_bin, backward_by_chunk],
+COUNTED: dict[str, Callable[[Code, Visits], list[int]]] = {
+    "_roi_align_forward_kernel": forward,
+    "_roi_order_kernel": order,
+    "_roi_align_mark_kernel": mark,
+    "_roi_align_mean_backward_kernel": backward,
 }
 
 
 def instructions(code: Code, v: Visits) -> int:
     """Return the instructions that all warps of a launch execute.
 
-    ValueError for a kernel whose loops are nested as in none of DESIGNS.
+    ValueError for a kernel whose loops are nested otherwise than COUNTED says.
     """
-    levels = code.levels
-    for design in DESIGNS.get(code.kernel, []):
-        counted = design(code, v)
-        if len(counted) == len(levels) or (design is forward and len(levels) < len(counted)):
-            return code.warps * sum(n * each for n, each in zip(counted, levels, strict=False))
-    nest = ", ".join(loop.name for loop in code.loops if loop.depth)
-    raise ValueError(
-        f"{code.kernel}: no design in accelerated/experiments/compiled_visits.py has"
-        f" {len(levels) - 1} nested loops; count the visits of: {nest}"
-    )
+    counted, levels = COUNTED[code.kernel](code, v), code.levels
+    # Two samples each way may be unrolled.
+    if len(counted) != len(levels) and code.kernel != "_roi_align_forward_kernel":
+        nest = ", ".join(loop.name for loop in code.loops if loop.depth)
+        raise ValueError(
+            f"{code.kernel} has {len(levels) - 1} nested loops ({nest}), not {len(counted) - 1}:"
+            " count its visits in accelerated/experiments/compiled_visits.py"
+        )
+    return code.warps * sum(n * each for n, each in zip(counted, levels, strict=False))
 
 
 @dataclass
 class Work:
-    """A direction of RoIAlign, `mark` or `total` of a workload.
+    """A part of a workload: forward, mark (with ordering), or backward, which contains mark.
 
     ours         warp instructions
     torchvision  of its float32 code, None where not counted
@@ -195,9 +185,9 @@ def model(cases: Iterable[Case], rows: Iterable[Code]) -> list[Work]:
     for case in cases:
         counted, key = visits(case), (case.images, case.rois, case.bins)
         code = {row.kernel: row for row in rows if row.case == str(case) and row.chip == 90}
-        executed = {kernel: instructions(code[kernel], counted) for kernel in DESIGNS}
-        ours_forward, mark, mean = executed.values()
-        for part, ours in (("forward", ours_forward), ("mark", mark), ("backward", mean + mark)):
+        executed = [instructions(code[kernel], counted) for kernel in COUNTED]
+        ours_forward, marks, total = executed[0], sum(executed[1:3]), sum(executed[1:])
+        for part, ours in (("forward", ours_forward), ("mark", marks), ("backward", total)):
             found.append(
                 Work(
                     str(case),

@@ -16,52 +16,62 @@ TRITON, TORCH = "3.9", "2.13"
 # eights, which is how they are given out.
 KERNELS = {
     "sm_80 align 7x7 bf16 nhwc 16x512": {
-        "roi_align_forward": (40, 0, 0, 12, 8, 8, (250, 250)),
-        "roi_align_mark": (32, 0, 32, 16, 8, 8, (250,)),
-        "roi_align_mean_backward": (80, 24, 4096, 6, 2, 16, (330, 50, 30, 180, 140, 120)),
+        "roi_align_forward": (48, 0, 0, 10, 8, 8, (230, 200)),
+        "roi_order": (40, 0, 32, 12, 16, 4, (40, 270)),
+        "roi_align_mark": (24, 0, 0, 32, 8, 4, (260, 30)),
+        "roi_align_mean_backward": (160, 0, 8192, 3, 16, 16, (530, 30, 30, 120, 220)),
     },
     "sm_80 nms 80x2000": {
         "nms_overlap": (56, 0, 128, 9, 4, 4, (530,)),
         "nms_scan": (128, 0, 256, 4, 4, 4, (60, 430, 410)),
     },
     "sm_90 align 7x7 bf16 nhwc 2x500": {
-        "roi_align_forward": (48, 0, 0, 10, 8, 8, (230, 240)),
-        "roi_align_mark": (32, 0, 32, 16, 8, 8, (280,)),
-        "roi_align_mean_backward": (96, 0, 4096, 5, 2, 16, (300, 40, 30, 190, 140, 120)),
+        "roi_align_forward": (56, 0, 0, 9, 8, 8, (240, 200)),
+        "roi_order": (48, 0, 32, 10, 8, 4, (80, 330)),
+        "roi_align_mark": (32, 0, 0, 32, 8, 4, (280, 30)),
+        "roi_align_mean_backward": (128, 0, 8192, 4, 16, 16, (510, 30, 30, 120, 190)),
     },
     "sm_90 align 7x7 fp32 nhwc 2x500": {
-        "roi_align_forward": (56, 0, 0, 9, 16, 16, (230, 200)),
-        "roi_align_mark": (32, 0, 32, 16, 8, 8, (280,)),
-        "roi_align_mean_backward": (88, 0, 2048, 5, 4, 16, (310, 40, 30, 190, 140, 120)),
+        "roi_align_forward": (48, 0, 0, 10, 16, 16, (240, 160)),
+        "roi_order": (48, 0, 32, 10, 8, 4, (80, 330)),
+        "roi_align_mark": (32, 0, 0, 32, 8, 4, (280, 30)),
+        "roi_align_mean_backward": (152, 0, 16384, 3, 16, 16, (460, 30, 20, 120, 350)),
     },
     "sm_90 align 7x7 bf16 nhwc 16x512": {
-        "roi_align_forward": (48, 0, 0, 10, 8, 8, (230, 240)),
-        "roi_align_mark": (32, 0, 32, 16, 8, 8, (280,)),
-        "roi_align_mean_backward": (96, 0, 4096, 5, 2, 16, (300, 40, 30, 190, 140, 120)),
+        "roi_align_forward": (56, 0, 0, 9, 8, 8, (240, 200)),
+        "roi_order": (48, 0, 32, 10, 16, 4, (70, 290)),
+        "roi_align_mark": (32, 0, 0, 32, 8, 4, (280, 30)),
+        "roi_align_mean_backward": (128, 0, 8192, 4, 16, 16, (510, 30, 30, 120, 190)),
     },
     "sm_90 align 14x14 bf16 nhwc 16x128": {
-        "roi_align_forward": (48, 0, 0, 10, 16, 16, (230, 40, 190)),
-        "roi_align_mark": (32, 0, 32, 16, 8, 8, (280,)),
-        "roi_align_mean_backward": (96, 0, 4096, 5, 2, 16, (300, 40, 30, 190, 140, 120)),
+        "roi_align_forward": (56, 0, 0, 9, 16, 16, (230, 30, 180)),
+        "roi_order": (48, 0, 32, 10, 16, 4, (70, 290)),
+        "roi_align_mark": (32, 0, 0, 32, 8, 4, (280, 30)),
+        "roi_align_mean_backward": (128, 0, 8192, 4, 16, 16, (510, 30, 30, 120, 190)),
     },
     "sm_90 align 7x7 fp16 nhwc 16x512": {
-        "roi_align_forward": (48, 0, 0, 10, 8, 8, (230, 230)),
-        "roi_align_mark": (32, 0, 32, 16, 8, 8, (280,)),
-        "roi_align_mean_backward": (96, 0, 4096, 5, 2, 16, (300, 40, 30, 190, 140, 120)),
+        "roi_align_forward": (56, 0, 0, 9, 8, 8, (240, 190)),
+        "roi_order": (48, 0, 32, 10, 16, 4, (70, 290)),
+        "roi_align_mark": (32, 0, 0, 32, 8, 4, (280, 30)),
+        "roi_align_mean_backward": (128, 0, 8192, 4, 16, 16, (580, 30, 30, 120, 190)),
     },
     "sm_90 align 7x7 bf16 nchw 16x512": {
-        "roi_align_forward": (40, 0, 1024, 12, 2, 2, (280, 50, 250)),
-        "roi_align_mark": (32, 0, 32, 16, 8, 8, (280,)),
-        "roi_align_mean_backward": (96, 0, 2048, 5, 2, 2, (410, 40, 30, 190, 140, 120)),
+        "roi_align_forward": (48, 0, 1024, 10, 2, 2, (280, 30, 230)),
+        "roi_order": (48, 0, 32, 10, 16, 4, (70, 290)),
+        "roi_align_mark": (32, 0, 0, 32, 8, 4, (280, 30)),
+        "roi_align_mean_backward": (160, 0, 8192, 3, 2, 2, (780, 30, 30, 130, 400)),
     },
     "sm_90 align_max 7x7 bf16 nhwc 16x512": {
-        "roi_align_forward": (48, 0, 0, 10, 8, 16, (260, 300)),
-        "roi_align_mark": (32, 0, 32, 16, 8, 8, (280,)),
-        "roi_align_max_backward": (128, 0, 4096, 4, 4, 16, (310, 40, 30, 200, 30, 400)),
+        "roi_align_forward": (48, 0, 0, 10, 8, 16, (250, 260)),
+        "roi_order": (48, 0, 32, 10, 16, 4, (70, 290)),
+        "roi_align_mark": (32, 0, 0, 32, 8, 4, (280, 30)),
+        "roi_align_max_backward": (80, 0, 4096, 6, 4, 16, (310, 30, 30, 140, 150, 230)),
     },
     "sm_90 pool 7x7 bf16 nhwc 16x512": {
-        "roi_pool_forward": (40, 0, 0, 12, 8, 16, (310, 10, 60)),
-        "roi_pool_backward": (256, 0, 2048, 4, 8, 16, (720, 220, 140, 80, 460)),
+        "roi_pool_forward": (32, 0, 0, 16, 8, 16, (310, 20, 60)),
+        "roi_order": (48, 0, 32, 10, 16, 4, (70, 290)),
+        "roi_pool_mark": (24, 0, 0, 32, 8, 4, (310, 30)),
+        "roi_pool_backward": (128, 0, 4096, 4, 4, 16, (390, 30, 30, 120, 70, 140)),
     },
     "sm_90 nms 80x2000": {
         "nms_overlap": (56, 0, 128, 9, 4, 4, (540,)),
@@ -71,12 +81,13 @@ KERNELS = {
         "mask_targets": (56, 0, 0, 32, 1, 4, (160, 50, 100)),
     },
     "sm_90 paste 1x100": {
-        "mask_paste": (48, 0, 0, 10, 4, 8, (520,)),
+        "mask_paste": (48, 0, 16, 10, 4, 8, (570,)),
     },
     "sm_100 align 7x7 bf16 nhwc 16x512": {
-        "roi_align_forward": (40, 0, 0, 12, 8, 8, (240, 220)),
-        "roi_align_mark": (32, 0, 32, 16, 8, 8, (280,)),
-        "roi_align_mean_backward": (96, 0, 4096, 5, 2, 16, (300, 40, 30, 190, 150, 120)),
+        "roi_align_forward": (48, 0, 0, 10, 8, 8, (240, 170)),
+        "roi_order": (48, 0, 32, 10, 16, 4, (70, 290)),
+        "roi_align_mark": (32, 0, 0, 32, 8, 4, (270, 40)),
+        "roi_align_mean_backward": (128, 0, 6144, 4, 16, 16, (650, 40, 30, 130, 240, 10)),
     },
     "sm_100 nms 80x2000": {
         "nms_overlap": (56, 0, 128, 9, 4, 4, (520,)),
@@ -86,33 +97,32 @@ KERNELS = {
 
 # Millions of warp instructions of RoIAlign at most, recorded with 3% room.
 WORK = {
-    ("align 7x7 bf16 nhwc 2x500", "forward"): 77.9,
-    ("align 7x7 bf16 nhwc 2x500", "mark"): 24.9,
-    ("align 7x7 bf16 nhwc 2x500", "backward"): 716.6,
-    ("align 7x7 fp32 nhwc 2x500", "forward"): 68.8,
-    ("align 7x7 fp32 nhwc 2x500", "mark"): 24.9,
-    ("align 7x7 fp32 nhwc 2x500", "backward"): 718.1,
-    ("align 7x7 bf16 nhwc 16x512", "forward"): 637.9,
-    ("align 7x7 bf16 nhwc 16x512", "mark"): 1592.0,
-    ("align 7x7 bf16 nhwc 16x512", "backward"): 7425.8,
-    ("align 14x14 bf16 nhwc 16x128", "forward"): 470.6,
-    ("align 14x14 bf16 nhwc 16x128", "mark"): 398.0,
-    ("align 14x14 bf16 nhwc 16x128", "backward"): 3966.2,
+    ("align 7x7 bf16 nhwc 2x500", "forward"): 69.3,
+    ("align 7x7 bf16 nhwc 2x500", "mark"): 0.3,
+    ("align 7x7 bf16 nhwc 2x500", "backward"): 46.7,
+    ("align 7x7 fp32 nhwc 2x500", "forward"): 60.1,
+    ("align 7x7 fp32 nhwc 2x500", "mark"): 0.3,
+    ("align 7x7 fp32 nhwc 2x500", "backward"): 125.8,
+    ("align 7x7 bf16 nhwc 16x512", "forward"): 568.0,
+    ("align 7x7 bf16 nhwc 16x512", "mark"): 2.6,
+    ("align 7x7 bf16 nhwc 16x512", "backward"): 380.0,
+    ("align 14x14 bf16 nhwc 16x128", "forward"): 429.0,
+    ("align 14x14 bf16 nhwc 16x128", "mark"): 0.7,
+    ("align 14x14 bf16 nhwc 16x128", "backward"): 205.4,
 }
 
 # Operators and estimated launches at most.
 OPERATORS = {
-    "training_step": (1728, 1910),
-    "detection": (990, 1074),
+    "training_step": (1388, 1570),
+    "detection": (566, 650),
 }
 
 # Kernels that do not reach 16 bytes per thread where channels are contiguous, and why.
 NARROW = {
     "roi_align_forward": "a thread has 4 channels: 8 bytes in 16-bit types, unless bins are 14x14",
-    "roi_align_mean_backward": "32 channels a program: every thread loads the gradient of one",
-    "roi_align_max_backward": "as the mean; 4 bytes are the index of the sample, gradients have 2",
+    "roi_align_max_backward": "a thread loads one gradient, 2 bytes, and the index of its sample",
     "roi_pool_forward": "a thread has 4 channels, as in RoIAlign",
-    "roi_pool_backward": "a thread has 2 channels: 8 bytes of indices, 4 of gradients",
+    "roi_pool_backward": "a thread loads one gradient, 2 bytes, and the index of its maximum",
 }
 
 

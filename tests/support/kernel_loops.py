@@ -19,6 +19,8 @@ def functions():
 def iterations(names, call):
     """Return {kernel: [programs, iterations of each level of loops, from the outside in]}.
 
+    Of loops one after the other, those of the longest count.
+
     names  of the kernels
     call   runs them, interpreted
     """
@@ -50,7 +52,8 @@ def _levels(function, hits):
             levels.extend([0] * (depth + 1 - len(levels)))
             # A statement of several lines counts more than once, a docstring never.
             body = [x for x in node.body if not isinstance(x, ast.Expr)]
-            levels[depth] += min(hits[function.name, statement.lineno] for statement in body)
+            ran = min(hits[function.name, statement.lineno] for statement in body)
+            levels[depth] = max(levels[depth], ran)
         for child in ast.iter_child_nodes(node):
             visit(child, depth)
 
