@@ -75,8 +75,10 @@ def kernels(title: str, rows: Sequence[Code]) -> Table:
     columns = ["", "warps", "regs", "stack", "smem", "occ", "in", "out", "spill"]
     table = _table(title, [*columns, "instructions"])
     for case, group in groupby(rows, lambda row: row.case):
-        operator, _, settings = case.partition(" ")
-        table.add_row(operator, *[""] * (len(columns) - 1), settings, style="bold")
+        words = case.split()
+        first = 2 if len(words) > 2 else 1
+        name, settings = " ".join(words[:first]), " ".join(words[first:])
+        table.add_row(name, *[""] * (len(columns) - 1), settings, style="bold")
         shown = None
         for row in group:
             cells = (
