@@ -217,12 +217,33 @@ def run_benchmark(
             show_default=False,
         ),
     ] = float("inf"),
+    counted: Annotated[
+        bool,
+        typer.Option(
+            "--compiled",
+            help="Measure nothing: compile the Triton kernels for sm_80, sm_90 and sm_100, which"
+            " needs no GPU, and print what their machine code and a step's operators cost.",
+        ),
+    ] = False,
+    every: Annotated[
+        bool,
+        typer.Option(
+            "--all", help="With --compiled: every dtype, layout and convention; some minutes."
+        ),
+    ] = False,
 ) -> None:
     """Measure the operators, training steps and inference, ours and torchvision's.
 
     Results are appended to a file of JSON lines in the output folder. On a GPU a row says how it
     was timed: "graph" and "profiler" without the time in which the GPU waits for the host.
     """
+    if counted:
+        from accelerated.experiments import compiled as compiled_experiment
+
+        compiled_experiment.report(every)
+        return
+    if every:
+        raise ValueError("--all also needs --compiled")
     torch_device = arguments.select_device(device, "auto")
     from accelerated.experiments import benchmark
 
