@@ -27,6 +27,7 @@ from accelerated import (
     transform,
 )
 from accelerated.pooler import pool
+from accelerated.rois import on_filled
 from accelerated.structures import Batch, Detections, PaddedDetections, Stages, Target, keep
 from reference.config import Config, Pooler, check
 
@@ -118,7 +119,8 @@ class MaskRCNN(nn.Module):
 
         rois, image_index = flatten(proposals.boxes, proposals.valid)
         x = self.roi_features(pyramid, rois, image_index, config.box_head.pooler)
-        class_logits, box_deltas = (at_least_float32(y) for y in self.box_head(x))
+        outputs = on_filled(self.box_head, x, image_index >= 0)
+        class_logits, box_deltas = (at_least_float32(y) for y in outputs)
         keep(record, box_features=x, class_logits=class_logits, box_deltas=box_deltas)
         slots = proposals.valid.shape
         detections = postprocess.detections(
@@ -137,7 +139,7 @@ class MaskRCNN(nn.Module):
         labels = detections.labels
         rois, image_index = flatten(detections.boxes, detections.valid)
         x = self.roi_features(pyramid, rois, image_index, config.mask_head.pooler)
-        logits = at_least_float32(self.mask_head(x))
+        logits = at_least_float32(on_filled(self.mask_head, x, image_index >= 0))
         probabilities = mask_head.probabilities(logits, labels.flatten(), config)
         probabilities = probabilities.unflatten(0, labels.shape)
         keep(record, mask_features=x, mask_logits=logits, mask_probabilities=probabilities)
@@ -294,7 +296,7 @@ class MaskRCNN(nn.Module):
         labels, deltas = samples.labels.flatten(), samples.deltas.flatten(0, 1)
         rois, image_index = flatten(samples.rois, samples.labels >= 0)
         x = self.roi_features(pyramid, rois, image_index, config.box_head.pooler)
-        outputs = self.box_head(x, image_index >= 0)
+        outputs = on_filled(self.box_head, x, image_index >= 0)
         class_logits, box_deltas = (at_least_float32(y) for y in outputs)
         keep(record, box_features=x, class_logits=class_logits, box_deltas=box_deltas)
         classification, box = box_head.losses(class_logits, box_deltas, labels, deltas, config)
@@ -310,7 +312,7 @@ class MaskRCNN(nn.Module):
         else:
             # The shared stage has already run on these RoIs, in the box branch (SPEC §14).
             x = x.unflatten(0, samples.labels.shape)[:, :slots].flatten(0, 1)
-        logits = at_least_float32(self.mask_head(x, image_index >= 0))
+        logits = at_least_float32(on_filled(self.mask_head, x, image_index >= 0))
         mask_targets = mask_head.targets(
             batch, image_index, matched, rois, config.mask_head, logits.shape[-1], self.backend
         )
