@@ -28,6 +28,7 @@ from accelerated import (
     transform,
 )
 from accelerated.pooler import pool
+from accelerated.rois import on_filled
 from accelerated.structures import Batch, Detections, PaddedDetections, Stages, Target, keep
 from reference.config import Config, Pooler, check
 
@@ -48,6 +49,8 @@ class MaskRCNN(nn.Module):
         self.rpn = rpn.RPN(config)
         self.box_head = box_head.make(config)
         self.mask_head = None if config.mask_head.kind == "none" else mask_head.make(config)
+        # Convolutions and RoIAlign are fastest on channels-last tensors, on a GPU and on a CPU.
+        self.to(memory_format=torch.channels_last)
 
     def forward(self, batch: Batch, **keywords: Any) -> dict[str, torch.Tensor] | PaddedDetections:
         """Run `batch_losses` in training mode, `batch_detections` in evaluation mode.
@@ -117,7 +120,8 @@ class MaskRCNN(nn.Module):
 
         rois, image_index = flatten(proposals.boxes, proposals.valid)
         x = self.roi_features(pyramid, rois, image_index, config.box_head.pooler)
-        class_logits, box_deltas = (at_least_float32(y) for y in self.box_head(x))
+        outputs = on_filled(self.box_head, x, image_index >= 0)
+        class_logits, box_deltas = (at_least_float32(y) for y in outputs)
         keep(record, box_features=x, class_logits=class_logits, box_deltas=box_deltas)
         slots = proposals.valid.shape
         detections = postprocess.detections(
@@ -136,7 +140,7 @@ class MaskRCNN(nn.Module):
         labels = detections.labels
         rois, image_index = flatten(detections.boxes, detections.valid)
         x = self.roi_features(pyramid, rois, image_index, config.mask_head.pooler)
-        logits = at_least_float32(self.mask_head(x))
+        logits = at_least_float32(on_filled(self.mask_head, x, image_index >= 0))
         probabilities = mask_head.probabilities(logits, labels.flatten(), config)
         probabilities = probabilities.unflatten(0, labels.shape)
         keep(record, mask_features=x, mask_logits=logits, mask_probabilities=probabilities)
@@ -252,10 +256,7 @@ class MaskRCNN(nn.Module):
         self, images: torch.Tensor, record: Stages | None = None
     ) -> dict[int, torch.Tensor]:
         """Compute the maps that RPN and heads read: [N, 3, H, W] -> {2: P2, .., 6: P6}, or one."""
-        # Tensor cores and RoIAlign are fastest on channels-last maps.
-        on_gpu = self.weight.is_cuda
-        memory_format = torch.channels_last if on_gpu else torch.preserve_format
-        images = images.to(self.weight.dtype, memory_format=memory_format)
+        images = images.to(self.weight.dtype, memory_format=torch.channels_last)
         stages = self.backbone(images)
         pyramid = self.fpn(stages)
         keep(record, images=images, **{f"C{level}": x for level, x in stages.items()})
@@ -306,7 +307,7 @@ class MaskRCNN(nn.Module):
         labels, deltas = samples.labels.flatten(), samples.deltas.flatten(0, 1)
         rois, image_index = flatten(samples.rois, samples.labels >= 0)
         x = self.roi_features(pyramid, rois, image_index, config.box_head.pooler)
-        outputs = self.box_head(x, image_index >= 0)
+        outputs = on_filled(self.box_head, x, image_index >= 0)
         class_logits, box_deltas = (at_least_float32(y) for y in outputs)
         keep(record, box_features=x, class_logits=class_logits, box_deltas=box_deltas)
         classification, box = box_head.losses(class_logits, box_deltas, labels, deltas, config)
@@ -322,7 +323,7 @@ class MaskRCNN(nn.Module):
         else:
             # The shared stage has already run on these RoIs, in the box branch (SPEC §14).
             x = x.unflatten(0, samples.labels.shape)[:, :slots].flatten(0, 1)
-        logits = at_least_float32(self.mask_head(x, image_index >= 0))
+        logits = at_least_float32(on_filled(self.mask_head, x, image_index >= 0))
         mask_targets = mask_head.targets(
             batch, image_index, matched, rois, config.mask_head, logits.shape[-1], self.backend
         )

@@ -154,8 +154,11 @@ class BatchNorm2d(nn.BatchNorm2d):
     num_batches_tracked: torch.Tensor
 
     def forward(self, x: torch.Tensor, valid: torch.Tensor | None = None) -> torch.Tensor:
-        if not self.training or (valid is None and not self.synchronised()):
+        if not self.training:
             return super().forward(x)
+        if valid is None and not self.synchronised():
+            # On a CPU, PyTorch sums a channels-last map in float32, others in float64.
+            return super().forward(x if x.is_cuda else x.contiguous())
         high = x.to(torch.promote_types(x.dtype, torch.float32))
         weight = high.new_ones(len(x)) if valid is None else valid.to(high.dtype)
         # Counted in pixels, because the maps of other processes have other sides.

@@ -3,14 +3,22 @@
 Legend: N images, R rois, C channels, P pooled size, L levels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
 from accelerated.kernels.eager.bins import whole_pixels
 
-__all__ = ["check", "empty_output", "pair", "prepare", "register_autograd", "whole_pixels"]
+__all__ = [
+    "check",
+    "empty_output",
+    "on_filled",
+    "pair",
+    "prepare",
+    "register_autograd",
+    "whole_pixels",
+]
 
 
 def prepare(
@@ -79,6 +87,33 @@ def empty_output(
         memory_format=torch.channels_last if last else torch.contiguous_format,
     )
     return out, torch.empty_like(out if indices else out.new_empty(0), dtype=torch.int32)
+
+
+def on_filled(
+    head: Callable[[torch.Tensor, torch.Tensor], Any], x: torch.Tensor, valid: torch.Tensor
+) -> Any:
+    """Return head(x, valid), a tensor or several of R rows each, without computing empty rows.
+
+    x      [R, ...]
+    valid  [R] bool  which rows are filled; the others may become anything finite
+
+    Rows are skipped where asking for them is free: on a CPU, and not while a graph is captured.
+    """
+    if not x.is_cpu or torch.compiler.is_compiling() or valid.all():
+        return head(x, valid)
+    rows = valid.nonzero()[:, 0]
+    if len(rows) == 0:
+        # Layers and gradients need a row, and an empty one is no special case to them.
+        rows = rows.new_zeros(min(len(x), 1))
+    results = head(x.index_select(0, rows), valid[rows])
+    if isinstance(results, torch.Tensor):
+        return _in_slots(results, rows, len(x))
+    return tuple(_in_slots(result, rows, len(x)) for result in results)
+
+
+def _in_slots(result, rows, count):
+    """Return [count, ...] with `result` in its rows, elsewhere 0."""
+    return result.new_zeros(count, *result.shape[1:]).index_copy(0, rows, result)
 
 
 def register_autograd(forward: Any, backward: Any) -> None:

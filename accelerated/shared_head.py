@@ -6,6 +6,7 @@ Legend: R RoIs, C channels, P pooled size.
 import torch
 
 from accelerated import neck, resnet
+from accelerated.rois import on_filled
 from reference.config import Config, Pooler
 
 # The stage that a C4 model runs on its RoIs.
@@ -17,7 +18,7 @@ def identity(backbone: resnet.Backbone, pooled: torch.Tensor, valid: torch.Tenso
 
 
 def res5(backbone: resnet.Backbone, pooled: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-    return backbone.stage(pooled, RES5, valid)
+    return on_filled(lambda x, valid: backbone.stage(x, RES5, valid), pooled, valid)
 
 
 SHARED = {"none": identity, "res5": res5, "res5_unstrided": res5}

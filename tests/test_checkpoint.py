@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from support import narrow
 from torch import nn
 
 from accelerated import optimizer as optim
@@ -211,3 +212,24 @@ def test_a_killed_save_leaves_the_last_checkpoint_good(tmp_path):
         assert restored.iteration == (2 if moment == 99 else 1), moment
         save(run, 3, keep=1)
         assert [p.name for p in (run / "checkpoints").iterdir()] == ["00000003"]
+
+
+def test_the_memory_format_of_weights_is_not_stored(tmp_path):
+    """The detector holds channels-last weights; its files are those of contiguous ones."""
+    config = narrow.config("tiny")
+    model = narrow.model(config)
+    assert all(
+        t.is_contiguous(memory_format=torch.channels_last)
+        for t in model.state_dict().values()
+        if t.ndim == 4
+    )
+    files = []
+    for memory_format in (torch.channels_last, torch.contiguous_format):
+        model.to(memory_format=memory_format)
+        optimizer = optim.build(model, config.optimizer)
+        categories = [{"id": k, "name": str(k)} for k in range(config.num_classes)]
+        path = checkpoint.save(
+            tmp_path / str(memory_format), model, config, categories, optimizer, 0
+        )
+        files.append((path / "model.safetensors").read_bytes())
+    assert files[0] == files[1]

@@ -130,6 +130,33 @@ def test_every_parameter_has_a_finite_gradient(rng, name, objects):
     assert any(n.startswith("backbone") for n in touched)
 
 
+@pytest.mark.parametrize("objects", [OBJECTS, (0, 0)])
+@pytest.mark.parametrize("name", narrow.LAYOUTS)
+def test_empty_slots_are_skipped_on_a_cpu(rng, name, objects, monkeypatch):
+    """Losses, gradients, running statistics and detections are those with all slots computed."""
+    config = narrow.config(name)
+    images, targets = narrow.scene(rng, SHAPES, objects)
+    priorities = narrow.priorities(rng, config, SHAPES, objects)
+    rows, found = [], []
+    for all_slots in (False, True):
+        monkeypatch.setattr(torch.compiler, "is_compiling", lambda answer=all_slots: answer)
+        model = narrow.model(config)
+        for head in (model.box_head, model.mask_head):
+            head.register_forward_pre_hook(lambda _, inputs: rows.append(len(inputs[0])))
+        losses = model.losses(images, [Target(**t) for t in targets], priorities)
+        sum(losses.values()).backward()
+        gradients = {n: p.grad for n, p in model.named_parameters() if p.requires_grad}
+        found.append(losses | gradients | dict(model.named_buffers()))
+        for i, detections in enumerate(model.detect(images)):
+            found[-1] |= {f"{key} {i}": value for key, value in vars(detections).items()}
+    for key, expected in found[1].items():
+        assert_close(found[0][key].detach(), expected.detach(), MODEL["float64"], key)
+    # Box head and mask head in training, and again in detection.
+    filled, slots = rows[:4], rows[4:]
+    assert all(a <= b for a, b in zip(filled, slots, strict=True)) and filled[1] < slots[1]
+    assert objects == OBJECTS or filled[1] == 1
+
+
 def test_the_batch_does_not_matter_to_an_image(rng):
     """With frozen norms, detections are the same alone and in a batch of one padded size."""
     config = narrow.config("torchvision_r50_fpn")

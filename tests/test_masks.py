@@ -177,6 +177,26 @@ def test_targets_in_chunks_and_under_autocast(rng, monkeypatch):
         )
 
 
+@pytest.mark.parametrize("target", ["binary", "soft"])
+def test_targets_read_only_the_window_around_a_roi(rng, monkeypatch, target):
+    """On a CPU the rest of the mask is not read, which changes nothing."""
+    masks = rng.random((3, 61, 90)) > 0.5
+    corner = rng.uniform(-0.2, 1, (40, 2)) * [90, 61]
+    boxes = np.concatenate([corner, corner + rng.random((40, 1)) ** 2 * [90, 61]], 1)
+    boxes[::3] = boxes[::3].round()
+    config, matched = replace(TORCHVISION, target=target), rng.integers(0, 3, 40)
+    found = [targets(masks, matched, boxes, config, size, padding=7) for size in (1, 7, 28)]
+    heights = []
+    window = eager._window
+    monkeypatch.setattr(
+        eager, "_window", lambda *a: heights.append(window(*a)[1]) or (window(*a)[0] * 0, a[2])
+    )
+    for size, part in zip((1, 7, 28), found, strict=True):
+        whole = targets(masks, matched, boxes, config, size, padding=7)
+        assert_close(part, whole, 0 if target == "binary" else 1e-12)
+    assert min(heights[::2]) < 61 / 2
+
+
 @either
 def test_polygon_targets_as_detectron2(which, golden, shared_golden):
     case = read(which, golden, shared_golden, "d2/polygon_targets")

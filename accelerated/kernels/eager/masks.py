@@ -1,6 +1,7 @@
 """Mask targets and pasting in plain PyTorch, as products with interpolation matrices.
 
-Both are separable, as RoIAlign is: out = A_y M A_xᵀ.
+Both are separable, as RoIAlign is: out = A_y M A_xᵀ. On a CPU, targets read no more of a mask than
+the window around their RoI; on a GPU, which must not be asked for sizes, they read all of it.
 
 Legend: N images, G ground-truth slots, R rois, D detections, S side of the head's masks.
 """
@@ -9,8 +10,9 @@ import torch
 
 from accelerated.kernels.eager.sampling import axis, clamp
 
-# Unpacked pixels held at a time on the way to targets.
+# Unpacked pixels held at a time on the way to targets, and RoIs of about one size on a CPU.
 CHUNK_PIXELS = 2**26
+CHUNK_ROIS = 16
 # Samples lie more than half a pixel apart, so at most four touch a pixel; one more at either end
 # for rounding.
 TAPS = 6
@@ -33,18 +35,43 @@ def targets(
     """
     image_index, matched = image_index.clamp(min=0), matched.clamp(min=0)
     limit = sizes[image_index].to(rois.dtype)
-    height, width = masks.shape[2], masks.shape[3] * 8
     out = rois.new_zeros(len(rois), size, size)
-    step = max(CHUNK_PIXELS // (height * width), 1)
     with torch.autocast(rois.device.type, enabled=False):
-        for part in (slice(start, start + step) for start in range(0, len(rois), step)):
-            pixels = unpack(masks[image_index[part], matched[part]]).to(rois.dtype)
-            x1, y1, x2, y2 = rois[part].unbind(1)
-            a_y = sampling_matrix(y1, y2, size, height, limit[part, 0], aligned)
-            a_x = sampling_matrix(x1, x2, size, width, limit[part, 1], aligned)
-            out[part] = a_y @ pixels @ a_x.mT
+        for rows in _chunks(rois, valid, masks.shape[2] * masks.shape[3] * 8):
+            x1, y1, x2, y2 = rois[rows].unbind(1)
+            top, height = _window(y1, y2, masks.shape[2], 1)
+            left, width = _window(x1, x2, masks.shape[3], 8)
+            ys = top[:, None] + torch.arange(height, device=rois.device)
+            xs = left[:, None] + torch.arange(width, device=rois.device)
+            of_roi = (image_index[rows, None, None], matched[rows, None, None])
+            pixels = unpack(masks[*of_roi, ys[:, :, None], xs[:, None, :]]).to(rois.dtype)
+            xs = (xs[:, :, None] * 8 + torch.arange(8, device=rois.device)).flatten(1)
+            a_y = sampling_matrix(y1, y2, size, ys, limit[rows, 0], aligned)
+            a_x = sampling_matrix(x1, x2, size, xs, limit[rows, 1], aligned)
+            out[rows] = a_y @ pixels @ a_x.mT
     out = (out >= 0.5).to(out.dtype) if binary else out
     return torch.where(valid[:, None, None], out, 0)
+
+
+def _chunks(rois, valid, pixels):
+    """Return lists of RoIs to compute at a time: on a CPU valid ones of about one size."""
+    if rois.is_cuda:
+        return torch.arange(len(rois), device=rois.device).split(max(CHUNK_PIXELS // pixels, 1))
+    rows = valid.nonzero()[:, 0]
+    side = (rois[rows, 2:] - rois[rows, :2]).amax(1)
+    return rows[side.argsort()].split(max(min(CHUNK_PIXELS // pixels, CHUNK_ROIS), 1))
+
+
+def _window(low, high, length, step):
+    """Return the first [R] of the steps of pixels that RoIs read along an axis, and how many."""
+    if low.is_cuda:
+        return torch.zeros_like(low, dtype=torch.int64), length
+    # A sample reads up to a pixel beyond it, and an RoI may be as long as a pixel.
+    ends = torch.stack([low.floor() - 2, torch.maximum(low + 1, high).ceil() + 3])
+    first, last = ends.nan_to_num().div(step).clamp(0, length).long()
+    last = torch.minimum(last + 1, last.new_tensor(length))
+    count = int((last - first).max()) if len(low) else 0
+    return torch.minimum(first, last.new_tensor(length - count)), count
 
 
 def unpack(packed: torch.Tensor) -> torch.Tensor:
@@ -57,19 +84,20 @@ def sampling_matrix(
     low: torch.Tensor,
     high: torch.Tensor,
     bins: int,
-    length: int,
+    pixels: torch.Tensor,
     limit: torch.Tensor,
     aligned: bool,
 ) -> torch.Tensor:
-    """Return matrices [R, bins, length] that average the adaptive samples of one axis (SPEC §1).
+    """Return matrices [R, bins, L] that average the adaptive samples of one axis (SPEC §1).
 
-    low, high [R] are the ends of the RoIs; limit [R] <= length is how many pixels the mask really
-    has. There is no loop over samples: each pixel tries the few that may touch it.
+    low, high [R] are the ends of the RoIs, pixels [R, L] those of the mask that count, limit [R] is
+    how many pixels the mask really has. There is no loop over samples: each pixel tries the few
+    that may touch it.
     """
     start, side, count = (x[:, None, None] for x in axis(low, high, bins, 0, aligned))
     samples, limit = count.clamp(min=1), limit[:, None, None]
     start = start + torch.arange(bins, dtype=low.dtype, device=low.device)[:, None] * side
-    pixel = torch.arange(length, dtype=low.dtype, device=low.device)
+    pixel = pixels[:, None, :].to(low.dtype)
     first = ((pixel - 1 - start) / (side / samples) - 0.5).floor().clamp(min=0)
     out = torch.zeros_like(first)
     for sample in (first + tap for tap in range(TAPS)):

@@ -48,15 +48,25 @@ def forward(
     features: list[torch.Tensor], sampling: Sampling, out: torch.Tensor, number: torch.Tensor | None
 ) -> None:
     """Fill `out` [R, C, P_h, P_w] with means; given `number`, with maxima and their samples."""
+    fixed, size = _fixed_shapes(sampling), out.shape[2:].numel()
+    if not fixed:
+        # Level by level, so that a channels-last map is read where it lies.
+        order = sampling.level_index.argsort(stable=True)
+        sampling = Sampling(*(x[order] for x in sampling[:3]), *sampling[3:])
     matrices = _matrices(features, sampling, number is None)
-    for channels, table in tables.by_channels(features):
-        bins = (len(out), *out.shape[2:], table.shape[1])
-        if number is None:
-            values = _times(matrices[0][0], table)
-        else:
-            values, which = _largest(matrices, table)
-            number[:, channels] = which.view(bins).permute(0, 3, 1, 2)
-        out[:, channels] = values.view(bins).permute(0, 3, 1, 2)
+    parts = [(slice(None), features, matrices)]
+    if not fixed:
+        parts = _by_level(features, sampling.level_index, matrices, size)
+    out, number = (x if x is None else x.permute(0, 2, 3, 1) for x in (out, number))
+    for rois, maps, part in parts:
+        rows = rois if fixed else order[rois]
+        for channels, table in tables.by_channels(maps, zero_row=fixed):
+            if number is None:
+                values = _times(part[0][0], table)
+            else:
+                values, which = _largest(part, table)
+                _put(number, rows, channels, which)
+            _put(out, rows, channels, values)
 
 
 def backward(
@@ -68,10 +78,7 @@ def backward(
     """Fill `grads`, a tensor per level, from grad_out [R, C, P_h, P_w]; `number` of the forward."""
     rows = tables.rows_of(grads)
     matrices = [_transposed(m, sum(rows)) for m, _ in _matrices(grads, sampling, number is None)]
-    step, dtype = tables.CHANNELS_AT_ONCE, tables.accumulator(grads[0])
-    for start in range(0, grad_out.shape[1], step):
-        channels = slice(start, start + step)
-        grad = grad_out[:, channels].permute(0, 2, 3, 1).to(dtype).flatten(0, 2)
+    for channels, grad in tables.by_channels([grad_out], zero_row=False):
         if number is None:
             table = _times(matrices[0], grad)
         else:
@@ -82,6 +89,37 @@ def backward(
         for level, part in zip(grads, table[:-1].split(rows), strict=True):
             images, _, height, width = level.shape
             level[:, channels] = part.view(images, height, width, -1).permute(0, 3, 1, 2)
+
+
+def _put(out, rows, channels, values):
+    """Write the values of all bins of some RoIs into out [R, P_h, P_w, C]."""
+    out[rows, ..., channels] = values.view(-1, *out.shape[1:3], values.shape[1]).to(out.dtype)
+
+
+def _by_level(features, level_index, matrices, size):
+    """Yield the RoIs of each level that has some, its map, and their rows of the matrices.
+
+    level_index [R] rises; an RoI has `size` bins. Columns count from the level's first feature.
+    """
+    counts = torch.bincount(level_index, minlength=len(features)).tolist()
+    roi, column = 0, 0
+    for x, count, rows in zip(features, counts, tables.rows_of(features), strict=True):
+        bins = slice(roi * size, (roi + count) * size)
+        if count:
+            part = [
+                (_rows(m, bins, column), which if which is None else which[bins])
+                for m, which in matrices
+            ]
+            yield slice(roi, roi + count), [x], part
+        roi, column = roi + count, column + rows
+
+
+def _rows(matrix, rows, column):
+    """Return some rows of the matrix; columns are counted from `column`."""
+    offsets = matrix.offsets[rows.start : rows.stop + 1]
+    first, last = offsets[[0, -1]].tolist()
+    index, weight = matrix.index[first:last] - column, matrix.weight[first:last]
+    return Matrix(index, weight, offsets - first)
 
 
 def _fixed_shapes(sampling):

@@ -18,7 +18,7 @@ def forward(
     first_row = tables.first_rows(features, pooling.image_index, pooling.level_index)
     width = tables.choose(pooling.level_index, [x.shape[3] for x in features], torch.int64)
     index, offsets = _lists(bins_of(pooling, features), first_row, width)
-    for channels, table in tables.by_channels(features):
+    for channels, table in tables.by_channels(features, zero_row=True):
         shape = (len(out), *out.shape[2:], table.shape[1])
         values, row = _largest(index, offsets, table)
         out[:, channels] = values.view(shape).permute(0, 3, 1, 2)

@@ -19,18 +19,27 @@ def accumulator(features: torch.Tensor) -> torch.dtype:
 
 def rows_of(features: Sequence[torch.Tensor]) -> list[int]:
     """Return how many rows of the table each level has, N * H_l * W_l."""
-    return [len(x) * x[0, 0].numel() for x in features]
+    return [len(x) * x.shape[2] * x.shape[3] for x in features]
 
 
-def by_channels(features: Sequence[torch.Tensor]) -> Iterator[tuple[slice, torch.Tensor]]:
-    """Yield a slice of channels and their table, which ends with a row of zeros."""
+def by_channels(
+    features: Sequence[torch.Tensor], zero_row: bool
+) -> Iterator[tuple[slice, torch.Tensor]]:
+    """Yield a slice of channels and their table; with `zero_row` it ends with a row of zeros.
+
+    Without, a single channels-last map is its own table.
+    """
     rows, channels = rows_of(features), features[0].shape[1]
     width, dtype = min(channels, CHANNELS_AT_ONCE), accumulator(features[0])
-    buffer = features[0].new_zeros(sum(rows) + 1, width, dtype=dtype)
+    last = features[0].permute(0, 2, 3, 1)
+    if not zero_row and len(features) == 1 and last.is_contiguous() and last.dtype == dtype:
+        yield slice(0, channels), last.flatten(0, 2)
+        return
+    buffer = features[0].new_zeros(sum(rows) + zero_row, width, dtype=dtype)
     for start in range(0, channels, CHANNELS_AT_ONCE):
         stop = min(start + CHANNELS_AT_ONCE, channels)
         table = buffer[:, : stop - start].contiguous()
-        for x, part in zip(features, table[:-1].split(rows), strict=True):
+        for x, part in zip(features, table[: sum(rows)].split(rows), strict=True):
             images, _, height, width = x.shape
             part = part.view(images, height, width, stop - start)
             part.copy_(x[:, start:stop].permute(0, 2, 3, 1))
