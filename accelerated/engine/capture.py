@@ -36,9 +36,12 @@ def draw_priorities(
 
 @cache
 def count_anchors(config: Config, height: int, width: int) -> int:
-    """Count the anchors T of an image of the batch, by a model without storage."""
-    with FakeTensorMode(), torch.no_grad():
+    """Count the anchors T of an image of the batch, by a model that computes shapes alone."""
+    # Without a value drawn or a byte written.
+    with torch.device("meta"):
         model = MaskRCNN(config)
+    model.to_empty(device="cpu")
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
         logits, _ = rpn.flatten(*model.rpn(model.features(torch.empty(1, 3, height, width))))
     return logits.shape[1]
 
