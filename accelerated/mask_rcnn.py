@@ -29,7 +29,15 @@ from accelerated import (
 )
 from accelerated.pooler import pool
 from accelerated.rois import on_filled
-from accelerated.structures import Batch, Detections, PaddedDetections, Stages, Target, keep
+from accelerated.structures import (
+    Batch,
+    CroppedDetections,
+    Detections,
+    PaddedDetections,
+    Stages,
+    Target,
+    keep,
+)
 from reference.config import Config, Pooler, check
 
 
@@ -212,7 +220,7 @@ class MaskRCNN(nn.Module):
     ) -> Iterator[Detections]:
         """Yield the Detections of one image of `batch` after the other, in pixels of the images.
 
-        crops  fill `Detections.crops` instead of `masks`: each mask in the window of its box alone
+        crops  yield CroppedDetections, with each mask in the window of its box alone
 
         The pasted masks of only one image exist at a time.
         """
@@ -239,7 +247,10 @@ class MaskRCNN(nn.Module):
                 threshold=head.threshold,
                 backend=self.backend,
             )
-            yield replace(found, **{"crops" if crops else "masks": pasted})
+            if crops:
+                yield CroppedDetections(boxes, scores, labels, None, pasted)
+            else:
+                yield replace(found, masks=pasted)
 
     def draw_priorities(
         self,

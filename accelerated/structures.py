@@ -115,15 +115,13 @@ class RawBatch(BatchTargets):
 class Detections:
     """The objects in one image, by falling score, in pixels of the image as it came in.
 
-    boxes [D, 4] xyxy, scores [D] in [0, 1], labels [D] in 1..K, masks [D, H, W] bool or None; with
-    `crops`, which `MaskRCNN.unpad` fills on request, masks are None.
+    boxes [D, 4] xyxy, scores [D] in [0, 1], labels [D] in 1..K, masks [D, H, W] bool or None.
     """
 
     boxes: torch.Tensor
     scores: torch.Tensor
     labels: torch.Tensor
     masks: torch.Tensor | None
-    crops: list["Crop"] | None = None
 
 
 class Crop(NamedTuple):
@@ -138,6 +136,13 @@ class Crop(NamedTuple):
     top: int
     left: int
     size: tuple[int, int]
+
+
+@dataclass
+class CroppedDetections(Detections):
+    """Detections whose D masks are `crops`; their `masks` are None."""
+
+    crops: list[Crop]
 
 
 class PaddedDetections(NamedTuple):

@@ -19,7 +19,7 @@ from accelerated.data import rle
 from accelerated.data.dataset import Dataset
 from accelerated.data.loader import loader
 from accelerated.mask_rcnn import MaskRCNN
-from accelerated.structures import Detections
+from accelerated.structures import CroppedDetections, Detections
 
 
 def evaluate(
@@ -99,7 +99,7 @@ def coco_results(detections: Detections, category_ids: Sequence[int]) -> list[di
         encoded: Any = coco_mask.encode(np.asfortranarray(masks))
         for result, runs in zip(results, encoded, strict=True):
             result["segmentation"] = runs | {"counts": runs["counts"].decode()}
-    if detections.crops is not None:
+    if isinstance(detections, CroppedDetections):
         for result, crop in zip(results, detections.crops, strict=True):
             counts = rle.compress(rle.of_crop(*crop))
             result["segmentation"] = {"size": [*crop.size], "counts": counts.decode()}
