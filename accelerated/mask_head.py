@@ -44,11 +44,25 @@ class FCN(nn.Module):
         nn.init.normal_(self.logits.weight, std=0.001)
 
     def forward(self, features: torch.Tensor, valid: torch.Tensor | None = None) -> torch.Tensor:
+        return self.logits(self.describe(features, valid))
+
+    def describe(self, features: torch.Tensor, valid: torch.Tensor | None) -> torch.Tensor:
+        """Describe each pixel of the masks: RoI features -> [R, D, S, S]."""
         x = features
         for i in range(1, self.convs + 1):
             normalise = getattr(self, f"conv{i}_norm", None)
             x = norm.conv_norm(getattr(self, f"conv{i}"), normalise, x, valid, relu=True)
-        return self.logits(F.relu_(self.deconv(x)))
+        return F.relu_(self.deconv(x))
+
+    def of_class(self, x: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+        """Compute channel columns[r] alone of the logits of x [R, D, S, S], described: [R, S, S].
+
+        Where only one class is read, this is a small part of the work of `logits`.
+        """
+        weight, bias = self.logits.weight.flatten(1)[columns], self.logits.bias
+        assert bias is not None
+        products = torch.baddbmm(bias[columns, None, None], weight[:, None], x.flatten(2))
+        return products.unflatten(2, x.shape[2:])[:, 0]
 
 
 class MLP(nn.Module):
@@ -111,7 +125,7 @@ def loss(
 ) -> torch.Tensor:
     """Return the mask loss, the mean over objects and pixels; 0 without objects.
 
-    mask_logits  [R, M, S, S]
+    mask_logits  [R, M, S, S], or where classes do not compete [R, S, S] of each object's alone
     labels       [R]        1..K, 0 or less in empty slots
     targets      [R, S, S]  in [0, 1]
     """
@@ -147,13 +161,18 @@ def softmax_loss(
     return -(targets * of_class + (1 - targets) * of_background)
 
 
+def is_separable(config: Config) -> bool:
+    """Test whether the logits of a class can be computed, and are read, without the others."""
+    return config.mask_head.kind == "fcn" and config.mask_head.loss == "sigmoid"
+
+
 LOSSES = {"sigmoid": sigmoid_loss, "softmax": softmax_loss}
 
 
 def probabilities(mask_logits: torch.Tensor, labels: torch.Tensor, config: Config) -> torch.Tensor:
     """Return the probability of each pixel to belong to the object -> [R, S, S].
 
-    mask_logits  [R, M, S, S]
+    mask_logits  [R, M, S, S], or where classes do not compete [R, S, S] of each object's alone
     labels       [R]  1..K; for other labels the result is meaningless
     """
     columns = mask_layout(config).column(labels)
@@ -163,5 +182,5 @@ def probabilities(mask_logits: torch.Tensor, labels: torch.Tensor, config: Confi
 
 
 def _channel(maps, columns):
-    """Take channel columns[r] of each row of maps [R, M, S, S]: [R, S, S]."""
-    return maps.take_along_dim(columns[:, None, None, None], 1)[:, 0]
+    """Take channel columns[r] of each row of maps [R, M, S, S], unless they are [R, S, S]."""
+    return maps if maps.dim() == 3 else maps.take_along_dim(columns[:, None, None, None], 1)[:, 0]

@@ -27,6 +27,7 @@ from accelerated import (
     shared_head,
     transform,
 )
+from accelerated.labels import mask_layout
 from accelerated.pooler import pool
 from accelerated.rois import on_filled
 from accelerated.structures import (
@@ -151,10 +152,10 @@ class MaskRCNN(nn.Module):
         labels = detections.labels
         rois, image_index = flatten(detections.boxes, detections.valid)
         x = self.roi_features(pyramid, rois, image_index, config.mask_head.pooler)
-        logits = at_least_float32(on_filled(self.mask_head, x, image_index >= 0))
+        logits = self.mask_logits(x, labels.flatten(), image_index >= 0, record)
         probabilities = mask_head.probabilities(logits, labels.flatten(), config)
         probabilities = probabilities.unflatten(0, labels.shape)
-        keep(record, mask_features=x, mask_logits=logits, mask_probabilities=probabilities)
+        keep(record, mask_features=x, mask_probabilities=probabilities)
         return detections._replace(mask_probabilities=probabilities)
 
     def batch_losses(
@@ -337,13 +338,41 @@ class MaskRCNN(nn.Module):
         else:
             # The shared stage has already run on these RoIs, in the box branch (SPEC §14).
             x = x.unflatten(0, samples.labels.shape)[:, :slots].flatten(0, 1)
-        logits = at_least_float32(on_filled(self.mask_head, x, image_index >= 0))
+        logits = self.mask_logits(x, labels.flatten(), image_index >= 0, record)
         mask_targets = mask_head.targets(
             batch, image_index, matched, rois, config.mask_head, logits.shape[-1], self.backend
         )
-        keep(record, mask_features=x, mask_logits=logits, mask_targets=mask_targets)
+        keep(record, mask_features=x, mask_targets=mask_targets)
         mask = mask_head.loss(logits, labels.flatten(), mask_targets, config)
         return {"class": classification, "box": box, "mask": mask}
+
+    def mask_logits(
+        self,
+        x: torch.Tensor,
+        labels: torch.Tensor,
+        valid: torch.Tensor,
+        record: Stages | None,
+    ) -> torch.Tensor:
+        """Compute the mask logits of RoIs by their features x [R, C, P, P]; labels, valid [R].
+
+        They are [R, S, S], of each RoI's class, where nothing reads the others; else [R, M, S, S].
+        A record receives those of all classes.
+        """
+        head: Any = self.mask_head
+        if not mask_head.is_separable(self.config):
+            logits = at_least_float32(on_filled(head, x, valid))
+            keep(record, mask_logits=logits)
+            return logits
+
+        def outputs(x, valid, columns):
+            x = head.describe(x, valid)
+            own = head.of_class(x, columns)
+            return (own,) if record is None else (own, head.logits(x))
+
+        columns = mask_layout(self.config).column(labels)
+        own, *every = (at_least_float32(y) for y in on_filled(outputs, x, valid, columns))
+        keep(record, mask_logits=every[0] if every else None)
+        return own
 
     @property
     def weight(self) -> torch.Tensor:

@@ -90,22 +90,22 @@ def empty_output(
 
 
 def on_filled(
-    head: Callable[[torch.Tensor, torch.Tensor], Any], x: torch.Tensor, valid: torch.Tensor
+    head: Callable[..., Any], x: torch.Tensor, valid: torch.Tensor, *others: torch.Tensor
 ) -> Any:
-    """Return head(x, valid), a tensor or several of R rows each, without computing empty rows.
+    """Return head(x, valid, *others): one or several tensors of R rows; empty rows are skipped.
 
-    x      [R, ...]
-    valid  [R] bool  which rows are filled; the others may become anything finite
+    x, others  [R, ...]
+    valid      [R] bool  which rows are filled; the others may become anything finite
 
     Rows are skipped where asking for them is free: on a CPU, and not while a graph is captured.
     """
     if not x.is_cpu or torch.compiler.is_compiling() or valid.all():
-        return head(x, valid)
+        return head(x, valid, *others)
     rows = valid.nonzero()[:, 0]
     if len(rows) == 0:
         # Layers and gradients need a row, and an empty one is no special case to them.
         rows = rows.new_zeros(min(len(x), 1))
-    results = head(x.index_select(0, rows), valid[rows])
+    results = head(x.index_select(0, rows), valid[rows], *(y[rows] for y in others))
     if isinstance(results, torch.Tensor):
         return _in_slots(results, rows, len(x))
     return tuple(_in_slots(result, rows, len(x)) for result in results)

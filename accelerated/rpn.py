@@ -117,12 +117,11 @@ def proposals(
     post = rpn.post_nms_top_n_train if training else rpn.post_nms_top_n_test
     counts = [len(level) for level in anchors]
     width = min(pre, max(counts))
-    keys, of_logits, of_deltas = (x.split(counts, 1) for x in (nms.keys(logits), logits, deltas))
-    levels = [
-        _best_of_level(*maps, min(pre, len(maps[-1])), width, rpn)
-        for maps in zip(keys, of_logits, of_deltas, anchors, strict=True)
-    ]
-    box, score, valid = (torch.cat(parts, 1) for parts in zip(*levels, strict=True))
+    index = _best_of_levels(nms.keys(logits), counts, width)
+    valid, index = index >= 0, index.clamp(min=0)
+    score = logits.gather(1, index)
+    chosen = deltas.gather(1, index[..., None].expand(-1, -1, 4))
+    box = box_coder.decode(chosen, torch.cat(anchors)[index], rpn.box_weights)
     if rpn.nms_score == "probability":
         score = score.sigmoid()
     box = boxes.clip(box, sizes[:, None, 0], sizes[:, None, 1])
@@ -143,15 +142,14 @@ def proposals(
     return Proposals(box, score.gather(1, order).masked_fill(~keep, 0), keep)
 
 
-def _best_of_level(keys, logits, deltas, anchors, count, width, rpn):
-    """Decode the `count` highest logits of a level: boxes, logits and validity in `width` slots."""
-    index = keys.topk(count, dim=1).indices
-    score = logits.gather(1, index)
-    deltas = deltas.gather(1, index[..., None].expand(-1, -1, 4))
-    decoded = box_coder.decode(deltas, anchors[index], rpn.box_weights)
-    valid = torch.ones_like(score, dtype=torch.bool)
-    empty = width - count
-    return F.pad(decoded, (0, 0, 0, empty)), F.pad(score, (0, empty)), F.pad(valid, (0, empty))
+def _best_of_levels(keys, counts, width):
+    """Return the anchors of highest key in `width` slots per level: [N, L width], -1 if empty."""
+    slots, start = [], 0
+    for level in keys.split(counts, 1):
+        index = level.topk(min(width, level.shape[1]), dim=1).indices + start
+        slots.append(F.pad(index, (0, width - index.shape[1]), value=-1))
+        start += level.shape[1]
+    return torch.cat(slots, 1)
 
 
 @torch.no_grad()

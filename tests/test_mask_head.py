@@ -8,7 +8,8 @@ import torch
 from support import narrow
 
 from accelerated import mask_head as fast
-from accelerated.verify.equality import MODEL, assert_close
+from accelerated.structures import Stages, Target
+from accelerated.verify.equality import MODEL, assert_close, assert_equal
 from reference import mask_head
 from reference.config import override, preset
 from reference.labels import mask_layout
@@ -82,6 +83,69 @@ def test_variants_twins(rng, kind, loss, agnostic, background):
         0,
         *expected.shape[1:],
     ), "no object at all"
+
+
+@pytest.mark.parametrize("rows", [6, 0])
+@pytest.mark.parametrize("agnostic", [False, True])
+def test_the_logits_of_one_class_are_a_channel_of_all(rng, agnostic, rows):
+    """Values and gradients, of which those of a class without RoI are exactly 0."""
+    config = settings(1, "none")
+    config = replace(config, mask_head=replace(config.mask_head, class_agnostic=agnostic))
+    head = narrow.model(config).mask_head
+    labels = torch.tensor([1, 3, 3, 0, -1, 1])[:rows]
+    columns = fast.mask_layout(config).column(labels)
+    features = torch.from_numpy(rng.standard_normal((rows, config.fpn.channels, 14, 14)))
+    grad_out = torch.from_numpy(rng.standard_normal((rows, 28, 28)))
+    grad_out[labels < 1] = 0
+    results = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        leaf = features.contiguous(memory_format=layout).requires_grad_()
+        every = head(leaf).take_along_dim(columns[:, None, None, None], 1)[:, 0]
+        own = head.of_class(head.describe(leaf, None), columns)
+        for maps in (every, own):
+            leaves = [leaf, *head.parameters()]
+            results.append([maps.detach(), *torch.autograd.grad(maps, leaves, grad_out)])
+    for result in results[1:]:
+        for ours, expected in zip(result, results[0], strict=True):
+            assert_close(ours, expected, MODEL["float64"])
+    names = ["maps", "features", *(name for name, _ in head.named_parameters())]
+    gradients = dict(zip(names, results[1], strict=True))
+    if not agnostic:
+        without = [column for column in range(config.num_classes + 1) if column not in (1, 3)]
+        assert not gradients["logits.weight"][without].any()
+        assert not gradients["logits.bias"][without].any()
+
+
+@pytest.mark.parametrize("name", ["torchvision_r50_fpn", "detectron2_r50_c4"])
+@pytest.mark.parametrize(
+    ("loss", "kind"), [("sigmoid", "fcn"), ("softmax", "fcn"), ("sigmoid", "mlp")]
+)
+def test_a_record_has_all_classes_and_changes_nothing(rng, name, loss, kind):
+    """In training and in detection, with the same bits."""
+    config = narrow.config(name)
+    config = replace(
+        config, mask_head=replace(config.mask_head, kind=kind, loss=loss, mlp_channels=24)
+    )
+    model = narrow.model(config)
+    images, targets = narrow.scene(rng, [(90, 110)], [2])
+    targets, records = [Target(**t) for t in targets], (Stages(), Stages())
+    runs = []
+    for record in (None, records[0]):
+        model.zero_grad()
+        losses = model.losses(images, targets, record=record, generator=torch.manual_seed(0))
+        losses["mask"].backward()
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        runs.append([losses["mask"].detach(), *gradients])
+    for ours, expected in zip(*runs, strict=True):
+        assert_equal(ours, expected)
+    plain, recorded = model.detect(images)[0], model.detect(images, records[1])[0]
+    assert_equal(plain.masks, recorded.masks)
+    for record in records:
+        assert record.mask_logits.shape[1] == mask_layout(config).columns
+    probabilities = fast.probabilities(
+        records[1].mask_logits, records[1].detections.labels.flatten(), config
+    )
+    assert_close(records[1].mask_probabilities.flatten(0, 1), probabilities, MODEL["float64"])
 
 
 def test_the_mlp_has_two_hidden_layers():
