@@ -138,12 +138,11 @@ def _largest(index, offsets, table, has_nan):
     if len(index) == 0:
         shape = (len(offsets) - 1, table.shape[1])
         return table.new_zeros(shape), torch.full(shape, -1, device=table.device)
-    isnan = table.isnan() if has_nan else None
-    ordered = table.masked_fill(isnan, torch.inf) if has_nan else table
+    ordered = table.masked_fill(table.isnan(), torch.inf) if has_nan else table
     values, _, _, row = torch.embedding_bag(ordered, index, offsets, False, 2, False, None, True)
     row = torch.where(offsets.diff()[:, None] > 0, row, -1)
     if has_nan:
-        nans = isnan.to(table.dtype)
+        nans = table.isnan().to(table.dtype)
         count = embedding_bag(index, nans, offsets, mode="sum", include_last_offset=True)
         values = torch.where(count > 0, torch.nan, values)
     return values, row
