@@ -59,10 +59,9 @@ class MaskRCNN(nn.Module):
         self.box_head = box_head.make(config)
         self.mask_head = None if config.mask_head.kind == "none" else mask_head.make(config)
         # Convolutions and RoIAlign are fastest on channels-last tensors, on a GPU and on a CPU.
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-                weight = module.weight.detach().contiguous(memory_format=torch.channels_last)
-                module.weight = nn.Parameter(weight, module.weight.requires_grad)
+        for parameter in self.parameters():
+            if parameter.ndim == 4:
+                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
 
     def forward(self, batch: Batch, **keywords: Any) -> dict[str, torch.Tensor] | PaddedDetections:
         """Run `batch_losses` in training mode, `batch_detections` in evaluation mode.

@@ -392,3 +392,14 @@ def test_never_waits_for_the_gpu(rng):
         step()
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+@FAST
+def test_the_first_of_two_nans_is_the_maximum(implementation):
+    features = np.arange(36.0).reshape(1, 1, 6, 6)
+    features[0, 0, 1, 1] = features[0, 0, 2, 0] = np.nan
+    rois, image_index = np.array([[0.0, 0.0, 5.0, 5.0]]), np.array([0])
+    keywords = {"output_size": (2, 2), "spatial_scale": 1.0}
+    out, argmax = pool(implementation, features, rois, image_index, **keywords)
+    assert_equal(out.ravel()[1:], [17, 32, 35])
+    assert np.isnan(out.flat[0]) and argmax.flat[0] == 7

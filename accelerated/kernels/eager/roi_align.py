@@ -52,12 +52,15 @@ def forward(
     if not fixed:
         # Level by level, so that a channels-last map is read where it lies.
         order = sampling.level_index.argsort(stable=True)
-        sampling = Sampling(*(x[order] for x in sampling[:3]), *sampling[3:])
+        sampling = sampling._replace(
+            rois=sampling.rois[order],
+            image_index=sampling.image_index[order],
+            level_index=sampling.level_index[order],
+        )
     matrices = _matrices(features, sampling, number is None)
     parts = [(slice(None), features, matrices)]
     if not fixed:
         parts = _by_level(features, sampling.level_index, matrices, size)
-    out, number = (x if x is None else x.permute(0, 2, 3, 1) for x in (out, number))
     for rois, maps, part in parts:
         rows = rois if fixed else order[rois]
         for channels, table in tables.by_channels(maps, zero_row=fixed):
@@ -92,8 +95,9 @@ def backward(
 
 
 def _put(out, rows, channels, values):
-    """Write the values of all bins of some RoIs into out [R, P_h, P_w, C]."""
-    out[rows, ..., channels] = values.view(-1, *out.shape[1:3], values.shape[1]).to(out.dtype)
+    """Write the values [bins, channels] of the RoIs `rows` into out [R, C, P_h, P_w]."""
+    values = values.view(-1, *out.shape[2:], values.shape[1]).to(out.dtype)
+    out.permute(0, 2, 3, 1)[rows, ..., channels] = values
 
 
 def _by_level(features, level_index, matrices, size):
