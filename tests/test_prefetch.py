@@ -83,7 +83,7 @@ def run(output, **options):
 def test_between_two_lines_of_the_log_nothing_waits_and_no_copy_blocks(tmp_path, monkeypatch, amp):
     # A CPU, where reading is free, skips empty slots; here the heads run as on a GPU.
     for module in (mask_rcnn, shared_head):
-        monkeypatch.setattr(module, "on_filled", lambda head, x, valid: head(x, valid))
+        monkeypatch.setattr(module, "on_filled", lambda head, *inputs: head(*inputs))
     monkeypatch.setattr(train.Run, "step", inside(nothing_waits, train.Run.step))
     monkeypatch.setattr(transform, "finish", inside(nothing_blocks, transform.finish))
     monkeypatch.setattr(RawBatch, "to", inside(nothing_blocks, RawBatch.to))
