@@ -7,6 +7,9 @@ import torch
 
 from reference.config import Anchors
 
+# Shapes whose anchors are kept.
+SHAPES = 32
+
 
 def cell_anchors(sizes: tuple, ratios: tuple, anchors: Anchors) -> torch.Tensor:
     """Return the anchors of one cell, centred on the origin: [A, 4] float64 on the CPU.
@@ -51,7 +54,7 @@ def grid(
 
 
 # Cached tensors must not be inference tensors, or autograd rejects them.
-@functools.lru_cache(maxsize=32)
+@functools.lru_cache(maxsize=SHAPES)
 @torch.inference_mode(False)
 def _grid(feature_shapes, image_shape, anchors, strides, dtype, device):
     levels = []

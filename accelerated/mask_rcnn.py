@@ -7,7 +7,7 @@ Legend: N images, T anchors of all levels, P proposal slots, R RoIs, G ground-tr
 B sampled RoIs and D detection slots of an image.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -72,17 +72,24 @@ class MaskRCNN(nn.Module):
             return self.batch_losses(batch, **keywords)
         return self.batch_detections(batch, **keywords)
 
-    def detect(self, images: list, record: Stages | None = None) -> list[Detections]:
+    def detect(
+        self,
+        images: list,
+        record: Stages | None = None,
+        run: Callable[[Batch], PaddedDetections] | None = None,
+    ) -> list[Detections]:
         """Find the objects in each image, in pixels of the images as they came in.
 
         images  list of [H, W, 3] RGB, uint8 or floats in 0..255; may be empty
         record  an empty Stages, which receives the intermediate results
+        run     what detects in a batch, see `engine.capture.detector`; None: `batch_detections`
         """
         if len(images) == 0:
             return []
         with torch.no_grad(), self._mode(training=False):
             batch = self.batch(images)
-            return list(self.unpad(self.batch_detections(batch, record=record), batch))
+            found = self.batch_detections(batch, record=record) if run is None else run(batch)
+            return list(self.unpad(found, batch))
 
     def losses(
         self,

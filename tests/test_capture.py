@@ -8,6 +8,7 @@ import torch
 from support import narrow, small
 from test_train import assert_same_run
 
+from accelerated import anchors
 from accelerated.engine import capture, train
 from accelerated.engine.capture import WARM_UP, Graphs, count_anchors, draw_priorities
 from accelerated.mask_rcnn import MaskRCNN
@@ -176,3 +177,45 @@ def test_a_captured_run_stops_at_the_step_that_failed(tmp_path, monkeypatch):
     with pytest.raises(train.NotFiniteError, match=r"^iteration 4: "):
         run(tmp_path, 9, device="cuda", graph=True, log_every=8, checkpoint_every=4)
     assert train.checkpoint.read(tmp_path).iteration == 4
+
+
+def scenes(rng, count=4):
+    """Images whose batches have two shapes."""
+    shapes = [((96, 128), (80, 100)), ((64, 64), (50, 60))]
+    return [narrow.scene(rng, shapes[i % 2], (3, 2))[0] for i in range(count)]
+
+
+def assert_same_detections(model, run, rng):
+    for images in scenes(rng, 8):
+        for ours, plain in zip(model.detect(images, run=run), model.detect(images), strict=True):
+            assert len(plain.labels) > 0
+            for name, value in vars(plain).items():
+                assert torch.equal(getattr(ours, name), value), name
+
+
+def test_a_compiled_detection_is_the_same(rng):
+    model = narrow.model(narrow.config("torchvision_r50_fpn"), dtype=torch.float32)
+    assert_same_detections(model, capture.detector(model, "eager"), rng)
+    with pytest.raises(ValueError, match="--graph needs a CUDA device"):
+        capture.detector(model, graph=True)
+
+
+def test_graphs_are_dropped_before_the_anchors_they_read(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: "pool")
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: f"on {device}")
+    graphs = Graphs(lambda batch, draws: 0, torch.device("cuda"))
+    kept = []
+    for i in range(1, anchors.SHAPES + 2):
+        graphs(a_batch(1.0, (8 * i, 8)), {"priorities": {}})
+        kept.append(len(graphs.calls))
+    assert kept == [*range(1, anchors.SHAPES + 1), 1]
+
+
+@pytest.mark.gpu
+def test_a_captured_detection_is_the_same(rng, monkeypatch):
+    replays, replay = [], torch.cuda.CUDAGraph.replay
+    monkeypatch.setattr(torch.cuda.CUDAGraph, "replay", lambda g: (replays.append(g), replay(g)))
+    model = narrow.model(narrow.config("torchvision_r50_fpn"), dtype=torch.float32).to("cuda")
+    with torch.backends.cudnn.flags(deterministic=True, benchmark=False, allow_tf32=False):
+        assert_same_detections(model, capture.detector(model, graph=True), rng)
+    assert len(replays) == 8 - 2 * WARM_UP and len(set(replays)) == 2

@@ -27,6 +27,15 @@ from accelerated.command_line.arguments import (
     Workers,
 )
 
+Compile = Annotated[
+    bool,
+    typer.Option("--compile", help="Compile the model, anew for each shape of its input."),
+]
+Graph = Annotated[
+    bool,
+    typer.Option("--graph", help="Replay a CUDA graph for each shape of the model's input."),
+]
+
 
 def train_model(
     data: Data,
@@ -128,6 +137,8 @@ def evaluate_model(
     device: Device = "auto",
     backend: Backend = "auto",
     skip_invalid: SkipInvalid = False,
+    compile: Compile = False,
+    graph: Graph = False,
 ) -> None:
     """Compute COCO's average precision of boxes and masks."""
     torch_device = arguments.select_device(device, backend)
@@ -143,6 +154,8 @@ def evaluate_model(
         batch_size=batch_size,
         workers=workers,
         output=output,
+        compile="inductor" if compile else None,
+        graph=graph,
         bar=sys.stderr.isatty(),
     )
     console = report.console()
@@ -162,6 +175,8 @@ def draw_predictions(
     threshold: Threshold = 0.5,
     device: Device = "auto",
     backend: Backend = "auto",
+    compile: Compile = False,
+    graph: Graph = False,
 ) -> None:
     """Detect objects in images, draw them, and write them to a JSON file in COCO format.
 
@@ -178,6 +193,8 @@ def draw_predictions(
         output,
         categories=categories or arguments.numbered_categories(model),
         threshold=threshold,
+        compile="inductor" if compile else None,
+        graph=graph,
         bar=sys.stderr.isatty(),
     )
     for path, reason in result.failed:

@@ -1,4 +1,4 @@
-"""Training steps captured as CUDA graphs, and the random numbers that such steps are given.
+"""Steps and detections captured as CUDA graphs, and the random numbers that steps are given.
 
 Neither a graph nor compiled code can draw from the generator that belongs to a step. Its sampling
 priorities are drawn before instead: the same numbers, of the same shapes in the same order.
@@ -6,15 +6,16 @@ priorities are drawn before instead: the same numbers, of the same shapes in the
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from typing import Any, NamedTuple
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from accelerated import rpn
+from accelerated import anchors, rpn
 from accelerated.mask_rcnn import MaskRCNN
-from accelerated.structures import Batch
+from accelerated.structures import Batch, PaddedDetections
 from reference.config import Config
 
 # Steps of a shape that run as they are, and so compile kernels, fill caches and make the state of
@@ -46,6 +47,40 @@ def count_anchors(config: Config, height: int, width: int) -> int:
     return logits.shape[1]
 
 
+def detector(
+    model: MaskRCNN, compile: str | None = None, graph: bool = False
+) -> Callable[[Batch], PaddedDetections]:
+    """Return `model.batch_detections`, as it is, compiled, or replayed as a CUDA graph.
+
+    compile  backend of torch.compile, such as "inductor", or None; compiles anew for each shape of
+             a batch, for a minute or more
+    graph    capture a graph of each shape of a batch, once it has come twice
+
+    Raises ValueError if the device of the model cannot do it.
+    """
+    check_capture(model.weight.device, compile, graph)
+    if compile is not None:
+        return torch.compile(model.batch_detections, backend=compile, dynamic=False)
+    if not graph:
+        return model.batch_detections
+    graphs = Graphs(lambda batch, _: model.batch_detections(batch), model.weight.device)
+
+    def detections(batch: Batch) -> PaddedDetections:
+        none = batch.labels[:, :0]
+        images = replace(batch, boxes=batch.boxes[:, :0], labels=none, valid=none > 0)
+        return graphs(replace(images, masks=batch.masks[:, :0, :0]), {"priorities": {}})
+
+    return detections
+
+
+def check_capture(device: torch.device, compile: str | None, graph: bool) -> None:
+    """Raise ValueError if `--graph` cannot run on the device, or with `--compile`."""
+    if graph and device.type != "cuda":
+        raise ValueError(f"--graph needs a CUDA device, not {device.type}: leave it out")
+    if graph and compile is not None:
+        raise ValueError("--graph and --compile exclude each other: choose one")
+
+
 class _Captured(NamedTuple):
     """A graph, the tensors that it reads, and what it computes."""
 
@@ -62,7 +97,8 @@ class Graphs:
 
     A result is overwritten by the next call. All graphs share their memory, as only one runs at a
     time. What else a graph reads, such as cached anchors, must stay in memory: drop the graphs
-    before other shapes than theirs are computed.
+    before other shapes than theirs are computed. After as many shapes as have their anchors kept,
+    they are dropped here.
     """
 
     def __init__(self, function: Callable[[Batch, Draws], Any], device: torch.device):
@@ -74,6 +110,9 @@ class Graphs:
         """Call the function; from the third call with these shapes on, by its graph."""
         inputs = [*batch.tensors().values(), *draws["priorities"].values()]
         shape = tuple(tensor.shape for tensor in inputs)
+        if shape not in self.calls and len(self.calls) == anchors.SHAPES:
+            self.graphs.clear()
+            self.calls.clear()
         self.calls[shape] += 1
         if self.calls[shape] <= WARM_UP:
             return self.function(batch, draws)

@@ -18,6 +18,7 @@ from accelerated import transform
 from accelerated.data import rle
 from accelerated.data.dataset import Dataset
 from accelerated.data.loader import loader
+from accelerated.engine.capture import detector
 from accelerated.mask_rcnn import MaskRCNN
 from accelerated.structures import CroppedDetections, Detections
 
@@ -30,6 +31,8 @@ def evaluate(
     workers: int = 0,
     output: str | Path | None = None,
     max_detections: int | None = None,
+    compile: str | None = None,
+    graph: bool = False,
     bar: bool = False,
 ) -> dict:
     """Detect objects in every image of `dataset` and score them against its annotations.
@@ -39,10 +42,12 @@ def evaluate(
     output          folder for results.json (COCO's result format, with the data set's ids) and
                     metrics.json, or None
     max_detections  per image that count (default: config.box_head.max_detections; COCO's is 100)
+    compile, graph  see `capture.detector`
     Returns the metrics, see `score`.
     """
     limit = max_detections or model.config.box_head.max_detections
-    results = detect(model, dataset, batch_size=batch_size, workers=workers, bar=bar)
+    how = {"batch_size": batch_size, "workers": workers, "compile": compile, "graph": graph}
+    results = detect(model, dataset, **how, bar=bar)
     has_masks = model.config.mask_head.kind != "none"
     metrics = score(dataset.coco, results, limit, ("bbox", "segm") if has_masks else ("bbox",))
     if output is not None:
@@ -52,12 +57,22 @@ def evaluate(
 
 
 def detect(
-    model: MaskRCNN, dataset: Dataset, *, batch_size: int = 1, workers: int = 0, bar: bool = False
+    model: MaskRCNN,
+    dataset: Dataset,
+    *,
+    batch_size: int = 1,
+    workers: int = 0,
+    compile: str | None = None,
+    graph: bool = False,
+    bar: bool = False,
 ) -> list[dict]:
     """Detect objects in every image of `dataset` and return them in COCO's result format.
 
+    compile, graph  see `capture.detector`
+
     Masks exist for one image at a time, each in the window of its box alone.
     """
+    run = detector(model, compile, graph)
     device = next(model.parameters()).device
     training, results = model.training, []
     model.eval()
@@ -65,7 +80,7 @@ def detect(
     total = -(-len(dataset) // batch_size)
     for raw in track(batches, "detecting", total=total, disable=not bar):
         batch = transform.finish(raw.to(device, non_blocking=True), model.config.transform)
-        padded = model.batch_detections(batch)
+        padded = run(batch)
         found = model.unpad(padded, batch, crops=True)
         for image_id, detections in zip(batch.image_ids, found, strict=True):
             for result in coco_results(detections, dataset.category_ids):

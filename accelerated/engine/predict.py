@@ -12,6 +12,7 @@ from rich.progress import track
 
 from accelerated.data import images
 from accelerated.drawing.detections import draw, save
+from accelerated.engine.capture import detector
 from accelerated.engine.evaluate import coco_results, write_json
 from accelerated.mask_rcnn import MaskRCNN
 from accelerated.structures import Detections
@@ -34,6 +35,8 @@ def predict(
     *,
     categories: list[dict],
     threshold: float = 0.5,
+    compile: str | None = None,
+    graph: bool = False,
     bar: bool = False,
 ) -> Result:
     """Detect objects in each picture of `inputs` and draw them.
@@ -43,11 +46,14 @@ def predict(
                 the drawn pictures, NAME.png
     categories  {"id", "name"} of each of the model's labels 1..K
     threshold   minimum score of a detection, 0..1
+    compile, graph
+                see `capture.detector`
 
     A picture that cannot be read or is too large for the device is skipped and listed in `failed`.
     An interrupted run still writes the predictions for the pictures before.
     Raises ValueError if `inputs` match no file.
     """
+    run = detector(model, compile, graph)
     output, paths = Path(output), find(inputs)
     drawn = _drawn_paths(paths, output)
     ids = [category["id"] for category in categories]
@@ -58,7 +64,7 @@ def predict(
         for path in track(paths, "detecting", disable=not bar):
             try:
                 image = images.read(path)
-                detections = _above(model.detect([image])[0], threshold)
+                detections = _above(model.detect([image], run=run)[0], threshold)
             except (ValueError, OSError, torch.OutOfMemoryError) as error:
                 failed.append((str(path), " ".join(str(error).split())))
                 continue

@@ -25,7 +25,7 @@ from accelerated.data import padding
 from accelerated.data.dataset import Dataset
 from accelerated.data.loader import loader
 from accelerated.engine import checkpoint, start
-from accelerated.engine.capture import Draws, Graphs, draw_priorities
+from accelerated.engine.capture import Draws, Graphs, check_capture, draw_priorities
 from accelerated.engine.evaluate import categories, evaluate
 from accelerated.engine.failure import NotFiniteError, first_failure
 from accelerated.engine.log import Log, Window
@@ -337,10 +337,7 @@ def _check(config, dataset, evaluation, folder, resume):
 
 
 def _check_capture(device, fixed_shapes, compile, graph):
-    if graph and device.type != "cuda":
-        raise ValueError(f"--graph needs a CUDA device, not {device.type}: leave it out")
-    if graph and compile is not None:
-        raise ValueError("--graph and --compile exclude each other: choose one")
+    check_capture(device, compile, graph)
     if (graph or compile is not None) and not fixed_shapes:
         option = "--graph" if graph else "--compile"
         raise ValueError(f"{option} needs batches of a few shapes: add --fixed-shapes")
