@@ -23,6 +23,8 @@ class FCN(nn.Module):
 
     RoI features [R, C, P, P] -> mask logits [R, M, S, S]. Every pixel keeps its position.
     `valid` [R] keeps padded RoIs out of batch statistics and changes nothing else.
+    With `columns` [R], compute channel columns[r] alone, which takes a small part of the work:
+    -> a tuple of [R, S, S] and, if asked for `every`, [R, M, S, S].
     """
 
     def __init__(self, config: Config):
@@ -43,26 +45,29 @@ class FCN(nn.Module):
         # All probabilities start equal.
         nn.init.normal_(self.logits.weight, std=0.001)
 
-    def forward(self, features: torch.Tensor, valid: torch.Tensor | None = None) -> torch.Tensor:
-        return self.logits(self.describe(features, valid))
-
-    def describe(self, features: torch.Tensor, valid: torch.Tensor | None) -> torch.Tensor:
-        """Describe each pixel of the masks: RoI features -> [R, D, S, S]."""
+    def forward(
+        self,
+        features: torch.Tensor,
+        valid: torch.Tensor | None = None,
+        columns: torch.Tensor | None = None,
+        every: bool = False,
+    ) -> torch.Tensor | tuple[torch.Tensor, ...]:
         x = features
         for i in range(1, self.convs + 1):
             normalise = getattr(self, f"conv{i}_norm", None)
             x = norm.conv_norm(getattr(self, f"conv{i}"), normalise, x, valid, relu=True)
-        return F.relu_(self.deconv(x))
+        x = F.relu_(self.deconv(x))
+        if columns is None:
+            return self.logits(x)
+        own = _rows_of(self.logits, columns, x)
+        return (own, self.logits(x)) if every else (own,)
 
-    def of_class(self, x: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-        """Compute channel columns[r] alone of the logits of x [R, D, S, S], described: [R, S, S].
 
-        Where only one class is read, this is a small part of the work of `logits`.
-        """
-        weight, bias = self.logits.weight.flatten(1)[columns], self.logits.bias
-        assert bias is not None
-        products = torch.baddbmm(bias[columns, None, None], weight[:, None], x.flatten(2))
-        return products.unflatten(2, x.shape[2:])[:, 0]
+def _rows_of(conv, columns, x):
+    """Compute channel columns[r] of a 1x1 convolution of x[r]: x [R, C, S, S] -> [R, S, S]."""
+    weight, bias = conv.weight.flatten(1)[columns], conv.bias[columns]
+    product = torch.baddbmm(bias[:, None, None], weight[:, None], x.flatten(2))
+    return product.unflatten(2, x.shape[2:])[:, 0]
 
 
 class MLP(nn.Module):

@@ -10,6 +10,7 @@ B sampled RoIs and D detection slots of an image.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -353,11 +354,7 @@ class MaskRCNN(nn.Module):
         return {"class": classification, "box": box, "mask": mask}
 
     def mask_logits(
-        self,
-        x: torch.Tensor,
-        labels: torch.Tensor,
-        valid: torch.Tensor,
-        record: Stages | None,
+        self, x: torch.Tensor, labels: torch.Tensor, valid: torch.Tensor, record: Stages | None
     ) -> torch.Tensor:
         """Compute the mask logits of RoIs by their features x [R, C, P, P]; labels, valid [R].
 
@@ -369,14 +366,9 @@ class MaskRCNN(nn.Module):
             logits = at_least_float32(on_filled(head, x, valid))
             keep(record, mask_logits=logits)
             return logits
-
-        def outputs(x, valid, columns):
-            x = head.describe(x, valid)
-            own = head.of_class(x, columns)
-            return (own,) if record is None else (own, head.logits(x))
-
         columns = mask_layout(self.config).column(labels)
-        own, *every = (at_least_float32(y) for y in on_filled(outputs, x, valid, columns))
+        head = partial(head, every=record is not None)
+        own, *every = (at_least_float32(y) for y in on_filled(head, x, valid, columns))
         keep(record, mask_logits=every[0] if every else None)
         return own
 
