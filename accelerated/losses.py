@@ -22,3 +22,8 @@ def binary_cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.T
 def cross_entropy(logits: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
     """Return -ln softmax(logits)[column] of each row: logits [R, K], columns [R] -> [R]."""
     return F.cross_entropy(logits, columns, reduction="none")
+
+
+def at_least_float32(x: torch.Tensor) -> torch.Tensor:
+    """Cast to at least float32, to undo autocast."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -5,6 +5,7 @@ M channels of masks (see labels.mask_layout).
 """
 
 import math
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -12,9 +13,10 @@ from torch import nn
 
 from accelerated import masks, norm, shared_head
 from accelerated.labels import mask_layout
-from accelerated.losses import binary_cross_entropy
+from accelerated.losses import at_least_float32, binary_cross_entropy
 from accelerated.parameters import initialise
-from accelerated.structures import Batch
+from accelerated.rois import on_filled
+from accelerated.structures import Batch, Stages, keep
 from reference.config import Config, MaskHead
 
 
@@ -169,6 +171,30 @@ def softmax_loss(
 def is_separable(config: Config) -> bool:
     """Test whether the logits of a class can be computed, and are read, without the others."""
     return config.mask_head.kind == "fcn" and config.mask_head.loss == "sigmoid"
+
+
+def logits_of(
+    head: nn.Module,
+    x: torch.Tensor,
+    labels: torch.Tensor,
+    valid: torch.Tensor,
+    config: Config,
+    record: Stages | None,
+) -> torch.Tensor:
+    """Compute the mask logits of RoIs by their features x [R, C, P, P]; labels, valid [R].
+
+    They are [R, S, S], of each RoI's class, where nothing reads the others; else [R, M, S, S].
+    A record receives those of all classes.
+    """
+    if not is_separable(config):
+        logits = at_least_float32(on_filled(head, x, valid))
+        keep(record, mask_logits=logits)
+        return logits
+    head_of = partial(head, every=record is not None)
+    outputs = on_filled(head_of, x, valid, mask_layout(config).column(labels))
+    own, *every = (at_least_float32(y) for y in outputs)
+    keep(record, mask_logits=every[0] if every else None)
+    return own
 
 
 LOSSES = {"sigmoid": sigmoid_loss, "softmax": softmax_loss}

@@ -10,7 +10,6 @@ B sampled RoIs and D detection slots of an image.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -28,7 +27,7 @@ from accelerated import (
     shared_head,
     transform,
 )
-from accelerated.labels import mask_layout
+from accelerated.losses import at_least_float32
 from accelerated.pooler import pool
 from accelerated.rois import on_filled
 from accelerated.structures import (
@@ -159,7 +158,9 @@ class MaskRCNN(nn.Module):
         labels = detections.labels
         rois, image_index = flatten(detections.boxes, detections.valid)
         x = self.roi_features(pyramid, rois, image_index, config.mask_head.pooler)
-        logits = self.mask_logits(x, labels.flatten(), image_index >= 0, record)
+        logits = mask_head.logits_of(
+            self.mask_head, x, labels.flatten(), image_index >= 0, config, record
+        )
         probabilities = mask_head.probabilities(logits, labels.flatten(), config)
         probabilities = probabilities.unflatten(0, labels.shape)
         keep(record, mask_features=x, mask_probabilities=probabilities)
@@ -345,32 +346,15 @@ class MaskRCNN(nn.Module):
         else:
             # The shared stage has already run on these RoIs, in the box branch (SPEC §14).
             x = x.unflatten(0, samples.labels.shape)[:, :slots].flatten(0, 1)
-        logits = self.mask_logits(x, labels.flatten(), image_index >= 0, record)
+        logits = mask_head.logits_of(
+            self.mask_head, x, labels.flatten(), image_index >= 0, config, record
+        )
         mask_targets = mask_head.targets(
             batch, image_index, matched, rois, config.mask_head, logits.shape[-1], self.backend
         )
         keep(record, mask_features=x, mask_targets=mask_targets)
         mask = mask_head.loss(logits, labels.flatten(), mask_targets, config)
         return {"class": classification, "box": box, "mask": mask}
-
-    def mask_logits(
-        self, x: torch.Tensor, labels: torch.Tensor, valid: torch.Tensor, record: Stages | None
-    ) -> torch.Tensor:
-        """Compute the mask logits of RoIs by their features x [R, C, P, P]; labels, valid [R].
-
-        They are [R, S, S], of each RoI's class, where nothing reads the others; else [R, M, S, S].
-        A record receives those of all classes.
-        """
-        head: Any = self.mask_head
-        if not mask_head.is_separable(self.config):
-            logits = at_least_float32(on_filled(head, x, valid))
-            keep(record, mask_logits=logits)
-            return logits
-        columns = mask_layout(self.config).column(labels)
-        head = partial(head, every=record is not None)
-        own, *every = (at_least_float32(y) for y in on_filled(head, x, valid, columns))
-        keep(record, mask_logits=every[0] if every else None)
-        return own
 
     @property
     def weight(self) -> torch.Tensor:
@@ -400,8 +384,3 @@ def flatten(rois: torch.Tensor, valid: torch.Tensor) -> tuple[torch.Tensor, torc
     """Flatten rois [N, R, 4] to [N R, 4], with their image_index [N R]: -1 where not valid."""
     image = torch.arange(len(rois), device=rois.device)[:, None]
     return rois.flatten(0, 1), torch.where(valid, image, -1).flatten()
-
-
-def at_least_float32(x: torch.Tensor) -> torch.Tensor:
-    """Cast to at least float32, to undo autocast."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -19,7 +19,10 @@ CATEGORIES = [{"id": 4, "name": "disc"}, {"id": 8, "name": "box"}]
 class Finder:
     """A stand-in for a model: an object of 2x3 pixels of class 2 at 0.9, and of class 1 at 0.3."""
 
-    def detect(self, images):
+    weight = torch.zeros(())
+    batch_detections = None
+
+    def detect(self, images, run=None):
         height, width = images[0].shape[:2]
         masks = torch.zeros(2, height, width, dtype=torch.bool)
         masks[:, 1:3, 2:5] = True
@@ -97,7 +100,7 @@ def test_results_survive_an_interrupt(pictures, tmp_path):
     class Interrupted(Finder):
         calls = 0
 
-        def detect(self, images):
+        def detect(self, images, run=None):
             self.calls += 1
             if self.calls == 2:
                 raise KeyboardInterrupt

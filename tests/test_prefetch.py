@@ -8,7 +8,7 @@ from support import small
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from accelerated import mask_rcnn, shared_head, transform
+from accelerated import mask_head, mask_rcnn, shared_head, transform
 from accelerated.data.loader import loader
 from accelerated.engine import train
 from accelerated.engine.prefetch import AHEAD, Pace, prefetched
@@ -82,7 +82,7 @@ def run(output, **options):
 @pytest.mark.parametrize("amp", [False, True])
 def test_between_two_lines_of_the_log_nothing_waits_and_no_copy_blocks(tmp_path, monkeypatch, amp):
     # A CPU, where reading is free, skips empty slots; here the heads run as on a GPU.
-    for module in (mask_rcnn, shared_head):
+    for module in (mask_rcnn, mask_head, shared_head):
         monkeypatch.setattr(module, "on_filled", lambda head, *inputs: head(*inputs))
     monkeypatch.setattr(train.Run, "step", inside(nothing_waits, train.Run.step))
     monkeypatch.setattr(transform, "finish", inside(nothing_blocks, transform.finish))
