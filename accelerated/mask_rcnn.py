@@ -347,11 +347,7 @@ class MaskRCNN(nn.Module):
         return {"class": classification, "box": box, "mask": mask}
 
     def mask_logits(
-        self,
-        x: torch.Tensor,
-        labels: torch.Tensor,
-        valid: torch.Tensor,
-        record: Stages | None,
+        self, x: torch.Tensor, labels: torch.Tensor, valid: torch.Tensor, record: Stages | None
     ) -> torch.Tensor:
         """Compute the mask logits of RoIs by their features x [R, C, P, P]; labels, valid [R].
 

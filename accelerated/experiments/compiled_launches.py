@@ -15,7 +15,7 @@ from unittest import mock
 
 import torch
 
-from accelerated import backend, masks, nms, pooler
+from accelerated import backend, masks, matcher, nms, pooler
 from accelerated.experiments import compiled_code
 from accelerated.experiments.benchmark_cases import random_boxes
 from accelerated.experiments.compiled_code import Code
@@ -40,9 +40,9 @@ POOLING = {
 class Case:
     """One call of an operator, forward and backward.
 
-    operator  a name of POOLING, or "nms", "targets", "paste"
+    operator  a name of POOLING, or "match", "nms", "targets", "paste"
     images    for "nms" the number of rows
-    rois      per image; boxes of a row, detections
+    rois      per image; anchors, boxes of a row, detections
     preset    whose convention the operator follows
     bins, dtype, layout  of POOLING only
     """
@@ -164,6 +164,13 @@ def _pool(case):
     torch.autograd.grad(out, features, torch.empty_like(out))
 
 
+def _match(case):
+    truths, rpn = torch.zeros(case.images, 20, 4), preset(case.preset).rpn
+    valid = torch.ones(truths.shape[:2], dtype=torch.bool)
+    rules = rpn.foreground_iou, rpn.background_iou, rpn.low_quality_matches, rpn.zero_iou_matches
+    matcher.match_boxes(truths, valid, torch.zeros(case.rois, 4), *rules, backend="triton")
+
+
 def _suppress(case):
     boxes = torch.zeros(case.images, case.rois, 4)
     nms.keep_mask(boxes, torch.ones(boxes.shape[:2], dtype=torch.bool), 0.7, backend="triton")
@@ -194,6 +201,7 @@ def _paste(case):
 
 
 OTHERS: dict[str, Callable[[Case], None]] = {
+    "match": _match,
     "nms": _suppress,
     "targets": _targets,
     "paste": _paste,
@@ -213,6 +221,7 @@ BOXES = [
     Case("nms", 90, 1000, TORCHVISION),
     *(Case("targets", 16, 128, name) for name in (TORCHVISION, DETECTRON2)),
     *(Case("paste", 1, 100, name) for name in (TORCHVISION, DETECTRON2)),
+    Case("match", 16, 268569, TORCHVISION),
 ]
 
 
