@@ -222,6 +222,7 @@ BOXES = [
     Case("match", 16, 268569, TORCHVISION),
     *(Case("targets", 16, 128, name) for name in (TORCHVISION, DETECTRON2)),
     *(Case("paste", 1, 100, name) for name in (TORCHVISION, DETECTRON2)),
+    Case("match", 16, 268569, TORCHVISION),
 ]
 
 
