@@ -6,6 +6,7 @@ M channels of masks (see labels.mask_layout).
 
 import math
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -116,14 +117,15 @@ def targets(
     """
     sampled, drawn = image_index >= 0, None
     if head.target == "polygon" and batch.points is not None:
-        outlines = batch.points, batch.rings, batch.parts
+        outlines: Any = batch.points, batch.rings, batch.parts
+        points, rings, parts = outlines
         drawn = masks.polygon_targets(
-            *outlines, image_index, matched, rois, sampled, size, backend=backend
+            points, rings, parts, image_index, matched, rois, sampled, size, backend=backend
         )
         if batch.masks.shape[2] == 0:
             return drawn
-        has_outlines = batch.parts.diff() > 0
-        sampled = sampled & ~has_outlines[image_index.clamp(min=0), matched]
+        has_outlines = parts.diff() > 0
+        sampled = sampled & ~has_outlines[image_index.clamp(min=0), matched.clamp(min=0)]
     out = masks.targets(
         batch.masks,
         image_index,

@@ -21,7 +21,7 @@ class Target:
     boxes: Array
     labels: Array
     masks: Array
-    polygons: list | None = None
+    polygons: Any = None
 
 
 @dataclass

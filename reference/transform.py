@@ -41,14 +41,14 @@ def check_target(target: Target, height: int, width: int) -> Target:
         raise ValueError(f"target: box {row} is {boxes[row].tolist()}; {fix}")
     if (labels < 1).any():
         raise ValueError(f"target: label {labels.min()}; labels count from 1, 0 is the background")
-    polygons = (
-        target.polygons if target.polygons is None else check_polygons(target.polygons, count)
-    )
+    polygons = check_polygons(target.polygons, count)
     return Target(boxes, labels.astype(np.int64), masks.astype(bool), polygons)
 
 
-def check_polygons(polygons: list, count: int) -> list[list[Array]]:
+def check_polygons(polygons: list | None, count: int) -> list[list[Array]] | None:
     """Return each object's outlines as arrays; ValueError unless they are finite polygons."""
+    if polygons is None:
+        return None
     arrays = [[np.asarray(x, np.float64) for x in (() if p is None else p)] for p in polygons]
     outlines = [x for p in arrays for x in p]
     fit = all(x.ndim == 2 and len(x) >= 3 and x.shape[1] == 2 for x in outlines)

@@ -45,8 +45,8 @@ def targets(
         exists = edge < count[part]
         start = torch.where(exists, begin[part] + edge, 0)
         end = following[image[part], start]
-        grid = (on_grid(points[image[part], index], rois[part], size) for index in (start, end))
-        passed, row = crossings(*grid, size)
+        corners = on_grid(points[image[part], torch.stack([start, end])], rois[part], size)
+        passed, row = crossings(corners[0], corners[1], size)
         passed &= exists[..., None]
         # The last edge of an outline leads back to its first point.
         is_last, first = exists & (end <= start), (end - begin[part]).clamp(min=0)
@@ -68,7 +68,7 @@ def successors(rings: torch.Tensor, count: int) -> torch.Tensor:
 
 
 def on_grid(points: torch.Tensor, rois: torch.Tensor, size: int) -> torch.Tensor:
-    """Round points [R, E, 2] to COCO's grid over the cells of rois [R, 4]: float64 [R, E, 2]."""
+    """Round points [2, R, E, 2] to COCO's grid over the cells of rois [R, 4], in float64."""
     low, high = rois[:, None].double().split(2, dim=2)
     side = (high - low).clamp(min=0.1)
     # A number divided by a tensor would multiply the tensor's rounded reciprocal.
