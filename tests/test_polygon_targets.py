@@ -19,6 +19,7 @@ from accelerated.command_line import cli
 from accelerated.data.augment import flip
 from accelerated.data.coco import CocoDataset
 from accelerated.data.loader import loader
+from accelerated.data.padding import Shapes
 from accelerated.data.synthetic import ShapesDataset
 from accelerated.engine import checkpoint
 from accelerated.structures import Target
@@ -261,10 +262,9 @@ def test_outlines_travel_from_the_file_to_the_batch(coco):
     dataset = CocoDataset(*coco())
     assert dataset.outlined
     assert dataset.max_points == 6 * dataset.max_objects
-    fixed = {"max_objects": 9, "max_points": 60, "pad_to": (64, 64)}
     common = {"batch_size": 2, "training": True, "iterations": 4}
-    batches = list(loader(dataset, config, **common, **fixed))
-    assert {tuple(b.points.shape) for b in batches} == {(2, 60, 2)}
+    batches = list(loader(dataset, config, **common, shapes=Shapes(((64, 64),), (9,))))
+    assert {tuple(b.points.shape) for b in batches} == {(2, dataset.max_points, 2)}
     assert {tuple(b.masks.shape) for b in batches} == {(2, 9, 0, 0)}, "nobody reads the masks"
     for batch in batches:
         for points, parts, boxes, valid in zip(

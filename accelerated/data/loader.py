@@ -205,9 +205,7 @@ class _Prepared:
             image, target, min_size = augment(
                 image, target, self.transform, rng, self.flip_probability
             )
-        prepared = transform.prepare_pixels(
-            image, target, self.transform, min_size, masks=masks
-        )
+        prepared = transform.prepare_pixels(image, target, self.transform, min_size, masks=masks)
         return *prepared, size
 
 
