@@ -287,10 +287,11 @@ def test_left_out_masks_change_nothing(coco):
     _, target, _ = CocoDataset(*coco())[0]
     image, rois = np.zeros((64, 64, 3), np.uint8), target.boxes.double().numpy() + 0.3
     with_masks, without = (
-        preparation.collate(
-            [preparation.prepare(image, target, config.transform, masks=masks)],
+        preparation.collate_pixels(
+            [preparation.prepare_pixels(image, target, config.transform, masks=masks)],
             config.transform,
             [(64, 64)],
+            [1],
         )
         for masks in (True, False)
     )
