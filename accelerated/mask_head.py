@@ -6,6 +6,7 @@ M channels of masks (see labels.mask_layout).
 
 import math
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -108,23 +109,36 @@ def targets(
     size: int,
     backend: str = "auto",
 ) -> torch.Tensor:
-    """Sample each object's ground-truth mask inside its RoI: [R, size, size] in [0, 1] (SPEC §10).
+    """Sample or draw each object inside its RoI: [R, size, size] in [0, 1] (SPEC §10).
 
     image_index  [R]  -1 in empty slots, whose targets are 0
     matched      [R]  ground-truth slot
     rois         [R, 4]
     """
-    return masks.targets(
+    sampled, drawn = image_index >= 0, None
+    if head.target == "polygon" and batch.points is not None:
+        outlines: Any = batch.points, batch.rings, batch.parts
+        points, rings, parts = outlines
+        drawn = masks.polygon_targets(
+            points, rings, parts, image_index, matched, rois, sampled, size, backend=backend
+        )
+        if batch.masks.shape[2] == 0:
+            return drawn
+        has_outlines = parts.diff() > 0
+        sampled = sampled & ~has_outlines[image_index.clamp(min=0), matched.clamp(min=0)]
+    out = masks.targets(
         batch.masks,
         image_index,
         matched,
         rois,
-        image_index >= 0,
+        sampled,
         head,
         size,
         sizes=batch.sizes,
         backend=backend,
     )
+    # Each is 0 where the other one counts.
+    return out if drawn is None else out + drawn
 
 
 def loss(

@@ -2,8 +2,8 @@
 
 The kernels are in kernels/triton and, in plain PyTorch, in kernels/eager.
 
-Legend: N images, G ground-truth slots, R rois, D detections, S side of the head's masks, H, W sides
-of the images.
+Legend: N images, G ground-truth slots, V points of outlines, P outlines, R rois, D detections,
+S side of the head's masks, H, W sides of the images.
 """
 
 import torch
@@ -35,11 +35,11 @@ def targets(
     rois         [R, 4]  xyxy, pixels of the masks
     valid        [R]     bool
     sizes        [N, 2]  int, (h, w) of each image without its padding, where RoIAlign's border is
-    Returns      [R, size, size] in [0, 1], float32 or as `rois`; exactly 0 or 1 for "binary"
-                 targets; 0 where not valid.
+    Returns      [R, size, size] in [0, 1], float32 or as `rois`; exactly 0 or 1 unless the
+                 targets are "soft"; 0 where not valid.
     """
     rois = rois.detach().to(torch.promote_types(rois.dtype, torch.float32))
-    binary = head.target == "binary"
+    binary = head.target != "soft"
     return _targets(
         masks, image_index, matched, rois, valid, sizes, size, head.target_aligned, binary, backend
     )
@@ -58,6 +58,49 @@ def _targets(masks, image_index, matched, rois, *arguments):
 
 @_targets.register_fake
 def _(masks, image_index, matched, rois, valid, sizes, size, *_):
+    return rois.new_empty(len(rois), size, size)
+
+
+def polygon_targets(
+    points: torch.Tensor,
+    rings: torch.Tensor,
+    parts: torch.Tensor,
+    image_index: torch.Tensor,
+    matched: torch.Tensor,
+    rois: torch.Tensor,
+    valid: torch.Tensor,
+    size: int,
+    *,
+    backend: str = "auto",
+) -> torch.Tensor:
+    """Draw targets from outlines instead of masks [detectron2's default].
+
+    points   [N, V, 2]  float64, x, y in pixels: the outlines of an image, one after the other
+    rings    [N, P + 1]  int64, outline p has points rings[p] to rings[p + 1]
+    parts    [N, G + 1]  int64, the object in slot g has outlines parts[g] to parts[g + 1]
+    image_index, matched, rois, valid  as in `targets`
+    Returns  [R, size, size], 0 or 1, float32 or as `rois`; 0 where not valid, and for an object
+             without outlines. RoIs narrower than 0.1 pixels count as that wide.
+
+    Everything is computed in float64, which makes the result equal to the reference's.
+    """
+    rois = rois.detach().to(torch.promote_types(rois.dtype, torch.float32))
+    return _polygon_targets(points, rings, parts, image_index, matched, rois, valid, size, backend)
+
+
+@torch.library.custom_op(
+    "maskrcnn::polygon_targets",
+    mutates_args=(),
+    schema="(Tensor points, Tensor rings, Tensor parts, Tensor image_index, Tensor matched,"
+    " Tensor rois, Tensor valid, int size, str backend) -> Tensor",
+)
+def _polygon_targets(points, rings, parts, image_index, matched, rois, valid, size, backend):
+    implementation = kernels("polygons", backend, rois)
+    return implementation.targets(points, rings, parts, image_index, matched, rois, valid, size)
+
+
+@_polygon_targets.register_fake
+def _(points, rings, parts, image_index, matched, rois, valid, size, backend):
     return rois.new_empty(len(rois), size, size)
 
 

@@ -6,7 +6,7 @@ an image, R RoIs of all images, G ground truths, D detection slots, K classes, S
 
 import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -14,11 +14,16 @@ import torch
 
 @dataclass
 class Target:
-    """The true boxes [G, 4] xyxy pixels, labels [G] in 1..K, masks [G, H, W] bool of an image."""
+    """The true boxes [G, 4] xyxy pixels, labels [G] in 1..K, masks [G, H, W] bool of an image.
+
+    polygons  the outlines of each object, a list of [V, 2] x, y in pixels, or None where there is
+              only its mask; None: there are only masks
+    """
 
     boxes: torch.Tensor
     labels: torch.Tensor
     masks: torch.Tensor
+    polygons: list | None = None
 
 
 @dataclass
@@ -26,12 +31,16 @@ class PackedTarget:
     """A Target after `transform.prepare`, in pixels of the resized image.
 
     boxes [G, 4], labels [G], masks [G, h, ceil(w / 8)] uint8, packed to bits, the first pixel in
-    the highest bit (numpy.packbits).
+    the highest bit (numpy.packbits); [G, 0, 0] if left out.
+    points [V, 2], rings [P + 1], parts [G + 1] are the outlines as in a Batch, or None.
     """
 
     boxes: torch.Tensor
     labels: torch.Tensor
     masks: torch.Tensor
+    points: torch.Tensor | None = None
+    rings: torch.Tensor | None = None
+    parts: torch.Tensor | None = None
 
 
 @dataclass
@@ -42,9 +51,14 @@ class BatchTargets:
     boxes           [N, G, 4]                  xyxy, pixels of the images
     labels          [N, G] int64               1..K, 0 in empty slots
     valid           [N, G] bool                whether a slot holds an object
-    masks           [N, G, H, ceil(W / 8)]     uint8, packed to bits
+    masks           [N, G, H, ceil(W / 8)]     uint8, packed to bits; [N, G, 0, 0] if left out
     original_sizes  [(H, W)]                   sides of the images as they came in
     image_ids       list                       one id per image
+
+    The outlines, None without any, in V slots for points and P = V // 3 for outlines per image:
+    points          [N, V, 2] float64          x, y in pixels of `images`, outline after outline
+    rings           [N, P + 1] int64           outline p has points rings[p] to rings[p + 1]
+    parts           [N, G + 1] int64           object g has outlines parts[g] to parts[g + 1]
     """
 
     sizes: torch.Tensor
@@ -54,6 +68,9 @@ class BatchTargets:
     masks: torch.Tensor
     original_sizes: list[tuple[int, int]]
     image_ids: list
+    points: torch.Tensor | None = field(default=None, kw_only=True)
+    rings: torch.Tensor | None = field(default=None, kw_only=True)
+    parts: torch.Tensor | None = field(default=None, kw_only=True)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
         """Return the batch on `device`."""

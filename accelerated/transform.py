@@ -62,7 +62,21 @@ def check_target(target: Target, height: int, width: int, dtype: torch.dtype) ->
     if (labels < 1).any():
         label = int(labels.min())
         raise ValueError(f"target: label {label}; labels count from 1, 0 is the background")
-    return Target(boxes, labels, masks)
+    polygons = check_polygons(target.polygons, count)
+    return Target(boxes, labels, masks, polygons)
+
+
+def check_polygons(polygons: list | None, count: int) -> list[list[np.ndarray]] | None:
+    """Return each object's outlines as arrays; ValueError unless they are finite polygons."""
+    if polygons is None:
+        return None
+    arrays = [[np.asarray(x, np.float64) for x in (() if p is None else p)] for p in polygons]
+    outlines = [x for p in arrays for x in p]
+    fit = all(x.ndim == 2 and len(x) >= 3 and x.shape[1] == 2 for x in outlines)
+    if len(arrays) != count or not fit or not all(np.isfinite(x).all() for x in outlines):
+        needed = "a list of finite outlines [V, 2] with V >= 3, or None"
+        raise ValueError(f"target: polygons: {count} labels need as many entries, each {needed}")
+    return arrays
 
 
 def resized_shape(height: int, width: int, min_size: int, transform: Transform) -> tuple[int, int]:
@@ -111,11 +125,19 @@ def resize_and_pack(masks: torch.Tensor, size: tuple, transform: Transform) -> t
     return torch.from_numpy(out)
 
 
+def pack_polygons(polygons: list) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Pack the outlines of G objects: points [V, 2], rings [P + 1], parts [G + 1], see `Batch`."""
+    outlines = [points for outlines in polygons for points in outlines]
+    points = torch.from_numpy(np.concatenate([np.empty((0, 2)), *outlines]))
+    rings, parts = (torch.tensor([0, *map(len, x)]).cumsum(0) for x in (outlines, polygons))
+    return points, rings, parts
+
+
 def scale_boxes(boxes: torch.Tensor, old: tuple, new: tuple, transform: Transform) -> torch.Tensor:
-    """Scale boxes [., 4] of an image with sides `old` (h, w) to the image with sides `new`."""
+    """Scale boxes [., 4] or points [., 2] of an image with sides `old` (h, w) to sides `new`."""
     dtype = np.dtype(transform.ratio_dtype).type
     ratio_y, ratio_x = (float(dtype(n) / dtype(o)) for n, o in zip(new, old, strict=True))
-    return boxes * boxes.new_tensor([ratio_x, ratio_y, ratio_x, ratio_y])
+    return boxes * boxes.new_tensor([ratio_x, ratio_y] * (boxes.shape[-1] // 2))
 
 
 def prepare_pixels(
@@ -124,10 +146,12 @@ def prepare_pixels(
     transform: Transform,
     min_size: int | None = None,
     dtype: torch.dtype = torch.float32,
+    masks: bool = True,
 ) -> tuple[torch.Tensor, tuple[int, int], PackedTarget | None]:
     """Do the part of `prepare` that stays on the CPU: targets, and Pillow's filter on uint8.
 
-    The arguments and errors are those of `prepare`.
+    masks  False: leave the masks out, because targets are drawn from the outlines of all objects
+    The other arguments and errors are those of `prepare`.
     Returns the pixels as a view [3, H, W] of [H, W, 3], the sides (h, w) that they shall have, and
     the PackedTarget, in the resized image's pixels, or None.
     """
@@ -142,9 +166,14 @@ def prepare_pixels(
         image = resize(image, new, transform)
     if target is None:
         return image, new, None
-    masks = resize_and_pack(target.masks.cpu(), new, transform)
+    left_out = torch.zeros(len(target.labels), 0, 0, dtype=torch.uint8)
+    packed = resize_and_pack(target.masks.cpu(), new, transform) if masks else left_out
     boxes = scale_boxes(target.boxes, old, new, transform) if new != old else target.boxes
-    return image, new, PackedTarget(boxes, target.labels, masks)
+    if target.polygons is None:
+        return image, new, PackedTarget(boxes, target.labels, packed)
+    points, *offsets = pack_polygons(target.polygons)
+    points = scale_boxes(points, old, new, transform) if new != old else points
+    return image, new, PackedTarget(boxes, target.labels, packed, points, *offsets)
 
 
 def normalize_and_resize(
@@ -203,6 +232,7 @@ def collate(
     image_ids: list | None = None,
     max_objects: int | None = None,
     pad_to: tuple[int, int] | None = None,
+    max_points: int | None = None,
 ) -> Batch:
     """Collect what `prepare` returned for each image into a Batch.
 
@@ -210,12 +240,13 @@ def collate(
     original_sizes  list of (H, W) of the input images
     max_objects     ground-truth slots per image; None: the maximum of this batch, at least 1
     pad_to          (H, W) of the batch; None: the largest image, up to a multiple of `size_divisor`
+    max_points      slots per image for points of outlines; None: the maximum of this batch
     Raises ValueError if an image or its objects do not fit.
     """
     images, targets = zip(*prepared, strict=True)
     sizes = [tuple(image.shape[1:]) for image in images]
     shape = _padded_shape(sizes, transform, pad_to)
-    fields = _targets(targets, sizes, shape, images[0].dtype, max_objects)
+    fields = _targets(targets, sizes, shape, images[0].dtype, max_objects, max_points)
     ids = list(range(len(images))) if image_ids is None else list(image_ids)
     originals = [tuple(size) for size in original_sizes]
     return Batch(**fields, original_sizes=originals, image_ids=ids, images=pad(images, shape))
@@ -228,6 +259,7 @@ def collate_pixels(
     image_ids: list,
     max_objects: int | None = None,
     pad_to: tuple[int, int] | None = None,
+    max_points: int | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> RawBatch:
     """Collect what `prepare_pixels` returned for each image into a RawBatch.
@@ -238,7 +270,7 @@ def collate_pixels(
     images, sizes, targets = zip(*prepared, strict=True)
     shape = _padded_shape(sizes, transform, pad_to)
     return RawBatch(
-        **_targets(targets, sizes, shape, dtype, max_objects),
+        **_targets(targets, sizes, shape, dtype, max_objects, max_points),
         original_sizes=[tuple(size) for size in original_sizes],
         image_ids=list(image_ids),
         pixels=torch.cat([image.permute(1, 2, 0).reshape(-1) for image in images]),
@@ -283,7 +315,7 @@ def _padded_shape(sizes, transform, pad_to):
     return pad_to
 
 
-def _targets(targets, sizes, shape, dtype, max_objects):
+def _targets(targets, sizes, shape, dtype, max_objects, max_points):
     """Return the tensors of BatchTargets, of images with `sizes` (h, w) in a batch of `shape`."""
     counts = [0 if target is None else len(target.labels) for target in targets]
     n, slots = len(sizes), max(1, *counts) if max_objects is None else max_objects
@@ -294,11 +326,36 @@ def _targets(targets, sizes, shape, dtype, max_objects):
         )
     boxes = torch.zeros(n, slots, 4, dtype=dtype)
     labels = torch.zeros(n, slots, dtype=torch.int64)
-    masks = torch.zeros(n, slots, shape[0], -(-shape[1] // 8), dtype=torch.uint8)
+    left_out = any(target is not None and target.masks.shape[1] == 0 for target in targets)
+    mask_shape = (0, 0) if left_out else (shape[0], -(-shape[1] // 8))
+    masks = torch.zeros(n, slots, *mask_shape, dtype=torch.uint8)
     for i, (target, count) in enumerate(zip(targets, counts, strict=True)):
         if count:
             boxes[i, :count], labels[i, :count] = target.boxes, target.labels
             masks[i, :count, : target.masks.shape[1], : target.masks.shape[2]] = target.masks
     valid = torch.arange(slots) < torch.tensor(counts)[:, None]
     tensors = {"boxes": boxes, "labels": labels, "valid": valid, "masks": masks}
-    return {"sizes": torch.tensor(sizes)} | tensors
+    return {"sizes": torch.tensor(sizes)} | tensors | _outlines(targets, slots, max_points)
+
+
+def _outlines(targets, slots, max_points):
+    """Return the fields of a Batch with `slots` objects per image that hold their outlines."""
+    if all(target is None or target.points is None for target in targets):
+        return {}
+    counts = [0 if target is None else len(target.points) for target in targets]
+    width = max(counts) if max_points is None else max_points
+    if max(counts) > width:
+        raise ValueError(
+            f"outlines of {max(counts)} points in an image of the batch, but max_points is {width};"
+            " raise it or simplify the outlines"
+        )
+    n = len(targets)
+    points = torch.zeros(n, width, 2, dtype=torch.float64)
+    # Every outline has at least three points.
+    rings, parts = (torch.zeros(n, k + 1, dtype=torch.int64) for k in (width // 3, slots))
+    for i, (target, count) in enumerate(zip(targets, counts, strict=True)):
+        if count:
+            points[i, :count] = target.points
+            for row, offsets in ((rings[i], target.rings), (parts[i], target.parts)):
+                row[: len(offsets)], row[len(offsets) :] = offsets, offsets[-1]
+    return {"points": points, "rings": rings, "parts": parts}

@@ -202,11 +202,11 @@ class MaskHead:
 
     kind            "fcn": convolutions; "mlp": fully connected; "none": no masks, a Faster R-CNN
     loss            "sigmoid": per class; "softmax": classes and background compete per pixel
-    class_agnostic  one mask for all classes
-    mlp_channels    of the two hidden layers of "mlp"
+    class_agnostic, mlp_channels  one mask for all classes; of the two hidden layers of "mlp"
     convs           number of 3x3 convolutions of "fcn"
     channels, norm, pooler  of these convolutions; of the features that both read
-    target          "soft": mean of mask samples, in [0, 1]; "binary": whether that is >= 0.5
+    target          "soft": mean of mask samples, in [0, 1]; "binary": whether that is >= 0.5;
+                    "polygon": drawn from the outlines, "binary" for an object without outlines
     target_aligned, paste  conventions: of RoIAlign that samples the target, of `masks.paste`
     threshold       a pixel belongs to the object from this probability on
     """
@@ -219,7 +219,7 @@ class MaskHead:
     channels: int = 256
     norm: Norm = "none"
     pooler: Pooler = field(default_factory=lambda: Pooler(output_size=14))
-    target: Literal["soft", "binary"] = "soft"
+    target: Literal["soft", "binary", "polygon"] = "soft"
     target_aligned: bool = False
     paste: Literal["torchvision", "detectron2"] = "torchvision"
     threshold: float = 0.5

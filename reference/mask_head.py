@@ -57,17 +57,27 @@ KINDS = {"fcn": fcn, "mlp": mlp}
 def targets(
     image_targets: list[Target], samples: list[Samples], head: MaskHead, size: int
 ) -> Array:
-    """Sample each object's ground-truth mask inside its RoI: [R, size, size] in [0, 1] (SPEC §10).
+    """Sample or draw each object inside its RoI: [R, size, size] in [0, 1] (SPEC §10).
 
     image_targets  of each image, in pixels of the network's input
     samples        of each image; R counts the objects among them
     """
     return np.concatenate(
         [
-            masks.targets(target.masks, s.matched[s.labels > 0], s.rois[s.labels > 0], head, size)
+            _targets(target, s.matched[s.labels > 0], s.rois[s.labels > 0], head, size)
             for target, s in zip(image_targets, samples)
         ]
     )
+
+
+def _targets(target, matched, rois, head, size):
+    """Return the targets of an image; an object without outlines is sampled from its mask."""
+    out = masks.targets(target.masks, matched, rois, head, size)
+    if head.target == "polygon" and target.polygons is not None:
+        polygons = [target.polygons[g] for g in matched]
+        drawn = np.array([bool(outlines) for outlines in polygons], dtype=bool)
+        out[drawn] = masks.polygon_targets(list(filter(None, polygons)), rois[drawn], size)
+    return out
 
 
 def loss(mask_logits: Array, labels: Array, targets: Array, config: Config) -> Array:

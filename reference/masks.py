@@ -22,13 +22,13 @@ def targets(masks: Array, matched: Array, boxes: Array, head: MaskHead, size: in
     masks    [G, H, W]  bool
     matched  [R]        int, row of `masks` for each RoI
     boxes    [R, 4]     xyxy, pixels of the masks
-    Returns  [R, size, size] float64 in [0, 1]; exactly 0 or 1 for "binary" targets.
+    Returns  [R, size, size] float64 in [0, 1]; exactly 0 or 1 unless the targets are "soft".
     """
     maps, aligned = masks[:, None].astype(np.float64), head.target_aligned
     mean = roi_align(
         maps, boxes, matched, output_size=size, spatial_scale=1.0, sampling_ratio=0, aligned=aligned
     )[:, 0]
-    return (mean >= 0.5).astype(np.float64) if head.target == "binary" else mean
+    return mean if head.target == "soft" else (mean >= 0.5).astype(np.float64)
 
 
 def polygon_targets(polygons: list[list[Array]], boxes: Array, size: int) -> Array:
@@ -39,7 +39,7 @@ def polygon_targets(polygons: list[list[Array]], boxes: Array, size: int) -> Arr
     Returns   [R, size, size] float64, 0 or 1. RoIs narrower than 0.1 pixels count as that wide.
     """
     out = np.zeros((len(boxes), size, size))
-    for row, outlines, box in zip(out, polygons, np.asarray(boxes), strict=True):
+    for row, outlines, box in zip(out, polygons, np.asarray(boxes, np.float64), strict=True):
         scale = size / np.maximum(box[2:] - box[:2], 0.1)
         for points in outlines:
             row[rasterize_polygon((np.asarray(points) - box[:2]) * scale, size, size)] = 1

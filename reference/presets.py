@@ -60,6 +60,7 @@ DETECTRON2 = merged(
     {"rpn": {"loss_normalizer": "batch_size", "nms_score": "logit", "post_nms_top_n_train": 1000}},
     {"rpn": {"min_size": 0.0, "min_size_inclusive": False}, "box_head": {"smooth_l1_beta": 0.0}},
     {"rpn": {"smooth_l1_beta": 0.0}, "mask_head": {"target_aligned": True, "paste": "detectron2"}},
+    {"mask_head": {"target": "polygon"}},
     poolers(sampling_ratio=0, aligned=True, level_epsilon="inside"),
 )
 DETECTRON2_C4 = merged(DETECTRON2, c4("res5", output_size=14))

@@ -12,11 +12,16 @@ from reference.autodiff import Array
 
 @dataclass
 class Target:
-    """The true boxes [G, 4] xyxy pixels, labels [G] in 1..K, masks [G, H, W] bool of an image."""
+    """The true boxes [G, 4] xyxy pixels, labels [G] in 1..K, masks [G, H, W] bool of an image.
+
+    polygons  the outlines of each object, a list of [V, 2] x, y in pixels, or None where there is
+              only its mask; None: there are only masks
+    """
 
     boxes: Array
     labels: Array
     masks: Array
+    polygons: Any = None
 
 
 @dataclass

@@ -41,7 +41,21 @@ def check_target(target: Target, height: int, width: int) -> Target:
         raise ValueError(f"target: box {row} is {boxes[row].tolist()}; {fix}")
     if (labels < 1).any():
         raise ValueError(f"target: label {labels.min()}; labels count from 1, 0 is the background")
-    return Target(boxes, labels.astype(np.int64), masks.astype(bool))
+    polygons = check_polygons(target.polygons, count)
+    return Target(boxes, labels.astype(np.int64), masks.astype(bool), polygons)
+
+
+def check_polygons(polygons: list | None, count: int) -> list[list[Array]] | None:
+    """Return each object's outlines as arrays; ValueError unless they are finite polygons."""
+    if polygons is None:
+        return None
+    arrays = [[np.asarray(x, np.float64) for x in (() if p is None else p)] for p in polygons]
+    outlines = [x for p in arrays for x in p]
+    fit = all(x.ndim == 2 and len(x) >= 3 and x.shape[1] == 2 for x in outlines)
+    if len(arrays) != count or not fit or not all(np.isfinite(x).all() for x in outlines):
+        needed = "a list of finite outlines [V, 2] with V >= 3, or None"
+        raise ValueError(f"target: polygons: {count} labels need as many entries, each {needed}")
+    return arrays
 
 
 def resized_shape(height: int, width: int, min_size: int, transform: Transform) -> tuple[int, int]:
@@ -96,9 +110,9 @@ def nearest_indices(old: int, size: int, transform: Transform) -> Array:
 
 
 def scale_boxes(boxes: Array, old: tuple, new: tuple, transform: Transform) -> Array:
-    """Scale boxes [., 4] of an image with sides `old` (h, w) to the image with sides `new`."""
+    """Scale boxes [., 4] or points [., 2] of an image with sides `old` (h, w) to sides `new`."""
     ratio_y, ratio_x = np.array(new, transform.ratio_dtype) / np.array(old, transform.ratio_dtype)
-    return boxes * np.array([ratio_x, ratio_y, ratio_x, ratio_y], dtype=np.float64)
+    return boxes * np.resize(np.array([ratio_x, ratio_y], dtype=np.float64), boxes.shape[-1])
 
 
 def prepare(
@@ -133,7 +147,12 @@ def prepare(
     if target is not None and new != old:
         rows, columns = (nearest_indices(o, n, transform) for o, n in zip(old, new))
         boxes = scale_boxes(target.boxes, old, new, transform)
-        target = Target(boxes, target.labels, target.masks[:, rows[:, None], columns])
+        polygons = target.polygons and [
+            [scale_boxes(points, old, new, transform) for points in outlines]
+            for outlines in target.polygons
+        ]
+        masks = target.masks[:, rows[:, None], columns]
+        target = Target(boxes, target.labels, masks, polygons)
     return np.ascontiguousarray(image.transpose(2, 0, 1)), target
 
 

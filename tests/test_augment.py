@@ -16,7 +16,8 @@ TRANSFORM = replace(config.preset("tiny").transform, min_size=(96, 128, 160))
 
 def same(a, b):
     return np.array_equal(a[0], b[0]) and all(
-        torch.equal(x, y) for x, y in zip(vars(a[1]).values(), vars(b[1]).values(), strict=True)
+        torch.equal(x, y) if isinstance(x, torch.Tensor) else x == y
+        for x, y in zip(vars(a[1]).values(), vars(b[1]).values(), strict=True)
     )
 
 

@@ -31,4 +31,8 @@ def flip(image: np.ndarray, target: Target) -> tuple[np.ndarray, Target]:
     width = image.shape[1]
     x1, y1, x2, y2 = target.boxes.unbind(1)
     boxes = torch.stack([width - x2, y1, width - x1, y2], dim=1)
-    return image[:, ::-1].copy(), Target(boxes, target.labels, target.masks.flip(2))
+    polygons = target.polygons and [
+        outlines and [points * [-1, 1] + [width, 0] for points in outlines]
+        for outlines in target.polygons
+    ]
+    return image[:, ::-1].copy(), Target(boxes, target.labels, target.masks.flip(2), polygons)

@@ -42,6 +42,9 @@ class CocoDataset:
         self.file_names = [record.file_name for record in self.records]
         self.sizes = [(record.height, record.width) for record in self.records]
         self.max_objects = max((len(record.objects) for record in self.records), default=0)
+        polygons = [[instance.polygons for instance in r.objects] for r in self.records]
+        self.outlined = all(all(objects) for objects in polygons)
+        self.max_points = max((_count_points(objects) for objects in polygons), default=0)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -68,6 +71,7 @@ class CocoDataset:
             torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
             torch.tensor(labels, dtype=torch.int64),
             torch.from_numpy(masks),
+            [instance.polygons for instance in record.objects],
         )
 
     def instances(self) -> list[tuple[int, int, float, bool]]:
@@ -100,6 +104,10 @@ class CocoDataset:
             ],
             "annotations": annotations,
         }
+
+
+def _count_points(objects):
+    return sum(len(points) for polygons in objects for points in polygons or ())
 
 
 def _for_evaluation(instance, record):

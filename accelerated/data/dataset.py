@@ -21,6 +21,8 @@ class Dataset(Protocol):
     image_ids, file_names, sizes  one per image; sizes are (height, width)
     category_ids, class_names     one per class; label k in 1..K is category_ids[k - 1]
     max_objects                   the most objects in an image
+    max_points                    the most points of all outlines of an image
+    outlined                      whether all objects have outlines
     """
 
     image_ids: list
@@ -29,6 +31,8 @@ class Dataset(Protocol):
     category_ids: list[int]
     class_names: list[str]
     max_objects: int
+    max_points: int
+    outlined: bool
     # The ground truth as a COCO dictionary, for evaluation; "Any" admits a cached property.
     coco: Any
 

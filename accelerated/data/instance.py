@@ -29,6 +29,7 @@ class Instance:
     area    in pixels
     crowd   whether it is a region of many objects
     counts  compressed run lengths of the mask, far smaller than polygons as Python lists
+    polygons  [[V, 2]] x, y of the outlines, or None for a mask that came as run lengths
     """
 
     category_id: int
@@ -36,6 +37,7 @@ class Instance:
     area: float
     crowd: bool
     counts: bytes
+    polygons: list[np.ndarray] | None
 
 
 class Invalid(Exception):
@@ -70,7 +72,7 @@ def read_instance(
         )
     if crowd is None:
         remarks.append(("iscrowd_missing", "note", "iscrowd is missing; 0 is assumed"))
-    counts, runs = _segmentation(annotation.get("segmentation"), image, remarks)
+    counts, runs, polygons = _segmentation(annotation.get("segmentation"), image, remarks)
     if crowd and isinstance(annotation["segmentation"], list):
         message = "a crowd region is drawn as a polygon; it is used as a crowd region"
         remarks.append(("crowd_polygon", "note", message))
@@ -87,15 +89,18 @@ def read_instance(
         message = "area is missing or not a number; the pixels of the mask are counted"
         remarks.append(("area_missing", "note", message))
         area = rle.area(runs)
-    return Instance(category, box, float(area), bool(crowd), counts), remarks
+    return Instance(category, box, float(area), bool(crowd), counts, polygons), remarks
 
 
 def _segmentation(value, image, remarks):
-    """Convert polygons or RLE to valid run lengths: compressed, and as counts [n]."""
+    """Convert polygons or RLE to valid run lengths: compressed, and as counts [n].
+
+    Also returns the polygons, [V, 2] each, or None for RLE.
+    """
     if value is None:
         raise Invalid("segmentation_missing", "segmentation is missing; draw a mask")
     if isinstance(value, dict):
-        return _run_lengths(value, image)
+        return *_run_lengths(value, image), None
     if not isinstance(value, list):
         raise Invalid(
             "segmentation_invalid",
@@ -124,7 +129,7 @@ def _segmentation(value, image, remarks):
             "polygon_too_long", f"the polygons are {perimeter:.3g} pixels long; simplify them"
         )
     text = rle.of_polygons(kept, image.height, image.width)
-    return text, rle.decompress(text)
+    return text, rle.decompress(text), [polygon.reshape(-1, 2) for polygon in kept]
 
 
 def _polygon(part, image):

@@ -6,7 +6,7 @@ have no other state, so a run resumed at iteration i continues bit for bit.
 
 import signal
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -42,6 +42,9 @@ def loader(
     iterations           index after the last training batch; None: without end
     shapes               shapes to pad the batches to; None: each to its own images and objects
 
+    Outlines are in the batch if the mask head's targets are drawn from them; then masks are left
+    out, unless an object of the data set has no outline.
+
     Raises ValueError if there is nothing to train on. While iterating, raises RuntimeError naming
     the image and file that cannot be prepared.
     """
@@ -55,7 +58,8 @@ def loader(
         indices = list(range(len(dataset)))
         firsts = range(0, len(dataset), batch_size)
         order = [(None, indices[first : first + batch_size]) for first in firsts]
-    prepared: Any = _Prepared(dataset, config.transform, seed, flip_probability, shapes)
+    drawn = config.mask_head.target == "polygon"
+    prepared: Any = _Prepared(dataset, config.transform, seed, flip_probability, shapes, drawn)
     batches = torch.utils.data.DataLoader(
         prepared,
         batch_size=None,
@@ -153,6 +157,8 @@ class _Prepared:
     seed: int
     flip_probability: float
     shapes: Shapes | None
+    # Whether mask targets are drawn from outlines.
+    drawn: bool
 
     def __getitem__(self, task):
         iteration, indices = task
@@ -166,14 +172,21 @@ class _Prepared:
                 return _Failure(f"image {ids[slot]}, file {file_name!r}: {error}")
             prepared.append(image)
             sizes.append(size)
-        sides = slots = None
+        sides = slots = points = None
         if self.shapes is not None:
             _, resized, targets = zip(*prepared, strict=True)
             counts = [len(target.labels) for target in targets]
             sides, slots = self.shapes.of_batch(resized, counts)
+            points = self.dataset.max_points
         try:
             return transform.collate_pixels(
-                prepared, self.transform, sizes, ids, max_objects=slots, pad_to=sides
+                prepared,
+                self.transform,
+                sizes,
+                ids,
+                max_objects=slots,
+                pad_to=sides,
+                max_points=points,
             )
         except ValueError as error:
             return _Failure(f"images {', '.join(map(str, ids))}: {error}")
@@ -185,12 +198,15 @@ class _Prepared:
         """
         image, target, _ = self.dataset[index]
         size, min_size = image.shape[:2], None
+        masks = not (self.drawn and self.dataset.outlined)
+        target = target if self.drawn else replace(target, polygons=None)
         if iteration is not None:
             rng = np.random.default_rng([self.seed, 2, iteration, slot])
             image, target, min_size = augment(
                 image, target, self.transform, rng, self.flip_probability
             )
-        return *transform.prepare_pixels(image, target, self.transform, min_size), size
+        prepared = transform.prepare_pixels(image, target, self.transform, min_size, masks=masks)
+        return *prepared, size
 
 
 def _ignore_interrupts(worker):

@@ -34,6 +34,7 @@ class ShapesDataset:
     ):
         height, width = (size, size) if isinstance(size, int) else size
         self.seed, self.max_objects, self.style = seed, max_objects, style
+        self.max_points, self.outlined = 0, False
         self.image_ids = list(range(1, count + 1))
         self.file_names = [f"{image_id:06d}.png" for image_id in self.image_ids]
         self.sizes = [(height, width)] * count

@@ -59,7 +59,7 @@ def measure(operator: str, name: str, shape: Sequence[int], backend: str, second
     batch = random_batch(config, count, height, width)
     masks = np.unpackbits(batch.masks.numpy(), axis=-1, count=width).astype(bool)
     targets = [
-        SimpleNamespace(boxes=boxes.numpy(), labels=labels.numpy(), masks=mask)
+        SimpleNamespace(boxes=boxes.numpy(), labels=labels.numpy(), masks=mask, polygons=None)
         for boxes, labels, mask in zip(batch.boxes, batch.labels, masks, strict=True)
     ]
     model = MaskRCNN(config).train(operator != "detect")

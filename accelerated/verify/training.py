@@ -51,7 +51,7 @@ def compare(
              without momentum and at the full learning rate for this number of images (warm-up would
              hide the update in rounding)
     images   the batch: [H, W, 3] RGB in 0..255 each
-    targets  anything with boxes, labels and masks for each image, arrays or tensors
+    targets  anything with boxes, labels, masks and polygons for each image, arrays or tensors
     dtype    "float64" or "float32"; in float32 rounding may sample another candidate
     rois     limit on the proposals and sampled RoIs of an image (an interpreted kernel takes a
              second for each); None: the configuration's
@@ -282,7 +282,8 @@ def _arrays(target):
     def array(x):
         return x.numpy(force=True) if isinstance(x, torch.Tensor) else np.asarray(x)
 
-    return OracleTarget(array(target.boxes), array(target.labels), array(target.masks))
+    masks = array(target.masks)
+    return OracleTarget(array(target.boxes), array(target.labels), masks, target.polygons)
 
 
 def _floats(losses):

@@ -189,7 +189,10 @@ def detectron2(request, neck, extent):
         if extent == "subset"
         else request.getfixturevalue("shared_golden")(f"d2_{neck}_f64")
     )
-    config = configuration.preset(f"detectron2_r50_{neck}")
+    # The recorded targets are those of bitmaps, not of outlines.
+    config = configuration.override(
+        configuration.preset(f"detectron2_r50_{neck}"), "mask_head.target=binary"
+    )
     if neck == "c4":
         tops = {
             "pre_nms_top_n_train": 1500,
