@@ -13,6 +13,7 @@ from accelerated.engine import capture, train
 from accelerated.engine.capture import WARM_UP, Graphs, count_anchors, draw_priorities
 from accelerated.mask_rcnn import MaskRCNN
 from accelerated.structures import Batch, Target
+from accelerated.verify.equality import MODEL, assert_close
 from reference.config import preset
 
 
@@ -198,6 +199,17 @@ def test_a_compiled_detection_is_the_same(rng):
     assert_same_detections(model, capture.detector(model, "eager"), rng)
     with pytest.raises(ValueError, match="--graph needs a CUDA device"):
         capture.detector(model, graph=True)
+
+
+def test_mixed_precision_detects_the_same_objects(rng):
+    """Of a model whose scores lie apart; boxes move by the rounding of bfloat16."""
+    model = narrow.model(narrow.config("torchvision_r50_fpn"), dtype=torch.float32)
+    run = capture.detector(model, amp=True)
+    [images, *_] = scenes(rng)
+    batch = model.batch(images)
+    plain, mixed = model.batch_detections(batch), run(batch)
+    assert not torch.equal(plain.scores, mixed.scores)
+    assert_close(mixed.scores, plain.scores, MODEL["bfloat16"])
 
 
 def test_graphs_are_dropped_before_the_anchors_they_read(monkeypatch):

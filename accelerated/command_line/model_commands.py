@@ -27,6 +27,14 @@ from accelerated.command_line.arguments import (
     Workers,
 )
 
+Amp = Annotated[
+    bool,
+    typer.Option(
+        "--amp",
+        help="Compute convolutions and products in bfloat16 (mixed precision): faster on a GPU, and"
+        " on a CPU that has instructions for it.",
+    ),
+]
 Compile = Annotated[
     bool,
     typer.Option("--compile", help="Compile the model, anew for each shape of its input."),
@@ -67,9 +75,7 @@ def train_model(
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the run in the output folder.")
     ] = False,
-    amp: Annotated[
-        bool, typer.Option("--amp", help="Use bfloat16 where it is safe (mixed precision).")
-    ] = False,
+    amp: Amp = False,
     fixed_shapes: Annotated[
         bool,
         typer.Option("--fixed-shapes", help="Pad all batches to at most six shapes."),
@@ -137,6 +143,7 @@ def evaluate_model(
     device: Device = "auto",
     backend: Backend = "auto",
     skip_invalid: SkipInvalid = False,
+    amp: Amp = False,
     compile: Compile = False,
     graph: Graph = False,
 ) -> None:
@@ -154,6 +161,7 @@ def evaluate_model(
         batch_size=batch_size,
         workers=workers,
         output=output,
+        amp=amp,
         compile="inductor" if compile else None,
         graph=graph,
         bar=sys.stderr.isatty(),
@@ -175,6 +183,7 @@ def draw_predictions(
     threshold: Threshold = 0.5,
     device: Device = "auto",
     backend: Backend = "auto",
+    amp: Amp = False,
     compile: Compile = False,
     graph: Graph = False,
 ) -> None:
@@ -193,6 +202,7 @@ def draw_predictions(
         output,
         categories=categories or arguments.numbered_categories(model),
         threshold=threshold,
+        amp=amp,
         compile="inductor" if compile else None,
         graph=graph,
         bar=sys.stderr.isatty(),

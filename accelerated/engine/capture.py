@@ -48,22 +48,27 @@ def count_anchors(config: Config, height: int, width: int) -> int:
 
 
 def detector(
-    model: MaskRCNN, compile: str | None = None, graph: bool = False
+    model: MaskRCNN, compile: str | None = None, graph: bool = False, amp: bool = False
 ) -> Callable[[Batch], PaddedDetections]:
     """Return `model.batch_detections`, as it is, compiled, or replayed as a CUDA graph.
 
     compile  backend of torch.compile, such as "inductor", or None; compiles anew for each shape of
              a batch, for a minute or more
     graph    capture a graph of each shape of a batch, once it has come twice
+    amp      bfloat16 autocast
 
     Raises ValueError if the device of the model cannot do it.
     """
-    check_capture(model.weight.device, compile, graph)
+    device = model.weight.device
+    check_capture(device, compile, graph)
+    run = model.batch_detections
     if compile is not None:
-        return torch.compile(model.batch_detections, backend=compile, dynamic=False)
+        run = torch.compile(run, backend=compile, dynamic=False)
+    if amp:
+        run = torch.autocast(device.type, torch.bfloat16)(run)
     if not graph:
-        return model.batch_detections
-    graphs = Graphs(lambda batch, _: model.batch_detections(batch), model.weight.device)
+        return run
+    graphs = Graphs(lambda batch, _: run(batch), device)
 
     def detections(batch: Batch) -> PaddedDetections:
         none = batch.labels[:, :0]

@@ -33,6 +33,7 @@ def evaluate(
     max_detections: int | None = None,
     compile: str | None = None,
     graph: bool = False,
+    amp: bool = False,
     bar: bool = False,
 ) -> dict:
     """Detect objects in every image of `dataset` and score them against its annotations.
@@ -42,12 +43,13 @@ def evaluate(
     output          folder for results.json (COCO's result format, with the data set's ids) and
                     metrics.json, or None
     max_detections  per image that count (default: config.box_head.max_detections; COCO's is 100)
-    compile, graph  see `capture.detector`
+    compile, graph, amp
+                    see `capture.detector`
     Returns the metrics, see `score`.
     """
     limit = max_detections or model.config.box_head.max_detections
     how = {"batch_size": batch_size, "workers": workers, "compile": compile, "graph": graph}
-    results = detect(model, dataset, **how, bar=bar)
+    results = detect(model, dataset, **how, amp=amp, bar=bar)
     has_masks = model.config.mask_head.kind != "none"
     metrics = score(dataset.coco, results, limit, ("bbox", "segm") if has_masks else ("bbox",))
     if output is not None:
@@ -64,15 +66,17 @@ def detect(
     workers: int = 0,
     compile: str | None = None,
     graph: bool = False,
+    amp: bool = False,
     bar: bool = False,
 ) -> list[dict]:
     """Detect objects in every image of `dataset` and return them in COCO's result format.
 
-    compile, graph  see `capture.detector`
+    compile, graph, amp
+                    see `capture.detector`
 
     Masks exist for one image at a time, each in the window of its box alone.
     """
-    run = detector(model, compile, graph)
+    run = detector(model, compile, graph, amp)
     device = next(model.parameters()).device
     training, results = model.training, []
     model.eval()

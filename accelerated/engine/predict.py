@@ -37,6 +37,7 @@ def predict(
     threshold: float = 0.5,
     compile: str | None = None,
     graph: bool = False,
+    amp: bool = False,
     bar: bool = False,
 ) -> Result:
     """Detect objects in each picture of `inputs` and draw them.
@@ -46,14 +47,14 @@ def predict(
                 the drawn pictures, NAME.png
     categories  {"id", "name"} of each of the model's labels 1..K
     threshold   minimum score of a detection, 0..1
-    compile, graph
+    compile, graph, amp
                 see `capture.detector`
 
     A picture that cannot be read or is too large for the device is skipped and listed in `failed`.
     An interrupted run still writes the predictions for the pictures before.
     Raises ValueError if `inputs` match no file.
     """
-    run = detector(model, compile, graph)
+    run = detector(model, compile, graph, amp)
     output, paths = Path(output), find(inputs)
     drawn = _drawn_paths(paths, output)
     ids = [category["id"] for category in categories]
