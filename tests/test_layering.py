@@ -198,7 +198,7 @@ def test_line_budgets():
         for path in sources("accelerated")
         if path.relative_to(ROOT).parts[1].removesuffix(".py") not in {*WINGS, "__init__"}
     ]
-    assert sum(map(written_lines, algorithm)) < 5800
+    assert sum(map(written_lines, algorithm)) < 5900
 
 
 TWINS = sorted(

@@ -40,7 +40,7 @@ POOLING = {
 class Case:
     """One call of an operator, forward and backward.
 
-    operator  a name of POOLING, or "match", "nms", "targets", "paste"
+    operator  a name of POOLING, or "match", "nms", "targets", "polygons", "paste"
     images    for "nms" the number of rows
     rois      per image; anchors, boxes of a row, detections
     preset    whose convention the operator follows
@@ -186,6 +186,16 @@ def _targets(case):
     masks.targets(packed, index, index, boxes, valid, head, 28, sizes=sizes, backend="triton")
 
 
+def _polygons(case):
+    count, objects, corners = case.images * case.rois, 100, 40
+    index = torch.zeros(count, dtype=torch.int64)
+    points = torch.zeros(case.images, objects * corners, 2, dtype=torch.float64)
+    parts = torch.zeros(case.images, objects + 1, dtype=torch.int64)
+    valid, boxes = index == 0, torch.zeros(count, 4)
+    outlines = points, parts, parts
+    masks.polygon_targets(*outlines, index, index, boxes, valid, 28, backend="triton")
+
+
 def _paste(case):
     head = preset(case.preset).mask_head
     probabilities, boxes = torch.empty(case.rois, 28, 28), torch.zeros(case.rois, 4)
@@ -204,6 +214,7 @@ OTHERS: dict[str, Callable[[Case], None]] = {
     "match": _match,
     "nms": _suppress,
     "targets": _targets,
+    "polygons": _polygons,
     "paste": _paste,
 }
 
@@ -222,7 +233,7 @@ BOXES = [
     Case("match", 16, 268569, TORCHVISION),
     *(Case("targets", 16, 128, name) for name in (TORCHVISION, DETECTRON2)),
     *(Case("paste", 1, 100, name) for name in (TORCHVISION, DETECTRON2)),
-    Case("match", 16, 268569, TORCHVISION),
+    Case("polygons", 16, 128, DETECTRON2),
 ]
 
 
@@ -237,6 +248,7 @@ def selected() -> dict[int, list[Case]]:
         Case("align_max", *training, TORCHVISION, 7, "bf16", "nhwc"),
         Case("pool", *training, TORCHVISION, 7, "bf16", "nhwc"),
         *BOXES[::2],
+        BOXES[-1],
     ]
     return {80: few, 90: main, 100: few}
 
