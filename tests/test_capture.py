@@ -227,7 +227,11 @@ def test_graphs_are_dropped_before_the_anchors_they_read(monkeypatch):
 def test_a_captured_detection_is_the_same(rng, monkeypatch):
     replays, replay = [], torch.cuda.CUDAGraph.replay
     monkeypatch.setattr(torch.cuda.CUDAGraph, "replay", lambda g: (replays.append(g), replay(g)))
-    model = narrow.model(narrow.config("torchvision_r50_fpn"), dtype=torch.float32).to("cuda")
+    config = narrow.config("torchvision_r50_fpn")
+    model = narrow.model(config, dtype=torch.float32, backend="triton").to("cuda")
     with torch.backends.cudnn.flags(deterministic=True, benchmark=False, allow_tf32=False):
         assert_same_detections(model, capture.detector(model, graph=True), rng)
     assert len(replays) == 8 - 2 * WARM_UP and len(set(replays)) == 2
+    model.backend = "torch"
+    with pytest.raises(ValueError, match="--graph needs the backend triton"):
+        capture.detector(model, graph=True)

@@ -44,7 +44,8 @@ def assert_same_run(a, b):
     for name, tensor in weights(a).items():
         assert torch.equal(tensor, weights(b)[name]), name
     for line, other in zip(log.read(a / "log.jsonl"), log.read(b / "log.jsonl"), strict=True):
-        for key in ("iteration", "loss", "learning_rate", "gradient_norm", *LOSSES):
+        assert line.keys() == other.keys()
+        for key in {"iteration", "loss", "learning_rate", "gradient_norm", *LOSSES} & line.keys():
             assert line[key] == other[key], (line["iteration"], key)
 
 

@@ -14,6 +14,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from accelerated import anchors, rpn
+from accelerated.backend import resolve
 from accelerated.mask_rcnn import MaskRCNN
 from accelerated.structures import Batch, PaddedDetections
 from reference.config import Config
@@ -60,7 +61,7 @@ def detector(
     Raises ValueError if the device of the model cannot do it.
     """
     device = model.weight.device
-    check_capture(device, compile, graph)
+    check_capture(device, compile, graph, model.backend)
     run = model.batch_detections
     if compile is not None:
         run = torch.compile(run, backend=compile, dynamic=False)
@@ -78,10 +79,14 @@ def detector(
     return detections
 
 
-def check_capture(device: torch.device, compile: str | None, graph: bool) -> None:
-    """Raise ValueError if `--graph` cannot run on the device, or with `--compile`."""
+def check_capture(
+    device: torch.device, compile: str | None, graph: bool, backend: str = "auto"
+) -> None:
+    """Raise ValueError if `--graph` cannot run on the device or backend, or with `--compile`."""
     if graph and device.type != "cuda":
         raise ValueError(f"--graph needs a CUDA device, not {device.type}: leave it out")
+    if graph and resolve(backend, torch.empty(0, device=device)) != "triton":
+        raise ValueError("--graph needs the backend triton: torch asks the GPU for counts")
     if graph and compile is not None:
         raise ValueError("--graph and --compile exclude each other: choose one")
 
