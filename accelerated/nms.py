@@ -108,7 +108,7 @@ def _keep_mask(
     backend: str,
 ) -> torch.Tensor:
     boxes = boxes.to(torch.promote_types(boxes.dtype, torch.float32)).contiguous()
-    threshold = _rounded_down(iou_threshold, boxes.dtype)
+    threshold = rounded_down(iou_threshold, boxes.dtype)
     return kernels("nms", backend, boxes).keep_mask(boxes, valid, threshold, group)
 
 
@@ -117,7 +117,7 @@ def _(boxes, valid, iou_threshold, group, backend):
     return torch.empty_like(valid)
 
 
-def _rounded_down(threshold, dtype):
+def rounded_down(threshold: float, dtype: torch.dtype) -> float:
     """Return the largest number of `dtype` that is not above `threshold`.
 
     `iou > it` is then the same as the comparison with the float64 threshold.

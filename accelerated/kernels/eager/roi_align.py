@@ -57,7 +57,7 @@ def forward(
             image_index=sampling.image_index[order],
             level_index=sampling.level_index[order],
         )
-    matrices = _matrices(features, sampling, number is None)
+    matrices = _matrices(features, sampling, number is None, fixed)
     parts = [(slice(None), features, matrices)]
     if not fixed:
         parts = _by_level(features, sampling.level_index, matrices, size)
@@ -72,6 +72,18 @@ def forward(
             _put(out, rows, channels, values)
 
 
+def mean(features: list[torch.Tensor], sampling: Sampling) -> torch.Tensor:
+    """Return the means that `forward` writes, [R, C, P_h, P_w], by what torch.export can record.
+
+    That is: without writes in place, and with shapes that depend on the data only if sampling is
+    adaptive.
+    """
+    [(matrix, _)] = _matrices(features, sampling, True, sampling.sampling_ratio > 0)
+    values = _product(matrix, tables.whole(features))
+    bins = (len(sampling.rois), *sampling.output_size, -1)
+    return values.view(bins).permute(0, 3, 1, 2).to(features[0].dtype)
+
+
 def backward(
     grad_out: torch.Tensor,
     number: torch.Tensor | None,
@@ -80,7 +92,8 @@ def backward(
 ) -> None:
     """Fill `grads`, a tensor per level, from grad_out [R, C, P_h, P_w]; `number` of the forward."""
     rows = tables.rows_of(grads)
-    matrices = [_transposed(m, sum(rows)) for m, _ in _matrices(grads, sampling, number is None)]
+    matrices = _matrices(grads, sampling, number is None, _fixed_shapes(sampling))
+    matrices = [_transposed(matrix, sum(rows)) for matrix, _ in matrices]
     for channels, grad in tables.by_channels([grad_out], zero_row=False):
         if number is None:
             table = _times(matrices[0], grad)
@@ -131,7 +144,7 @@ def _fixed_shapes(sampling):
     return sampling.rois.is_cuda and sampling.sampling_ratio > 0
 
 
-def _matrices(features, sampling, mean):
+def _matrices(features, sampling, mean, fixed_shapes):
     """Return pairs of a matrix from features to bins, and which bins it applies to.
 
     The mean has one, for all bins; a maximum has one per sample, for the bins that have the sample.
@@ -146,16 +159,16 @@ def _matrices(features, sampling, mean):
     ys = _taps(y1, y2, valid, height, sampling.output_size[0], sampling)
     xs = _taps(x1, x2, valid, width, sampling.output_size[1], sampling)
     first_row = tables.first_rows(features, sampling.image_index, level_index)
-    compact, dtype = not _fixed_shapes(sampling), tables.accumulator(features[0])
+    dtype = tables.accumulator(features[0])
 
     def product(y, x):
-        if compact:
-            return sparse_compact(y, x, first_row, width, dtype)
-        return sparse_padded(y, x, first_row, width, dtype, sum(tables.rows_of(features)))
+        if fixed_shapes:
+            return sparse_padded(y, x, first_row, width, dtype, sum(tables.rows_of(features)))
+        return sparse_compact(y, x, first_row, width, dtype)
 
     if mean:
         # On a GPU, adding up by index would not be deterministic.
-        merge = compact and not rois.is_cuda
+        merge = not fixed_shapes and not rois.is_cuda
         return [(product(_mean(ys, merge), _mean(xs, merge)), None)]
     bins = sampling.output_size[0] * sampling.output_size[1]
     return [
@@ -174,14 +187,16 @@ def _taps(low, high, valid, size, bins, sampling):
     grid = torch.where(valid, grid, 0)
     most = sampling.sampling_ratio
     if most <= 0:
-        most = max(1, int(grid.max())) if len(grid) else 1
+        most = grid.max().clamp(min=1).long().item() if len(grid) else 1
+        # Where torch.export records the operator, this is a symbol.
+        torch._check(most >= 1)
     corner = torch.arange(bins, device=low.device, dtype=low.dtype)
     sample = torch.arange(most, device=low.device, dtype=low.dtype)
     first = start[:, None] + corner * side[:, None]
     inside = (sample + 0.5) * side[:, None] / grid.clamp(min=1)[:, None]
     size = size[:, None, None]
     position, on_map = clamp(first[:, :, None] + inside[:, None, :], size)
-    on_map &= (sample < grid[:, None])[:, None, :]
+    on_map = on_map & (sample < grid[:, None])[:, None, :]
     lower = position.long()
     fraction = position - lower
     index = torch.stack([lower, torch.minimum(lower + 1, size - 1)], -1)
@@ -203,8 +218,8 @@ def _mean(taps, merge):
     if merge:
         index, order = index.sort(dim=-1, stable=True)
         slot = pad((index.diff(dim=-1) != 0).cumsum(-1), (1, 0))
-        weight = torch.zeros_like(weight).scatter_add_(-1, slot, weight.gather(-1, order))
-        index = torch.zeros_like(index).scatter_(-1, slot, index)
+        weight = torch.zeros_like(weight).scatter_add(-1, slot, weight.gather(-1, order))
+        index = torch.zeros_like(index).scatter(-1, slot, index)
     return Taps(index, weight, samples)
 
 
@@ -286,6 +301,10 @@ def _times(matrix, table):
     """Multiply the sparse matrix by the dense `table`; adds in the order of the entries."""
     if len(matrix.index) == 0:
         return table.new_zeros(len(matrix.offsets) - 1, table.shape[1])
+    return _product(matrix, table)
+
+
+def _product(matrix, table):
     return embedding_bag(
         matrix.index,
         table,

@@ -46,6 +46,12 @@ def by_channels(
         yield slice(start, stop), table
 
 
+def whole(features: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Return the table of all channels, which ends with a row of zeros."""
+    rows = [x.permute(0, 2, 3, 1).flatten(0, 2) for x in features]
+    return pad(torch.cat(rows).to(accumulator(features[0])), (0, 0, 0, 1))
+
+
 def choose(level_index: torch.Tensor, values: Sequence[float], dtype: torch.dtype) -> torch.Tensor:
     """Return values[level_index[r]] [R] of a Python sequence, without a copy from the host."""
     out = torch.full_like(level_index, values[0], dtype=dtype)
@@ -74,4 +80,4 @@ def number_entries(counts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, to
     counts = counts.flatten()
     offsets = pad(counts.cumsum(0), (1, 0))
     lists = torch.arange(len(counts), device=counts.device).repeat_interleave(counts)
-    return offsets, lists, torch.arange(len(lists), device=counts.device) - offsets[lists]
+    return offsets, lists, torch.arange(lists.shape[0], device=counts.device) - offsets[lists]
