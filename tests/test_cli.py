@@ -25,6 +25,7 @@ COMMANDS = (
     "verify",
     "inspect",
     "convert",
+    "export",
     "ablate",
     "benchmark",
     "doctor",
@@ -365,6 +366,7 @@ DATA = ("--data", "missing.json", "--images", "nowhere", "--output", "out")
         (("verify", "missing", "picture.png"), "missing"),
         (("verify", "missing", "picture.png", "--data", "missing.json"), "--train"),
         (("convert", "missing", "target"), "missing"),
+        (("export", "missing", "target.onnx"), "missing"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(run, arguments, said, tmp_path, monkeypatch):

@@ -21,6 +21,7 @@ COMMANDS = {
     "evaluate": model_commands.evaluate_model,
     "predict": model_commands.draw_predictions,
     "convert": model_commands.convert_checkpoint,
+    "export": model_commands.export_model,
     "verify": check_commands.verify_model,
     "ablate": experiment_commands.run_ablation,
     "benchmark": experiment_commands.run_benchmark,

@@ -1,4 +1,4 @@
-"""Commands that work with a model: train, evaluate, predict, convert."""
+"""Commands that work with a model: train, evaluate, predict, convert, export."""
 
 import sys
 from dataclasses import replace
@@ -43,6 +43,17 @@ Graph = Annotated[
     bool,
     typer.Option("--graph", help="Replay a CUDA graph for each shape of the model's input."),
 ]
+
+# The inputs and outputs of an exported program, as `export_model` reports them.
+MEANINGS = {
+    "images": "input: RGB, 0..255, resized, at the top left",
+    "sizes": "input: height and width of each image in it",
+    "boxes": "x1, y1, x2, y2 in pixels of images",
+    "scores": "falling",
+    "labels": "from 1",
+    "valid": "whether the slot holds a detection",
+    "mask_probabilities": "inside of each box",
+}
 
 
 def train_model(
@@ -260,3 +271,52 @@ def convert_checkpoint(
     count = sum(parameter.numel() for parameter in model.parameters())
     classes = report.count(model.config.num_classes, "class", "classes")
     print(f"Written to {target}: {count:,} parameters, {classes}.")
+
+
+def export_model(
+    checkpoint: Weights,
+    targets: Annotated[
+        list[Path],
+        typer.Argument(
+            help="New files: NAME.onnx for ONNX, NAME.pt2 for torch.export.", metavar="TARGET..."
+        ),
+    ],
+    height: Annotated[
+        int | None,
+        typer.Option(help="Height of the images, in pixels (default: of landscapes).", min=1),
+    ] = None,
+    width: Annotated[
+        int | None,
+        typer.Option(help="Width of the images, in pixels (default: of landscapes).", min=1),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Images per call.", min=1)] = 1,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            help="Preset for settings that cannot be inferred from the tensors (default: inferred)."
+        ),
+    ] = None,
+) -> None:
+    """Write a model as a program for ONNX or torch.export, with fixed shapes.
+
+    The program detects without this package. docs/export.md shows what stands around it.
+    """
+    from accelerated import interop
+    from accelerated.interop.export import export, program_shape
+
+    model = interop.load(checkpoint, preset)
+    if height is None or width is None:
+        default = program_shape(model.config)
+        height, width = height or default[0], width or default[1]
+    shapes = export(
+        model,
+        *targets,
+        height=height,
+        width=width,
+        batch=batch_size,
+        categories=arguments.read_categories(checkpoint) or arguments.numbered_categories(model),
+    )
+    for target in targets:
+        print(f"Written to {target}: {target.stat().st_size / 1e6:,.1f} MB.")
+    for name, shape in shapes.items():
+        print(f"  {name:20}{shape:28}{MEANINGS[name]}")

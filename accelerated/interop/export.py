@@ -159,7 +159,7 @@ def _check_exportable(config, height, width):
     for name, side in (("height", height), ("width", width)):
         if side < 1 or side % divisor:
             wanted = max(-(-side // divisor), 1) * divisor
-            raise ValueError(f"{name} {side}: expected a multiple of {divisor}, such as {wanted}")
+            raise ValueError(f"{name} {side}: expected a multiple of {divisor}, like {wanted}")
     heads = [config.box_head, config.mask_head][: 1 if config.mask_head.kind == "none" else 2]
     for head in heads:
         if head.pooler.operator == "roi_pool" or head.pooler.aggregate != "mean":
