@@ -32,7 +32,7 @@ Which file holds what, in reading order:
     data            data sets in COCO format, their checks, synthetic shapes
     engine          training, evaluation, prediction, checkpoints
     interop         checkpoints of torchvision, detectron2, maskrcnn-benchmark and Caffe2; our
-                    operators under torchvision's models
+                    operators under torchvision's models; export to ONNX and torch.export
     verify          comparison with the NumPy reference, stage by stage
     drawing         pictures of detections and losses
     experiments     the ablation and the benchmark

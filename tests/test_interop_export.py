@@ -14,8 +14,8 @@ import pytest
 import torch
 from PIL import Image
 from support import narrow
+from torch import nn
 
-from accelerated import boxes as geometry
 from accelerated import interop, nms, roi_align, transform
 from accelerated.command_line import cli
 from accelerated.interop import aten_operators, export
@@ -204,47 +204,81 @@ def test_programs_need_nothing_of_this_project(exported):
     assert spaces == {"aten", "higher_order"} and len(graphs) == 5
 
 
-@pytest.mark.parametrize("threshold", [0.3, 0.7])
-def test_greedy_suppression_by_its_definition(rng, threshold):
+class Operators(nn.Module):
+    """Suppression at two thresholds, and RoIAlign with each convention."""
+
+    def forward(self, boxes, valid, fine, coarse, rois, image_index, level_index):
+        kept = [nms.keep_mask(boxes, valid, threshold) for threshold in (0.3, 0.7)]
+        pooled = [
+            roi_align.multilevel(
+                [fine, coarse],
+                rois,
+                image_index,
+                level_index,
+                scales=[0.25, 0.125],
+                output_size=(3, 2),
+                sampling_ratio=sampling_ratio,
+                aligned=aligned,
+            )
+            for sampling_ratio in (0, 2)
+            for aligned in (False, True)
+        ]
+        return (*kept, *pooled)
+
+
+def operands(rng):
+    """Boxes without area, an empty row; RoIs that leave the map, padding, inverted ones."""
     corner, side = rng.uniform(0, 60, (3, 50, 2)), rng.uniform(0, 40, (3, 50, 2))
     side[0, :3] = 0
-    boxes = torch.from_numpy(np.concatenate([corner, corner + side], 2)).float()
-    valid = torch.from_numpy(rng.uniform(size=(3, 50)) < 0.8)
+    valid = rng.uniform(size=(3, 50)) < 0.8
     valid[2] = False
-    kept = aten_operators.keep_mask(boxes, valid, threshold, None, "torch")
-    assert_equal(kept, nms.keep_mask(boxes, valid, threshold))
-    assert kept.any()
-
-
-def test_an_overlap_of_exactly_the_threshold_does_not_suppress():
-    """IoU 0.7 in float64 is above the float32 number next to it."""
-    boxes = torch.tensor([[[0.0, 0, 10, 10], [0, 0, 10, 7], [0, 0, 10, 7.0001]]])
-    valid = torch.ones(1, 3, dtype=torch.bool)
-    for threshold in (0.7, float(geometry.iou(boxes, boxes)[0, 0, 1])):
-        kept = aten_operators.keep_mask(boxes, valid, threshold, None, "torch")
-        assert_equal(kept, nms.keep_mask(boxes, valid, threshold))
-
-
-@pytest.mark.parametrize("aligned", [False, True])
-@pytest.mark.parametrize("sampling_ratio", [0, 2])
-def test_roi_align_of_programs(rng, aligned, sampling_ratio):
-    """Several levels, RoIs that leave the map, padding, an inverted RoI."""
-    maps = [torch.from_numpy(rng.normal(size=(2, 3, 16 >> l, 20 >> l))).float() for l in range(2)]
+    boxes = np.concatenate([corner, corner + side], 2)
+    # IoU 0.7 exactly: only what is above the threshold suppresses.
+    boxes[1, :2], valid[1, :2] = [[0, 0, 10, 10], [0, 0, 10, 7]], True
     corner, side = rng.uniform(-20, 70, (40, 2)), rng.uniform(0, 60, (40, 2))
-    rois = torch.from_numpy(np.concatenate([corner, corner + side], 1)).float()
-    rois[5] = rois[5, [2, 3, 0, 1]]
-    image = torch.from_numpy(rng.integers(-1, 2, 40))
-    level = torch.from_numpy(rng.integers(0, 2, 40))
-    fields = (maps, rois, image, level, [0.25, 0.125], [3, 2], sampling_ratio, aligned)
-    actual, _ = aten_operators.align(*fields, "mean", "torch")
-    wanted = roi_align.multilevel(
-        *fields[:4],
-        scales=fields[4],
-        output_size=fields[5],
-        sampling_ratio=sampling_ratio,
-        aligned=aligned,
+    rois = np.concatenate([corner, corner + side], 1)
+    rois[5:8] = rois[5:8][:, [2, 1, 0, 3]]
+    maps = [rng.normal(size=(2, 3, 16 >> level, 20 >> level)) for level in range(2)]
+    image, level = rng.integers(-1, 2, 40), rng.integers(0, 2, 40)
+    image[5:8] = 0
+    return (
+        torch.from_numpy(boxes).float(),
+        torch.from_numpy(valid),
+        *(torch.from_numpy(x).float() for x in maps),
+        torch.from_numpy(rois).float(),
+        torch.from_numpy(image),
+        torch.from_numpy(level),
     )
-    assert_close(actual, wanted, arbitrary_boxes("float32", 16, 20))
+
+
+def check_operators(actual, wanted):
+    for i, (a, w) in enumerate(zip(actual, wanted, strict=True)):
+        assert w.any()
+        assert_close(a, w, 0 if i < 2 else arbitrary_boxes("float32", 16, 20), str(i))
+
+
+def test_operators_of_programs(rng, tmp_path):
+    """Alone, with operands that the model does not meet."""
+    from accelerated.interop import onnx_operators
+
+    inputs = operands(rng)
+    wanted = Operators()(*inputs)
+    traced = torch.export.export(Operators(), inputs)
+    check_operators(
+        traced.run_decompositions(aten_operators.DECOMPOSITIONS).module()(*inputs), wanted
+    )
+    with export.quiet():
+        torch.onnx.export(
+            traced,
+            f=tmp_path / "operators.onnx",
+            opset_version=onnx_operators.OPSET,
+            custom_translation_table=onnx_operators.TRANSLATIONS,
+            verbose=False,
+        )
+    running = session(tmp_path / "operators.onnx")
+    names = [entry.name for entry in running.get_inputs()]
+    values = [x.numpy() for x in inputs]
+    check_operators(running.run(None, dict(zip(names, values, strict=True))), wanted)
 
 
 @pytest.fixture

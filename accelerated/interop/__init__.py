@@ -1,4 +1,4 @@
-"""Checkpoints in other formats, and our operators under torchvision's models.
+"""Checkpoints in other formats, our operators under torchvision's models, exported programs.
 
 The formats are those of torchvision, detectron2, maskrcnn-benchmark and Caffe2.
 """

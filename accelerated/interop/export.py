@@ -41,7 +41,10 @@ OUTPUTS = ("boxes", "scores", "labels", "valid", "mask_probabilities")
 
 
 class Program(nn.Module):
-    """The model from pixels to padded detections, as functions of tensors alone."""
+    """The model from pixels to padded detections, as a function of tensors alone."""
+
+    mean: torch.Tensor
+    std: torch.Tensor
 
     def __init__(self, model: MaskRCNN) -> None:
         super().__init__()
@@ -100,7 +103,7 @@ def export(
     sizes = torch.tensor([[height, width]] * batch, device=device)
     metadata = {"config": to_dict(model.config), "categories": categories}
     metadata = {name: json.dumps(value) for name, value in metadata.items()}
-    with torch.no_grad(), _quiet():
+    with torch.no_grad(), quiet():
         exported = torch.export.export(program, (images, sizes))
         outputs = exported.graph_signature.user_outputs
         names = [*INPUTS, *OUTPUTS[: len(outputs)]]
@@ -139,9 +142,10 @@ def program_inputs(
     sizes = np.zeros((len(photos), 2), np.int64)
     for i, photo in enumerate(photos):
         image = transform.check_image(photo)
-        size = old = tuple(image.shape[1:])
+        size = rows, columns = tuple(image.shape[1:])
         if config.transform.min_size:
-            size = transform.resized_shape(*old, config.transform.min_size[-1], config.transform)
+            short = config.transform.min_size[-1]
+            size = transform.resized_shape(rows, columns, short, config.transform)
         if size[0] > height or size[1] > width:
             raise ValueError(
                 f"photograph {i} has {size[0]} x {size[1]} pixels at the model's scale, the program"
@@ -149,7 +153,8 @@ def program_inputs(
             )
         if config.transform.interpolation == "bilinear":
             image = image.float()
-        image = transform.resize(image, size, config.transform) if size != old else image
+        if size != (rows, columns):
+            image = transform.resize(image, size, config.transform)
         images[i, :, : size[0], : size[1]], sizes[i] = image.numpy(), size
     return images, sizes
 
@@ -211,7 +216,7 @@ def _describe(tensor: Any) -> str:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silence what PyTorch says about itself: its deprecations, and torchvision's absence."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level

@@ -10,12 +10,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from onnxscript import opset20 as op
+from onnxscript import opset20
 
 from accelerated import nms, roi_align  # noqa: F401
 
-# Of the operators above and of torch.onnx.export.
 OPSET = 20
+# The operators are annotated for values, and record when they are given symbols.
+op: Any = opset20
+# onnx.TensorProto.BOOL
+BOOL = 9
 
 
 def keep_mask(boxes: Any, valid: Any, iou_threshold: float, group: None, backend: str) -> Any:
@@ -37,7 +40,7 @@ def keep_mask(boxes: Any, valid: Any, iou_threshold: float, group: None, backend
     index = op.Gather(kept, op.Constant(value_ints=[0, 2]), axis=1)
     ones = op.Expand(op.Constant(value_int=1), op.Shape(index, start=0, end=1))
     zeros = op.Expand(op.Constant(value_int=0), op.Shape(valid))
-    return op.Cast(op.ScatterND(zeros, index, ones), to=9)
+    return op.Cast(op.ScatterND(zeros, index, ones), to=BOOL)
 
 
 def align(
