@@ -204,11 +204,14 @@ def test_programs_need_nothing_of_this_project(exported):
     assert spaces == {"aten", "higher_order"} and len(graphs) == 5
 
 
+THRESHOLDS = (0.3, 0.5, 0.7)
+
+
 class Operators(nn.Module):
-    """Suppression at two thresholds, and RoIAlign with each convention."""
+    """Suppression at several thresholds, and RoIAlign with each convention."""
 
     def forward(self, boxes, valid, fine, coarse, rois, image_index, level_index):
-        kept = [nms.keep_mask(boxes, valid, threshold) for threshold in (0.3, 0.7)]
+        kept = [nms.keep_mask(boxes, valid, threshold) for threshold in THRESHOLDS]
         pooled = [
             roi_align.multilevel(
                 [fine, coarse],
@@ -233,8 +236,8 @@ def operands(rng):
     valid = rng.uniform(size=(3, 50)) < 0.8
     valid[2] = False
     boxes = np.concatenate([corner, corner + side], 2)
-    # IoU 0.7 exactly: only what is above the threshold suppresses.
-    boxes[1, :2], valid[1, :2] = [[0, 0, 10, 10], [0, 0, 10, 7]], True
+    # IoU 0.5 is no overlap above 0.5; IoU 0.3, rounded to float32, is one above 0.3.
+    boxes[1, :4], valid[1, :4] = [[0, 0, 10, height] for height in (10, 7, 5, 3)], True
     corner, side = rng.uniform(-20, 70, (40, 2)), rng.uniform(0, 60, (40, 2))
     rois = np.concatenate([corner, corner + side], 1)
     rois[5:8] = rois[5:8][:, [2, 1, 0, 3]]
@@ -254,7 +257,7 @@ def operands(rng):
 def check_operators(actual, wanted):
     for i, (a, w) in enumerate(zip(actual, wanted, strict=True)):
         assert w.any()
-        assert_close(a, w, 0 if i < 2 else arbitrary_boxes("float32", 16, 20), str(i))
+        assert_close(a, w, 0 if i < len(THRESHOLDS) else arbitrary_boxes("float32", 16, 20), str(i))
 
 
 def test_operators_of_programs(rng, tmp_path):

@@ -110,8 +110,11 @@ def export(
         for target in targets:
             # A killed process leaves no file of the wanted name.
             partial = target.with_name(f".partial-{target.name}")
-            WRITERS[target.suffix](exported, partial, names, metadata)
-            os.replace(partial, target)
+            try:
+                WRITERS[target.suffix](exported, partial, names, metadata)
+                os.replace(partial, target)
+            finally:
+                partial.unlink(missing_ok=True)
     values = {node.name: node.meta["val"] for node in exported.graph.nodes if "val" in node.meta}
     tensors = [images, sizes, *(values[name] for name in outputs)]
     return {name: _describe(tensor) for name, tensor in zip(names, tensors, strict=True)}
