@@ -23,7 +23,7 @@ def top_k(scores: torch.Tensor, k: int) -> torch.Tensor:
     They are ordered by falling score, NaN first, equal scores by rising index (torch.topk alone
     promises no order of equals).
     """
-    if k >= scores.shape[-1] or scores.dtype not in PACKED:
+    if k >= scores.shape[-1] or not _packs(scores):
         return scores.argsort(dim=-1, descending=True, stable=True)[..., :k]
     return keys(scores).topk(k).indices
 
@@ -37,13 +37,18 @@ def keys(scores: torch.Tensor, descending: bool = True) -> torch.Tensor:
     count, device = scores.shape[-1], scores.device
     # An earlier index is higher.
     index = torch.arange(0, -count, -1, device=device)
-    if scores.dtype not in PACKED:
+    if not _packs(scores):
         order = scores.argsort(dim=-1, descending=descending, stable=True)
         return torch.empty_like(order).scatter_(-1, order, index.expand_as(order))
     # Sign and magnitude become an integer, in which -0 is 0 and NaN lies above infinity.
     bits = scores.float().view(torch.int32)
     ranks = torch.where(bits < 0, -(2**31) - bits, bits).masked_fill(scores.isnan(), 2**31 - 1)
     return torch.add(index, ranks, alpha=2**32 if descending else -(2**32))
+
+
+def _packs(scores):
+    """Test whether bits of scores fit into a key; ONNX does not read the bits of a float."""
+    return scores.dtype in PACKED and not torch.compiler.is_exporting()
 
 
 def nms(

@@ -8,7 +8,8 @@ A program is the model in evaluation mode, with its weights, at one shape of its
     scores              [N, D]
     labels              [N, D] int64  1..K
     valid               [N, D] bool   whether a slot is filled; empty slots stand last, hold zeros
-    mask_probabilities  [N, D, S, S]  inside of each box; absent without a mask branch
+    mask_probabilities  [N, D, S, S]  inside of each box, meaningless in empty slots; absent without
+                                      a mask branch
 
 Normalising is part of the program. Before it stands `program_inputs`, which resizes; after it
 postprocess.rescale and masks.paste. Each file carries the configuration and the categories.
@@ -64,7 +65,7 @@ class Program(nn.Module):
         images = images if config.channel_order == "rgb" else images.flip(1)
         images = (images * config.pixel_scale - self.mean) / self.std
         images, none = torch.where(inside, images, 0), images.new_zeros(len(images), 0)
-        batch = Batch(images, sizes, none, none, none, none, original_sizes=[], image_ids=[])
+        batch = Batch(sizes, none, none, none, none, [], [], images=images)
         found = self.model.batch_detections(batch)
         return tuple(output for output in found if output is not None)
 
