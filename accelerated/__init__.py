@@ -16,7 +16,7 @@ Which file holds what, in reading order:
     labels          which output columns and mask channels belong to which class
     transform       images and targets as the network sees them
     backend         the choice between Triton and plain PyTorch
-    boxes, box_coder, anchors, matcher, sampler, nms, masks, norm, losses, parameters
+    boxes, box_coder, anchors, matcher, sampler, nms, masks, conv, norm, losses, parameters
                     the parts that the stages share
     rois, roi_pool, roi_warp, roi_align, pooler
                     features of a region of interest
