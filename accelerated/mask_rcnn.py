@@ -58,10 +58,6 @@ class MaskRCNN(nn.Module):
         self.rpn = rpn.RPN(config)
         self.box_head = box_head.make(config)
         self.mask_head = None if config.mask_head.kind == "none" else mask_head.make(config)
-        # Convolutions and RoIAlign are fastest on channels-last tensors, on a GPU and on a CPU.
-        for parameter in self.parameters():
-            if parameter.ndim == 4:
-                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
 
     def forward(self, batch: Batch, **keywords: Any) -> dict[str, torch.Tensor] | PaddedDetections:
         """Run `batch_losses` in training mode, `batch_detections` in evaluation mode.
@@ -279,6 +275,7 @@ class MaskRCNN(nn.Module):
         self, images: torch.Tensor, record: Stages | None = None
     ) -> dict[int, torch.Tensor]:
         """Compute the maps that RPN and heads read: [N, 3, H, W] -> {2: P2, .., 6: P6}, or one."""
+        # Convolutions and RoIAlign are fastest on channels-last maps, on a GPU and on a CPU.
         images = images.to(self.weight.dtype, memory_format=torch.channels_last)
         stages = self.backbone(images)
         pyramid = self.fpn(stages)

@@ -215,14 +215,9 @@ def test_a_killed_save_leaves_the_last_checkpoint_good(tmp_path):
 
 
 def test_the_memory_format_of_weights_is_not_stored(tmp_path):
-    """The detector holds channels-last weights; its files are those of contiguous ones."""
+    """Training holds channels-last weights; its files are those of contiguous ones."""
     config = narrow.config("tiny")
     model = narrow.model(config)
-    assert all(
-        t.is_contiguous(memory_format=torch.channels_last)
-        for t in model.state_dict().values()
-        if t.ndim == 4
-    )
     files = []
     for memory_format in (torch.channels_last, torch.contiguous_format):
         model.to(memory_format=memory_format)

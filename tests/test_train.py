@@ -194,7 +194,7 @@ def test_the_first_stage_that_is_not_finite_is_named(stage, tmp_path, monkeypatc
         "P3": "fpn.output3",
         "rpn_logits": "rpn.logits",
         "box_deltas": "box_head.box_deltas",
-        "mask_logits": "mask_head.logits",
+        "mask_logits": "mask_head.deconv",
     }
     nan = torch.tensor(float("nan"))
 

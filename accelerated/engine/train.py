@@ -114,7 +114,7 @@ def train(
     torch.manual_seed(seed)
     model = MaskRCNN(config)
     missing = [] if weights is None or resume else start.initialize(model, weights)
-    model.to(device).train()
+    model.to(device, memory_format=torch.channels_last).train()
     optimizer = torch_optimizer.build(model, config.optimizer)
     first = start.resume(folder, model, optimizer, asdict(settings)) if resume else 0
 
@@ -140,6 +140,8 @@ def train(
         _loop(run, interrupted, checkpoint_every, log_every, evaluate_every, keep)
         if run.iteration == iterations:
             run.evaluate()
+    # As a model is made; safetensors, for one, takes no other weights.
+    model.to(memory_format=torch.contiguous_format)
     return Result(model, run.iteration, run.iteration < iterations, run.metrics)
 
 
