@@ -141,7 +141,7 @@ def train(
         if run.iteration == iterations:
             run.evaluate()
     # As a model is made; safetensors, for one, takes no other weights.
-    model.to(memory_format=torch.contiguous_format)
+    model.to(device, memory_format=torch.contiguous_format)
     return Result(model, run.iteration, run.iteration < iterations, run.metrics)
 
 
