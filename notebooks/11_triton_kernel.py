@@ -166,7 +166,8 @@ draw.say(
 # no matrices. It walks over the samples, and adds four neighbours with their weights.
 #
 # **First: where the bins lie.** An RoI is scaled to the map and shifted by half a pixel; the length
-# of each axis is divided by the number of bins. Sampling ratio 0 means a sample per cell.
+# of each axis is divided by the number of bins. Sampling ratio 0 means as many samples as the bin
+# is long in cells, rounded up.
 
 # %%
 draw.excerpt(sampling, "def samples_of(", "return start, side, samples_of")
@@ -385,7 +386,7 @@ draw.show(
 )
 
 # %% [markdown]
-# A word holds 32 RoIs, so a thousand RoIs are 32 words per tile, and some of these are 0. The
+# A word holds 32 RoIs, so a thousand RoIs are 32 words per tile, and many of these may be 0. The
 # kernel that gathers looks at 32 words together, and notes in the bits of `marked` which are not 0.
 # Then it walks over the bits that are set, from the lowest up: over those of `marked`, and within a
 # word over its RoIs. So it visits the RoIs in their order:
@@ -431,10 +432,10 @@ draw.excerpt(
 )
 
 # %% [markdown]
-# Tensor cores multiply numbers of 16 bits, and a weight with 16 bits would be too coarse. So for
-# gradients of 16 bits (`SPLIT`) a weight is the sum of two numbers: the weight, rounded, and what
-# rounding took away. Each has its product. In float32, whose branch is left out here, Triton splits
-# both factors, and adds three products (`tf32x3`).
+# Both factors of such a product have the same number of bits. Gradients of 16 bits would ask for
+# weights of 16 bits, which are too coarse. So a weight is then the sum of two numbers (`SPLIT`):
+# the rounded weight, and what rounding took away. Each has its product. In float32, whose branch is
+# left out here, Triton splits both factors, and adds three products (`tf32x3`).
 #
 # With the oracle's matrices, for the tile that most RoIs reach, and one of these:
 
