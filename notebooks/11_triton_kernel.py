@@ -365,7 +365,7 @@ reached = np.stack(
 )
 bits = reached.reshape(6, 3, 8, 4, 8).any(axis=(2, 4))
 words = (bits << np.arange(6)[:, None, None]).sum(axis=0)
-shown, axes = draw.figure(size=(8, 6))
+shown, axes = draw.figure(size=(7.2, 5.4))
 draw.cells(axes, np.kron(words > 0, np.ones((8, 8))), "tiles of 8 x 8 cells and their words", cmap=
            ListedColormap(["white", "#EEF3F7"]), limits=(0, 1), grid=False)  # fmt: skip
 colours = [*(colour for colour, *_ in draw.SERIES), draw.QUIET]
@@ -501,7 +501,7 @@ def work(row):
 ways, libraries = ("forward", "backward"), ("triton", "torchvision")
 kinds = [(f"roi_align_{way}", who) for who in libraries for way in ways]
 cases = [(dtype, layout) for dtype in BYTES for layout in ("nchw", "channels_last")]
-shown, axes = draw.figure(size=(8, 4.6))
+shown, axes = draw.figure(size=(7.5, 4.3))
 intensity = np.geomspace(0.5, 100, 50)
 axes.plot(intensity, np.minimum(intensity * bandwidth, peak) / 1e12, "k-", label="roof")
 axes.text(0.62, bandwidth / 1e12, f"{bandwidth / 1e12:g} TB/s", ha="right", fontsize=9)
