@@ -112,8 +112,8 @@ draw.show(
     shown,
     "Above: a broad pale line, the loss of NumPy over 40 steps, and a thin black one, that of"
     " PyTorch, exactly in its middle. Both jump up and down and fall. Below: their relative"
-    " difference, which starts at 1e-16 and rises to about 1e-13. That of NumPy with one weight"
-    " moved by its last bit rises along with it.",
+    " difference, which starts at 1e-16 and stays below 1e-11. That of NumPy with one weight moved"
+    " by its last bit rises too, to somewhat less.",
 )
 
 # %% [markdown]
@@ -144,17 +144,19 @@ report.Report.of("NumPy against PyTorch, float64", rows)
 # bit has become hundreds or thousands of last bits, depending on the processor.
 #
 # Is that all, or does PyTorch make some small mistake of its own? This is what the second curve is
-# for. It is NumPy against NumPy, and it grows just as fast. PyTorch is as far from NumPy as NumPy
-# is from itself.
+# for. It is NumPy against NumPy, and it grows too, from a single last bit. PyTorch may lie above
+# it. It rounds in its own way in every step, and not in one weight of the first. And AdamW divides
+# a gradient by its own size. Where all terms of a gradient cancel, rounding is all that is left of
+# it, and AdamW enlarges it.
 
 # %%
 late = {name: np.exp(np.log(values[-10:]).mean()) for name, values in far.items()}
 bits = {name: value / 1.1e-16 for name, value in late.items()}
 other, nudged = bits.values()
-assert min(other, nudged) > 10 and 0.1 < other / nudged < 10
+assert min(other, nudged) > 10 and 0.01 < other / nudged < 100
 draw.say(
     "In the last ten steps both distances are, on average, more than ten times the last bit, and"
-    " less than ten times each other."
+    " less than a hundred times each other."
 )
 
 # %% [markdown]

@@ -35,7 +35,7 @@ from matplotlib.colors import ListedColormap
 from accelerated import roi_align as fast
 from accelerated.kernels.triton import roi_align as forward_kernels
 from accelerated.kernels.triton import roi_align_backward as backward_kernels
-from accelerated.kernels.triton import sampling
+from accelerated.kernels.triton import sampling, tiles
 from accelerated.verify.equality import POINTWISE
 from accelerated.verify.report import Report, check
 from reference import roi_align as align
@@ -96,8 +96,6 @@ xs, ys = (align.sample_positions(a, b, 3, 2, True) for a, b in ((x1, x2), (y1, y
 draw.samples(row[0], xs, ys[1], label="samples of the middle row of bins")
 row[0].grid(which="minor", color="#BBBBBB", linewidth=0.4)
 row[0].set(xticks=range(0, 17, 4), yticks=range(0, 17, 4))
-row[0].annotate("for a bin that\ndoes not exist", (12, 7), (10.5, 4.6), fontsize=9,
-                arrowprops={"arrowstyle": "->"})  # fmt: skip
 for axes, (name, offsets) in zip(row[1:], reads.items(), strict=True):
     page(axes, offsets, features.nbytes, f"{name}: {len(lines[name])} of 64 lines")
 for colour, label in ((draw.USED, "number that is read"), (FETCHED, "fetched with it")):
@@ -106,7 +104,7 @@ draw.legend(shown)
 draw.show(
     shown,
     "Left: a map of 16 by 16 cells with a box of 3 by 3 bins; three rows of cells around its middle"
-    " row of bins are read, and some to the right of the box. Middle: memory, channels-first, as a"
+    " row of bins are read, and no others. Middle: memory, channels-first, as a"
     " page of 64 lines: a small comb in two lines of every channel. Right: channels-last: three"
     " solid blocks that fill most of their lines.",
 )
@@ -123,8 +121,6 @@ draw.say(
 # `addresses.py` watches what it loads. (For that it wraps a function that is private to Triton. If
 # a later Triton has changed it, the addresses are computed from the strides. A test makes sure that
 # both ways agree.)
-#
-# Why does the program read cells to the right of the box? The code will tell.
 
 # %% [markdown]
 # ## The grid of programs
@@ -132,7 +128,7 @@ draw.say(
 # In Triton one writes the program for *one* piece of the output, and launches it many times. Each
 # copy asks for its number, `program_id`, and chooses its piece accordingly. The copies run in any
 # order, many at a time, and cannot talk to each other. Here a piece is one row of bins of one RoI,
-# for up to 64 channels:
+# for up to 256 channels:
 
 # %%
 draw.excerpt(forward_kernels, "r, p = tl.program_id(0)", "c = tl.program_id(1)")
@@ -144,22 +140,24 @@ def piece(program, block, bins, channels):
     return program // bins, program % bins, f"{low} to {high - 1}"
 
 
-chosen = [(0, 0), (0, 3), (1, 0), (6, 0), (7, 0), (6999, 3)]
+chosen = [(0, 0), (1, 0), (6, 0), (7, 0), (6999, 0)]
 draw.table(
     {f"program {ids}": piece(*ids, 7, 256) for ids in chosen},
     ["1000 RoIs, 7 x 7 bins, 256 channels", "RoI", "row of bins", "channels"],
 )
+blocks = {channels: math.ceil(channels / addresses.CHANNELS) for channels in (256, 1024)}
 draw.say(
-    f"That makes {1000 * 7} x {math.ceil(256 / addresses.CHANNELS)} ="
-    f" {1000 * 7 * math.ceil(256 / addresses.CHANNELS):,} programs. An H200 has 132 processors for"
-    " them, so each of these works through some two hundred."
+    f"That makes {1000 * 7} x {blocks[256]} = {1000 * 7 * blocks[256]:,} programs. An H200 has 132"
+    f" processors for them, so each of these works through {1000 * 7 * blocks[256] / 132:.0f} on"
+    f" average. A map of 1024 channels, as in a network without a pyramid, has {blocks[1024]}"
+    f" blocks of channels and so {1000 * 7 * blocks[1024]:,} programs."
 )
 
 # %% [markdown]
 # `q` and `c` are not numbers but *blocks* of numbers, and all of a block is computed at once, as in
 # NumPy. The size of a block is a power of 2: seven bins need a block of eight, and the three bins
-# of the picture a block of four. The last place of the block computes a bin that does not exist. It
-# is never stored, but it does read: those are the cells to the right of the box.
+# of the picture a block of four. The last place of the block belongs to a bin that does not exist.
+# Its positions and weights are computed like all others, but it must neither read nor store.
 
 # %% [markdown]
 # ## The kernel in four pieces
@@ -168,17 +166,19 @@ draw.say(
 # no matrices. It walks over the samples, and adds four neighbours with their weights.
 #
 # **First: where the bins lie.** An RoI is scaled to the map and shifted by half a pixel; the length
-# of each axis is divided by the number of bins.
+# of each axis is divided by the number of bins. Sampling ratio 0 means as many samples as the bin
+# is long in cells, rounded up.
 
 # %%
-draw.excerpt(sampling, "def axis(", "return start, side, grid, length")
+draw.excerpt(sampling, "def samples_of(", "return start, side, samples_of")
 
 # %% [markdown]
 # **Second: a sample, on one axis.** The same position as in the oracle, in the same order of
-# operations, so that both round alike; then the two neighbours and their weights.
+# operations, so that both round alike; then the two neighbours and their weights. (Division by 2
+# or 4 is written as a multiplication: with powers of 2 both are exact.)
 
 # %%
-draw.excerpt(sampling, "def sample(", "return lower, upper")
+draw.excerpt(sampling, "def position_of(", "return lower, upper")
 draw.source(align.sample_positions)
 draw.source(align.neighbours)
 
@@ -187,18 +187,22 @@ draw.source(align.neighbours)
 # with its one row of bins, and with the block of all columns of bins.
 #
 # **Third: four neighbours.** A corner is a block of bins and channels. Its pointers are an outer
-# sum: an offset per bin plus an offset per channel.
+# sum: a pointer per channel plus an offset per bin. `tl.fma` multiplies and adds in one
+# instruction, which rounds once.
 
 # %%
-draw.excerpt(forward_kernels, "def _corner(", "return weight * tl.load")
+draw.excerpt(forward_kernels, "def _add_corner(", "return tl.fma(")
+draw.excerpt(forward_kernels, "mask = (q < P_W)", "mask = (q < P_W)")
 
 # %% [markdown]
 # `tl.load(pointers, mask, other)` fetches where the mask is true, and gives `other` elsewhere. This
-# mask has two tasks. It stops at the last channel, behind which the memory may belong to somebody
-# else. And it does not read a feature whose weight is 0: were it NaN, then
-# $0 \cdot \mathrm{NaN} = \mathrm{NaN}$ would spoil a bin to which it does not belong.
+# mask has three tasks. It leaves out the bin that does not exist. It stops at the last channel,
+# behind which the memory may belong to somebody else. And it does not read a feature whose weight
+# is 0: were it NaN, then $0 \cdot \mathrm{NaN} = \mathrm{NaN}$ would spoil a bin to which it does
+# not belong.
 #
 # **Fourth: the walk.** Two loops over the samples of a bin, a sum, and at the end the mean.
+# `_add_samples` calls `_add_corner` four times. (With `MAXIMUM`, the largest sample is kept.)
 
 # %%
 draw.excerpt(forward_kernels, "for i in range(grid_y", "tl.store(out_ptr + offset")
@@ -223,7 +227,7 @@ def columns(x1, x2, width, BINS: tl.constexpr, BLOCK: tl.constexpr):
     start, side, grid, _ = sampling.axis(x1, x2, x2 >= x1, BINS, 2, True)
     print("start", start, "side of a bin", side)
     for j in range(2):
-        left, right, weight_left, _ = sampling.sample(start, side, grid, q, j, width)
+        left, right, weight_left, _ = sampling.sample(start, side, grid, q, j, width, 2)
         print(f"sample {j}: left cell", left, "right cell", right, "weight of left", weight_left)
 
 
@@ -318,17 +322,28 @@ assert len(values) > 5
 # weights every time. And who compares two runs to find a mistake cannot know whether a difference
 # means anything.
 #
-# The kernel does not scatter, it *gathers*. One program owns a tile of 8 x 8 cells and 32 channels.
-# It asks which RoIs reach the tile, adds their shares in the order of the RoIs, and writes each
-# gradient once. Nobody else writes there. The sum is the same in every run.
+# The kernel does not scatter, it *gathers*. One program owns a tile of 8 x 8 cells and a block of
+# channels: 256 where gradients have 16 bits, and 128 in float32. It looks up which RoIs reach the
+# tile, adds their shares in the order of the RoIs, and writes each gradient once. Nobody else
+# writes there. The sum is the same in every run.
 
 # %% [markdown]
 # ## Who reaches my tile?
 #
-# If every tile asked all thousand RoIs, most would say no. So a first kernel writes for each tile
-# which RoIs reach it, as bits: bit $r$ of the tile's word says whether RoI $r$ does. Here are a map
-# of 24 x 32 cells, twelve tiles, and six RoIs. (The bits are the oracle's. Those of the kernel may
-# name a RoI too many, which then adds 0.)
+# If every tile asked all thousand RoIs, most would say no. It is the other way round: a kernel that
+# runs before has one program per RoI, which marks the tiles that its RoI reaches. A mark is one
+# bit: bit $r$ of the tile's word says whether RoI $r$ reaches it.
+
+# %%
+draw.excerpt(tiles, "top, left = top // TILE", "tl.atomic_or(")
+
+# %% [markdown]
+# Many programs set bits of the same word, so this is atomic too. But *or* is not a sum of rounded
+# numbers: the word is the same in whatever order its bits are set. (`place` numbers the RoIs of
+# each image, so that words hold RoIs of one image only. With one image it is $r$.)
+#
+# Here are a map of 24 x 32 cells, twelve tiles, and six RoIs. (The bits are the oracle's. Those of
+# the kernel may name an RoI too many, which then adds 0.)
 
 # %%
 six = [
@@ -350,7 +365,7 @@ reached = np.stack(
 )
 bits = reached.reshape(6, 3, 8, 4, 8).any(axis=(2, 4))
 words = (bits << np.arange(6)[:, None, None]).sum(axis=0)
-shown, axes = draw.figure(size=(8, 6))
+shown, axes = draw.figure(size=(7.2, 5.4))
 draw.cells(axes, np.kron(words > 0, np.ones((8, 8))), "tiles of 8 x 8 cells and their words", cmap=
            ListedColormap(["white", "#EEF3F7"]), limits=(0, 1), grid=False)  # fmt: skip
 colours = [*(colour for colour, *_ in draw.SERIES), draw.QUIET]
@@ -371,12 +386,16 @@ draw.show(
 )
 
 # %% [markdown]
-# A word holds 32 RoIs, so a thousand RoIs are 32 words per tile. The second kernel walks over the
-# bits that are set, from the lowest up, and so visits the RoIs in their order:
+# A word holds 32 RoIs, so a thousand RoIs are 32 words per tile, and many of these may be 0. The
+# kernel that gathers looks at 32 words together, and notes in the bits of `marked` which are not 0.
+# Then it walks over the bits that are set, from the lowest up: over those of `marked`, and within a
+# word over its RoIs. So it visits the RoIs in their order:
 
 # %%
-draw.excerpt(backward_kernels, "while marks != 0:", "x1, y1, x2, y2, _, _, valid = load_roi")
-draw.excerpt(sampling, "def lowest_bit(", ">> 23) - 127")
+draw.excerpt(
+    backward_kernels, "while marked != 0:", "start_y, side_y, start_x, side_x = _load_bins"
+)
+draw.excerpt(tiles, "def lowest_bit(", ">> 23) - 127")
 
 # %% [markdown]
 # Two tricks with bits. `word & -word` keeps the lowest bit only, and `word & (word - 1)` removes
@@ -393,11 +412,53 @@ while word:
 draw.table(rows, ["word", "lowest bit", "exponent of its float32", "RoI", "word without it"])
 
 # %% [markdown]
-# For each of these RoIs the program adds $A_y^{\mathsf T} G A_x$, restricted to its tile: first
-# along the columns, then along the rows.
+# ## One product of matrices
+#
+# For each of these RoIs the program adds $A_y^{\mathsf T} G A_x$, restricted to its tile. For 256
+# channels that would be 256 pairs of small products. But the weights of all channels are the same.
+# So write the 64 cells of the tile below each other, and the bins too: the weight that bin
+# $(p, q)$ gives to cell $(y, x)$ is a product of two, and all of them make one matrix,
+#
+# $$W_{(y, x), (p, q)} = A_y[p, y] \; A_x[q, x], \qquad \text{gradient of the tile} = W\,G,$$
+#
+# in which $G$ has a row per bin and a column per channel. For products of matrices a GPU has
+# *tensor cores*, which are many times as fast as the rest of it. The program takes sixteen bins at
+# a time, and only bins that are near its tile:
 
 # %%
-draw.excerpt(backward_kernels, "for p in range(first_p, end_p):", "total = tl.fma(weight_y")
+draw.excerpt(backward_kernels, "def _sums_of_weights(", "return weight")
+draw.excerpt(
+    backward_kernels, "for number in range(0, bins, K):", "total = tl.dot(high, grad, total)"
+)
+
+# %% [markdown]
+# Both factors of such a product have the same number of bits. Gradients of 16 bits would ask for
+# weights of 16 bits, which are too coarse. So a weight is then the sum of two numbers (`SPLIT`):
+# the rounded weight, and what rounding took away. Each has its product. In float32, whose branch is
+# left out here, Triton splits both factors, and adds three products (`tf32x3`).
+#
+# With the oracle's matrices, for the tile that most RoIs reach, and one of these:
+
+# %%
+i, j = np.unravel_index(bits.sum(axis=0).argmax(), words.shape)
+r = int(np.flatnonzero(bits[:, i, j])[1])
+x1, y1, x2, y2 = six[r]
+a_y = align.interpolation_matrix(y1, y2, 7, 24, 2, True)[:, 8 * i : 8 * i + 8]
+a_x = align.interpolation_matrix(x1, x2, 7, 32, 2, True)[:, 8 * j : 8 * j + 8]
+weights = np.kron(a_y, a_x).T
+bin_grad = np.random.default_rng(3).standard_normal((1, 5, 7, 7))
+five = np.zeros((1, 5, 24, 32))
+expected = align.roi_align_backward(bin_grad, five, six[[r]], np.zeros(1, int), **on_grid)
+product = weights @ bin_grad.reshape(5, 49).T
+in_tile = expected[0, :, 8 * i : 8 * i + 8, 8 * j : 8 * j + 8].reshape(5, 64).T
+np.testing.assert_allclose(product, in_tile, atol=1e-14)
+near = weights.any(axis=0)
+draw.say(
+    f"RoI {r}: $W$ has {weights.shape[0]} x {weights.shape[1]} numbers. Of the bins"
+    f" {near.sum()} reach the tile. Of their {weights[:, near].size} weights"
+    f" {100 * (weights[:, near] == 0).mean():.0f} % are 0, and are multiplied all the same: a loop"
+    " that leaves them out cannot use tensor cores. $W\\,G$ is the oracle's gradient in this tile."
+)
 
 # %% [markdown]
 # ## How fast could it be?
@@ -440,7 +501,7 @@ def work(row):
 ways, libraries = ("forward", "backward"), ("triton", "torchvision")
 kinds = [(f"roi_align_{way}", who) for who in libraries for way in ways]
 cases = [(dtype, layout) for dtype in BYTES for layout in ("nchw", "channels_last")]
-shown, axes = draw.figure(size=(8, 4.6))
+shown, axes = draw.figure(size=(7.5, 4.3))
 intensity = np.geomspace(0.5, 100, 50)
 axes.plot(intensity, np.minimum(intensity * bandwidth, peak) / 1e12, "k-", label="roof")
 axes.text(0.62, bandwidth / 1e12, f"{bandwidth / 1e12:g} TB/s", ha="right", fontsize=9)
@@ -485,7 +546,8 @@ draw.say(
     " as in float32. The combs of the first picture: channels-first, it takes"
     f" {wide['p50_ms'] / swapped['p50_ms']:.1f} times as long as channels-last, in float32."
     " In the backward, torchvision scatters with atomic additions and takes"
-    f" {scatter / gather:.1f} times as long as the gather. (Medians of one run of `make gpu`."
+    f" {scatter / gather:.1f} times as long as the gather. (Medians of one run of `make gpu`, with"
+    f" the kernels of commit {wide['commit']}; those that are printed above may be newer."
     " Launches as short as these vary between runs.)"
 )
 
@@ -493,8 +555,8 @@ draw.say(
 # So bandwidth is not what these kernels wait for, either: if it were, half the bytes would take
 # half the time. The roofline cannot tell what it is. The code suggests where to look. The forward
 # loads many small pieces, most cells several times, and each load waits for the addresses to be
-# computed. In the backward a tile walks its RoIs one after the other, and works out for each bin
-# anew which cells it reaches.
+# computed. In the backward a tile walks its RoIs one after the other, and works out the weights of
+# their bins anew.
 
 # %% [markdown]
 # ## Check: forward and gradient

@@ -403,7 +403,7 @@ draw.say(
 OPEN = {
     "mask_head.pooler.aligned": ("bilinear samples, no rounding", "is a cell's centre at 0 or 1/2"),
     "mask_head.pooler.sampling_ratio": ("four samples per bin; it hardly matters", "in large bins"),
-    "mask_head.target": ("the target is the part of the mask in the RoI", "soft or 0 and 1"),
+    "mask_head.target": ("the part of the mask in the RoI", "soft or not; from pixels or outlines"),
     "mask_head.paste": ("resized to the RoI, 1 from 0.5 on", "between which pixels"),
     "transform.size_rounding": ("the shorter side becomes 800", "how is the other one rounded"),
     "transform.interpolation": ("images are resized", "by which filter"),
@@ -417,6 +417,11 @@ draw.table(
 )
 
 # %% [markdown]
+# The mask's target has three conventions. It is the mean of the mask's pixels in each cell
+# (`soft`), or that mean rounded to 0 or 1 (`binary`), or the annotation's outline is drawn anew in
+# the cells of the RoI, without the pixels in between (`polygon`).
+# [Notebook 7](07_masks.ipynb) compares them.
+#
 # The weights 10 and 5 do not stand in the paper either. Fast R-CNN divides its targets by their
 # standard deviations [Fast R-CNN §2.3], which were about a tenth and a fifth. The numbers passed
 # from code to code. The [specification](../docs/SPEC.md) lists every such detail with its source.
