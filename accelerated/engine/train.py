@@ -114,7 +114,8 @@ def train(
     torch.manual_seed(seed)
     model = MaskRCNN(config)
     missing = [] if weights is None or resume else start.initialize(model, weights)
-    model.to(device, memory_format=torch.channels_last).train()
+    in_training: Any = {"memory_format": torch.channels_last}
+    model.to(device, **in_training).train()
     optimizer = torch_optimizer.build(model, config.optimizer)
     first = start.resume(folder, model, optimizer, asdict(settings)) if resume else 0
 
@@ -140,8 +141,9 @@ def train(
         _loop(run, interrupted, checkpoint_every, log_every, evaluate_every, keep)
         if run.iteration == iterations:
             run.evaluate()
-    # As a model is made; safetensors, for one, takes no other weights.
-    model.to(device, memory_format=torch.contiguous_format)
+    # Safetensors, for one, takes no other weights.
+    afterwards: Any = {"memory_format": torch.contiguous_format}
+    model.to(device, **afterwards)
     return Result(model, run.iteration, run.iteration < iterations, run.metrics)
 
 
