@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial, reduce
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
