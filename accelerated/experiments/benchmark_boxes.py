@@ -124,16 +124,16 @@ def matching(
         shape=f"{images} x {objects} objects, {len(grid)} anchors",
         dtype=torch.float32,
         layout="",
-        ours=lambda backend: partial(matcher.match_boxes, boxes, valid, grid, *settings),
+        ours=lambda backend: partial(
+            matcher.match_boxes, boxes, valid, grid, *settings, backend=backend
+        ),
         oracle=lambda: matcher.match_boxes(
-            boxes[few].double(), valid[few], grid.double(), *settings
+            boxes[few].double(), valid[few], grid.double(), *settings, backend="torch"
         ),
         compare=compare,
         tolerance=DECIDED_BY_ROUNDING,
         peers=_peer(detection, peer),
         inputs=(boxes, valid, grid),
-        # The matcher has no kernels.
-        backends=("torch",),
     )
 
 
