@@ -4,6 +4,7 @@ PyTorch's modules define the names and shapes, and `requires_grad` what is train
 start stands here.
 """
 
+import torch
 from torch import nn
 
 
@@ -21,3 +22,10 @@ def initialise(module: nn.Module) -> None:
         return
     if module.bias is not None:
         nn.init.zeros_(module.bias)
+
+
+def set_memory_format(model: nn.Module, memory_format: torch.memory_format) -> None:
+    """Lay the weights of convolutions out in `memory_format`; their values stay."""
+    for parameter in model.parameters():
+        if parameter.ndim == 4:
+            parameter.data = parameter.data.contiguous(memory_format=memory_format)

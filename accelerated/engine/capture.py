@@ -61,7 +61,8 @@ def detector(
     Raises ValueError if the device of the model cannot do it.
     """
     device = model.weight.device
-    check_capture(device, compile, graph, model.backend)
+    if graph:
+        check_capture(device, compile, graph, model.backend)
     run = model.batch_detections
     if compile is not None:
         run = torch.compile(run, backend=compile, dynamic=False)

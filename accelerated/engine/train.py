@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial, reduce
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -32,6 +31,7 @@ from accelerated.engine.failure import NotFiniteError, first_failure
 from accelerated.engine.log import Log, Window
 from accelerated.engine.prefetch import Pace, prefetched
 from accelerated.mask_rcnn import MaskRCNN
+from accelerated.parameters import set_memory_format
 from accelerated.structures import Batch, Stages
 from reference.config import Config
 
@@ -115,8 +115,9 @@ def train(
     torch.manual_seed(seed)
     model = MaskRCNN(config)
     missing = [] if weights is None or resume else start.initialize(model, weights)
-    in_training: Any = {"memory_format": torch.channels_last}
-    model.to(device, **in_training).train()
+    model.to(device).train()
+    # A step is fastest with channels-last weights.
+    set_memory_format(model, torch.channels_last)
     optimizer = torch_optimizer.build(model, config.optimizer)
     first = start.resume(folder, model, optimizer, asdict(settings)) if resume else 0
 
@@ -143,8 +144,7 @@ def train(
         if run.iteration == iterations:
             run.evaluate()
     # Safetensors, for one, takes no other weights.
-    afterwards: Any = {"memory_format": torch.contiguous_format}
-    model.to(device, **afterwards)
+    set_memory_format(model, torch.contiguous_format)
     return Result(model, run.iteration, run.iteration < iterations, run.metrics)
 
 

@@ -25,6 +25,7 @@ from accelerated import optimizer as torch_optimizer
 from accelerated.experiments.compiled_launches import HEIGHT, WIDTH
 from accelerated.experiments.compiled_visits import COPY_RATE
 from accelerated.mask_rcnn import MaskRCNN
+from accelerated.parameters import set_memory_format
 from accelerated.structures import Batch
 from reference.config import preset
 
@@ -170,6 +171,8 @@ def _listed():
 
 def _inputs(images: int, training: bool) -> tuple[MaskRCNN, Batch]:
     model = MaskRCNN(preset("torchvision_r50_fpn"), backend="triton").train(training)
+    if training:
+        set_memory_format(model, torch.channels_last)
     shape = (images, OBJECTS)
     batch = Batch(
         images=torch.empty(images, 3, HEIGHT, WIDTH).to(memory_format=torch.channels_last),
