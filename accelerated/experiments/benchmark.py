@@ -106,6 +106,15 @@ def cases(device: torch.device) -> Iterator[Named]:
         yield from pool(["pyramid_roi_pool"], float32, "channels_last", **sizes)
 
 
+def full_width() -> Iterator[Named]:
+    """Yield cases of R50-FPN on a CPU; their float64 answers would take minutes."""
+    settings = {"name": "torchvision_r50_fpn", "side": (800, 1344), "checked": False}
+    for dtype in (torch.float32, torch.bfloat16):
+        for operator, images in (("detect", 1), ("training_step", 2)):
+            settings |= {"images": images, "dtype": dtype, "device": torch.device("cpu")}
+            yield operator, partial(whole_model, **settings)
+
+
 def run(
     named: Iterable[Named],
     device: torch.device,
@@ -225,18 +234,17 @@ def _work(case, call, result):
 
 def _per_image(case, times):
     """Add the images per second to the times of a whole model."""
-    if not case.images:
-        return times
-    return times | {"images_s": round(1000 * case.images / times["p50_ms"], 2)}
+    of_model = {"images_s": round(1000 * case.images / times["p50_ms"], 2)}
+    return times | of_model if case.images else times
 
 
 def _shares(times, work, peer, rates):
-    """Compare the time with torchvision's, and with the rates of a copy and of a product."""
+    """Compare the time with torchvision's and the rates of a copy and, on a GPU, of a product."""
     seconds = times["p50_ms"] / 1000
     shares = {"peer_ratio": round(peer / times["p50_ms"], 3) if peer else None}
     if "bytes" in work:
         shares["copy_share"] = round(work["bytes"] / seconds / rates["copy"], 4)
-    if "flop" in work:
+    if "flop" in work and times["timing"] != "clock":
         shares["matmul_share"] = round(work["flop"] / seconds / rates["matmul"], 4)
     return shares
 
@@ -301,7 +309,7 @@ def report(
 
     seconds   per measurement
     only      measure only operators whose name contains this text
-    model     also compare whole models and training steps of NumPy and PyTorch
+    model     also NumPy's models and training steps, and on a CPU R50-FPN with torchvision's
     compiled  also measure whole models by torch.compile
     curves    measure time against the numbers of RoIs, pixels, images and objects instead, and
               draw OUTPUT/<device>.png if Matplotlib is installed
@@ -319,6 +327,8 @@ def report(
         return 0
     path.parent.mkdir(parents=True, exist_ok=True)
     named = (benchmark_curves if curves else sys.modules[__name__]).cases(device)
+    if model and device.type == "cpu" and not curves:
+        named = itertools.chain(named, full_width())
     rows = run(
         ((name, make) for name, make in named if only in name),
         device,
@@ -378,7 +388,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--device", default="auto", help="cpu, cuda, cuda:1, ..., or auto")
     add("--seconds", type=float, default=0.5, help="seconds per measurement (default: 0.5)")
     add("--only", default="", help="measure only operators whose name contains this text")
-    flag("--model", help="also compare whole models of NumPy and PyTorch")
+    flag("--model", help="also compare whole models of NumPy, PyTorch and torchvision")
     flag("--compile", dest="compiled", help="also measure models by torch.compile")
     flag("--curves", help="measure time against RoIs, pixels, images and objects instead")
     flag("--draw", help="measure nothing, draw the curves measured before")

@@ -22,6 +22,7 @@ from accelerated.experiments.benchmark_cases import (
 from accelerated.interop.torchvision import state_dict
 from accelerated.kernels.eager.masks import unpack
 from accelerated.mask_rcnn import MaskRCNN
+from accelerated.parameters import set_memory_format
 from accelerated.structures import Batch
 from accelerated.verify import equality
 from reference.config import preset
@@ -103,6 +104,8 @@ def _scene(operator, name, images, side, objects, device):
     batch = random_batch(config, images, side[0], side[1], objects).to(device)
     torch.manual_seed(0)
     model = MaskRCNN(config).to(device).train(operator == "training_step")
+    if model.training:
+        set_memory_format(model, torch.channels_last)
     generator = torch.Generator().manual_seed(0)
     ratios = len(config.anchors.ratios)
     cells = sum(-(-side[0] // s) * -(-side[1] // s) for s in (4, 8, 16, 32, 64))
