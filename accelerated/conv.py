@@ -40,7 +40,10 @@ def conv2d(
 
 
 def add_and_relu(x: torch.Tensor, shortcut: torch.Tensor | None, relu: bool) -> torch.Tensor:
-    """Add the shortcut, if there is one, and apply ReLU, if asked; in place."""
+    """Add the shortcut, if there is one, and apply ReLU, if asked.
+
+    Works in place: no convolution and no norm keeps its output for the backward pass.
+    """
     x = x if shortcut is None else x.add_(shortcut)
     return F.relu_(x) if relu else x
 

@@ -2,9 +2,6 @@
 
 Legend: N images, C channels. Stages 2..5 have strides 4, 8, 16, 32; a dilated stage 5 keeps the
 stride of stage 4.
-
-It works in place where nothing needs the old values: no convolution and no norm keeps its output
-for the backward pass.
 """
 
 import torch

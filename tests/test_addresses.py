@@ -4,6 +4,7 @@ import addresses
 import numpy as np
 import pytest
 import torch
+from triton.runtime import interpreter
 
 from accelerated.roi_align import roi_align
 
@@ -85,7 +86,6 @@ def test_loads_say_which_ran(record_property):
 
 @pytest.mark.parametrize("what", ["the function", "its arguments", "the interpreter"])
 def test_computed_where_the_interpreter_has_changed(monkeypatch, what):
-    interpreter = pytest.importorskip("triton.runtime.interpreter")
     builder = interpreter.InterpreterBuilder
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     if what == "the function":
