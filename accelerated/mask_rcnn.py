@@ -45,8 +45,11 @@ from reference.config import Config, Pooler, check
 class MaskRCNN(nn.Module):
     """The model of `config`, initialised for training from scratch.
 
-    backend  "auto", "torch" or "triton": how the operators run
+    backend     "auto", "torch" or "triton": how the operators run
+    categories  an attribute: {"id", "name"} of the labels 1..K if they are known, else None
     """
+
+    categories: list[dict] | None = None
 
     def __init__(self, config: Config, backend: str = "auto"):
         super().__init__()

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import torch
 
     from accelerated.data.coco import CocoDataset
+    from accelerated.data.reading import Reading
     from accelerated.mask_rcnn import MaskRCNN
     from accelerated.structures import Target
 
@@ -32,7 +33,7 @@ Weights = Annotated[
     ),
 ]
 Data = Annotated[Path, typer.Option(help="Annotation file in COCO format (JSON).")]
-Images = Annotated[Path, typer.Option(help="Folder with the images that --data names.")]
+Images = Annotated[Path | None, typer.Option(help="Folder with the images that --data names.")]
 Val = Annotated[Path | None, typer.Option(help="Annotation file of the evaluation data.")]
 ValImages = Annotated[
     Path | None,
@@ -70,6 +71,54 @@ Threshold = Annotated[
 SkipInvalid = Annotated[
     bool,
     typer.Option("--skip-invalid", help="Skip invalid annotations and images instead of stopping."),
+]
+
+Amp = Annotated[
+    bool,
+    typer.Option(
+        "--amp",
+        help="Compute convolutions and products in bfloat16 (mixed precision): faster on a GPU, and"
+        " on a CPU that has instructions for it.",
+    ),
+]
+Compile = Annotated[
+    bool,
+    typer.Option("--compile", help="Compile the model, anew for each shape of its input."),
+]
+Graph = Annotated[
+    bool,
+    typer.Option("--graph", help="Replay a CUDA graph for each shape of the model's input."),
+]
+Crowd = Annotated[
+    str,
+    typer.Option(
+        "--crowd",
+        help="What annotations with iscrowd 1 are: ignore, regions of many objects, which are not"
+        " trained on; or objects, as CVAT marks its brush masks.",
+    ),
+]
+Exif = Annotated[
+    str | None,
+    typer.Option(
+        "--exif",
+        help="Whether labels are on the picture as displayed (apply its EXIF orientation) or as"
+        " stored (ignore). Without it, pictures that leave this open stop the work.",
+    ),
+]
+BoxesAsMasks = Annotated[
+    bool,
+    typer.Option(
+        "--boxes-as-masks", help="Take the box of an annotation without a mask as its mask."
+    ),
+]
+PixelRange = Annotated[
+    str | None,
+    typer.Option(
+        "--pixel-range",
+        help="Values that become black and white, for example 0:4095, in pictures of 16 or 32 bits"
+        " (default: 0:65535, and none for 32 bits).",
+        metavar="LOW:HIGH",
+    ),
 ]
 
 
@@ -122,17 +171,48 @@ def numbered_categories(model: "MaskRCNN") -> list[dict]:
     return [{"id": k, "name": f"class {k}"} for k in range(1, model.config.num_classes + 1)]
 
 
+def reading(
+    crowd: str = "ignore",
+    exif: str | None = None,
+    boxes_as_masks: bool = False,
+    pixel_range: str | None = None,
+    masks: bool = True,
+) -> "Reading":
+    """Check the options that say how data is read. Raises ValueError for an unknown value."""
+    from accelerated.data.reading import Reading
+
+    if crowd not in ("ignore", "objects"):
+        raise ValueError(f"--crowd {crowd}: expected ignore or objects")
+    if exif not in ("ignore", "apply", None):
+        raise ValueError(f"--exif {exif}: expected apply or ignore")
+    limits = None
+    if pixel_range is not None:
+        try:
+            low, high = map(float, pixel_range.split(":"))
+        except ValueError:
+            low = high = 0.0
+        if not low < high:
+            raise ValueError(f"--pixel-range {pixel_range}: expected LOW:HIGH, such as 0:4095")
+        limits = low, high
+    return Reading(crowd, exif, boxes_as_masks, masks, limits)
+
+
 def open_dataset(
-    data: Path, images: Path | str, skip_invalid: bool = False, open_images: bool = True
+    data: Path,
+    images: Path | str | None,
+    skip_invalid: bool = False,
+    open_images: bool = True,
+    reading: "Reading | None" = None,
 ) -> "CocoDataset":
     """Open a data set and print to stderr, a line each, the problems that stop it or are skipped.
 
     Raises typer.Exit with code 2 after a list of problems, ValueError for a single one.
     """
     from accelerated.data.coco import CocoDataset
+    from accelerated.data.reading import DEFAULT
 
     try:
-        dataset = CocoDataset(data, images, skip_invalid, open_images)
+        dataset = CocoDataset(data, images, skip_invalid, open_images, reading or DEFAULT)
     except ValueError as error:
         if str(error).count("\n") < 2 or os.environ.get("MASKRCNN_DEBUG"):
             raise

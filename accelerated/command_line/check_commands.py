@@ -1,4 +1,4 @@
-"""Commands that check something: inspect the data, verify a model, doctor the machine."""
+"""Commands that check something: verify a model, doctor the machine."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,45 +6,7 @@ from typing import Annotated
 import typer
 
 from accelerated.command_line import arguments
-from accelerated.command_line.arguments import Data, Device, Images, Seed, Weights
-
-
-def inspect_data(
-    data: Data,
-    images: Images,
-    output: Annotated[
-        Path | None,
-        typer.Option(help="Image file for a sample of the images with their masks drawn."),
-    ] = None,
-    samples: Annotated[int, typer.Option(help="Images in the sample.", min=1)] = 12,
-    seed: Seed = 0,
-) -> None:
-    """Summarise a data set and list every problem in it."""
-    from accelerated.command_line import report
-    from accelerated.data import lint
-    from accelerated.data.coco import CocoDataset
-    from accelerated.data.summary import summary
-    from accelerated.drawing import detections
-
-    console = report.console()
-    result = lint.check(data, images)
-    if result.problems:
-        console.print(report.problems(result.problems))
-    if not result.fatal:
-        dataset = CocoDataset(data, images, skip_invalid=True)
-        for table in report.dataset(summary(dataset)):
-            console.print(table)
-        if output is not None and len(dataset):
-            detections.save(detections.sample(dataset, samples, seed), output)
-            console.print(f"Sample: {output}.")
-    blocking = len(result.blocking)
-    if blocking:
-        remedy = "Correct them, or train with --skip-invalid."
-        if result.fatal:
-            remedy = "Correct the file."
-        console.print(f"Problems that stop training: {blocking}. {remedy}")
-        raise typer.Exit(1)
-    console.print("The data is ready for training.")
+from accelerated.command_line.arguments import Device, Weights
 
 
 def verify_model(

@@ -12,16 +12,24 @@ from typing import Annotated
 import typer
 
 import accelerated
-from accelerated.command_line import check_commands, experiment_commands, model_commands
+from accelerated.command_line import (
+    check_commands,
+    checkpoint_commands,
+    data_commands,
+    evaluate_command,
+    experiment_commands,
+    predict_command,
+    train_command,
+)
 
 COMMANDS = {
     "demo": experiment_commands.run_demo,
-    "inspect": check_commands.inspect_data,
-    "train": model_commands.train_model,
-    "evaluate": model_commands.evaluate_model,
-    "predict": model_commands.draw_predictions,
-    "convert": model_commands.convert_checkpoint,
-    "export": model_commands.export_model,
+    "inspect": data_commands.inspect_data,
+    "train": train_command.train_model,
+    "evaluate": evaluate_command.evaluate_model,
+    "predict": predict_command.draw_predictions,
+    "convert": checkpoint_commands.convert_checkpoint,
+    "export": checkpoint_commands.export_model,
     "verify": check_commands.verify_model,
     "ablate": experiment_commands.run_ablation,
     "benchmark": experiment_commands.run_benchmark,

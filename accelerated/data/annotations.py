@@ -13,6 +13,7 @@ from typing import Any
 
 from accelerated.data.images import MAX_PIXELS
 from accelerated.data.instance import Instance, Invalid, plain, read_instance, short, whole
+from accelerated.data.reading import DEFAULT, Reading
 
 
 @dataclass
@@ -72,11 +73,17 @@ class Records:
     images: dict[Any, ImageRecord] = field(default_factory=dict)
 
 
-def read(json_path: str | Path) -> tuple[Records, list[Problem]]:
-    """Read a COCO json file. Never raises, whatever the file contains."""
-    reader = _Reader(Path(json_path))
+def read(
+    path: str | Path, content: Any = None, reading: Reading = DEFAULT
+) -> tuple[Records, list[Problem]]:
+    """Read a COCO json file. Never raises, whatever the file contains.
+
+    content  its parsed content; None: read the file
+    reading  what the file leaves open
+    """
+    reader = _Reader(Path(path), reading)
     try:
-        reader.read()
+        reader.read(reader.parse() if content is None else content)
     except Invalid as invalid:
         reader.add(*invalid.problem, scope="file")
         return Records(), reader.problems
@@ -86,7 +93,8 @@ def read(json_path: str | Path) -> tuple[Records, list[Problem]]:
 class _Reader:
     """Collects the records and problems of one file. Raises Invalid if nothing can be read."""
 
-    def __init__(self, path):
+    def __init__(self, path, reading):
+        self.reading = reading
         self.path, self.problems, self.records, self.all_image_ids = path, [], Records(), set()
 
     def add(self, code, severity, message, *, scope, file=None, image=None, annotation=None):
@@ -94,9 +102,8 @@ class _Reader:
         file = file if isinstance(file, str) else self.path.name
         self.problems.append(Problem(code, severity, scope, file, image, annotation, message))
 
-    def read(self):
-        """Read the whole file."""
-        data = self.parse()
+    def read(self, data):
+        """Read the whole file, parsed."""
         if not isinstance(data, dict):
             name = type(data).__name__
             raise Invalid(

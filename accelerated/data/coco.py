@@ -6,18 +6,20 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from accelerated.data import images, lint, rle
+from accelerated.data import images, lint, rle, sources
 from accelerated.data.dataset import Item
+from accelerated.data.reading import DEFAULT, Reading
 from accelerated.structures import Target
 
 
 class CocoDataset:
-    """The images and objects of a COCO json file.
+    """The images and objects of a COCO json file, or of another format (sources.py).
 
-    json_path     the file
-    image_root    folder that its file names are relative to
+    data          the file, or whatever `sources.find` recognises
+    image_root    folder that its file names are relative to; None: found by `sources.find`
     skip_invalid  skip invalid annotations and images instead of raising, see `lint`
     open_images   check the image files too
+    reading       what the files leave open
 
     Category ids, however sparse, become labels 1..K by rising id. Images without objects are kept.
     The interface is `dataset.Dataset`.
@@ -26,14 +28,16 @@ class CocoDataset:
 
     def __init__(
         self,
-        json_path: str | Path,
-        image_root: str | Path,
+        data: str | Path,
+        image_root: str | Path | None = None,
         skip_invalid: bool = False,
         open_images: bool = True,
+        reading: Reading = DEFAULT,
     ):
-        records, self.report = lint.read(json_path, image_root, open_images)
+        source = sources.find(data, image_root)
+        records, self.report = lint.read(source, open_images, reading)
         self.report.require(skip_invalid)
-        self.image_root = image_root
+        self.image_root, self.reading = source.image_root, reading
         self.category_ids = list(records.categories)
         self.class_names = list(records.categories.values())
         self.label_of = {category: k for k, category in enumerate(self.category_ids, start=1)}

@@ -6,8 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from accelerated.data import annotations, images
+from accelerated.data import annotations, images, sources
 from accelerated.data.annotations import Problem, Records
+from accelerated.data.reading import DEFAULT, Reading
+from accelerated.data.sources import Source
 
 SEVERITIES = ("reject", "skip", "warn", "note")
 # Problems that an error lists.
@@ -50,27 +52,34 @@ class Report:
         raise ValueError("\n".join(lines))
 
 
-def check(json_path: str | Path, image_root: str | Path, open_images: bool = True) -> Report:
-    """Find every problem of the file and, with `open_images`, of the images it names.
+def check(
+    data: str | Path,
+    image_root: str | Path | None = None,
+    open_images: bool = True,
+    reading: Reading = DEFAULT,
+) -> Report:
+    """Find every problem of a data set and, with `open_images`, of the images it names.
+
+    The arguments are those of `coco.CocoDataset`.
 
     Never raises, whatever the data contains.
     """
-    return read(json_path, image_root, open_images)[1]
+    return read(sources.find(data, image_root), open_images, reading)[1]
 
 
 def read(
-    json_path: str | Path, image_root: str | Path, open_images: bool = True
+    source: Source, open_images: bool = True, reading: Reading = DEFAULT
 ) -> tuple[Records, Report]:
     """Read the valid records and report the problems, see `check`.
 
-    Nothing outside `image_root` is opened, and nothing huge is decompressed.
+    Nothing outside the image folder is opened, and nothing huge is decompressed.
     """
-    records, problems = annotations.read(json_path)
+    records, problems = annotations.read(source.path, source.content, reading)
+    problems = [*source.problems, *problems]
     if open_images:
+        opened = list(records.images.values())
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            checked = pool.map(
-                lambda record: _image_problem(record, image_root), list(records.images.values())
-            )
+            checked = pool.map(lambda record: _image_problem(record, source.image_root), opened)
         problems += [problem for problem in checked if problem]
         for problem in problems:
             if problem.blocking and problem.scope == "image":

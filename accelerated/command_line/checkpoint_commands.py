@@ -1,0 +1,114 @@
+"""Commands that rewrite checkpoints: convert, export."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from accelerated.command_line import arguments
+from accelerated.command_line.arguments import (
+    Weights,
+)
+
+# The inputs and outputs of an exported program, as `export_model` reports them.
+MEANINGS = {
+    "images": "input: RGB, 0..255, resized, at the top left",
+    "sizes": "input: height and width of each image in it",
+    "boxes": "x1, y1, x2, y2 in pixels of images",
+    "scores": "falling",
+    "labels": "from 1",
+    "valid": "whether the slot holds a detection",
+    "mask_probabilities": "inside of each box",
+}
+
+
+def convert_checkpoint(
+    checkpoint: Weights,
+    target: Annotated[
+        Path,
+        typer.Argument(
+            help="New folder for this project's format, or a new file, NAME.safetensors or"
+            " NAME.pth, in torchvision's or detectron2's format.",
+            metavar="TARGET",
+        ),
+    ],
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            help="Preset for settings that cannot be inferred from the tensors (default: inferred)."
+        ),
+    ] = None,
+    format: Annotated[
+        str | None,
+        typer.Option(
+            help="Format of a target file: torchvision or detectron2 (default: detectron2 if the"
+            " background is the last class, else torchvision)."
+        ),
+    ] = None,
+) -> None:
+    """Convert a torchvision or detectron2 checkpoint to this project's format, or back."""
+    from accelerated import interop, optimizer
+    from accelerated.command_line import report
+    from accelerated.engine.checkpoint import save
+
+    if target.exists():
+        raise ValueError(f"{target} already exists")
+    model = interop.load(checkpoint, preset)
+    if target.suffix:
+        interop.save(model, target, format)
+    else:
+        categories = arguments.read_categories(checkpoint) or arguments.numbered_categories(model)
+        new_optimizer = optimizer.build(model, model.config.optimizer)
+        save(target, model, model.config, categories, new_optimizer, 0)
+    count = sum(parameter.numel() for parameter in model.parameters())
+    classes = report.count(model.config.num_classes, "class", "classes")
+    print(f"Written to {target}: {count:,} parameters, {classes}.")
+
+
+def export_model(
+    checkpoint: Weights,
+    targets: Annotated[
+        list[Path],
+        typer.Argument(
+            help="New files: NAME.onnx for ONNX, NAME.pt2 for torch.export.", metavar="TARGET..."
+        ),
+    ],
+    height: Annotated[
+        int | None,
+        typer.Option(help="Height of the images, in pixels (default: of landscapes).", min=1),
+    ] = None,
+    width: Annotated[
+        int | None,
+        typer.Option(help="Width of the images, in pixels (default: of landscapes).", min=1),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Images per call.", min=1)] = 1,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            help="Preset for settings that cannot be inferred from the tensors (default: inferred)."
+        ),
+    ] = None,
+) -> None:
+    """Write a model as a program for ONNX or torch.export, with fixed shapes.
+
+    The program detects without this package. docs/export.md shows what stands around it.
+    """
+    from accelerated import interop
+    from accelerated.interop.export import export, program_shape
+
+    model = interop.load(checkpoint, preset)
+    if height is None or width is None:
+        default = program_shape(model.config)
+        height, width = height or default[0], width or default[1]
+    shapes = export(
+        model,
+        *targets,
+        height=height,
+        width=width,
+        batch=batch_size,
+        categories=arguments.read_categories(checkpoint) or arguments.numbered_categories(model),
+    )
+    for target in targets:
+        print(f"Written to {target}: {target.stat().st_size / 1e6:,.1f} MB.")
+    for name, shape in shapes.items():
+        print(f"  {name:20}{shape:28}{MEANINGS[name]}")

@@ -1,0 +1,127 @@
+"""The command `train`."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import reference.config
+from accelerated.command_line import arguments
+from accelerated.command_line.arguments import (
+    Amp,
+    Backend,
+    BatchSize,
+    BoxesAsMasks,
+    Changes,
+    Crowd,
+    Data,
+    Device,
+    Exif,
+    Images,
+    Output,
+    PixelRange,
+    Preset,
+    Seed,
+    SkipInvalid,
+    Val,
+    ValImages,
+    Workers,
+)
+
+
+def train_model(
+    data: Data,
+    output: Output,
+    images: Images = None,
+    iterations: Annotated[int, typer.Option(help="Training steps.", min=1)] = 1000,
+    preset: Preset = "tiny",
+    changes: Changes = None,
+    val: Val = None,
+    val_images: ValImages = None,
+    evaluate_every: Annotated[
+        int, typer.Option(help="Steps between evaluations (0: only at the end).", min=0)
+    ] = 0,
+    checkpoint_every: Annotated[
+        int, typer.Option(help="Steps between checkpoints (0: only at the end).", min=0)
+    ] = 500,
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            help="Initial weights: a run or checkpoint, or a torchvision, detectron2,"
+            " maskrcnn-benchmark or Caffe2 file of a detector or a backbone (default: random)."
+        ),
+    ] = None,
+    batch_size: BatchSize = None,
+    workers: Workers = 0,
+    device: Device = "auto",
+    backend: Backend = "auto",
+    seed: Seed = 0,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the run in the output folder.")
+    ] = False,
+    amp: Amp = False,
+    fixed_shapes: Annotated[
+        bool,
+        typer.Option("--fixed-shapes", help="Pad all batches to at most six shapes."),
+    ] = False,
+    compile: Annotated[
+        bool,
+        typer.Option("--compile", help="Compile the losses (with --fixed-shapes)."),
+    ] = False,
+    graph: Annotated[
+        bool,
+        typer.Option("--graph", help="Replay steps as CUDA graphs (with --fixed-shapes)."),
+    ] = False,
+    skip_invalid: SkipInvalid = False,
+    crowd: Crowd = "ignore",
+    exif: Exif = None,
+    boxes_as_masks: BoxesAsMasks = False,
+    pixel_range: PixelRange = None,
+) -> None:
+    """Train a model on a data set in COCO format."""
+    config = reference.config.preset(preset)
+    for change in changes or []:
+        config = reference.config.override(config, change)
+    torch_device = arguments.select_device(device, backend)
+    from accelerated.command_line import report
+    from accelerated.drawing import curves
+    from accelerated.engine.train import train
+
+    masks = config.mask_head.kind != "none"
+    reading = arguments.reading(crowd, exif, boxes_as_masks, pixel_range, masks)
+    dataset = arguments.open_dataset(data, images, skip_invalid, reading=reading)
+    evaluation = None
+    if val:
+        folder = val_images or images
+        evaluation = arguments.open_dataset(val, folder, skip_invalid, reading=reading)
+    result = train(
+        replace(config, num_classes=len(dataset.class_names)),
+        dataset,
+        output,
+        iterations=iterations,
+        batch_size=batch_size,
+        workers=workers,
+        device=torch_device,
+        seed=seed,
+        amp=amp,
+        fixed_shapes=fixed_shapes,
+        compile="inductor" if compile else None,
+        graph=graph,
+        weights=weights,
+        resume=resume,
+        evaluation=evaluation,
+        evaluate_every=evaluate_every,
+        checkpoint_every=checkpoint_every,
+    )
+    console = report.console()
+    curves.loss_curve(output / "log.jsonl").savefig(output / "loss.png")
+    if result.metrics:
+        console.print(report.metrics(result.metrics))
+    if result.interrupted:
+        console.print(f"Interrupted after {result.iteration} steps. Continue with --resume.")
+        raise typer.Exit(130)
+    console.print(
+        f"Trained for {result.iteration} steps."
+        f" Weights: {output / 'last'}. Loss curve: {output / 'loss.png'}."
+    )
