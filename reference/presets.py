@@ -1,4 +1,4 @@
-"""Named configurations: those of torchvision and detectron2, of the papers, and a tiny one.
+"""Named configurations: those of torchvision and detectron2, of the papers, and two little ones.
 
 Plain data: what differs from the defaults of config.py, which are torchvision's. A variant is one
 field away: `override(preset("paper_r50_fpn"), "mask_head.loss=softmax")`, and likewise
@@ -105,6 +105,17 @@ TINY = merged(
     {"optimizer": {"steps": (0.75, 0.92), "gamma": 0.2, "clip_gradient_norm": 10.0}},
     poolers(aligned=True),
 )
+# For photographs: the same model, wider, on images of about 512 pixels.
+SMALL = merged(
+    TINY,
+    {"transform": {"min_size": (512,), "max_size": 512}},
+    {"anchors": {"sizes": ((16,), (32,), (64,), (128,), (256,))}},
+    {"backbone": {"width": 32}, "fpn": {"channels": 64}},
+    {"rpn": {"batch_size": 256, "pre_nms_top_n_train": 1000, "pre_nms_top_n_test": 1000}},
+    {"rpn": {"post_nms_top_n_train": 500, "post_nms_top_n_test": 500}},
+    {"box_head": {"channels": 256, "conv_channels": 64, "batch_size": 64}},
+    {"mask_head": {"convs": 4, "channels": 64}},
+)
 
 PRESETS = {
     "torchvision_r50_fpn": {},
@@ -123,4 +134,5 @@ PRESETS = {
     "paper_r50_c5": PAPER_C5,
     "paper_vgg16": PAPER_VGG16,
     "tiny": TINY,
+    "small": SMALL,
 }

@@ -139,6 +139,7 @@ def test_every_field_has_one_row_in_the_specification():
 
 @pytest.mark.parametrize("preset_name", PRESETS)
 def test_the_specification_states_every_preset(preset_name):
-    family = preset_name.split("_")[0]
+    # `small` shares the column of `tiny`.
+    family = preset_name.split("_")[0].replace("small", "tiny")
     written = {field: stated(cells[family], preset_name) for field, cells in field_rows()}
     assert written == dict(fields(to_dict(preset(preset_name))))

@@ -14,11 +14,12 @@ NAMES = [
     "paper_r50_c5",
     "paper_vgg16",
     "tiny",
+    "small",
 ]
 
 
 def test_the_names():
-    assert set(PRESETS) == set(NAMES) and len(set(NAMES)) == 16
+    assert set(PRESETS) == set(NAMES) and len(set(NAMES)) == 17
 
 
 def test_the_last_layer_has_its_say_and_no_layer_is_changed():
@@ -38,7 +39,7 @@ def test_depth_and_neck_are_those_of_the_name(name):
     config.check(preset)
     backbone = preset.backbone
     assert (
-        backbone.depth == 101 if "101" in name else backbone.depth == (18 if name == "tiny" else 50)
+        backbone.depth == 101 if "101" in name else backbone.depth == (18 if name in ("tiny", "small") else 50)
     )
     wiring = (preset.neck, preset.shared_head != "none", backbone.out_stage, backbone.dilation)
     kind = {
