@@ -214,6 +214,8 @@ class MaskRCNN(nn.Module):
     def batch(self, images: list, targets: list[Target] | None = None) -> Batch:
         """Prepare images and targets as a Batch on the model's device, at the size of inference."""
         config, weight = self.config.transform, self.weight
+        for target in targets or ():
+            transform.check_labels(target, self.config.num_classes)
         pairs = zip(images, targets or [None] * len(images), strict=True)
         dtype = torch.promote_types(weight.dtype, torch.float32)
         prepared = [

@@ -224,6 +224,8 @@ class MaskRCNN:
         if proposals is not None and len(proposals) != len(images):
             raise ValueError(f"proposals: those of {len(proposals)} images for {len(images)}")
         config = self.config
+        for target in targets:
+            transform.check_labels(target, config.num_classes)
         pairs = [transform.prepare(*pair, config.transform) for pair in zip(images, targets)]
         prepared, targets = [image for image, _ in pairs], [target for _, target in pairs if target]
         gt_boxes = [target.boxes.astype(self.dtype) for target in targets]

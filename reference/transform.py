@@ -45,6 +45,14 @@ def check_target(target: Target, height: int, width: int) -> Target:
     return Target(boxes, labels.astype(np.int64), masks.astype(bool), polygons)
 
 
+def check_labels(target: Target | None, num_classes: int) -> None:
+    """Raise ValueError for a label above K, `num_classes`."""
+    label = 0 if target is None else int(max(target.labels, default=0))
+    if label > num_classes:
+        fix = f"labels are 1..{num_classes}: correct it, or raise num_classes"
+        raise ValueError(f"target: label {label} above num_classes {num_classes}; {fix}")
+
+
 def check_polygons(polygons: list | None, count: int) -> list[list[Array]] | None:
     """Return each object's outlines as arrays; ValueError unless they are finite polygons."""
     if polygons is None:

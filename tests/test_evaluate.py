@@ -75,6 +75,22 @@ def test_perfect_detections_score_one(tmp_path):
     assert json.loads((tmp_path / "metrics.json").read_text()) == metrics
 
 
+def test_annotation_ids_count_from_anywhere():
+    """pycocotools' matcher takes an annotation with the id 0 for none."""
+    boxes = [[10.0 * k, 10.0, 8.0, 8.0] for k in range(2)]
+    shared = {"image_id": 1, "category_id": 1}
+    truth: dict = {
+        "images": [{"id": 1, "width": 64, "height": 64}],
+        "categories": [{"id": 1, "name": "a"}],
+        "annotations": [
+            shared | {"id": k, "bbox": box, "area": 64, "iscrowd": 0} for k, box in enumerate(boxes)
+        ],
+    }
+    results = [shared | {"bbox": box, "score": 0.9} for box in boxes]
+    assert evaluate.score(truth, results, iou_types=["bbox"])["bbox"]["AP"] == 1.0
+    assert [a["id"] for a in truth["annotations"]] == [0, 1]
+
+
 def test_equals_pycocotools_on_the_results_file(tmp_path, rng):
     """Boxes shifted, masks eroded, labels and scores wrong here and there."""
     dataset = small.shapes(12, seed=3)

@@ -123,6 +123,12 @@ def test_a_failure_names_image_and_file(workers):
         )
 
 
+def test_a_label_above_the_classes_names_image_and_file():
+    config = replace(CONFIG, num_classes=1)
+    with pytest.raises(RuntimeError, match=r"^image \d, file .*: target: label \d above num_class"):
+        list(loader(ShapesDataset(4, size=32), config, batch_size=4, training=True, iterations=1))
+
+
 class Killed(ShapesDataset):
     def __getitem__(self, index):
         os.kill(os.getpid(), signal.SIGKILL)

@@ -230,6 +230,17 @@ def test_no_images(rng):
         model.losses(narrow.scene(rng)[0], [])
 
 
+@pytest.mark.parametrize("name", narrow.PRESETS)
+def test_a_label_above_the_classes_is_refused(rng, name):
+    config = narrow.config(name)
+    images, (first, second) = narrow.scene(rng)
+    high = config.num_classes + 1
+    first["labels"][0] = high
+    for side, kind in zip(narrow.twins(config), (Target, structures.Target), strict=True):
+        with pytest.raises(ValueError, match=f"label {high} above num_classes {high - 1}"):
+            side.losses(images, [kind(**first), kind(**second)])
+
+
 @pytest.mark.parametrize("name", narrow.LAYOUTS)
 def test_float32_is_near_float64(rng, name):
     """With shared priorities and no close choice, losses keep the table's tolerance."""

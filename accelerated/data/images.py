@@ -1,11 +1,11 @@
 """Find and read image files that may be damaged or hostile.
 
-Pixels are returned as stored: an EXIF orientation is not applied, because COCO labels refer to the
-stored frame.
+Whatever `read` refuses, `probe` refuses too.
 """
 
 import os
 import stat
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
@@ -18,6 +18,11 @@ FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 MAX_PIXELS = cast(int, Image.MAX_IMAGE_PIXELS)
 # The EXIF tag.
 ORIENTATION = 0x0112
+# The formats that Pillow turns upright itself, and the orientations that are not their own inverse.
+TURNED, BACK = ("TIFF",), {6: 8, 8: 6}
+# Modes of 16 and of 32 bits, and those of 8 bits that always become RGB.
+DEEP = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
+PLAIN = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK")
 # Register Pillow's formats now, because threads race when it is done lazily.
 Image.init()
 
@@ -73,39 +78,141 @@ def locate(root: str | Path, file_name: object) -> Path:
     return path
 
 
-def probe(path: Path, decode: bool = True) -> tuple[int, int, int]:
-    """Return width, height and EXIF orientation (1..8) of the stored frame.
+@dataclass(frozen=True)
+class Header:
+    """What is known of an image file without keeping its pixels.
 
-    `decode` reads every pixel, to find truncated files. Raises ImageError.
+    width, height  of the stored frame
+    orientation    EXIF's, 1..8; from 5 on the displayed frame has the sides exchanged
+    frames         pages of a TIFF file or pictures of an animation
+    limits         least and greatest value of a picture of 16 or 32 bits; None for 8 bits
     """
-    with _opened(path) as image:
-        orientation = image.getexif().get(ORIENTATION, 1)
-        width, height = image.size
-        if decode:
-            # For JPEG this skips most of the inverse transform.
-            image.draft("L", (width // 8, height // 8))
-            _load(image, path)
-    return width, height, orientation if orientation in range(1, 9) else 1
+
+    width: int
+    height: int
+    orientation: int
+    frames: int
+    limits: tuple[float, float] | None
+
+    def size(self, exif: str | None) -> tuple[int, int]:
+        """Return width and height of the frame that `read` returns."""
+        swap = exif == "apply" and self.orientation >= 5
+        return (self.height, self.width) if swap else (self.width, self.height)
 
 
-def read(path: Path) -> np.ndarray:
-    """Read the first frame of an image as [H, W, 3] uint8 RGB.
+def probe(
+    path: Path, decode: bool = True, pixel_range: tuple[float, float] | None = None
+) -> Header:
+    """Read what `Header` lists.
 
-    Grey is repeated, palettes and CMYK are converted, alpha is dropped, 16 bits are cut to 8.
+    decode       read every pixel, to find truncated files; False: limits are None, frames is 1
+    pixel_range  as for `read`
+
     Raises ImageError.
     """
     with _opened(path) as image:
+        orientation = _orientation(image)
+        width, height = image.size
+        if image.format in TURNED and orientation >= 5:
+            width, height = height, width
+        frames, limits = 1, None
+        if decode:
+            frames = _frames(image)
+            # For JPEG this skips most of the inverse transform.
+            image.draft("L", (width // 8, height // 8))
+            _load(image, path)
+            if image.mode in DEEP:
+                values = _values(image, path, pixel_range)
+                limits = float(values.min()), float(values.max())
+            elif image.mode not in PLAIN:
+                _rgb(image, path, pixel_range)
+    return Header(width, height, orientation, frames, limits)
+
+
+def read(
+    path: Path, exif: str | None = None, pixel_range: tuple[float, float] | None = None
+) -> np.ndarray:
+    """Read the first frame of an image as [H, W, 3] uint8 RGB.
+
+    exif         "apply": the frame as displayed, turned by its EXIF orientation; "ignore" or None:
+                 as stored
+    pixel_range  the values that become 0 and 255 in pictures of 16 or 32 bits, those outside
+                 clipped; None: 16 bits are cut to 8, and 32 bits are refused
+
+    Grey is repeated, palettes and CMYK are converted, alpha is dropped.
+    Raises ImageError.
+    """
+    with _opened(path) as image:
+        orientation = _orientation(image)
         _load(image, path)
-        if image.mode.startswith("I;16"):
-            image = Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
-        elif image.mode in ("I", "F"):
-            raise ImageError(
-                "unreadable_image",
-                f"{_name(path)} has 32-bit pixels (mode {image.mode}); convert it to 8 or 16 bits",
-            )
-        elif image.mode == "P" and "transparency" in image.info:
-            image = image.convert("RGBA")
+        pixels = _rgb(image, path, pixel_range)
+        turned = image.format in TURNED
+    if exif == "apply":
+        return pixels if turned else turn(pixels, orientation)
+    return turn(pixels, BACK.get(orientation, orientation)) if turned else pixels
+
+
+def turn(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Turn a stored frame [H, W, 3] upright by its EXIF orientation, 1..8."""
+    if orientation >= 5:
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    return np.ascontiguousarray(pixels)
+
+
+def _rgb(image, path, pixel_range):
+    if image.mode in DEEP:
+        values = _values(image, path, pixel_range)
+        if pixel_range is None:
+            grey = (values >> 8).astype(np.uint8)
+        else:
+            low, high = pixel_range
+            grey = np.rint(np.clip((values - low) / (high - low), 0, 1) * 255).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=2)
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    try:
         return np.array(image.convert("RGB"))
+    except ValueError as error:
+        message = f"{_name(path)} has colours of mode {image.mode}; convert it to RGB"
+        raise ImageError("unreadable_image", message) from error
+
+
+def _values(image, path, pixel_range):
+    """Return the values [H, W] of a picture of 16 or 32 bits."""
+    values = np.asarray(image)
+    if image.mode.startswith("I;16"):
+        return values.astype(np.uint16) if pixel_range is None else values.astype(np.float64)
+    if not np.isfinite(values).all():
+        message = f"{_name(path)} contains NaN or infinity; replace these pixels"
+        raise ImageError("pixels_not_finite", message)
+    if pixel_range is None:
+        raise ImageError(
+            "pixel_range_missing",
+            f"{_name(path)} has 32-bit pixels, here from {values.min():g} to {values.max():g}; say"
+            " which values become black and white with --pixel-range LOW:HIGH",
+        )
+    return values.astype(np.float64)
+
+
+def _orientation(image):
+    # Pillow's readers raise almost anything on hostile bytes.
+    try:
+        orientation = image.getexif().get(ORIENTATION, 1)
+    except Exception:
+        return 1
+    return orientation if orientation in range(1, 9) else 1
+
+
+def _frames(image):
+    try:
+        return getattr(image, "n_frames", 1)
+    # The first frame is read, so that damage behind it does not matter.
+    except Exception:
+        return 1
 
 
 def _opened(path):

@@ -97,9 +97,10 @@ def _image_problem(record, root):
         return Problem(code, severity, "image", name, record.id, None, message)
 
     try:
-        width, height, orientation = images.probe(images.locate(root, record.file_name))
+        header = images.probe(images.locate(root, record.file_name))
     except images.ImageError as error:
         return problem(error.code, "reject", str(error))
+    width, height, orientation = header.width, header.height, header.orientation
     exif, rotated = f"EXIF orientation {orientation}", orientation >= 5
     if (width, height) == (record.width, record.height):
         if rotated and width == height:

@@ -59,7 +59,9 @@ def loader(
         firsts = range(0, len(dataset), batch_size)
         order = [(None, indices[first : first + batch_size]) for first in firsts]
     drawn = config.mask_head.target == "polygon"
-    prepared: Any = _Prepared(dataset, config.transform, seed, flip_probability, shapes, drawn)
+    prepared: Any = _Prepared(
+        dataset, config.transform, config.num_classes, seed, flip_probability, shapes, drawn
+    )
     batches = torch.utils.data.DataLoader(
         prepared,
         batch_size=None,
@@ -154,6 +156,7 @@ class _Prepared:
 
     dataset: Dataset
     transform: Transform
+    num_classes: int
     seed: int
     flip_probability: float
     shapes: Shapes | None
@@ -201,6 +204,7 @@ class _Prepared:
         masks = not (self.drawn and self.dataset.outlined)
         target = target if self.drawn else replace(target, polygons=None)
         if iteration is not None:
+            transform.check_labels(target, self.num_classes)
             rng = np.random.default_rng([self.seed, 2, iteration, slot])
             image, target, min_size = augment(
                 image, target, self.transform, rng, self.flip_probability

@@ -138,6 +138,9 @@ def score(
     "classes": {name: AP}. A metric is None if the ground truth has no object for it.
     Objects are small, medium or large by box area for "bbox", by mask area for "segm".
     """
+    # pycocotools takes an annotation's id 0 for "no match".
+    numbered = [a | {"id": n} for n, a in enumerate(truth["annotations"], start=1)]
+    truth = truth | {"annotations": numbered}
     with contextlib.redirect_stdout(io.StringIO()):
         coco = _coco(truth)
         return {name: _score(coco, results, name, max_detections) for name in iou_types}
