@@ -26,6 +26,9 @@ def inspect_data(
     ] = None,
     samples: Annotated[int, typer.Option(help="Images in the sample.", min=1)] = 12,
     seed: Seed = 0,
+    everything: Annotated[
+        bool, typer.Option("--all", help="List every problem, not a few of each kind.")
+    ] = False,
     crowd: Crowd = "ignore",
     exif: Exif = None,
     boxes_as_masks: BoxesAsMasks = False,
@@ -41,8 +44,7 @@ def inspect_data(
     console = report.console()
     reading = arguments.reading(crowd, exif, boxes_as_masks, pixel_range)
     result = lint.check(data, images, reading=reading)
-    if result.problems:
-        console.print(report.problems(result.problems))
+    console.print(*report.problems(result, data.name, everything))
     if not result.fatal:
         dataset = CocoDataset(data, images, skip_invalid=True, reading=reading)
         for table in report.dataset(summary(dataset)):

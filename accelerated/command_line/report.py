@@ -1,17 +1,20 @@
 """Tables of the command line: data sets, results and comparisons."""
 
 import sys
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from accelerated.data.annotations import Problem
+from accelerated.data.lint import Report as Findings
 from accelerated.experiments.ablation_results import Line, orderings
 from accelerated.verify.report import Report, Row
 from accelerated.verify.training import Pair
 
+# Problems of a kind that are shown.
+EXAMPLES = 5
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
 
@@ -116,14 +119,32 @@ def training(pairs: Sequence[Pair], lines: int = 12) -> Table:
     )
 
 
-def problems(listed: Sequence[Problem]) -> Table:
-    """Show every problem that `data.lint.check` found."""
-    rows = [(p.severity, p.code, p.image_id, p.annotation_id, p.message) for p in listed]
-    return table(
-        count(len(rows), "problem"),
-        ["severity", "code", "image", "annotation", "problem"],
-        rows,
-    )
+def problems(found: Findings, name: str, everything: bool = False) -> list[Table]:
+    """Show the problems that `data.lint.check` found in a file, their causes first.
+
+    everything  list every problem, not five of each kind and none that a cause explains
+    """
+    total = len(found.problems)
+    title = f"{name}: {count(total, 'problem')}"
+    causes = [
+        (c.severity, f"{c.message} (explains {len(c.problems)} of {total} problems)")
+        for c in found.causes
+    ]
+    listed = found.problems if everything else found.unexplained
+    kinds = Counter((problem.severity, problem.code) for problem in listed)
+    rows, shown = [], Counter()
+    for problem in listed:
+        kind = problem.severity, problem.code
+        shown[kind] += 1
+        if everything or shown[kind] <= EXAMPLES:
+            rows.append((*kind, problem.image_id, problem.annotation_id, problem.message))
+        if not everything and shown[kind] == kinds[kind] > EXAMPLES:
+            rows.append((*kind, "", "", f"... and {kinds[kind] - EXAMPLES} more; --all lists them"))
+    columns = ["severity", "code", "image", "annotation", "problem"]
+    tables = [table(title, ["severity", "cause"], causes)] if causes else []
+    if rows:
+        tables.append(table(None if causes else title, columns, rows))
+    return tables
 
 
 def dataset(summary: dict) -> list[Table]:

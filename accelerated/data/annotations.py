@@ -7,13 +7,17 @@ instead; a problem of the whole file cannot be skipped); "warn" and "note" do no
 """
 
 import json
+from collections import Counter
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from accelerated.data.file_names import nearest
 from accelerated.data.images import MAX_PIXELS
-from accelerated.data.instance import Instance, Invalid, plain, read_instance, short, whole
+from accelerated.data.instance import Instance, read_instance
 from accelerated.data.reading import DEFAULT, Reading
+from accelerated.data.values import Invalid, plain, short, whole
 
 
 @dataclass
@@ -27,6 +31,7 @@ class Problem:
     image_id       of the image, or None
     annotation_id  of the annotation, or None
     message        what is wrong, and what to do
+    index          of the image or annotation in the file's list, or None
     """
 
     code: str
@@ -36,6 +41,7 @@ class Problem:
     image_id: Any
     annotation_id: Any
     message: str
+    index: int | None = None
 
     @property
     def blocking(self) -> bool:
@@ -51,12 +57,18 @@ class Problem:
 
 @dataclass
 class ImageRecord:
-    """An image of the file with its valid annotations."""
+    """An image of the file with its valid annotations.
+
+    measured  whether the size was read from the image file, because the json has none
+    index     in the file's list of images
+    """
 
     id: Any
     file_name: Any
     width: int
     height: int
+    measured: bool = False
+    index: int | None = None
     instances: list[Instance] = field(default_factory=list)
 
     @property
@@ -67,49 +79,64 @@ class ImageRecord:
 
 @dataclass
 class Records:
-    """The valid part of a file: {id: name} by rising id, and {id: ImageRecord} in its order."""
+    """The valid part of a file: {id: name} by rising id, and {id: ImageRecord} in its order.
+
+    content  the whole file, parsed; None if it cannot be read
+    """
 
     categories: dict[int, str] = field(default_factory=dict)
     images: dict[Any, ImageRecord] = field(default_factory=dict)
+    content: Any = None
 
 
 def read(
-    path: str | Path, content: Any = None, reading: Reading = DEFAULT
+    path: str | Path,
+    content: Any = None,
+    reading: Reading = DEFAULT,
+    size_of: Callable[[Any], tuple[int, int] | None] = lambda file_name: None,
 ) -> tuple[Records, list[Problem]]:
     """Read a COCO json file. Never raises, whatever the file contains.
 
     content  its parsed content; None: read the file
     reading  what the file leaves open
+    size_of  returns (width, height) of an image file that the file gives no size of, if it can
     """
-    reader = _Reader(Path(path), reading)
+    reader = _Reader(Path(path), reading, size_of)
     try:
-        reader.read(reader.parse() if content is None else content)
+        reader.records.content = reader.parse() if content is None else content
+        reader.read(reader.records.content)
     except Invalid as invalid:
         reader.add(*invalid.problem, scope="file")
-        return Records(), reader.problems
+        return Records(content=reader.records.content), reader.problems
     return reader.records, reader.problems
 
 
 class _Reader:
     """Collects the records and problems of one file. Raises Invalid if nothing can be read."""
 
-    def __init__(self, path, reading):
-        self.reading = reading
-        self.path, self.problems, self.records, self.all_image_ids = path, [], Records(), set()
+    def __init__(self, path, reading, size_of):
+        self.reading, self.size_of = reading, size_of
+        self.path, self.problems, self.records = path, [], Records()
+        self.all_image_ids, self.texts, self.drawn = set(), {}, set()
 
-    def add(self, code, severity, message, *, scope, file=None, image=None, annotation=None):
+    def add(
+        self, code, severity, message, *, scope, file=None, image=None, annotation=None, at=None
+    ):
         """Add a problem."""
         file = file if isinstance(file, str) else self.path.name
-        self.problems.append(Problem(code, severity, scope, file, image, annotation, message))
+        self.problems.append(Problem(code, severity, scope, file, image, annotation, message, at))
 
     def read(self, data):
         """Read the whole file, parsed."""
         if not isinstance(data, dict):
             name = type(data).__name__
-            raise Invalid(
-                "not_coco",
-                f"the top level is a {name}; write an object with images, annotations, categories",
-            )
+            message = f"the top level is a {name}"
+            entry = data[0] if isinstance(data, list) and data else None
+            if isinstance(entry, dict) and "image_id" in entry:
+                kind = "results" if "score" in entry else "annotations without images"
+                message = f"this is a list of {kind}"
+            needed = "write an object with images, annotations, categories"
+            raise Invalid("not_coco", f"{message}; {needed}")
         for key in ("images", "annotations", "categories"):
             if not isinstance(data.get(key), list):
                 state = "is not a list" if key in data else "is missing"
@@ -132,7 +159,8 @@ class _Reader:
         try:
             raw = self.path.read_bytes()
         except OSError as error:
-            raise Invalid("json_unreadable", f"the file cannot be read: {error.strerror}") from None
+            message = f"the file cannot be read: {error.strerror}{nearest(self.path, '.json')}"
+            raise Invalid("json_unreadable", message) from None
         if not raw.strip():
             raise Invalid("json_invalid", "the file is empty")
         if raw.startswith(b"\xef\xbb\xbf"):
@@ -185,19 +213,18 @@ class _Reader:
     def read_images(self, images):
         """Collect the valid images. Different images with the same id are all rejected."""
         originals, files, ambiguous = {}, {}, set()
-        for image in images:
+        for at, image in enumerate(images):
             if not isinstance(image, dict):
                 message = f"an image is {short(image)}, not an object; correct or delete it"
-                self.add("image_invalid", "reject", message, scope="image")
+                self.add("image_invalid", "reject", message, scope="image", at=at)
                 continue
-            name = image.get("file_name")
+            name, image_id = image.get("file_name"), plain(image.get("id"))
+            where = {"scope": "image", "file": name, "image": image_id, "at": at}
             try:
-                record = self.image_record(image)
+                record = self.image_record(image, where)
             except Invalid as invalid:
-                image_id = plain(image.get("id"))
-                self.add(*invalid.problem, scope="image", file=name, image=image_id)
+                self.add(*invalid.problem, **where)
                 continue
-            where = {"scope": "image", "file": name, "image": record.id}
             if record.id in originals:
                 problem = f"two images have the id {record.id};"
                 if originals[record.id] == image:
@@ -219,43 +246,57 @@ class _Reader:
             del self.records.images[image_id]
         # Rejected images too, so that their annotations are not reported as well.
         self.all_image_ids = {plain(i.get("id")) for i in images if isinstance(i, dict)}
+        self.texts = counterparts(self.all_image_ids)
 
-    def image_record(self, image):
+    def image_record(self, image, where):
         """Check an image's id and size."""
         image_id = image.get("id")
         if not isinstance(image_id, str) and whole(image_id) is None:
             raise Invalid(
                 "image_id_invalid", f"the image's id is {short(image_id)}; write an integer"
             )
-        sides = []
-        for key in ("width", "height"):
-            side = whole(image.get(key))
-            if side is None or side <= 0:
-                raise Invalid(
-                    "image_size_invalid",
-                    f"{key} is {short(image.get(key))}; write the image's {key} in pixels",
-                )
-            sides.append(side)
-        width, height = sides
+        measured = image.get("width") is None and image.get("height") is None
+        if measured:
+            found = self.size_of(image.get("file_name"))
+            if found is None:
+                message = "width and height are missing, and the file does not tell them;"
+                raise Invalid("image_size_invalid", f"{message} write them in pixels")
+            width, height = found
+            message = f"width and height are missing; the file is {width}x{height}"
+            self.add("image_size_missing", "warn", message, **where)
+        else:
+            width, height = (self.side(image, key) for key in ("width", "height"))
         if width * height > MAX_PIXELS:
             raise Invalid(
                 "image_too_large",
                 f"{width}x{height} is more than {MAX_PIXELS:,} pixels; crop or shrink the image",
             )
-        return ImageRecord(plain(image_id), image.get("file_name"), width, height)
+        return ImageRecord(
+            plain(image_id), image.get("file_name"), width, height, measured, where["at"]
+        )
+
+    def side(self, image, key):
+        """Check an image's width or height."""
+        side = whole(image.get(key))
+        if side is None or side <= 0:
+            raise Invalid(
+                "image_size_invalid",
+                f"{key} is {short(image.get(key))}; write the image's {key} in pixels",
+            )
+        return side
 
     def read_annotations(self, annotations):
         """Add the valid annotations to their images."""
         seen = set()
-        for annotation in annotations:
+        for at, annotation in enumerate(annotations):
             if not isinstance(annotation, dict):
                 message = f"an annotation is {short(annotation)}, not an object;"
                 message += " correct or delete it"
-                self.add("annotation_invalid", "reject", message, scope="annotation")
+                self.add("annotation_invalid", "reject", message, scope="annotation", at=at)
                 continue
-            self.read_annotation(annotation, seen)
+            self.read_annotation(annotation, seen, at)
 
-    def read_annotation(self, annotation, seen):
+    def read_annotation(self, annotation, seen, at):
         """Add one annotation to its image, or report it. `seen` holds the ids so far."""
         annotation_id, image_id = plain(annotation.get("id")), plain(annotation.get("image_id"))
         image = self.records.images.get(image_id)
@@ -264,6 +305,7 @@ class _Reader:
             "annotation": annotation_id,
             "image": image_id,
             "file": image.file_name if image else None,
+            "at": at,
         }
         if annotation_id is None:
             self.add("annotation_id_missing", "note", "the annotation has no id", **where)
@@ -276,7 +318,13 @@ class _Reader:
                 self.check_image_id(annotation, image_id)
                 # Its image was rejected, which has been reported.
                 return
-            instance, remarks = read_instance(annotation, image, self.records.categories)
+            known = self.records.categories
+            instance, remarks = read_instance(annotation, image, known, self.reading)
+            drawn = image_id, instance.category_id, instance.box, instance.counts
+            if drawn in self.drawn:
+                message = "the same object is in the file twice; both are used"
+                remarks.append(("duplicate_annotation", "warn", message))
+            self.drawn.add(drawn)
             image.instances.append(instance)
         except Invalid as invalid:
             remarks = [invalid.problem]
@@ -292,9 +340,24 @@ class _Reader:
         if image_id in self.all_image_ids:
             return
         hint = "write an id from the list of images"
-        if isinstance(image_id, str) and image_id.strip().isdecimal():
-            number = int(image_id)
-            if number in self.all_image_ids:
-                hint = f"the image's id is the number {number}, this is a text; write the number"
+        if number(image_id) in self.all_image_ids - {None}:
+            hint = f"the image's id is the number {number(image_id)}, this is a text"
+            hint += "; write the number"
+        elif image_id in self.texts:
+            hint = f"the image's id is the text {self.texts[image_id]!r}, this is a number"
+            hint += "; write the same for both"
         value = short(annotation["image_id"])
         raise Invalid("unknown_image", f"image_id {value} belongs to no image; {hint}")
+
+
+def number(text: Any) -> int | None:
+    """Return the number that a text writes, or None."""
+    written = isinstance(text, str) and text.strip().isdecimal() and len(text) < 20
+    return int(text) if written else None
+
+
+def counterparts(known: Collection) -> dict[int, str]:
+    """Map numbers to the ids that are the same number written as text, each if there is one."""
+    texts = [(number(value), value) for value in known]
+    counts = Counter(value for value, _ in texts)
+    return {value: text for value, text in texts if value is not None and counts[value] == 1}

@@ -21,7 +21,8 @@ class CocoDataset:
     open_images   check the image files too
     reading       what the files leave open
 
-    Category ids, however sparse, become labels 1..K by rising id. Images without objects are kept.
+    An object without a mask, where `reading` allows it, has its box as mask, of which there may be
+    no pixel. Category ids, however sparse, become labels 1..K by rising id. Images without objects are kept.
     The interface is `dataset.Dataset`.
     Raises ValueError, with the first problems, for data that must not be trained on.
     """
@@ -55,7 +56,8 @@ class CocoDataset:
 
     def __getitem__(self, index: int) -> Item:
         record = self.records[index]
-        image = images.read(images.locate(self.image_root, record.file_name))
+        path = images.locate(self.image_root, record.file_name)
+        image = images.read(path, self.reading.exif, self.reading.pixel_range)
         height, width = image.shape[:2]
         if (height, width) != (record.height, record.width):
             raise ValueError(

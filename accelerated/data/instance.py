@@ -1,24 +1,20 @@
 """Check one annotation of a COCO json file: its category, box and mask."""
 
-import math
 from collections.abc import Container
 from dataclasses import dataclass
-from typing import Any, TypeGuard
+from typing import Any
 
 import numpy as np
 
-from accelerated.data import rle
+from accelerated.data import bbox, rle
 from accelerated.data.images import MAX_PIXELS
+from accelerated.data.reading import DEFAULT, Reading
+from accelerated.data.values import Invalid, Remark, finite, is_number, short, whole
 
 # Polygon coordinates further outside the image than this many times its longer side are errors.
 FAR = 10
-# Of a box, in pixels: shorter sides vanish in float32.
-MIN_SIDE = 0.01
 # Of all polygons of an annotation, in pixels: the memory for rasterising grows with it.
 MAX_PERIMETER = 4e6
-
-# Code, severity and message.
-Remark = tuple[str, str, str]
 
 
 @dataclass
@@ -40,20 +36,14 @@ class Instance:
     polygons: list[np.ndarray] | None
 
 
-class Invalid(Exception):
-    """Ends the reading of an item; `problem` holds (code, severity, message)."""
-
-    def __init__(self, code: str, message: str, severity: str = "reject"):
-        self.problem: Remark = code, severity, message
-
-
 def read_instance(
-    annotation: dict, image: Any, categories: Container
+    annotation: dict, image: Any, categories: Container, reading: Reading = DEFAULT
 ) -> tuple[Instance, list[Remark]]:
     """Check an annotation; return it and the remarks that do not invalidate it.
 
     image       its ImageRecord
     categories  the valid category ids
+    reading     what the file leaves open
 
     Raises Invalid.
     """
@@ -72,24 +62,71 @@ def read_instance(
         )
     if crowd is None:
         remarks.append(("iscrowd_missing", "note", "iscrowd is missing; 0 is assumed"))
-    counts, runs, polygons = _segmentation(annotation.get("segmentation"), image, remarks)
-    if crowd and isinstance(annotation["segmentation"], list):
-        message = "a crowd region is drawn as a polygon; it is used as a crowd region"
-        remarks.append(("crowd_polygon", "note", message))
-    outline = rle.bounds(runs, image.height)
-    if outline is None:
-        raise Invalid(
-            "mask_empty",
-            "the mask covers no pixel of the image; draw it again or delete the annotation",
-            "skip",
-        )
-    box = _box(annotation.get("bbox"), outline, image, remarks)
+    crowd = bool(crowd) and reading.crowd == "ignore"
+    segmentation = annotation.get("segmentation")
+    if is_blank(segmentation):
+        box, counts, polygons = _rectangle(annotation.get("bbox"), image, reading, remarks)
+        runs = rle.decompress(counts)
+    else:
+        counts, runs, polygons = _segmentation(segmentation, image, remarks)
+        if crowd and polygons:
+            message = "a crowd region is drawn as a polygon; it is used as a crowd region"
+            remarks.append(("crowd_polygon", "note", message))
+        outline = rle.bounds(runs, image.height)
+        if outline is None:
+            raise Invalid(
+                "mask_empty",
+                "the mask covers no pixel of the image; draw it again or delete the annotation",
+                "skip",
+            )
+        box = bbox.check(annotation.get("bbox"), outline, image, remarks)
     area = annotation.get("area")
     if not finite(area) or area < 0:
         message = "area is missing or not a number; the pixels of the mask are counted"
         remarks.append(("area_missing", "note", message))
         area = rle.area(runs)
-    return Instance(category, box, float(area), bool(crowd), counts, polygons), remarks
+    return Instance(category, box, float(area), crowd, counts, polygons), remarks
+
+
+def is_blank(segmentation: Any) -> bool:
+    """Tell whether there is nothing in place of a mask: no key, null, [] or [[]]."""
+    return segmentation is None or (
+        isinstance(segmentation, list) and all(part == [] for part in segmentation)
+    )
+
+
+def _rectangle(value, image, reading, remarks):
+    """Return the box of an annotation without a mask, and itself as run lengths and as polygon."""
+    if value is None:
+        raise Invalid("segmentation_missing", "there is neither a mask nor a box; draw a mask")
+    x1, y1, x2, y2 = bbox.inside(value, image, remarks)
+    if _are_fractions(np.array(value, dtype=float), image):
+        raise _fractions(f"bbox {value}")
+    if reading.masks and not reading.boxes_as_masks:
+        raise Invalid(
+            "mask_missing",
+            "a rectangle without a mask; draw one, or take the box as its mask with"
+            " --boxes-as-masks",
+            "skip",
+        )
+    if reading.masks:
+        remarks.append(("box_as_mask", "note", "a rectangle without a mask; the box is its mask"))
+    polygon = np.array([x1, y1, x2, y1, x2, y2, x1, y2])
+    counts = rle.of_polygons([polygon], image.height, image.width)
+    if reading.masks and rle.area(rle.decompress(counts)) == 0:
+        raise Invalid("mask_empty", f"bbox {value} covers no pixel of the image", "skip")
+    return (x1, y1, x2, y2), counts, [polygon.reshape(-1, 2)]
+
+
+def _are_fractions(numbers, image):
+    """Tell whether coordinates seem to be fractions of the image's sides."""
+    within = numbers.min() >= 0 and numbers.max() <= 1
+    return within and min(image.width, image.height) > 2 and (numbers % 1 > 0).any()
+
+
+def _fractions(what):
+    message = f"{what} lies within 0..1, as if in fractions of the image's sides; write pixels"
+    return Invalid("coordinates_fractions", message)
 
 
 def _segmentation(value, image, remarks):
@@ -97,8 +134,6 @@ def _segmentation(value, image, remarks):
 
     Also returns the polygons, [V, 2] each, or None for RLE.
     """
-    if value is None:
-        raise Invalid("segmentation_missing", "segmentation is missing; draw a mask")
     if isinstance(value, dict):
         return *_run_lengths(value, image), None
     if not isinstance(value, list):
@@ -119,6 +154,8 @@ def _segmentation(value, image, remarks):
             "no polygon has three points; draw it again or delete the annotation",
             "skip",
         )
+    if _are_fractions(np.concatenate(kept), image):
+        raise _fractions("the outline")
     if len(kept) < len(polygons):
         count = f"{len(polygons) - len(kept)} of {len(polygons)} polygons"
         message = f"{count} have fewer than three points and are skipped"
@@ -134,7 +171,7 @@ def _segmentation(value, image, remarks):
 
 def _polygon(part, image):
     """Convert a list of numbers to an array [2n], where n may be below 3."""
-    if not isinstance(part, list) or not all(map(_is_number, part)):
+    if not isinstance(part, list) or not all(map(is_number, part)):
         raise Invalid(
             "polygon_invalid",
             f"a polygon is {short(part)}; write a list of numbers x1, y1, x2, y2, ..",
@@ -207,107 +244,6 @@ def _check_rle_size(size, image):
             "rle_size_mismatch",
             f"the RLE's size is {size}, the image's [{image.height}, {image.width}]; {hint}",
         )
-
-
-def _box(bbox, outline, image, remarks):
-    """Convert [x, y, width, height] to (x1, y1, x2, y2) inside the image.
-
-    outline  the tight box of the mask
-    """
-    if bbox is None:
-        remarks.append(("bbox_missing", "warn", "bbox is missing; the mask's box is used"))
-        x1, y1, x2, y2 = map(float, outline)
-        return x1, y1, x2, y2
-    x, y, w, h = _box_numbers(bbox)
-    if _iou((x, y, x + w, y + h), outline) < 0.5 and _iou((x, y, w, h), outline) > 0.9:
-        raise Invalid(
-            "bbox_corners",
-            f"bbox {bbox} fits the mask when read as x1, y1, x2, y2; write [x, y, width, height]",
-        )
-    size = f"{image.width}x{image.height}"
-    box = max(x, 0.0), max(y, 0.0), min(x + w, float(image.width)), min(y + h, float(image.height))
-    if box[2] - box[0] < MIN_SIDE or box[3] - box[1] < MIN_SIDE:
-        message = f"bbox {bbox} lies outside the image of {size}; correct or delete it"
-        raise Invalid("bbox_outside", message, "skip")
-    if max(-x, -y, x + w - image.width, y + h - image.height) > 1:
-        message = f"bbox {bbox} extends beyond the image of {size}; it is clipped"
-        remarks.append(("bbox_clipped", "warn", message))
-    agreement = _iou(box, outline)
-    if agreement < 0.5:
-        rounded = [round(side, 1) for side in outline]
-        message = f"bbox {bbox} and the box of the mask, {rounded} (x1, y1, x2, y2),"
-        message += f" have an IoU of only {agreement:.0%}"
-        remarks.append(("bbox_disagrees", "warn", message))
-    return box
-
-
-def _box_numbers(bbox):
-    """Check that `bbox` holds four finite numbers and a width and height above 0."""
-    if not isinstance(bbox, list) or len(bbox) != 4 or not all(map(_is_number, bbox)):
-        raise Invalid(
-            "bbox_invalid", f"bbox is {short(bbox)}; write four numbers [x, y, width, height]"
-        )
-    if not all(map(finite, bbox)):
-        raise Invalid("bbox_not_finite", f"bbox {bbox} contains NaN or infinity; correct it")
-    x, y, w, h = map(float, bbox)
-    if w < 0 or h < 0:
-        raise Invalid(
-            "bbox_negative",
-            f"bbox {bbox} has a negative width or height; write [x, y, width, height] from the"
-            " top left corner",
-        )
-    if w < MIN_SIDE or h < MIN_SIDE:
-        raise Invalid(
-            "bbox_empty",
-            f"bbox {bbox} has no width or no height; draw it again or delete the annotation",
-            "skip",
-        )
-    return x, y, w, h
-
-
-def _iou(a, b):
-    width = max(0.0, min(a[2], b[2]) - max(a[0], b[0]))
-    height = max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
-    overlap = width * height
-    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - overlap
-    return overlap / union if union > 0 else 0.0
-
-
-def whole(value: Any) -> int | None:
-    """Convert an int, or a float without fraction, to int; return None for anything else."""
-    if not finite(value) or value != int(value):
-        return None
-    return int(value)
-
-
-def plain(value: Any) -> int | str | float | None:
-    """Convert an id to something that can be a key and be printed."""
-    number = whole(value)
-    if number is not None:
-        return number
-    return value if isinstance(value, str | float | None) else short(value)
-
-
-def finite(value: Any) -> TypeGuard[float]:
-    """Tell whether a value is a finite number, not a bool."""
-    try:
-        return _is_number(value) and math.isfinite(value)
-    except OverflowError:
-        # An int beyond 1e308.
-        return False
-
-
-def short(value: Any) -> str:
-    """Return the value as text for messages, cut to 60 characters."""
-    try:
-        text = repr(value)
-    except RecursionError:
-        text = type(value).__name__
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _is_number(value):
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _is_count(value):

@@ -2,27 +2,38 @@
 
 import os
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from accelerated.data import annotations, images, sources
+from accelerated.data import annotations, causes, images, plausibility, sources
 from accelerated.data.annotations import Problem, Records
+from accelerated.data.causes import Cause
+from accelerated.data.file_names import nearest
+from accelerated.data.images import Header, ImageError
 from accelerated.data.reading import DEFAULT, Reading
 from accelerated.data.sources import Source
+from accelerated.data.values import Remark
 
 SEVERITIES = ("reject", "skip", "warn", "note")
 # Problems that an error lists.
 LISTED = 5
+# Greatest values of pictures with 8, 10, 12, 14 and 16 bits.
+DEPTHS = (255, 1023, 4095, 16383, 65535)
 
 
 @dataclass
 class Report:
-    """The problems, most severe first, and the numbers of valid images and of their annotations."""
+    """The problems, most severe first, and the numbers of valid images and of their annotations.
+
+    causes  the mistakes that explain many problems at once
+    """
 
     problems: list[Problem]
     images: int
     annotations: int
+    causes: list[Cause] = field(default_factory=list)
 
     @property
     def blocking(self) -> list[Problem]:
@@ -34,9 +45,30 @@ class Report:
         """The blocking problems of the whole file, which `--skip-invalid` cannot skip."""
         return [problem for problem in self.blocking if problem.scope == "file"]
 
+    @property
+    def unexplained(self) -> list[Problem]:
+        """The problems that have none of the causes."""
+        explained = {id(problem) for cause in self.causes for problem in cause.problems}
+        return [problem for problem in self.problems if id(problem) not in explained]
+
     def counts(self) -> dict[tuple[str, str], int]:
         """Return {(severity, code): number of problems}, most severe first."""
         return dict(Counter((problem.severity, problem.code) for problem in self.problems))
+
+    def lines(self, blocking: list[Problem]) -> list[str]:
+        """Say some of the blocking problems in a few lines, causes first."""
+        chosen = {id(problem) for problem in blocking}
+        lines = []
+        for cause in self.causes:
+            count = sum(id(problem) in chosen for problem in cause.problems)
+            if count:
+                first = next(p for p in cause.problems if id(p) in chosen)
+                lines += [f"{cause} (explains {count} of {len(blocking)})", f"  first: {first}"]
+        rest = [problem for problem in self.unexplained if id(problem) in chosen]
+        lines += [str(problem) for problem in rest[:LISTED]]
+        if len(rest) > LISTED:
+            lines.append(f"... and {len(rest) - LISTED} more; `maskrcnn inspect` lists all")
+        return lines
 
     def require(self, skip_invalid: bool = False) -> None:
         """Raise ValueError, with the first problems and the remedy, if the data is invalid."""
@@ -44,9 +76,7 @@ class Report:
         if not blocking:
             return
         lines = [f"the data has {len(blocking)} problem{'s' * (len(blocking) > 1)}:"]
-        lines += [str(problem) for problem in blocking[:LISTED]]
-        if len(blocking) > LISTED:
-            lines.append(f"... and {len(blocking) - LISTED} more; `maskrcnn inspect` lists all")
+        lines += self.lines(blocking)
         if not self.fatal:
             lines.append("correct them, or skip these annotations and images with --skip-invalid")
         raise ValueError("\n".join(lines))
@@ -68,55 +98,104 @@ def check(
 
 
 def read(
-    source: Source, open_images: bool = True, reading: Reading = DEFAULT
+    source: Source,
+    open_images: bool = True,
+    reading: Reading = DEFAULT,
+    probe: Callable[..., Header] = images.probe,
 ) -> tuple[Records, Report]:
     """Read the valid records and report the problems, see `check`.
 
+    probe  `images.probe`, or one that remembers its answers
+
     Nothing outside the image folder is opened, and nothing huge is decompressed.
     """
-    records, problems = annotations.read(source.path, source.content, reading)
+    root, name = source.image_root, source.path.name
+
+    def size_of(file_name):
+        try:
+            return probe(images.locate(root, file_name), decode=False).size(reading.exif)
+        except ImageError:
+            return None
+
+    records, problems = annotations.read(source.path, source.content, reading, size_of)
     problems = [*source.problems, *problems]
-    if open_images:
-        opened = list(records.images.values())
+    if open_images and records.images and not root.is_dir():
+        message = f"the image folder {str(root)!r} does not exist{nearest(root)}"
+        problems.append(
+            Problem("image_folder_missing", "reject", "file", name, None, None, message)
+        )
+    elif open_images:
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            checked = pool.map(lambda record: _image_problem(record, source.image_root), opened)
-        problems += [problem for problem in checked if problem]
-        for problem in problems:
-            if problem.blocking and problem.scope == "image":
-                records.images.pop(problem.image_id, None)
+            checked = pool.map(
+                lambda record: _image_problems(record, root, reading, probe),
+                list(records.images.values()),
+            )
+            for record, found in zip(list(records.images.values()), checked, strict=True):
+                for code, severity, message in found:
+                    file = record.file_name
+                    file = file if isinstance(file, str) else repr(file)
+                    where = file, record.id, None
+                    problems.append(Problem(code, severity, "image", *where, message, record.index))
+    problems += plausibility.check(records, problems, reading, name)
+    for problem in problems:
+        if problem.blocking and problem.scope == "image":
+            records.images.pop(problem.image_id, None)
     problems.sort(key=lambda problem: SEVERITIES.index(problem.severity))
     valid = sum(len(record.instances) for record in records.images.values())
-    return records, Report(problems, len(records.images), valid)
+    found = causes.find(records, problems, source, reading)
+    records.content = None
+    return records, Report(problems, len(records.images), valid, found)
 
 
-def _image_problem(record, root):
-    """Check the image file of a record; return a Problem or None."""
-
-    def problem(code, severity, message):
-        name = record.file_name if isinstance(record.file_name, str) else repr(record.file_name)
-        return Problem(code, severity, "image", name, record.id, None, message)
-
+def _image_problems(record, root, reading, probe) -> list[Remark]:
+    """Check the image file of a record."""
     try:
-        header = images.probe(images.locate(root, record.file_name))
-    except images.ImageError as error:
-        return problem(error.code, "reject", str(error))
-    width, height, orientation = header.width, header.height, header.orientation
-    exif, rotated = f"EXIF orientation {orientation}", orientation >= 5
-    if (width, height) == (record.width, record.height):
-        if rotated and width == height:
-            message = f"{exif} on a square image; labels are assumed to be on the stored frame"
-            return problem("exif_ambiguous", "warn", message)
-        if orientation > 1:
-            message = f"{exif} is not applied; labels are on the stored frame"
-            return problem("exif_ignored", "note", message)
+        path = images.locate(root, record.file_name)
+        header = probe(path, pixel_range=reading.pixel_range)
+    except ImageError as error:
+        return [(error.code, "reject", str(error))]
+    found = [_frame_problem(record, header, reading.exif), _range_problem(header, reading)]
+    if header.frames > 1:
+        found.append(("frames", "note", f"the first of {header.frames} pictures in it is used"))
+    return list(filter(None, found))
+
+
+def _frame_problem(record, header, exif) -> Remark | None:
+    """Find out whether labels are on the picture as stored or as displayed."""
+    stated, stored, shown = (record.width, record.height), header.size(None), header.size("apply")
+    turned = f"EXIF orientation {header.orientation}"
+    if exif is None and header.orientation > 1:
+        if stated == stored and (record.measured or stored == shown or header.orientation < 5):
+            message = f"{turned}: are labels on the picture as displayed (--exif apply) or as"
+            return "exif_undecided", "reject", f"{message} stored (--exif ignore)?"
+        if stated == stored:
+            message = f"{turned} is not applied; by their size, labels are on the stored picture"
+            return "exif_ignored", "note", message
+    if stated == header.size(exif):
         return None
-    sizes = f"the json says {record.width}x{record.height}, the file is {width}x{height}"
-    if (height, width) != (record.width, record.height):
+    if stated in (stored, shown):
+        frame, option = ("displayed", "apply") if stated == shown else ("stored", "ignore")
+        message = f"{turned}: the json has the size of the picture as {frame}"
+        return "exif_rotated", "reject", f"{message}; if labels are on it, say --exif {option}"
+    file = header.size(exif)
+    sizes = f"the json says {stated[0]}x{stated[1]}, the file is {file[0]}x{file[1]}"
+    if stated != file[::-1]:
         message = f"{sizes} (width x height), so labels would be misplaced; correct one of them"
-        return problem("size_mismatch", "reject", message)
-    if rotated:
-        advice = "store the image upright without EXIF, or give size and labels of the stored frame"
-        message = f"{sizes}, displayed rotated by {exif}; {advice}"
-        return problem("exif_rotated", "reject", message)
+        return "size_mismatch", "reject", message
     message = f"{sizes}: width and height are swapped; correct the json"
-    return problem("size_swapped", "reject", message)
+    return "size_swapped", "reject", message
+
+
+def _range_problem(header, reading) -> Remark | None:
+    """Find pictures of 16 or 32 bits that become black or white."""
+    if header.limits is None:
+        return None
+    (least, greatest), (low, high) = header.limits, reading.pixel_range or (0, 65535)
+    values = f"its values are {least:g} to {greatest:g} of {low:g} to {high:g}"
+    if 16 * (greatest - low) < high - low:
+        likely = next((limit for limit in DEPTHS if greatest <= limit), greatest)
+        message = f"the picture is nearly black: {values}; if {likely:g} means white, say"
+        return "image_dark", "warn", f"{message} --pixel-range 0:{likely:g}"
+    if least >= high:
+        return "image_bright", "warn", f"the picture is white: {values}; correct --pixel-range"
+    return None
