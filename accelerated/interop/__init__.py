@@ -6,6 +6,7 @@ The formats are those of torchvision, detectron2, maskrcnn-benchmark and Caffe2.
 from accelerated.interop.loading import (
     BareBackboneError,
     Loaded,
+    backbone_config,
     load,
     load_backbone,
     parameters,
@@ -17,6 +18,7 @@ from accelerated.interop.substitution import use_our_operators
 __all__ = [
     "BareBackboneError",
     "Loaded",
+    "backbone_config",
     "load",
     "load_backbone",
     "parameters",

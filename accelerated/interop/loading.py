@@ -46,14 +46,14 @@ class Loaded:
     source     the file, the folder or the published name
     model      in evaluation mode, on the CPU, with its `categories`
     preset     the nearest preset, or None for a folder with a configuration
-    assumed    UNSEEN fields (unseen.py) that neither the file nor the caller told
-    notes      what was assumed, in lines
+    untold     the UNSEEN fields (unseen.py) that the file does not tell
+    notes      what was assumed, in lines: what the file does not tell and the caller did not
     """
 
     source: str
     model: MaskRCNN
     preset: str | None
-    assumed: frozenset[str]
+    untold: frozenset[str]
     notes: list[str]
 
     def __str__(self) -> str:
@@ -117,20 +117,30 @@ def read_model(
             config = _configuration(tensors, theirs, peer, preset, [*known, *changes])
         model = _fill(config, tensors, original, peer)
         model.categories = _categories(source, config.num_classes, names, foreign)
-    notes, assumed = [], frozenset()
-    if foreign and not published and preset is None:
-        said = {change.partition("=")[0].strip() for change in changes}
-        # And what the format or tensors beside the weights tell.
-        values = dict(unseen.fields(to_dict(named_preset(nearest or ""))))
-        said |= {p for p, v in unseen.fields(to_dict(model.config)) if v != values[p]}
-        assumed = frozenset(unseen.UNSEEN) - said
-        notes += unseen.assumptions(config, nearest or "", said)
-    if foreign and not published and names is None and model.categories:
-        notes.append(f"{config.num_classes} classes: taken as COCO's; --names FILE for others")
+    notes, untold = [], set()
+    if foreign and not published:
+        untold = set(unseen.UNSEEN)
+        if preset is None:
+            # The format, or tensors beside the weights, may tell more than the preset.
+            values = dict(unseen.fields(to_dict(named_preset(nearest or ""))))
+            said = {path for path, v in unseen.fields(to_dict(model.config)) if v != values[path]}
+            said |= {change.partition("=")[0].strip() for change in changes}
+            notes += unseen.assumptions(model.config, nearest or "", said)
+        if names is None and model.categories:
+            notes.append(f"{config.num_classes} classes: taken as COCO's; --names FILE for others")
     label = "the given tensors" if isinstance(source, Mapping) else str(source)
     # Lines that begin with a space belong to the line above.
     notes = [note if note.startswith(" ") else f"{label}: {note}" for note in notes]
-    return Loaded(label, model, nearest, assumed, notes)
+    return Loaded(label, model, nearest, frozenset(untold), notes)
+
+
+def backbone_config(source: files.Source) -> tuple[str, Config]:
+    """Name the preset that a classifier's file belongs to, and return it with the file's widths.
+
+    Raises ValueError if the file is no classifier.
+    """
+    with files.naming(source):
+        return backbones.nearest(files.read(source))
 
 
 def load_backbone(path_or_state_dict: files.Source, model: MaskRCNN) -> list[str]:
