@@ -24,6 +24,7 @@ COMMANDS = (
     "predict",
     "verify",
     "inspect",
+    "weights",
     "convert",
     "export",
     "ablate",
@@ -382,7 +383,7 @@ def test_wrong_checkpoints_and_pictures(run, shapes, trained, tmp_path):
     text.write_text("no weights")
     torch.save({"a": torch.zeros(1)}, tmp_path / "other.pth")
     one_class = json.loads(shapes[0].read_text())
-    one_class["categories"] = one_class["categories"][:1]
+    one_class["categories"] = [one_class["categories"][0] | {"name": "circle"}]
     one_class["annotations"] = [a for a in one_class["annotations"] if a["category_id"] == 1]
     (tmp_path / "one.json").write_text(json.dumps(one_class))
     picture, other = shapes[1] / "000001.png", tmp_path / "other.png"

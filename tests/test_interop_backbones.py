@@ -11,6 +11,7 @@ from support import narrow
 from support.checkpoint_cases import filled, same
 
 from accelerated import interop
+from accelerated.engine import checkpoint
 from accelerated.engine.start import initialize
 from accelerated.mask_rcnn import MaskRCNN
 from accelerated.verify.equality import assert_close, assert_equal
@@ -135,7 +136,7 @@ def test_caffe2(name, dtype, tmp_path):
     blobs = caffe2(source)
     assert {"res2_0_branch1_bn_s", "res5_2_branch2c_w", "res_conv1_bn_b"} <= blobs.keys()
     (tmp_path / "R.pkl").write_bytes(pickle.dumps(blobs, 2))
-    left = initialize(model, tmp_path / "R.pkl")
+    left = initialize(model, tmp_path / "R.pkl").fresh
     assert left and not any(n.startswith("backbone.") for n in left)
     scale, shift = model.backbone.layer3[1].bn2.affine()
     tolerance = 0 if dtype == torch.float32 else 1e-15
@@ -200,7 +201,7 @@ def test_vgg(tmp_path):
             f"classifier.{index}.{part}": tensor for part, tensor in layer.state_dict().items()
         }
     torch.save(theirs, tmp_path / "vgg16.pth")
-    left = initialize(model, tmp_path / "vgg16.pth")
+    left = initialize(model, tmp_path / "vgg16.pth").fresh
     same(backbone(model), backbone(source))
     same(model.box_head.fc7.state_dict(), source.box_head.fc7.state_dict())
     same(model.box_head.fc6.state_dict(), source.box_head.fc6.state_dict())
@@ -209,7 +210,7 @@ def test_vgg(tmp_path):
         and "box_head.class_logits.weight" in left
     )
     wider = MaskRCNN(replace(config, box_head=replace(config.box_head, channels=48)))
-    left = initialize(wider, tmp_path / "vgg16.pth")
+    left = initialize(wider, tmp_path / "vgg16.pth").fresh
     same(backbone(wider), backbone(source))
     assert {"box_head.fc6.weight", "box_head.fc7.bias"} <= set(left)
     with pytest.raises(ValueError, match="VGG with batch normalisation"):
@@ -293,7 +294,10 @@ def test_maskrcnn_benchmark(depth, groups, masks, tmp_path):
 def test_start_from_another_layout_is_refused(tmp_path):
     """Training does not begin from a detector of other parts, and says which."""
     interop.save(filled(narrow.config("detectron2_r50_c4")), tmp_path / "c4.pth")
-    model = MaskRCNN(narrow.config("detectron2_r50_c4"))
-    assert initialize(model, tmp_path / "c4.pth") == []
-    with pytest.raises(ValueError, match=r"c4.pth: .*the model's"):
-        initialize(MaskRCNN(narrow.config("detectron2_r50_dc5")), tmp_path / "c4.pth")
+    config = narrow.config("detectron2_r50_c4")
+    # Nobody told it the sizes of the anchors.
+    source = interop.read_model(tmp_path / "c4.pth", config)
+    left = initialize(MaskRCNN(config), source).fresh
+    assert {name.rpartition(".")[0] for name in left} == set(checkpoint.PREDICTORS)
+    with pytest.raises(ValueError, match=r"c4.pth is taken to be made for .*: --set"):
+        initialize(MaskRCNN(narrow.config("detectron2_r50_dc5")), source)

@@ -302,11 +302,14 @@ def test_the_last_evaluation_is_what_evaluate_gives(tmp_path):
 def test_starting_from_weights(tmp_path):
     run(tmp_path / "first", 1)
     model = MaskRCNN(small.config())
-    assert initialize(model, tmp_path / "first") == []
+    names = checkpoint.read(tmp_path / "first").categories
+    model.categories = names
+    assert initialize(model, tmp_path / "first").fresh == []
     for name, tensor in weights(tmp_path / "first").items():
         assert torch.equal(model.state_dict()[name], tensor), name
     other = MaskRCNN(replace(small.config(), num_classes=1))
-    left = initialize(other, tmp_path / "first" / "last")
+    other.categories = [{"id": 1, "name": "none of them"}]
+    left = initialize(other, tmp_path / "first" / "last").fresh
     assert {name.rpartition(".")[0] for name in left} == {
         "box_head.class_logits",
         "box_head.box_deltas",

@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -27,8 +28,8 @@ INTERPRETED_TRAINING = 16
 Weights = Annotated[
     str,
     typer.Argument(
-        help="Folder of a training run or of one of its checkpoints, or a checkpoint file of"
-        " torchvision, detectron2 or maskrcnn-benchmark.",
+        help="Folder of a training run or of one of its checkpoints, a checkpoint file of"
+        " torchvision, detectron2 or maskrcnn-benchmark, or a name of `maskrcnn weights`.",
         metavar="CHECKPOINT",
     ),
 ]
@@ -39,7 +40,28 @@ ValImages = Annotated[
     Path | None,
     typer.Option(help="Folder with the images that --val names (default: --images)."),
 ]
-Preset = Annotated[str, typer.Option(help=f"Base configuration: {', '.join(PRESETS)}.")]
+Preset = Annotated[
+    str | None,
+    typer.Option(
+        help="Base configuration (default: that of the weights, or one that fits the images):"
+        f" {', '.join(PRESETS)}."
+    ),
+]
+FilePreset = Annotated[
+    str | None,
+    typer.Option(
+        "--preset",
+        help="Preset for what the tensors of the file do not show (default: the nearest).",
+    ),
+]
+Names = Annotated[
+    Path | None,
+    typer.Option(
+        "--names",
+        help="File with the class names of the weights: one a line, a COCO json, or a JSON or YAML"
+        " list.",
+    ),
+]
 Changes = Annotated[
     list[str] | None,
     typer.Option(
@@ -151,19 +173,28 @@ def select_device(device: str, backend: str, interpret: bool = False) -> "torch.
 
 
 def load_model(
-    checkpoint: str | Path, device: "torch.device"
-) -> "tuple[MaskRCNN, list[dict] | None]":
-    """Load a model in evaluation mode and its categories (None for a foreign checkpoint)."""
+    checkpoint: str | Path,
+    device: "torch.device | str" = "cpu",
+    preset: str | None = None,
+    changes: list[str] | None = None,
+    names: Path | None = None,
+) -> "tuple[MaskRCNN, list[dict]]":
+    """Load a model in evaluation mode, and name its classes; print to stderr what was assumed.
+
+    Where nobody names the classes, they are numbered, and the model's own `categories` stay None.
+    """
     from accelerated import interop
 
-    return interop.load(checkpoint).to(device).eval(), read_categories(checkpoint)
+    loaded = interop.read_model(checkpoint, preset, changes=changes or [], names=names)
+    note(loaded.notes)
+    model = loaded.model.to(device)
+    return model, model.categories or numbered_categories(model)
 
 
-def read_categories(checkpoint: str | Path) -> list[dict] | None:
-    """Read the categories that a checkpoint folder stores; None for a file."""
-    from accelerated.engine.checkpoint import read
-
-    return read(checkpoint).categories if Path(checkpoint).is_dir() else None
+def note(lines: Iterable[str]) -> None:
+    """Print lines to stderr that say what was assumed or done on the way."""
+    for line in lines:
+        print(line if line.startswith(" ") else f"maskrcnn: {line}", file=sys.stderr)
 
 
 def numbered_categories(model: "MaskRCNN") -> list[dict]:
@@ -224,34 +255,47 @@ def open_dataset(
 
 
 def check_classes(
-    checkpoint: str | Path,
-    model: "MaskRCNN",
-    categories: list[dict] | None,
-    data: Path,
-    dataset: "CocoDataset",
+    checkpoint: str | Path, model: "MaskRCNN", data: Path, dataset: "CocoDataset"
 ) -> None:
-    """Raise ValueError unless model and data set have the same classes.
+    """Raise ValueError unless the model knows the classes of the data set, by id and name.
 
-    categories   the model's; None if unknown, then only their count is compared
+    Classes that only the model knows are named on stderr. If nobody named the model's classes, they
+    are those of the data set, by rising id.
     """
-    from accelerated.engine import evaluate
+    from accelerated.engine import classes, evaluate
+    from accelerated.interop.names import is_unused
 
-    if len(dataset.class_names) != model.config.num_classes:
+    wanted, count = evaluate.categories(dataset), model.config.num_classes
+    if model.categories is None:
+        if len(wanted) != count:
+            raise ValueError(
+                f"{checkpoint} has {count} classes, but {data} has {len(wanted)} categories"
+            )
+        note([f"{checkpoint} does not name its classes: taken as those of {data}, by rising id"])
+        model.categories = wanted
+    difference = classes.first_difference(model.categories, wanted)
+    if difference:
         raise ValueError(
-            f"{checkpoint} has {model.config.num_classes} classes,"
-            f" but {data} has {len(dataset.class_names)} categories"
+            f"{data} does not fit {checkpoint}: {difference}. If the names of the model are wrong:"
+            " --names FILE"
         )
-    if categories and categories != evaluate.categories(dataset):
-        raise ValueError(f"the categories in {data} differ from those {checkpoint} was trained on")
+    ids = set(dataset.category_ids)
+    others = [c["name"] for c in model.categories if c["id"] not in ids and not is_unused(c)]
+    if others:
+        names = ", ".join(others[:5]) + (", ..." if len(others) > 5 else "")
+        note([f"left out: detections of {len(others)} classes that {data} lacks: {names}"])
 
 
-def targets_of(dataset: "CocoDataset", images: Iterable[Path]) -> "list[Target]":
-    """Find the ground truth of image files by name.
+def targets_of(
+    dataset: "CocoDataset", images: Iterable[Path], categories: list[dict]
+) -> "list[Target]":
+    """Find the ground truth of image files by name, with the labels that `categories` have.
 
     Raises ValueError unless the path ends in exactly one file name of the data set.
     """
     names = [Path(name).parts for name in dataset.file_names]
     targets = []
+    label_of = {category["id"]: k for k, category in enumerate(categories, start=1)}
     for image in images:
         parts = image.resolve().parts
         matches = [index for index, name in enumerate(names) if parts[-len(name) :] == name]
@@ -259,5 +303,7 @@ def targets_of(dataset: "CocoDataset", images: Iterable[Path]) -> "list[Target]"
             raise ValueError(
                 f"{image}: the annotations list {len(matches) or 'no'} images of this name"
             )
-        targets.append(dataset.target(matches[0]))
+        target = dataset.target(matches[0])
+        labels = [label_of[dataset.category_ids[k - 1]] for k in target.labels.tolist()]
+        targets.append(replace(target, labels=target.labels.new_tensor(labels)))
     return targets

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from accelerated.command_line import arguments
-from accelerated.command_line.arguments import Device, Weights
+from accelerated.command_line.arguments import Changes, Device, FilePreset, Names, Weights
 
 
 def verify_model(
@@ -49,6 +49,9 @@ def verify_model(
     ] = None,
     device: Device = "auto",
     seed: Annotated[int, typer.Option(help="Random seed for sampling (with --train).", min=0)] = 0,
+    preset: FilePreset = None,
+    changes: Changes = None,
+    names: Names = None,
 ) -> None:
     """Compare NumPy, PyTorch and Triton on the same weights and images, stage by stage.
 
@@ -62,7 +65,7 @@ def verify_model(
     from accelerated.verify import detection, training
 
     console = report.console()
-    model, categories = arguments.load_model(checkpoint, torch_device)
+    model, _ = arguments.load_model(checkpoint, torch_device, preset, changes, names)
     arrays = [read(image) for image in images]
     if proposals is None and torch_device.type == "cpu":
         proposals = arguments.INTERPRETED_TRAINING if train else arguments.INTERPRETED
@@ -77,8 +80,8 @@ def verify_model(
     else:
         if data:
             dataset = arguments.open_dataset(data, ".", open_images=False)
-            arguments.check_classes(checkpoint, model, categories, data, dataset)
-            targets = arguments.targets_of(dataset, images)
+            arguments.check_classes(checkpoint, model, data, dataset)
+            targets = arguments.targets_of(dataset, images, model.categories or [])
         else:
             targets = training.own_targets(model, arrays, threshold)
             console.print(

@@ -6,9 +6,7 @@ from typing import Annotated
 import typer
 
 from accelerated.command_line import arguments
-from accelerated.command_line.arguments import (
-    Weights,
-)
+from accelerated.command_line.arguments import Changes, FilePreset, Names, Weights
 
 # The inputs and outputs of an exported program, as `export_model` reports them.
 MEANINGS = {
@@ -32,12 +30,9 @@ def convert_checkpoint(
             metavar="TARGET",
         ),
     ],
-    preset: Annotated[
-        str | None,
-        typer.Option(
-            help="Preset for settings that cannot be inferred from the tensors (default: inferred)."
-        ),
-    ] = None,
+    preset: FilePreset = None,
+    changes: Changes = None,
+    names: Names = None,
     format: Annotated[
         str | None,
         typer.Option(
@@ -53,11 +48,12 @@ def convert_checkpoint(
 
     if target.exists():
         raise ValueError(f"{target} already exists")
-    model = interop.load(checkpoint, preset)
+    model, categories = arguments.load_model(
+        checkpoint, preset=preset, changes=changes, names=names
+    )
     if target.suffix:
         interop.save(model, target, format)
     else:
-        categories = arguments.read_categories(checkpoint) or arguments.numbered_categories(model)
         new_optimizer = optimizer.build(model, model.config.optimizer)
         save(target, model, model.config, categories, new_optimizer, 0)
     count = sum(parameter.numel() for parameter in model.parameters())
@@ -82,21 +78,19 @@ def export_model(
         typer.Option(help="Width of the images, in pixels (default: of landscapes).", min=1),
     ] = None,
     batch_size: Annotated[int, typer.Option(help="Images per call.", min=1)] = 1,
-    preset: Annotated[
-        str | None,
-        typer.Option(
-            help="Preset for settings that cannot be inferred from the tensors (default: inferred)."
-        ),
-    ] = None,
+    preset: FilePreset = None,
+    changes: Changes = None,
+    names: Names = None,
 ) -> None:
     """Write a model as a program for ONNX or torch.export, with fixed shapes.
 
     The program detects without this package. docs/export.md shows what stands around it.
     """
-    from accelerated import interop
     from accelerated.interop.export import export, program_shape
 
-    model = interop.load(checkpoint, preset)
+    model, categories = arguments.load_model(
+        checkpoint, preset=preset, changes=changes, names=names
+    )
     if height is None or width is None:
         default = program_shape(model.config)
         height, width = height or default[0], width or default[1]
@@ -106,9 +100,45 @@ def export_model(
         height=height,
         width=width,
         batch=batch_size,
-        categories=arguments.read_categories(checkpoint) or arguments.numbered_categories(model),
+        categories=categories,
     )
     for target in targets:
         print(f"Written to {target}: {target.stat().st_size / 1e6:,.1f} MB.")
     for name, shape in shapes.items():
         print(f"  {name:20}{shape:28}{MEANINGS[name]}")
+
+
+def list_weights(
+    name: Annotated[
+        str | None,
+        typer.Argument(help="Name of the file to download (default: list all).", metavar="NAME"),
+    ] = None,
+) -> None:
+    """List the published weights, or download one and print its path.
+
+    They are kept in ~/.cache/maskrcnn/weights, or the folder that MASKRCNN_CACHE names, where a
+    file that was downloaded by hand is found, too. MASKRCNN_WEIGHTS_MIRROR, an address, serves them
+    by their file names instead of the publishers.
+    """
+    from accelerated.command_line import report
+    from accelerated.interop import download, files, zoo
+
+    if name is not None:
+        if name not in zoo.ENTRIES:
+            files.refuse(name)
+        print(download.fetch(zoo.ENTRIES[name]))
+        return
+    rows = [
+        (
+            name,
+            entry.what,
+            entry.licence,
+            entry.megabytes and f"{entry.megabytes:.0f} MB",
+            "yes" if download.cached(entry) else "",
+        )
+        for name, entry in zoo.ENTRIES.items()
+    ]
+    columns = ["name", "what", "licence of the project", "size", "here"]
+    console = report.console()
+    console.print(report.table("Published weights", columns, rows))
+    console.print(f"Folder: {download.folder()}. The data they were trained on has its own terms.")

@@ -28,6 +28,7 @@ COMMANDS = {
     "train": train_command.train_model,
     "evaluate": evaluate_command.evaluate_model,
     "predict": predict_command.draw_predictions,
+    "weights": checkpoint_commands.list_weights,
     "convert": checkpoint_commands.convert_checkpoint,
     "export": checkpoint_commands.export_model,
     "verify": check_commands.verify_model,

@@ -11,13 +11,16 @@ from accelerated.command_line.arguments import (
     Amp,
     Backend,
     BoxesAsMasks,
+    Changes,
     Compile,
     Crowd,
     Data,
     Device,
     Exif,
+    FilePreset,
     Graph,
     Images,
+    Names,
     Output,
     PixelRange,
     SkipInvalid,
@@ -43,17 +46,20 @@ def evaluate_model(
     amp: Amp = False,
     compile: Compile = False,
     graph: Graph = False,
+    preset: FilePreset = None,
+    changes: Changes = None,
+    names: Names = None,
 ) -> None:
     """Compute COCO's average precision of boxes and masks."""
     torch_device = arguments.select_device(device, backend)
     from accelerated.command_line import report
     from accelerated.engine.evaluate import evaluate
 
-    model, categories = arguments.load_model(checkpoint, torch_device)
+    model, _ = arguments.load_model(checkpoint, torch_device, preset, changes, names)
     masks = model.config.mask_head.kind != "none"
     reading = arguments.reading(crowd, exif, boxes_as_masks, pixel_range, masks)
     dataset = arguments.open_dataset(data, images, skip_invalid, reading=reading)
-    arguments.check_classes(checkpoint, model, categories, data, dataset)
+    arguments.check_classes(checkpoint, model, data, dataset)
     metrics = evaluate(
         model,
         dataset,

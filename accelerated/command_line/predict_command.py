@@ -10,9 +10,12 @@ from accelerated.command_line import arguments
 from accelerated.command_line.arguments import (
     Amp,
     Backend,
+    Changes,
     Compile,
     Device,
+    FilePreset,
     Graph,
+    Names,
     Output,
     Threshold,
     Weights,
@@ -32,6 +35,9 @@ def draw_predictions(
     amp: Amp = False,
     compile: Compile = False,
     graph: Graph = False,
+    preset: FilePreset = None,
+    changes: Changes = None,
+    names: Names = None,
 ) -> None:
     """Detect objects in images, draw them, and write them to a JSON file in COCO format.
 
@@ -41,12 +47,12 @@ def draw_predictions(
     from accelerated.command_line import report
     from accelerated.engine.predict import predict
 
-    model, categories = arguments.load_model(checkpoint, torch_device)
+    model, categories = arguments.load_model(checkpoint, torch_device, preset, changes, names)
     result = predict(
         model,
         images,
         output,
-        categories=categories or arguments.numbered_categories(model),
+        categories=categories,
         threshold=threshold,
         amp=amp,
         compile="inductor" if compile else None,

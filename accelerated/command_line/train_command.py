@@ -1,12 +1,9 @@
 """The command `train`."""
 
-from dataclasses import replace
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-import reference.config
 from accelerated.command_line import arguments
 from accelerated.command_line.arguments import (
     Amp,
@@ -19,6 +16,7 @@ from accelerated.command_line.arguments import (
     Device,
     Exif,
     Images,
+    Names,
     Output,
     PixelRange,
     Preset,
@@ -35,7 +33,7 @@ def train_model(
     output: Output,
     images: Images = None,
     iterations: Annotated[int, typer.Option(help="Training steps.", min=1)] = 1000,
-    preset: Preset = "tiny",
+    preset: Preset = None,
     changes: Changes = None,
     val: Val = None,
     val_images: ValImages = None,
@@ -46,12 +44,14 @@ def train_model(
         int, typer.Option(help="Steps between checkpoints (0: only at the end).", min=0)
     ] = 500,
     weights: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            help="Initial weights: a run or checkpoint, or a torchvision, detectron2,"
-            " maskrcnn-benchmark or Caffe2 file of a detector or a backbone (default: random)."
+            help="Initial weights: a run or checkpoint; a torchvision, detectron2,"
+            " maskrcnn-benchmark or Caffe2 file of a detector or a backbone; or a name of"
+            " `maskrcnn weights`, such as coco (default: random)."
         ),
     ] = None,
+    names: Names = None,
     batch_size: BatchSize = None,
     workers: Workers = 0,
     device: Device = "auto",
@@ -80,24 +80,26 @@ def train_model(
     pixel_range: PixelRange = None,
 ) -> None:
     """Train a model on a data set in COCO format."""
-    config = reference.config.preset(preset)
-    for change in changes or []:
-        config = reference.config.override(config, change)
     torch_device = arguments.select_device(device, backend)
     from accelerated.command_line import report
+    from accelerated.command_line.configuration import configuration
     from accelerated.drawing import curves
     from accelerated.engine.train import train
 
-    masks = config.mask_head.kind != "none"
-    reading = arguments.reading(crowd, exif, boxes_as_masks, pixel_range, masks)
-    dataset = arguments.open_dataset(data, images, skip_invalid, reading=reading)
+    def open_data(masks):
+        reading = arguments.reading(crowd, exif, boxes_as_masks, pixel_range, masks)
+        return arguments.open_dataset(data, images, skip_invalid, reading=reading)
+
+    start = configuration(preset, weights, changes or [], names, open_data)
+    console = report.console()
+    console.print(*start.lines, sep="\n")
     evaluation = None
     if val:
-        folder = val_images or images
+        folder, reading = val_images or images, start.dataset.reading
         evaluation = arguments.open_dataset(val, folder, skip_invalid, reading=reading)
     result = train(
-        replace(config, num_classes=len(dataset.class_names)),
-        dataset,
+        start.config,
+        start.dataset,
         output,
         iterations=iterations,
         batch_size=batch_size,
@@ -108,13 +110,12 @@ def train_model(
         fixed_shapes=fixed_shapes,
         compile="inductor" if compile else None,
         graph=graph,
-        weights=weights,
+        weights=start.weights,
         resume=resume,
         evaluation=evaluation,
         evaluate_every=evaluate_every,
         checkpoint_every=checkpoint_every,
     )
-    console = report.console()
     curves.loss_curve(output / "log.jsonl").savefig(output / "loss.png")
     if result.metrics:
         console.print(report.metrics(result.metrics))

@@ -48,3 +48,8 @@ def _spread(values: np.ndarray | Sequence[int]) -> dict:
     if values.size == 0:
         return {"min": 0, "median": 0, "max": 0}
     return {"min": int(values.min()), "median": float(np.median(values)), "max": int(values.max())}
+
+
+def default_preset(sizes: Sequence[tuple[int, int]]) -> str:
+    """Choose the preset to train from scratch with on images of `sizes` (height, width)."""
+    return "tiny"

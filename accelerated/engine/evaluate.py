@@ -19,6 +19,7 @@ from accelerated.data import rle
 from accelerated.data.dataset import Dataset
 from accelerated.data.loader import loader
 from accelerated.engine.capture import detector
+from accelerated.engine.classes import label_ids
 from accelerated.mask_rcnn import MaskRCNN
 from accelerated.structures import CroppedDetections, Detections
 
@@ -71,6 +72,9 @@ def detect(
 ) -> list[dict]:
     """Detect objects in every image of `dataset` and return them in COCO's result format.
 
+    A detection has the category id of the model's `categories`, and is left out if the data set has
+    no such category; without `categories` the classes are those of the data set.
+
     compile, graph, amp
                     see `capture.detector`
 
@@ -79,6 +83,7 @@ def detect(
     run = detector(model, compile, graph, amp)
     device = next(model.parameters()).device
     training, results = model.training, []
+    ids = label_ids(model.categories, dataset)
     model.eval()
     batches = loader(dataset, model.config, batch_size=batch_size, workers=workers, training=False)
     total = -(-len(dataset) // batch_size)
@@ -87,7 +92,7 @@ def detect(
         padded = run(batch)
         found = model.unpad(padded, batch, crops=True)
         for image_id, detections in zip(batch.image_ids, found, strict=True):
-            for result in coco_results(detections, dataset.category_ids):
+            for result in coco_results(detections, ids):
                 results.append({"image_id": image_id} | result)
     model.train(training)
     return results
@@ -101,9 +106,10 @@ def categories(dataset: Dataset) -> list[dict]:
     ]
 
 
-def coco_results(detections: Detections, category_ids: Sequence[int]) -> list[dict]:
+def coco_results(detections: Detections, category_ids: Sequence[int | None]) -> list[dict]:
     """Convert the detections of one image to COCO's result format.
 
+    category_ids  of the labels 1..K; detections of a label with None are left out
     Returns {"category_id", "bbox", "score"} for each, with masks also "segmentation".
     """
     boxes = detections.boxes.double().cpu().numpy()
@@ -122,7 +128,7 @@ def coco_results(detections: Detections, category_ids: Sequence[int]) -> list[di
         for result, crop in zip(results, detections.crops, strict=True):
             counts = rle.compress(rle.of_crop(*crop))
             result["segmentation"] = {"size": [*crop.size], "counts": counts.decode()}
-    return results
+    return [result for result in results if result["category_id"] is not None]
 
 
 def score(

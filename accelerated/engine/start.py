@@ -2,61 +2,113 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from accelerated import interop
-from accelerated.engine import checkpoint
-from accelerated.engine.checkpoint import PREDICTORS
+from accelerated.engine import checkpoint, classes
+from accelerated.interop import Loaded, unseen
 from accelerated.mask_rcnn import MaskRCNN
 from reference.config import to_dict
 
-# Settings that pretrained weights assume but tensor shapes do not reveal.
-UNSEEN = (
-    "transform.channel_order",
-    "transform.pixel_scale",
-    "transform.mean",
-    "transform.std",
-    "backbone.stride_in_1x1",
-)
+
+@dataclass(frozen=True)
+class Taken:
+    """What a model took over from weights.
+
+    fresh  names of its tensors that have new values, or new ones for some classes
+    lines  what was kept and what was not, in words
+    """
+
+    fresh: list[str]
+    lines: list[str]
 
 
 @torch.no_grad()
-def initialize(model: MaskRCNN, weights: str | Path) -> list[str]:
+def initialize(model: MaskRCNN, weights: str | Path | Loaded) -> Taken:
     """Copy the weights of a detector or of a bare backbone into `model`, see `interop`.
 
-    The class predictors of a detector with other classes are not copied.
-    Returns the names of the tensors that were not copied.
-    Raises ValueError if names or shapes do not fit, or if the detector was made for other pixels or
-    strides, which shapes do not reveal.
+    Of the layers whose width depends on the classes, a class of `model.categories` gets the rows
+    that the class of this name has in the detector.
+    Raises ValueError if shapes do not fit, or if the detector was made for other pixels, strides,
+    anchors, ..., which shapes do not reveal (interop/unseen.py).
     """
-    try:
-        source = interop.load(weights)
-    except interop.BareBackboneError:
-        copied = set(interop.load_backbone(weights, model))
-        return [name for name in model.state_dict() if name not in copied]
-    for path, theirs, ours in _differences(to_dict(source.config), to_dict(model.config)):
-        if path in UNSEEN:
-            theirs, ours = json.dumps(theirs), json.dumps(ours)
-            raise ValueError(
-                f"{weights} was made for {path} = {theirs}, not {ours}: --set {path}={theirs}"
-            )
-    same_classes = (
-        source.config.num_classes == model.config.num_classes
-        and source.config.background == model.config.background
-    )
-    tensors, state, missing = source.state_dict(), model.state_dict(), []
-    for name, tensor in state.items():
-        if name not in tensors or (not same_classes and name.startswith(PREDICTORS)):
-            missing.append(name)
+    notes = []
+    if not isinstance(weights, Loaded):
+        try:
+            weights = interop.read_model(weights)
+        except interop.BareBackboneError:
+            copied = set(interop.load_backbone(weights, model))
+            fresh = [name for name in model.state_dict() if name not in copied]
+            return Taken(fresh, [f"{weights} is a backbone; fresh: {_layers(fresh, model)}"])
+        notes = weights.notes
+    source = weights.model
+    for path, theirs, ours in unseen.differences(source.config, model.config):
+        made = "is taken to be made" if path in weights.untold else "was made"
+        theirs, ours = json.dumps(theirs), json.dumps(ours)
+        raise ValueError(
+            f"{weights} {made} for {path} = {theirs}, not {ours}: --set {path}={theirs}"
+        )
+    labels = classes.shared(source.categories, model.categories)
+    their_layouts, our_layouts = classes.layouts(source.config), classes.layouts(model.config)
+    tensors, fresh, predictors = source.state_dict(), [], []
+    for name, tensor in model.state_dict().items():
+        layer = name.rpartition(".")[0]
+        if name not in tensors:
+            fresh.append(name)
+        elif layer in our_layouts:
+            layouts = our_layouts[layer], their_layouts[layer]
+            try:
+                complete = classes.copy_rows(tensor, tensors[name], *layouts, labels)
+            except ValueError as error:
+                raise ValueError(f"{weights}: {name} is {error}") from None
+            predictors += [] if complete else [name]
         elif tensors[name].shape != tensor.shape:
             shapes = f"{list(tensors[name].shape)}, the model's {list(tensor.shape)}"
-            raise ValueError(f"{weights}: {name} is {shapes}")
+            raise ValueError(
+                f"{weights}: {name} is {shapes}; without --preset a training takes the file's"
+            )
         else:
             tensor.copy_(tensors[name])
-    return missing
+    fresh = [name for name in fresh if not name.endswith("num_batches_tracked")]
+    lines = [*notes, _classes_line(weights, model, [our for _, our in labels])]
+    if predictors:
+        lines.append(f"fresh, for the other classes: {_layers(predictors, model)}")
+    if fresh:
+        lines.append(f"fresh, not in {weights}: {_layers(fresh, model)}")
+    unused = [name for name in tensors if name not in model.state_dict()]
+    if unused:
+        lines.append(f"not used of {weights}: {_layers(unused, source)}")
+    return Taken([*fresh, *predictors], lines)
+
+
+def _classes_line(weights, model, kept):
+    if weights.model.categories is None or model.categories is None:
+        owner = weights if weights.model.categories is None else "the model"
+        return f"the class names of {owner} are unknown: no class is kept (--names FILE)"
+    names = [model.categories[label - 1]["name"] for label in kept]
+    count = f"{len(names)} of {len(model.categories)} classes"
+    return f"{weights} knows {count}{': ' if names else ''}{_some(names)}"
+
+
+def _layers(names, model):
+    """Name the parts of a model that are among the tensors `names` as a whole, or their layers."""
+    among, parts = set(names), {}
+    for name in model.state_dict():
+        parts.setdefault(name.partition(".")[0], set()).add(name)
+    whole = {part for part, tensors in parts.items() if tensors <= among}
+    layers = (
+        name.partition(".")[0] if name.partition(".")[0] in whole else name.rpartition(".")[0]
+        for name in names
+    )
+    return _some(list(dict.fromkeys(layers)))
+
+
+def _some(words):
+    return ", ".join(words[:8]) + (f" and {len(words) - 8} more" if len(words) > 8 else "")
 
 
 def resume(

@@ -26,10 +26,12 @@ from accelerated.data.dataset import Dataset
 from accelerated.data.loader import loader
 from accelerated.engine import checkpoint, start
 from accelerated.engine.capture import Draws, Graphs, check_capture, draw_priorities
+from accelerated.engine.classes import first_difference
 from accelerated.engine.evaluate import categories, evaluate
 from accelerated.engine.failure import NotFiniteError, first_failure
 from accelerated.engine.log import Log, Window
 from accelerated.engine.prefetch import Pace, prefetched
+from accelerated.interop import Loaded
 from accelerated.mask_rcnn import MaskRCNN
 from accelerated.parameters import set_memory_format
 from accelerated.structures import Batch, Stages
@@ -74,7 +76,7 @@ def train(
     fixed_shapes: bool = False,
     compile: str | None = None,
     graph: bool = False,
-    weights: str | Path | None = None,
+    weights: str | Path | Loaded | None = None,
     resume: bool = False,
     evaluation: Dataset | None = None,
     evaluate_every: int = 0,
@@ -92,7 +94,7 @@ def train(
                       own images and objects. Other shapes draw other sampling priorities
     compile           backend of torch.compile for the losses, such as "inductor", or None
     graph             capture steps as CUDA graphs, see `capture`; both need fixed_shapes
-    weights           file or folder to start from, see `interop`; None: random weights
+    weights           file, folder, name or loaded model to start from, see `interop`; None: random
     resume            continue from output/last, with the same configuration, seed and batch size
     evaluation        data set to evaluate at the end and every `evaluate_every` steps (0: only at
                       the end)
@@ -114,7 +116,13 @@ def train(
 
     torch.manual_seed(seed)
     model = MaskRCNN(config)
-    missing = [] if weights is None or resume else start.initialize(model, weights)
+    model.categories = categories(dataset)
+    fresh = []
+    if weights is not None and not resume:
+        taken = start.initialize(model, weights)
+        fresh = taken.fresh
+        if bar:
+            print(*taken.lines, sep="\n", flush=True)
     model.to(device).train()
     # A step is fastest with channels-last weights.
     set_memory_format(model, torch.channels_last)
@@ -125,8 +133,8 @@ def train(
         Log(folder / "log.jsonl", first, iterations, bar=bar) as log,
         _interruptible() as interrupted,
     ):
-        if missing:
-            log.write(first, weights=str(weights), not_in_weights=missing)
+        if fresh:
+            log.write(first, weights=str(weights), not_in_weights=fresh)
         run = Run(
             model,
             optimizer,
@@ -335,8 +343,10 @@ def _check(config, dataset, evaluation, folder, resume):
             f"the data set has {len(dataset.category_ids)} categories,"
             f" but num_classes is {config.num_classes}"
         )
-    if evaluation is not None and categories(evaluation) != categories(dataset):
-        raise ValueError("the data sets for training and evaluation have different categories")
+    if evaluation is not None:
+        difference = first_difference(categories(dataset), categories(evaluation))
+        if difference:
+            raise ValueError(f"the evaluation data does not fit the training data: {difference}")
     if not resume and (folder / "last").exists():
         raise ValueError(f"{folder} already holds a run: resume it, or choose another folder")
 

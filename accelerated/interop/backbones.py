@@ -9,13 +9,15 @@ detectron2_x101_fpn.
 
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from accelerated.interop import detectron2
+from accelerated.interop.infer import is_grouped, resnet
 from accelerated.interop.templates import Names
 from accelerated.vgg import CONVOLUTIONS
+from reference.config import Config, preset
 
 
 @dataclass(frozen=True)
@@ -126,3 +128,29 @@ def translate(
             ours[f"{layer}running_var"] = torch.full((count,), 1 - eps, dtype=torch.float64)
             original |= {f"{layer}running_mean": theirs, f"{layer}running_var": theirs}
     return ours, original
+
+
+def nearest(tensors: Mapping[str, torch.Tensor]) -> tuple[str, Config]:
+    """Name the preset that a classifier belongs to, and return it with the file's widths.
+
+    torchvision's VGG-16 sees torchvision's pixels; all else of the preset is as in the paper.
+    """
+    ours, _ = translate(tensors, Config().backbone.norm_eps)
+    if "backbone.conv1_1.weight" in ours:
+        config, pixels = preset("paper_vgg16"), preset("torchvision_r50_fpn").transform
+        names = ("channel_order", "pixel_scale", "mean", "std")
+        seen = {name: getattr(pixels, name) for name in names}
+        width = ours["backbone.conv1_1.weight"].shape[0]
+        return "paper_vgg16", replace(
+            config,
+            transform=replace(config.transform, **seen),
+            backbone=replace(config.backbone, width=width),
+        )
+    name = "torchvision_r50_fpn"
+    if "res2_0_branch2a_w" in tensors:
+        name = "detectron2_x101_fpn" if is_grouped(ours) else "detectron2_r50_fpn"
+    config = preset(name)
+    backbone = replace(config.backbone, **resnet(ours))
+    if not any(tensor.endswith("running_mean") for tensor in ours):
+        backbone = replace(backbone, norm="group", stride_in_1x1=False, frozen_stages=0)
+    return name, replace(config, backbone=backbone)

@@ -1,19 +1,20 @@
 """Files of tensors: safetensors, torch.save, pickles of arrays, folders. Nothing is executed."""
 
+import difflib
 import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
 
-from accelerated.interop import unpickle
+from accelerated.interop import download, unpickle, zoo
 from reference.config import Config, from_dict
 
-# A file, a folder, or the tensors themselves by name.
+# A file, a folder, the name of a published file, or the tensors themselves by name.
 Source = str | Path | Mapping[str, Any]
 
 # The keys under which training scripts and Caffe2 store the weights.
@@ -34,13 +35,13 @@ def naming(source: Source) -> Iterator[None]:
 
 
 def read(source: Source) -> dict[str, torch.Tensor]:
-    """Read {name: tensor} from a file, a run's or checkpoint's folder, or a mapping.
+    """Read {name: tensor} from a file, the folder of a run or checkpoint, a name, or a mapping.
 
     Raises ValueError for anything else.
     """
     if isinstance(source, Mapping):
         return _tensors(source)
-    path = _weights(source)
+    path = locate(source)
     if path.suffix == ".safetensors":
         # Here, because `interop.use_our_operators` needs only PyTorch and torchvision.
         import safetensors.torch
@@ -54,27 +55,58 @@ def read(source: Source) -> dict[str, torch.Tensor]:
 
 def read_config(source: Source) -> Config | None:
     """Read config.json from the folder of the weights; None if there is none."""
+    values = _beside(source, "config.json")
+    return None if values is None else from_dict(values)
+
+
+def read_categories(source: Source) -> list[dict] | None:
+    """Read the categories in state.json in the folder of the weights; None if there are none."""
+    state = _beside(source, "state.json")
+    return state.get("categories") if isinstance(state, dict) else None
+
+
+def _beside(source, name):
+    """Read a JSON file in the folder of the weights; None if there is none."""
     if isinstance(source, Mapping):
         return None
-    path = _weights(source).with_name("config.json")
+    path = locate(source).with_name(name)
     if not path.is_file():
         return None
     try:
-        values = json.loads(path.read_text())
+        return json.loads(path.read_text())
     except ValueError as error:
         raise ValueError(f"{path}: not valid JSON ({error})") from error
-    return from_dict(values)
 
 
-def _weights(source):
-    path = Path(source)
+def published_name(source: Source) -> str | None:
+    """Return the source if it names a published file: one on the disk goes before."""
+    if isinstance(source, Mapping) or Path(source).exists():
+        return None
+    return str(source) if str(source) in zoo.ENTRIES else None
+
+
+def locate(source: str | Path) -> Path:
+    """Return the file of the weights in a run or checkpoint, of a file, or of a published name.
+
+    What is published under a name and not here yet is downloaded. ValueError if there is no file.
+    """
+    path, name = Path(source), published_name(source)
+    if name:
+        return download.fetch(zoo.ENTRIES[name])
     if path.is_dir():
         if not (path / "model.safetensors").is_file():
             path = path / "last"
         path = path / "model.safetensors"
     if not path.is_file():
-        raise ValueError(f"{path}: no such file")
+        refuse(str(source), path)
     return path
+
+
+def refuse(source: str, path: Path | None = None) -> NoReturn:
+    """Raise ValueError: there is neither a file at `path` nor a published one called `source`."""
+    near = difflib.get_close_matches(source, zoo.ENTRIES, n=1, cutoff=0.75)
+    hint = f"; did you mean {near[0]}? `maskrcnn weights` lists the names" if near else ""
+    raise ValueError(f"{path or source}: no such {'file' if path else 'weights'}{hint}")
 
 
 def _torch_file(path):

@@ -1,5 +1,6 @@
 """Settings that tensors reveal about their model: widths, depths, counts and norms."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -80,7 +81,7 @@ def widths(config: Config, tensors: Tensors) -> Config:
     if vgg:
         backbone = replace(config.backbone, width=_shape(tensors, "backbone.conv1_1.weight")[0])
     else:
-        backbone = replace(config.backbone, **_resnet(tensors))
+        backbone = replace(config.backbone, **resnet(tensors))
     config = replace(config, num_classes=classes, backbone=backbone)
     if pyramid:
         channels = _shape(tensors, "fpn.lateral2.weight")[0]
@@ -100,8 +101,12 @@ def _check(part, inferred, expected):
         )
 
 
-def _resnet(tensors):
-    bottleneck = "backbone.layer1.0.conv3.weight" in tensors
+def resnet(tensors: Tensors) -> dict[str, Any]:
+    """Return the fields of `config.Backbone` that the tensors of a ResNet reveal.
+
+    Raises ValueError for another depth than ours.
+    """
+    bottleneck = any(re.fullmatch(r"backbone\.layer\d\.\d+\.conv3\.weight", n) for n in tensors)
     blocks = tuple(
         _count(tensors, f"backbone.layer{stage}.{{}}.conv1.weight", start=0)
         for stage in (1, 2, 3, 4)
@@ -119,7 +124,11 @@ def _resnet(tensors):
             f"backbone with {blocks} {block}: expected a ResNet of depth"
             f" {', '.join(map(str, BLOCKS))}"
         )
-    fields = {"depth": depths[0], "width": _shape(tensors, "backbone.conv1.weight")[0], "groups": 1}
+    fields: dict[str, Any] = {
+        "depth": depths[0],
+        "width": _shape(tensors, "backbone.conv1.weight")[0],
+        "groups": 1,
+    }
     if is_grouped(tensors):
         channels, group_width = _shape(tensors, "backbone.layer1.0.conv2.weight")[:2]
         fields |= {"groups": channels // group_width, "group_width": group_width}
@@ -172,8 +181,14 @@ def _shape(tensors, name):
 
 
 def _count(tensors, pattern, start):
-    """Count consecutive layers, from index `start`, that have the tensor `pattern`."""
-    index = start
-    while pattern.format(index) in tensors:
-        index += 1
-    return index - start
+    """Count consecutive layers, from index `start`, that have the tensor `pattern`.
+
+    Raises MissingTensorError if a layer has other tensors but not this one.
+    """
+    before = pattern.partition("{}")[0]
+    layer = re.compile(re.escape(before) + r"(\d+)\..+")
+    layers = {int(match[1]) for match in map(layer.fullmatch, tensors) if match}
+    for index in range(start, max(layers, default=start - 1) + 1):
+        if pattern.format(index) not in tensors:
+            raise MissingTensorError(pattern.format(index))
+    return max(layers, default=start - 1) - start + 1

@@ -5,18 +5,31 @@ shapes do not reveal come from a preset. A format is a module (peers.py) with a 
 the preset that is nearest to its models. No code in a file is executed.
 """
 
-from collections.abc import Mapping
-from dataclasses import replace
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from accelerated.interop import backbones, detectron2, files, infer, native, peers, torchvision
+from accelerated.interop import (
+    backbones,
+    coco_classes,
+    detectron2,
+    files,
+    infer,
+    native,
+    peers,
+    torchvision,
+    unseen,
+    zoo,
+)
+from accelerated.interop import names as class_names
 from accelerated.interop.peers import Peer
 from accelerated.mask_rcnn import MaskRCNN
-from reference.config import Config
+from reference.config import Config, override, to_dict
 from reference.config import preset as named_preset
 
 EXPORTERS = {"torchvision": torchvision, "detectron2": detectron2}
@@ -26,42 +39,108 @@ class BareBackboneError(ValueError):
     """The tensors are those of a classifier, which `load_backbone` reads."""
 
 
+@dataclass(frozen=True)
+class Loaded:
+    """A model and what is known of its file.
+
+    source     the file, the folder or the published name
+    model      in evaluation mode, on the CPU, with its `categories`
+    preset     the nearest preset, or None for a folder with a configuration
+    untold     the UNSEEN fields (unseen.py) that the file does not tell
+    notes      what was assumed, in lines: what the file does not tell and the caller did not
+    """
+
+    source: str
+    model: MaskRCNN
+    preset: str | None
+    untold: frozenset[str]
+    notes: list[str]
+
+    def __str__(self) -> str:
+        return self.source
+
+
 def load(
     path_or_state_dict: files.Source,
     preset: str | Config | None = None,
     *,
-    norm_eps: float | None = None,
+    changes: Sequence[str] = (),
+    names: str | Path | None = None,
 ) -> MaskRCNN:
     """Load a model, in evaluation mode, on the CPU, in float32 (float64 if the tensors are).
 
     path_or_state_dict   file (.pth, .pt, .safetensors, or .pkl of arrays) in the format of
                          torchvision, detectron2, maskrcnn-benchmark or this project; folder of a
-                         run or of one of its checkpoints; or {name: tensor}
+                         run or of one of its checkpoints; name of a published file, such as "coco",
+                         which is downloaded (zoo.py); or {name: tensor}
     preset               name of a preset, or a Config, for settings that shapes do not reveal.
                          Default: a folder's config.json; for other formats the nearest preset (see
                          `base_config` of the format)
-    norm_eps             eps of the backbone's norms. Default: the preset's 1e-5, but 0 for
-                         maskrcnn-benchmark and for torchvision's published COCO_V1 models,
-                         recognised by a frozen norm and 91 classes, because torchvision runs them
-                         so (SPEC §13)
+    changes              FIELD=VALUE on top of that, such as "backbone.norm_eps=0"
+    names                file with the names of the classes (names.py) where the file has none
 
+    The model's `categories` are those of the folder, COCO's for 80 and 90 classes in other formats,
+    or `names`. What had to be assumed is a warning, until `preset` or `changes` tell it.
     Raises ValueError if the file is not a checkpoint of a supported model, and for missing,
     unexpected or mis-shaped tensors, naming them.
     """
-    with files.naming(path_or_state_dict):
-        theirs = files.read(path_or_state_dict)
+    loaded = read_model(path_or_state_dict, preset, changes=changes, names=names)
+    if loaded.notes:
+        warnings.warn("\n".join(loaded.notes), stacklevel=2)
+    return loaded.model
+
+
+def read_model(
+    source: files.Source,
+    preset: str | Config | None = None,
+    *,
+    changes: Sequence[str] = (),
+    names: str | Path | None = None,
+) -> Loaded:
+    """Load a model, as `load` does, and return it with what is known of it."""
+    with files.naming(source):
+        theirs = files.read(source)
         peer = peers.find(theirs)
         if peer is None:
             raise _not_a_detector(theirs)
         tensors, original = _translate(theirs, peer)
-        config = None
-        if peer is native and preset is None:
-            config = files.read_config(path_or_state_dict)
-        if config is None:
-            config = _configuration(tensors, theirs, peer, preset)
-        if norm_eps is not None:
-            config = replace(config, backbone=replace(config.backbone, norm_eps=norm_eps))
-        return _fill(config, tensors, original, peer)
+        foreign = peer is not native
+        config = None if foreign or preset is not None else files.read_config(source)
+        published = _published(source, tensors) if foreign else None
+        nearest = peer.nearest_preset(tensors)
+        if config is not None:
+            config = _changed(config, changes)
+        else:
+            # A given configuration says everything.
+            known = zoo.ENTRIES[published].changes if published else ()
+            known = () if isinstance(preset, Config) else known
+            config = _configuration(tensors, theirs, peer, preset, [*known, *changes])
+        model = _fill(config, tensors, original, peer)
+        model.categories = _categories(source, config.num_classes, names, foreign)
+    notes, untold = [], set()
+    if foreign and not published:
+        untold = set(unseen.UNSEEN)
+        if preset is None:
+            # The format, or tensors beside the weights, may tell more than the preset.
+            values = dict(unseen.fields(to_dict(named_preset(nearest or ""))))
+            said = {path for path, v in unseen.fields(to_dict(model.config)) if v != values[path]}
+            said |= {change.partition("=")[0].strip() for change in changes}
+            notes += unseen.assumptions(model.config, nearest or "", said)
+        if names is None and model.categories:
+            notes.append(f"{config.num_classes} classes: taken as COCO's; --names FILE for others")
+    label = "the given tensors" if isinstance(source, Mapping) else str(source)
+    # Lines that begin with a space belong to the line above.
+    notes = [note if note.startswith(" ") else f"{label}: {note}" for note in notes]
+    return Loaded(label, model, nearest, frozenset(untold), notes)
+
+
+def backbone_config(source: files.Source) -> tuple[str, Config]:
+    """Name the preset that a classifier's file belongs to, and return it with the file's widths.
+
+    Raises ValueError if the file is no classifier.
+    """
+    with files.naming(source):
+        return backbones.nearest(files.read(source))
 
 
 def load_backbone(path_or_state_dict: files.Source, model: MaskRCNN) -> list[str]:
@@ -154,18 +233,50 @@ def _translate(
     return {ours: tensors[name] for ours, name in original.items()}, original
 
 
-def _configuration(tensors, theirs, peer: Peer, preset) -> Config:
-    """Complete the given or the nearest preset with what the tensors reveal."""
+def _published(source, tensors) -> str | None:
+    """Name the published file that the source is, by its name or, for a COCO model, its digest."""
+    if isinstance(source, Mapping) or files.published_name(source):
+        return files.published_name(source)
+    outputs = tensors.get("box_head.class_logits.weight", torch.empty(0)).shape[0]
+    return zoo.recognise(files.locate(source)) if coco_classes.of_labels(outputs - 1) else None
+
+
+def _categories(source, classes: int, names, foreign: bool) -> list[dict] | None:
+    """Return {"id", "name"} of a model's labels: given, stored beside it, or COCO's."""
+    if names is not None:
+        return class_names.read(names, classes)
+    return coco_classes.of_labels(classes) if foreign else files.read_categories(source)
+
+
+def _changed(config: Config, changes) -> Config:
+    for change in changes:
+        config = override(config, change)
+    return config
+
+
+def _configuration(tensors, theirs, peer: Peer, preset, changes) -> Config:
+    """Complete the given or the nearest preset with `changes` and what the tensors reveal."""
     try:
         if isinstance(preset, str):
             config = named_preset(preset)
         else:
             config = preset or peer.base_config(tensors, theirs)
-        return infer.widths(config, tensors)
+        wanted = _changed(config, changes)
+        config = infer.widths(wanted, tensors)
+        _check_changes(wanted, config, changes)
+        return config
     except infer.MissingTensorError as error:
         nearest = named_preset(peer.nearest_preset(tensors) or "torchvision_r50_fpn")
         name = peer.their_name(error.name, nearest) or error.name
         raise ValueError(f"not a complete Mask R-CNN or Faster R-CNN: no tensor {name}") from None
+
+
+def _check_changes(wanted, config, changes):
+    """Raise ValueError for a change that contradicts the tensors."""
+    asked, shown = (dict(unseen.fields(to_dict(c))) for c in (wanted, config))
+    for path in (change.partition("=")[0].strip() for change in changes):
+        if asked.get(path) != shown.get(path):
+            raise ValueError(f"{path}: the tensors have {shown[path]!r}, not {asked[path]!r}")
 
 
 def _fill(config, tensors, original, peer: Peer) -> MaskRCNN:

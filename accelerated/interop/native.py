@@ -9,7 +9,10 @@ from reference.config import Config
 
 def recognises(names: Collection[str]) -> bool:
     """Return whether these are tensor names of this project."""
-    return "rpn.logits.weight" in names and any(name.startswith("backbone.conv1") for name in names)
+    return all(
+        any(name.startswith(prefixes) for name in names)
+        for prefixes in ("backbone.conv1", ("rpn.", "box_head."))
+    )
 
 
 def our_name(name: str) -> str | None:

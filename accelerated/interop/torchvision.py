@@ -5,17 +5,13 @@ pyramid levels from 0, which are ours from 2 on, and consecutive convolutions fr
 """
 
 from collections.abc import Collection, Mapping
-from dataclasses import replace
 
 import torch
 
-from accelerated.interop.infer import count_classes, norms
+from accelerated.interop.infer import norms
 from accelerated.interop.templates import Names
 from accelerated.mask_rcnn import MaskRCNN
 from reference.config import Config, preset
-
-# Of the published models: category ids 1..90, ten of them without objects.
-COCO_CLASSES = 90
 
 NAMES = Names(
     ("backbone.{rest}", "backbone.body.{rest}"),
@@ -80,13 +76,11 @@ def nearest_preset(tensors: Mapping[str, torch.Tensor]) -> str | None:
 def base_config(tensors: Mapping[str, torch.Tensor], theirs: Mapping[str, torch.Tensor]) -> Config:
     """Return the preset with the norms that the tensors reveal.
 
-    Counted batches mean a plain batch norm, all of it trained. A frozen norm and 91 outputs mean a
-    published COCO_V1 model, which torchvision runs with eps 0 (SPEC §13).
+    Counted batches mean a plain batch norm, all of it trained. They do not reveal the eps of a
+    frozen norm: torchvision's is 1e-5, and 0 in its published COCO_V1 models, which are known by
+    their digest (zoo.py), and in what was fine-tuned from these (SPEC §13).
     """
-    config = norms(preset(nearest_preset(tensors) or ""), tensors)
-    if config.backbone.norm == "frozen" and count_classes(tensors) == COCO_CLASSES:
-        return replace(config, backbone=replace(config.backbone, norm_eps=0.0))
-    return config
+    return norms(preset(nearest_preset(tensors) or ""), tensors)
 
 
 def state_dict(model: MaskRCNN) -> dict[str, torch.Tensor]:

@@ -1,0 +1,100 @@
+"""The configuration of a training: from a preset, from weights, or from the images."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from accelerated import interop
+from accelerated.data.coco import CocoDataset
+from accelerated.data.summary import default_preset
+from accelerated.interop import Loaded, unseen
+from reference.config import Config, override
+from reference.config import preset as named_preset
+
+
+class Start(NamedTuple):
+    """What a training starts from; `lines` say where the configuration comes from."""
+
+    config: Config
+    dataset: CocoDataset
+    weights: Loaded | str | None
+    lines: list[str]
+
+
+def configuration(
+    preset: str | None,
+    weights: str | None,
+    changes: Sequence[str],
+    names: Path | None,
+    open_data: Callable[[bool], CocoDataset],
+) -> Start:
+    """Find the configuration of a training, for the classes of its data.
+
+    preset, changes  name or None, and FIELD=VALUE on top of all else
+    weights          file, folder or name; of a detector, the configuration is the file's, and a
+                     preset changes nothing that its weights depend on
+    names            file with the names of the classes in the weights
+    open_data        opens the data set; told whether the model has a mask branch
+    """
+    source, lines = weights, []
+    if weights is None:
+        base = None if preset is None else named_preset(preset)
+    else:
+        base, source, lines = _from_weights(preset, weights, changes, names)
+    masks = _changed(base or Config(), changes).mask_head.kind != "none"
+    dataset = open_data(masks)
+    if base is None:
+        name = default_preset(dataset.sizes)
+        base, lines = named_preset(name), [f"preset {name}: it suits these images (--preset NAME)"]
+    config = replace(_changed(base, changes), num_classes=len(dataset.class_names))
+    return Start(config, dataset, source, lines)
+
+
+def _from_weights(preset, weights, changes, names):
+    """Return the configuration that goes with weights, these, and lines that say so."""
+    try:
+        loaded = _load(preset, weights, changes, names)
+    except interop.BareBackboneError:
+        return _from_backbone(preset, weights)
+    config = loaded.model.config
+    if preset is None:
+        origin = f"nearest preset {loaded.preset}" if loaded.preset else "its config.json"
+        return config, loaded, [*loaded.notes, f"architecture: that of {loaded} ({origin})"]
+    lines, base = list(loaded.notes), named_preset(preset)
+    for path, theirs, ours in unseen.differences(config, base):
+        base = override(base, f"{path}={json.dumps(theirs)}")
+        theirs, ours = unseen.text(theirs), unseen.text(ours)
+        lines.append(f"{path}={theirs}, as {loaded} was made for; {preset} has {ours}")
+    return base, loaded, lines
+
+
+def _load(preset, weights, changes, names) -> Loaded:
+    """Load a detector; what its file does not tell, the preset and the changes do."""
+    # A folder of ours has its own configuration.
+    preset = None if Path(weights).is_dir() else preset
+    loaded = interop.read_model(weights, preset, names=names)
+    told = [change for change in changes if change.partition("=")[0].strip() in loaded.untold]
+    return interop.read_model(weights, preset, changes=told, names=names) if told else loaded
+
+
+def _from_backbone(preset, weights):
+    name, config = interop.backbone_config(weights)
+    if preset is None:
+        backbone = config.backbone
+        what = "vgg16" if backbone.kind == "vgg" else f"ResNet-{backbone.depth}"
+        return config, weights, [f"preset {name} with the {what} of {weights} (--preset NAME)"]
+    base = named_preset(preset)
+    lines = [
+        f"{weights} belongs to {path}={unseen.text(theirs)}, not {unseen.text(ours)}, and {name}"
+        for path, theirs, ours in unseen.differences(config, base)
+        if path.startswith(("transform.", "backbone."))
+    ]
+    return base, weights, lines
+
+
+def _changed(config, changes):
+    for change in changes:
+        config = override(config, change)
+    return config

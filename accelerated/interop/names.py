@@ -1,0 +1,84 @@
+"""Names of a model's classes, read from a file.
+
+One name a line; a JSON list; {"number": "name"}; a COCO json; or a YAML list or mapping of names,
+such as the `names:` of a data.yaml.
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+# A line of a YAML list or mapping of names: "- cat", "0: cat".
+ITEM = re.compile(r"\s*(?:-|(\d+)\s*:)\s+(.+?)\s*")
+BACKGROUND = ("__background__", "background")
+
+
+def unused(label: int) -> str:
+    """Name a label that stands for no class."""
+    return f"N/A {label}"
+
+
+def is_unused(category: dict) -> bool:
+    """Tell whether a category stands for no class."""
+    return category["name"] == unused(category["id"])
+
+
+def read(path: str | Path, count: int) -> list[dict]:
+    """Read {"id", "name"} of the labels 1..count.
+
+    Categories of a COCO json stand in the order of their ids, unless they are fewer than `count`
+    and all their ids fit: then a label is an id, as in torchvision's models. A background at the
+    top of a list is left out.
+    Raises ValueError if the file has another number of names.
+    """
+    path = Path(path)
+    try:
+        content = _content(path.read_text(), path.suffix.lower())
+        named = sorted(_named(content))
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{path}: no list of class names ({error})") from error
+    sparse = isinstance(content, dict) and "categories" in content
+    if sparse and len(named) < count and named[0][0] > 0 and named[-1][0] <= count:
+        names = dict(named)
+        return [{"id": k, "name": names.get(k, unused(k))} for k in range(1, count + 1)]
+    if len(named) == count + 1 and named[0][1].lower() in BACKGROUND:
+        named = named[1:]
+    if len(named) != count:
+        raise ValueError(f"{path} has {len(named)} names, but the model has {count} classes")
+    # Only a COCO json has ids; elsewhere the order is the label's.
+    ids = [number for number, _ in named] if sparse else range(1, count + 1)
+    return [
+        {"id": k, "name": unused(k) if name == "N/A" else name}
+        for k, (_, name) in zip(ids, named, strict=True)
+    ]
+
+
+def _content(text: str, suffix: str) -> Any:
+    if suffix == ".json":
+        return json.loads(text)
+    if suffix not in (".yaml", ".yml"):
+        return [line.strip() for line in text.splitlines() if line.strip()]
+    lines = [line.split(" #")[0].rstrip() for line in text.splitlines()]
+    start = next((i + 1 for i, line in enumerate(lines) if line.startswith("names:")), 0)
+    inline = lines[start - 1].partition(":")[2].strip() if start else ""
+    if inline:
+        return [word.strip().strip("'\"") for word in inline.strip("[]").split(",")]
+    matches = []
+    for line in filter(None, lines[start:]):
+        match = ITEM.fullmatch(line)
+        if match is None:
+            break
+        matches.append((match[1], match[2].strip("'\"")))
+    if matches and matches[0][0] is not None:
+        return dict(matches)
+    return [name for _, name in matches]
+
+
+def _named(content) -> list[tuple[int, str]]:
+    """Turn what a file holds into (number, name)."""
+    if isinstance(content, dict) and "categories" in content:
+        return [(int(category["id"]), str(category["name"])) for category in content["categories"]]
+    if isinstance(content, dict):
+        return [(int(number), str(name)) for number, name in content.items()]
+    return [(k, str(name)) for k, name in enumerate(content)]
