@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ import torch
 from accelerated import interop
 from accelerated.engine import checkpoint
 from accelerated.engine.checkpoint import PREDICTORS
+from accelerated.engine.settings import Settings
 from accelerated.mask_rcnn import MaskRCNN
-from reference.config import to_dict
+from accelerated.optimizer import learning_rate
+from reference.config import Config, to_dict
 
 # Settings that pretrained weights assume but tensor shapes do not reveal.
 UNSEEN = (
@@ -59,28 +62,72 @@ def initialize(model: MaskRCNN, weights: str | Path) -> list[str]:
     return missing
 
 
-def resume(
-    folder: Path, model: MaskRCNN, optimizer: torch.optim.Optimizer, settings: dict[str, Any]
-) -> int:
-    """Restore the last checkpoint of the run in `folder` and return the number of steps taken.
+def check(
+    folder: Path,
+    config: Config,
+    categories: list[dict],
+    settings: Settings,
+    keep_schedule: bool = False,
+) -> Settings:
+    """Return the settings with which the run in `folder` goes on from its last checkpoint.
 
-    Raises ValueError if it was made with another configuration or other settings.
+    keep_schedule  a run of another length keeps its learning rates
+
+    Raises ValueError if it was made with another configuration, other categories or other settings.
     """
     last = checkpoint.read(folder)
-    # Older checkpoints do not name the shapes: there was no choice.
+    now = to_dict(config) | asdict(settings)
+    # What older checkpoints do not name, they had no choice of.
     before = to_dict(last.config) | {"fixed_shapes": False} | last.settings
-    for path, then, now in _differences(before, to_dict(model.config) | settings):
+    for path, then, value in _differences(before, now):
         # A longer run may continue a shorter one.
-        if path != "iterations":
+        if path not in ("iterations", "schedule"):
             raise ValueError(
-                f"{folder} was started with {path} = {then!r}, not {now!r}:"
+                f"{folder} was started with {path} = {then!r}, not {value!r}:"
                 " resume it with that, or choose another folder"
             )
-    if last.iteration > settings["iterations"]:
+    for label, (old, new) in enumerate(zip(last.categories, categories, strict=True), start=1):
+        if old != new:
+            raise ValueError(
+                f"{folder} was trained with label {label} for category {old['id']} ({old['name']});"
+                f" in this data it is category {new['id']} ({new['name']}): resume it with the same"
+                " categories, or choose another folder"
+            )
+    if last.iteration > settings.iterations:
         raise ValueError(
-            f"{folder} has taken {last.iteration} steps already, more than {settings['iterations']}"
+            f"{folder} has taken {last.iteration} steps already, more than {settings.iterations}"
         )
-    return checkpoint.restore(folder, model, optimizer).iteration
+    schedule = _schedule(last, settings.iterations)
+    if keep_schedule and config.optimizer.schedule == "cosine" and schedule < settings.iterations:
+        raise ValueError(
+            f"the cosine schedule of {folder} ends at step {schedule} with a rate of 0:"
+            " there is no rate to keep for the steps after it"
+        )
+    longer = settings.iterations != last.settings.get("iterations", settings.iterations)
+    return replace(
+        settings, schedule=settings.iterations if longer and not keep_schedule else schedule
+    )
+
+
+def schedule_change(folder: Path, iterations: int, batch_size: int) -> str | None:
+    """Tell what a run of other `iterations` does to the learning rate; None if nothing."""
+    last = checkpoint.read(folder)
+    before = _schedule(last, iterations)
+    if iterations == last.settings.get("iterations", iterations) or before == iterations:
+        return None
+    old, new = (
+        learning_rate(last.config.optimizer, last.iteration, steps, batch_size)
+        for steps in (before, iterations)
+    )
+    return (
+        f"learning rate at step {last.iteration}: {old:.3g} under the schedule of {before} steps,"
+        f" {new:.3g} under that of {iterations}"
+    )
+
+
+def _schedule(last, iterations):
+    """Return the steps that a checkpoint's learning rate is laid out for."""
+    return last.settings.get("schedule", last.settings.get("iterations", iterations))
 
 
 def _differences(a: dict, b: dict, path: str = "") -> Iterator[tuple[str, Any, Any]]:
