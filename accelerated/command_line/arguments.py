@@ -39,7 +39,14 @@ ValImages = Annotated[
     Path | None,
     typer.Option(help="Folder with the images that --val names (default: --images)."),
 ]
-Preset = Annotated[str, typer.Option(help=f"Base configuration: {', '.join(PRESETS)}.")]
+Preset = Annotated[
+    str | None,
+    typer.Option(
+        help=f"Base configuration: {', '.join(PRESETS)} (default: with --weights the file's,"
+        " otherwise small, or tiny for images of at most 160 pixels).",
+        is_eager=True,
+    ),
+]
 Changes = Annotated[
     list[str] | None,
     typer.Option(
@@ -59,7 +66,11 @@ Backend = Annotated[
 ]
 BatchSize = Annotated[
     int | None,
-    typer.Option(help="Images per step (default: from the configuration).", min=1),
+    typer.Option(
+        help="Images per step, to which the learning rate is proportional (default: from the"
+        " configuration).",
+        min=1,
+    ),
 ]
 Workers = Annotated[
     int, typer.Option(help="Data loading processes (0: load in the main process).", min=0)

@@ -1,13 +1,15 @@
 """The command `train`."""
 
+import math
+import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 import reference.config
-from accelerated.command_line import arguments
+from accelerated.command_line import arguments, run_options
 from accelerated.command_line.arguments import (
     Amp,
     Backend,
@@ -15,11 +17,9 @@ from accelerated.command_line.arguments import (
     BoxesAsMasks,
     Changes,
     Crowd,
-    Data,
     Device,
     Exif,
     Images,
-    Output,
     PixelRange,
     Preset,
     Seed,
@@ -29,21 +29,43 @@ from accelerated.command_line.arguments import (
     Workers,
 )
 
+if TYPE_CHECKING:
+    from reference.config import Config
+
 
 def train_model(
-    data: Data,
-    output: Output,
+    context: typer.Context,
+    output: Annotated[
+        Path,
+        typer.Option(help="Output folder.", is_eager=True, callback=run_options.take_from_run),
+    ],
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Annotation file in COCO format (JSON); a resumed run knows its own."),
+    ] = None,
     images: Images = None,
-    iterations: Annotated[int, typer.Option(help="Training steps.", min=1)] = 1000,
-    preset: Preset = "tiny",
+    iterations: Annotated[
+        int | None, typer.Option(help="Training steps (default: 1000).", min=1)
+    ] = None,
+    epochs: Annotated[
+        float | None,
+        typer.Option(help="Length in passes over the data instead of --iterations, such as 12.5."),
+    ] = None,
+    preset: Preset = None,
     changes: Changes = None,
     val: Val = None,
     val_images: ValImages = None,
     evaluate_every: Annotated[
-        int, typer.Option(help="Steps between evaluations (0: only at the end).", min=0)
+        int,
+        typer.Option(
+            help="Steps between evaluations (0: only at the end); OUTPUT/best is the checkpoint"
+            " with the highest average precision.",
+            min=0,
+        ),
     ] = 0,
     checkpoint_every: Annotated[
-        int, typer.Option(help="Steps between checkpoints (0: only at the end).", min=0)
+        int,
+        typer.Option(help="Steps between checkpoints (0: at evaluations and at the end).", min=0),
     ] = 500,
     weights: Annotated[
         Path | None,
@@ -58,7 +80,22 @@ def train_model(
     backend: Backend = "auto",
     seed: Seed = 0,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Continue the run in the output folder.")
+        bool,
+        typer.Option(
+            "--resume",
+            help="Continue the run in the output folder with its own options and configuration;"
+            " start it if there is none.",
+            is_eager=True,
+            callback=run_options.take_from_run,
+        ),
+    ] = False,
+    keep_schedule: Annotated[
+        bool,
+        typer.Option(
+            "--keep-schedule",
+            help="When --iterations changes with --resume, keep the learning rates of the length"
+            " before.",
+        ),
     ] = False,
     amp: Amp = False,
     fixed_shapes: Annotated[
@@ -80,14 +117,21 @@ def train_model(
     pixel_range: PixelRange = None,
 ) -> None:
     """Train a model on a data set in COCO format."""
-    config = reference.config.preset(preset)
-    for change in changes or []:
-        config = reference.config.override(config, change)
+    # Errors in the options come before the time that the data takes.
     torch_device = arguments.select_device(device, backend)
-    from accelerated.command_line import report
+    from accelerated.command_line import introduction, report
+    from accelerated.data.summary import default_preset, input_objects
     from accelerated.drawing import curves
+    from accelerated.engine import checkpoint, settings, start
     from accelerated.engine.train import train
 
+    continued = resume and checkpoint.exists(output)
+    typed = preset if run_options.is_given(context, "preset") or not continued else None
+    config = _configuration(output if continued else None, typed, changes)
+    if data is None:
+        raise ValueError(_no_data(output, resume, continued))
+    if epochs is not None and (epochs <= 0 or run_options.is_given(context, "iterations")):
+        raise ValueError("--epochs: expected a number above 0, and no --iterations beside it")
     masks = config.mask_head.kind != "none"
     reading = arguments.reading(crowd, exif, boxes_as_masks, pixel_range, masks)
     dataset = arguments.open_dataset(data, images, skip_invalid, reading=reading)
@@ -95,8 +139,43 @@ def train_model(
     if val:
         folder = val_images or images
         evaluation = arguments.open_dataset(val, folder, skip_invalid, reading=reading)
+    origin = f"configuration of {output}"
+    if not continued:
+        name = preset or default_preset(dataset.sizes)
+        config, origin = _configuration(None, name, changes), f"preset {name}"
+    config = replace(config, num_classes=len(dataset.class_names))
+    batch_size = batch_size or config.optimizer.batch_size
+    if epochs is not None:
+        iterations = math.ceil(epochs * math.ceil(len(dataset) / batch_size))
+    iterations, warmup = iterations or 1000, config.optimizer.warmup_iterations
+    if not continued and not _sets_warmup(changes):
+        config = settings.fit_warmup(config, iterations)
+    plan = settings.Settings(seed, batch_size, amp, iterations, fixed_shapes, iterations)
+    plan = start.check(output, config, dataset, evaluation, plan, resume, keep_schedule)
+    objects = input_objects(dataset, config.transform)
+    lines = introduction.introduction(
+        introduction.Plan(
+            config=config,
+            origin=origin,
+            start=_start(output if continued else None, weights),
+            data=(data, dataset),
+            val=(val, evaluation) if val and evaluation else None,
+            objects=objects,
+            settings=plan,
+            warmup=warmup,
+            device=torch_device,
+            execution=_execution(amp, fixed_shapes, compile, graph),
+        )
+    )
+    print(*lines, sep="\n", flush=True)
+    if objects.advice:
+        print(f"maskrcnn: warning: {objects.advice}", file=sys.stderr)
+    change = start.schedule_change(output, iterations, batch_size) if continued else None
+    if change:
+        goes_on = "the former" if keep_schedule else "the latter (--keep-schedule: the former)"
+        print(f"maskrcnn: warning: {change}; training goes on with {goes_on}", file=sys.stderr)
     result = train(
-        replace(config, num_classes=len(dataset.class_names)),
+        config,
         dataset,
         output,
         iterations=iterations,
@@ -110,14 +189,20 @@ def train_model(
         graph=graph,
         weights=weights,
         resume=resume,
+        keep_schedule=keep_schedule,
         evaluation=evaluation,
         evaluate_every=evaluate_every,
         checkpoint_every=checkpoint_every,
+        options=run_options.to_keep(context, iterations=iterations, batch_size=batch_size),
     )
     console = report.console()
     curves.loss_curve(output / "log.jsonl").savefig(output / "loss.png")
     if result.metrics:
         console.print(report.metrics(result.metrics))
+    best = result.best
+    if best:
+        where = f"step {best.iteration}: {output / 'best'}"
+        console.print(f"Best {best.metric} {best.value:.3f} at {where}.")
     if result.interrupted:
         console.print(f"Interrupted after {result.iteration} steps. Continue with --resume.")
         raise typer.Exit(130)
@@ -125,3 +210,48 @@ def train_model(
         f"Trained for {result.iteration} steps."
         f" Weights: {output / 'last'}. Loss curve: {output / 'loss.png'}."
     )
+
+
+def _configuration(run: Path | None, preset: str | None, changes: list[str] | None) -> "Config":
+    """Return a preset, or without one the configuration of a run, with changes.
+
+    The run's warm-up, which fits its length, stays unless a change names it.
+    """
+    from accelerated.engine import checkpoint
+
+    stored = None if run is None else checkpoint.read(run).config
+    config = stored
+    if config is None or preset is not None:
+        config = reference.config.preset(preset or "small")
+    for change in changes or []:
+        config = reference.config.override(config, change)
+    if stored is not None and not _sets_warmup(changes):
+        steps = stored.optimizer.warmup_iterations
+        config = replace(config, optimizer=replace(config.optimizer, warmup_iterations=steps))
+    return config
+
+
+def _sets_warmup(changes):
+    names = (change.partition("=")[0].strip() for change in changes or [])
+    return "optimizer.warmup_iterations" in names
+
+
+def _no_data(output, resume, continued):
+    if not resume:
+        return "name the data to train on with --data"
+    problem = "does not say what it was trained on" if continued else "holds no run yet"
+    return f"{output} {problem}: name the data with --data"
+
+
+def _start(run, weights):
+    from accelerated.engine import checkpoint
+
+    if run is not None:
+        return f"resumed from step {checkpoint.read(run).iteration}"
+    return "random weights" if weights is None else f"weights of {weights}"
+
+
+def _execution(amp, fixed_shapes, compile, graph):
+    named = {"fixed shapes": fixed_shapes, "compiled": compile, "CUDA graphs": graph}
+    precision = "bfloat16 autocast" if amp else "float32"
+    return (precision, *(name for name, chosen in named.items() if chosen))

@@ -84,8 +84,8 @@ class InputObjects:
         if not self.count:
             return "no objects"
         return (
-            f"median side of an object {self.median:.0f} pixels,"
-            f" {self.below_16:.0%} below 16, {self.below_8:.0%} below 8"
+            f"objects have a median side of {self.median:.0f} pixels,"
+            f" {self.below_16:.0%} are below 16, {self.below_8:.0%} below 8"
         )
 
     @property

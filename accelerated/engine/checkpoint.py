@@ -119,6 +119,11 @@ def _point(run, name, path):
     link.replace(run / name)
 
 
+def exists(run: str | Path) -> bool:
+    """Tell whether RUN has a last checkpoint, be it damaged."""
+    return os.path.lexists(Path(run) / "last")
+
+
 def find(path: str | Path) -> Path:
     """Return the checkpoint at `path`, or the last one if `path` is the folder of a run.
 

@@ -1,13 +1,10 @@
 """The settings of a training run besides its configuration, and whether they fit together."""
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 
-from accelerated.data.dataset import Dataset
 from accelerated.engine.capture import check_capture
-from accelerated.engine.evaluate import categories
 from reference.config import Config
 
 
@@ -31,23 +28,6 @@ def fit_warmup(config: Config, iterations: int) -> Config:
     optimizer = config.optimizer
     steps = min(optimizer.warmup_iterations, iterations // 10)
     return replace(config, optimizer=replace(optimizer, warmup_iterations=steps))
-
-
-def check(
-    config: Config, dataset: Dataset, evaluation: Dataset | None, folder: Path, resume: bool
-) -> None:
-    """Raise ValueError unless the data fits the configuration and the folder is free to use."""
-    if len(dataset) == 0:
-        raise ValueError("the data set has no images")
-    if len(dataset.category_ids) != config.num_classes:
-        raise ValueError(
-            f"the data set has {len(dataset.category_ids)} categories,"
-            f" but num_classes is {config.num_classes}"
-        )
-    if evaluation is not None and categories(evaluation) != categories(dataset):
-        raise ValueError("the data sets for training and evaluation have different categories")
-    if not resume and (folder / "last").exists():
-        raise ValueError(f"{folder} already holds a run: resume it, or choose another folder")
 
 
 def check_execution(

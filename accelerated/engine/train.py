@@ -9,7 +9,6 @@ and on a CPU a resumed run continues bit for bit.
 Between two lines of the log nothing waits for the step in flight.
 """
 
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -32,7 +31,7 @@ from accelerated.engine.failure import NotFiniteError, first_failure
 from accelerated.engine.interruption import interruptible
 from accelerated.engine.log import Log, Window
 from accelerated.engine.prefetch import Pace, prefetched
-from accelerated.engine.settings import Settings, check, check_execution
+from accelerated.engine.settings import Settings, check_execution
 from accelerated.mask_rcnn import MaskRCNN
 from accelerated.parameters import set_memory_format
 from accelerated.structures import Batch, Stages
@@ -109,11 +108,9 @@ def train(
     folder, device = Path(output), torch.device(device)
     batch_size = batch_size or config.optimizer.batch_size
     settings = Settings(seed, batch_size, amp, iterations, fixed_shapes, iterations)
-    check(config, dataset, evaluation, folder, resume)
     check_execution(device, fixed_shapes, compile, graph)
-    resume = resume and os.path.lexists(folder / "last")
-    if resume:
-        settings = start.check(folder, config, categories(dataset), settings, keep_schedule)
+    settings = start.check(folder, config, dataset, evaluation, settings, resume, keep_schedule)
+    resume = resume and checkpoint.exists(folder)
     folder.mkdir(parents=True, exist_ok=True)
     if options is not None:
         write_json(folder / "run.json", options)
