@@ -47,7 +47,7 @@ def introduction(plan: Plan) -> list[str]:
         "Validation": describe_data(*plan.val) if plan.val else "none (--val: data to evaluate on)",
         "Model": f"{plan.origin}: {_architecture(config)}, {parameters(config) / 1e6:.1f} million"
         f" parameters, {plan.start}",
-        "Input": f"{_resizing(config.transform)}; {plan.objects}",
+        "Input": describe_input(config.transform, plan.objects),
         "Length": f"{count(settings.iterations, 'step')} of {count(settings.batch_size, 'image')},"
         f" {epochs:.1f} epochs of {count(size, 'image')}",
         "Learning rate": _rate(config.optimizer, settings.batch_size),
@@ -69,6 +69,11 @@ def describe_data(name: Path, dataset: Dataset) -> str:
         text += f" ({count(numbers['negatives'], 'image')} without)"
     classes = count(len(dataset.class_names), "class", "classes")
     return f"{text}, {classes} ({', '.join(names)})"
+
+
+def describe_input(transform: Transform, objects: InputObjects) -> str:
+    """Tell the size of the images in the network's input, and of their objects."""
+    return f"{_resizing(transform)}; {objects}"
 
 
 def parameters(config: Config) -> int:
