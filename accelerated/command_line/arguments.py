@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from reference.config import PRESETS
+from accelerated.command_line import fields
+from reference.config import PRESETS, override, preset
 
 if TYPE_CHECKING:
     import torch
@@ -47,13 +48,29 @@ Preset = Annotated[
         is_eager=True,
     ),
 ]
+
+
+def list_fields(context: typer.Context, changes: list[str] | None) -> list[str] | None:
+    """Print the fields of the configuration and exit if one of the changes is "help"."""
+    if changes and "help" in changes and not context.resilient_parsing:
+        name = context.params.get("preset") or "small"
+        config = preset(name)
+        for change in changes:
+            config = config if change == "help" else override(config, change)
+        print(f"The fields that --set changes, with their values in the preset {name}.")
+        print(*fields.listing(config), sep="\n")
+        raise typer.Exit()
+    return changes
+
+
 Changes = Annotated[
     list[str] | None,
     typer.Option(
         "--set",
         help="Change one configuration field, for example optimizer.learning_rate=0.01."
-        " May be repeated.",
+        " May be repeated. `--set help` lists the fields.",
         metavar="FIELD=VALUE",
+        callback=list_fields,
     ),
 ]
 Output = Annotated[Path, typer.Option(help="Output folder.")]
@@ -138,8 +155,10 @@ def select_device(device: str, backend: str, interpret: bool = False) -> "torch.
 
     interpret   without a GPU, run Triton kernels in its interpreter
 
-    Raises ValueError if the device does not exist or a name is unknown.
+    Raises ValueError if the device does not exist, a name is unknown, or this is one of several
+    processes that would do the same.
     """
+    _check_alone()
     import torch
 
     if backend not in ("auto", "torch", "triton"):
@@ -159,6 +178,18 @@ def select_device(device: str, backend: str, interpret: bool = False) -> "torch.
     if interpret and selected.type == "cpu":
         os.environ.setdefault("TRITON_INTERPRET", "1")
     return selected
+
+
+def _check_alone():
+    """Raise ValueError under torchrun and its like."""
+    numbers = {name: os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+    several = numbers["WORLD_SIZE"] not in ("", "0", "1") or numbers["RANK"] not in ("", "0")
+    if several or numbers["LOCAL_RANK"]:
+        named = ", ".join(f"{name}={value}" for name, value in numbers.items() if value)
+        raise ValueError(
+            f"started as one of several processes ({named}), each of which would do the whole work:"
+            " several GPUs are not supported; start the command without torchrun"
+        )
 
 
 def load_model(

@@ -18,7 +18,7 @@ def take_from_run(context: typer.Context, parameter: typer.CallbackParam, value:
     """
     given = context.params | {parameter.name: value}
     path = Path(given.get("output") or "") / "run.json"
-    if given.get("resume") and path.is_file():
+    if given.get("resume") and path.is_file() and not context.resilient_parsing:
         try:
             context.default_map = dict(json.loads(path.read_text()))
         except (ValueError, TypeError) as error:

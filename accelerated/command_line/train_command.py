@@ -36,9 +36,13 @@ if TYPE_CHECKING:
 def train_model(
     context: typer.Context,
     output: Annotated[
-        Path,
-        typer.Option(help="Output folder.", is_eager=True, callback=run_options.take_from_run),
-    ],
+        Path | None,
+        typer.Option(
+            help="Output folder, of one run; required.",
+            is_eager=True,
+            callback=run_options.take_from_run,
+        ),
+    ] = None,
     data: Annotated[
         Path | None,
         typer.Option(help="Annotation file in COCO format (JSON); a resumed run knows its own."),
@@ -117,6 +121,8 @@ def train_model(
     pixel_range: PixelRange = None,
 ) -> None:
     """Train a model on a data set in COCO format."""
+    if output is None:
+        raise ValueError("name the folder of the run with --output")
     # Errors in the options come before the time that the data takes.
     torch_device = arguments.select_device(device, backend)
     from accelerated.command_line import introduction, report
