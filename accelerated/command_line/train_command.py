@@ -134,6 +134,8 @@ def train_model(
     continued = resume and checkpoint.exists(output)
     typed = preset if run_options.is_given(context, "preset") or not continued else None
     config = _configuration(output if continued else None, typed, changes)
+    compiler = "inductor" if compile else None
+    settings.check_execution(torch_device, fixed_shapes, compiler, graph)
     if data is None:
         raise ValueError(_no_data(output, resume, continued))
     if epochs is not None and (epochs <= 0 or run_options.is_given(context, "iterations")):
@@ -191,7 +193,7 @@ def train_model(
         seed=seed,
         amp=amp,
         fixed_shapes=fixed_shapes,
-        compile="inductor" if compile else None,
+        compile=compiler,
         graph=graph,
         weights=weights,
         resume=resume,
