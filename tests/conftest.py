@@ -1,6 +1,7 @@
 """Set up all tests: interpreted Triton, reproducible hypothesis, golden files, GPU marker."""
 
 import os
+import sys
 import zlib
 from pathlib import Path
 
@@ -89,3 +90,20 @@ def backend(request):
 @pytest.fixture
 def device():
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """Return a function: command("doctor") -> (exit code, standard output, standard error)."""
+    from accelerated.command_line import cli
+
+    for name in ("MASKRCNN_BACKEND", "MASKRCNN_DEBUG", "GOMP_SPINCOUNT", "OPENBLAS_THREAD_TIMEOUT"):
+        monkeypatch.delenv(name, raising=False)
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["maskrcnn", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        return stop.value.code or 0, *capsys.readouterr()
+
+    return call

@@ -39,7 +39,9 @@ def test_depth_and_neck_are_those_of_the_name(name):
     config.check(preset)
     backbone = preset.backbone
     assert (
-        backbone.depth == 101 if "101" in name else backbone.depth == (18 if name in ("tiny", "small") else 50)
+        backbone.depth == 101
+        if "101" in name
+        else backbone.depth == (18 if name in ("tiny", "small") else 50)
     )
     wiring = (preset.neck, preset.shared_head != "none", backbone.out_stage, backbone.dilation)
     kind = {

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from reference.config import PRESETS
+from accelerated.command_line import fields
+from reference.config import PRESETS, override, preset
 
 if TYPE_CHECKING:
     import torch
@@ -43,8 +44,9 @@ ValImages = Annotated[
 Preset = Annotated[
     str | None,
     typer.Option(
-        help="Base configuration (default: that of the weights, or one that fits the images):"
-        f" {', '.join(PRESETS)}."
+        help=f"Base configuration: {', '.join(PRESETS)} (default: with --weights the file's,"
+        " otherwise small, or tiny for images of at most 160 pixels).",
+        is_eager=True,
     ),
 ]
 FilePreset = Annotated[
@@ -62,13 +64,29 @@ Names = Annotated[
         " list.",
     ),
 ]
+
+
+def list_fields(context: typer.Context, changes: list[str] | None) -> list[str] | None:
+    """Print the fields of the configuration and exit if one of the changes is "help"."""
+    if changes and "help" in changes and not context.resilient_parsing:
+        name = context.params.get("preset") or "small"
+        config = preset(name)
+        for change in changes:
+            config = config if change == "help" else override(config, change)
+        print(f"The fields that --set changes, with their values in the preset {name}.")
+        print(*fields.listing(config), sep="\n")
+        raise typer.Exit()
+    return changes
+
+
 Changes = Annotated[
     list[str] | None,
     typer.Option(
         "--set",
         help="Change one configuration field, for example optimizer.learning_rate=0.01."
-        " May be repeated.",
+        " May be repeated. `--set help` lists the fields.",
         metavar="FIELD=VALUE",
+        callback=list_fields,
     ),
 ]
 Output = Annotated[Path, typer.Option(help="Output folder.")]
@@ -81,7 +99,11 @@ Backend = Annotated[
 ]
 BatchSize = Annotated[
     int | None,
-    typer.Option(help="Images per step (default: from the configuration).", min=1),
+    typer.Option(
+        help="Images per step, to which the learning rate is proportional (default: from the"
+        " configuration).",
+        min=1,
+    ),
 ]
 Workers = Annotated[
     int, typer.Option(help="Data loading processes (0: load in the main process).", min=0)
@@ -149,8 +171,10 @@ def select_device(device: str, backend: str, interpret: bool = False) -> "torch.
 
     interpret   without a GPU, run Triton kernels in its interpreter
 
-    Raises ValueError if the device does not exist or a name is unknown.
+    Raises ValueError if the device does not exist, a name is unknown, or this is one of several
+    processes that would do the same.
     """
+    _check_alone()
     import torch
 
     if backend not in ("auto", "torch", "triton"):
@@ -170,6 +194,18 @@ def select_device(device: str, backend: str, interpret: bool = False) -> "torch.
     if interpret and selected.type == "cpu":
         os.environ.setdefault("TRITON_INTERPRET", "1")
     return selected
+
+
+def _check_alone():
+    """Raise ValueError under torchrun and its like."""
+    numbers = {name: os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+    several = numbers["WORLD_SIZE"] not in ("", "0", "1") or numbers["RANK"] not in ("", "0")
+    if several or numbers["LOCAL_RANK"]:
+        named = ", ".join(f"{name}={value}" for name, value in numbers.items() if value)
+        raise ValueError(
+            f"started as one of several processes ({named}), each of which would do the whole work:"
+            " several GPUs are not supported; start the command without torchrun"
+        )
 
 
 def load_model(

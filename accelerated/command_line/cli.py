@@ -41,7 +41,6 @@ app = typer.Typer(
     name="maskrcnn",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
 )
 for name, function in COMMANDS.items():
     app.command(name)(function)
@@ -53,7 +52,8 @@ def main() -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
     try:
-        app()
+        # Also under `python -m accelerated`: completion is installed for the program of this name.
+        app(prog_name="maskrcnn")
     except (ValueError, OSError, RuntimeError) as error:
         if os.environ.get("MASKRCNN_DEBUG"):
             raise

@@ -9,17 +9,23 @@ from typing import NamedTuple
 from accelerated import interop
 from accelerated.data.coco import CocoDataset
 from accelerated.data.summary import default_preset
+from accelerated.engine import checkpoint
 from accelerated.interop import Loaded, unseen
 from reference.config import Config, override
 from reference.config import preset as named_preset
 
 
 class Start(NamedTuple):
-    """What a training starts from; `lines` say where the configuration comes from."""
+    """What a training starts from.
+
+    origin  where the configuration comes from
+    lines   what was assumed
+    """
 
     config: Config
     dataset: CocoDataset
     weights: Loaded | str | None
+    origin: str
     lines: list[str]
 
 
@@ -38,22 +44,49 @@ def configuration(
     names            file with the names of the classes in the weights
     open_data        opens the data set; told whether the model has a mask branch
     """
-    source, lines = weights, []
+    source, lines, origin = weights, [], f"preset {preset}"
     if weights is None:
         base = None if preset is None else named_preset(preset)
     else:
-        base, source, lines = _from_weights(preset, weights, changes, names)
+        base, source, origin, lines = _from_weights(preset, weights, changes, names)
     masks = _changed(base or Config(), changes).mask_head.kind != "none"
     dataset = open_data(masks)
     if base is None:
         name = default_preset(dataset.sizes)
-        base, lines = named_preset(name), [f"preset {name}: it suits these images (--preset NAME)"]
+        base, origin = named_preset(name), f"preset {name}, which suits these images"
     config = replace(_changed(base, changes), num_classes=len(dataset.class_names))
-    return Start(config, dataset, source, lines)
+    return Start(config, dataset, source, origin, lines)
+
+
+def continuation(
+    run: Path,
+    preset: str | None,
+    changes: Sequence[str],
+    open_data: Callable[[bool], CocoDataset],
+) -> Start:
+    """Find the configuration with which the run in folder `run` goes on.
+
+    It is the run's, or for comparison with it that of a preset, with changes. The run's warm-up,
+    which fits its length, stays unless a change names it.
+    """
+    stored = checkpoint.read(run).config
+    config = _changed(stored if preset is None else named_preset(preset), changes)
+    if not sets_warmup(changes):
+        steps = stored.optimizer.warmup_iterations
+        config = replace(config, optimizer=replace(config.optimizer, warmup_iterations=steps))
+    dataset = open_data(config.mask_head.kind != "none")
+    config = replace(config, num_classes=len(dataset.class_names))
+    return Start(config, dataset, None, f"configuration of {run}", [])
+
+
+def sets_warmup(changes: Sequence[str]) -> bool:
+    """Tell whether one of the changes FIELD=VALUE sets the steps of the warm-up."""
+    names = (change.partition("=")[0].strip() for change in changes)
+    return "optimizer.warmup_iterations" in names
 
 
 def _from_weights(preset, weights, changes, names):
-    """Return the configuration that goes with weights, these, and lines that say so."""
+    """Return the configuration that goes with weights, these, its origin, and what was assumed."""
     try:
         loaded = _load(preset, weights, changes, names)
     except interop.BareBackboneError:
@@ -61,13 +94,13 @@ def _from_weights(preset, weights, changes, names):
     config = loaded.model.config
     if preset is None:
         origin = f"nearest preset {loaded.preset}" if loaded.preset else "its config.json"
-        return config, loaded, [*loaded.notes, f"architecture: that of {loaded} ({origin})"]
+        return config, loaded, f"architecture of {loaded} ({origin})", loaded.notes
     lines, base = list(loaded.notes), named_preset(preset)
     for path, theirs, ours in unseen.differences(config, base):
         base = override(base, f"{path}={json.dumps(theirs)}")
         theirs, ours = unseen.text(theirs), unseen.text(ours)
         lines.append(f"{path}={theirs}, as {loaded} was made for; {preset} has {ours}")
-    return base, loaded, lines
+    return base, loaded, f"preset {preset}", lines
 
 
 def _load(preset, weights, changes, names) -> Loaded:
@@ -84,14 +117,14 @@ def _from_backbone(preset, weights):
     if preset is None:
         backbone = config.backbone
         what = "vgg16" if backbone.kind == "vgg" else f"ResNet-{backbone.depth}"
-        return config, weights, [f"preset {name} with the {what} of {weights} (--preset NAME)"]
+        return config, weights, f"preset {name} with the {what} of {weights}", []
     base = named_preset(preset)
     lines = [
         f"{weights} belongs to {path}={unseen.text(theirs)}, not {unseen.text(ours)}, and {name}"
         for path, theirs, ours in unseen.differences(config, base)
         if path.startswith(("transform.", "backbone."))
     ]
-    return base, weights, lines
+    return base, weights, f"preset {preset}", lines
 
 
 def _changed(config, changes):

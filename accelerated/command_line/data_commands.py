@@ -35,11 +35,12 @@ def inspect_data(
     pixel_range: PixelRange = None,
 ) -> None:
     """Summarise a data set and list every problem in it."""
-    from accelerated.command_line import report
+    from accelerated.command_line import introduction, report
     from accelerated.data import lint
     from accelerated.data.coco import CocoDataset
-    from accelerated.data.summary import summary
+    from accelerated.data.summary import default_preset, input_objects, summary
     from accelerated.drawing import detections
+    from reference.config import preset
 
     console = report.console()
     reading = arguments.reading(crowd, exif, boxes_as_masks, pixel_range)
@@ -49,6 +50,13 @@ def inspect_data(
         dataset = CocoDataset(data, images, skip_invalid=True, reading=reading)
         for table in report.dataset(summary(dataset)):
             console.print(table)
+        name = default_preset(dataset.sizes)
+        transform = preset(name).transform
+        objects = input_objects(dataset, transform)
+        text = introduction.describe_input(transform, objects)
+        console.print(f"What train sees by default, with the preset {name}: {text}.")
+        if objects.advice:
+            console.print(f"Warning: {objects.advice}.")
         if output is not None and len(dataset):
             detections.save(detections.sample(dataset, samples, seed), output)
             console.print(f"Sample: {output}.")

@@ -1,10 +1,13 @@
 """The command `train`."""
 
+import math
+import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from accelerated.command_line import arguments
+from accelerated.command_line import arguments, run_options
 from accelerated.command_line.arguments import (
     Amp,
     Backend,
@@ -12,12 +15,10 @@ from accelerated.command_line.arguments import (
     BoxesAsMasks,
     Changes,
     Crowd,
-    Data,
     Device,
     Exif,
     Images,
     Names,
-    Output,
     PixelRange,
     Preset,
     Seed,
@@ -29,19 +30,42 @@ from accelerated.command_line.arguments import (
 
 
 def train_model(
-    data: Data,
-    output: Output,
+    context: typer.Context,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            help="Output folder, of one run; required.",
+            is_eager=True,
+            callback=run_options.take_from_run,
+        ),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Annotation file in COCO format (JSON); a resumed run knows its own."),
+    ] = None,
     images: Images = None,
-    iterations: Annotated[int, typer.Option(help="Training steps.", min=1)] = 1000,
+    iterations: Annotated[
+        int | None, typer.Option(help="Training steps (default: 1000).", min=1)
+    ] = None,
+    epochs: Annotated[
+        float | None,
+        typer.Option(help="Length in passes over the data instead of --iterations, such as 12.5."),
+    ] = None,
     preset: Preset = None,
     changes: Changes = None,
     val: Val = None,
     val_images: ValImages = None,
     evaluate_every: Annotated[
-        int, typer.Option(help="Steps between evaluations (0: only at the end).", min=0)
+        int,
+        typer.Option(
+            help="Steps between evaluations (0: only at the end); OUTPUT/best is the checkpoint"
+            " with the highest average precision.",
+            min=0,
+        ),
     ] = 0,
     checkpoint_every: Annotated[
-        int, typer.Option(help="Steps between checkpoints (0: only at the end).", min=0)
+        int,
+        typer.Option(help="Steps between checkpoints (0: at evaluations and at the end).", min=0),
     ] = 500,
     weights: Annotated[
         str | None,
@@ -58,7 +82,22 @@ def train_model(
     backend: Backend = "auto",
     seed: Seed = 0,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Continue the run in the output folder.")
+        bool,
+        typer.Option(
+            "--resume",
+            help="Continue the run in the output folder with its own options and configuration;"
+            " start it if there is none.",
+            is_eager=True,
+            callback=run_options.take_from_run,
+        ),
+    ] = False,
+    keep_schedule: Annotated[
+        bool,
+        typer.Option(
+            "--keep-schedule",
+            help="When --iterations changes with --resume, keep the learning rates of the length"
+            " before.",
+        ),
     ] = False,
     amp: Amp = False,
     fixed_shapes: Annotated[
@@ -80,26 +119,72 @@ def train_model(
     pixel_range: PixelRange = None,
 ) -> None:
     """Train a model on a data set in COCO format."""
+    if output is None:
+        raise ValueError("name the folder of the run with --output")
+    # Errors in the options come before the time that the data takes.
     torch_device = arguments.select_device(device, backend)
-    from accelerated.command_line import report
-    from accelerated.command_line.configuration import configuration
+    from accelerated.command_line import introduction, report
+    from accelerated.command_line.configuration import configuration, continuation, sets_warmup
+    from accelerated.data.summary import input_objects
     from accelerated.drawing import curves
+    from accelerated.engine import checkpoint, settings, start
     from accelerated.engine.train import train
+
+    continued = resume and checkpoint.exists(output)
+    compiler = "inductor" if compile else None
+    settings.check_execution(torch_device, fixed_shapes, compiler, graph)
+    if data is None:
+        raise ValueError(_no_data(output, resume, continued))
+    if epochs is not None and (epochs <= 0 or run_options.is_given(context, "iterations")):
+        raise ValueError("--epochs: expected a number above 0, and no --iterations beside it")
 
     def open_data(masks):
         reading = arguments.reading(crowd, exif, boxes_as_masks, pixel_range, masks)
         return arguments.open_dataset(data, images, skip_invalid, reading=reading)
 
-    start = configuration(preset, weights, changes or [], names, open_data)
-    console = report.console()
-    console.print(*start.lines, sep="\n")
+    if continued:
+        typed = preset if run_options.is_given(context, "preset") else None
+        begin = continuation(output, typed, changes or [], open_data)
+    else:
+        begin = configuration(preset, weights, changes or [], names, open_data)
+    config, dataset = begin.config, begin.dataset
     evaluation = None
     if val:
-        folder, reading = val_images or images, start.dataset.reading
+        folder, reading = val_images or images, dataset.reading
         evaluation = arguments.open_dataset(val, folder, skip_invalid, reading=reading)
+    batch_size = batch_size or config.optimizer.batch_size
+    if epochs is not None:
+        iterations = math.ceil(epochs * math.ceil(len(dataset) / batch_size))
+    iterations, warmup = iterations or 1000, config.optimizer.warmup_iterations
+    if not continued and not sets_warmup(changes or []):
+        config = settings.fit_warmup(config, iterations)
+    plan = settings.Settings(seed, batch_size, amp, iterations, fixed_shapes, iterations)
+    plan = start.check(output, config, dataset, evaluation, plan, resume, keep_schedule)
+    objects = input_objects(dataset, config.transform)
+    lines = introduction.introduction(
+        introduction.Plan(
+            config=config,
+            origin=begin.origin,
+            start=_start(output if continued else None, weights),
+            data=(data, dataset),
+            val=(val, evaluation) if val and evaluation else None,
+            objects=objects,
+            settings=plan,
+            warmup=warmup,
+            device=torch_device,
+            execution=_execution(amp, fixed_shapes, compile, graph),
+        )
+    )
+    print(*begin.lines, *lines, sep="\n", flush=True)
+    if objects.advice:
+        print(f"maskrcnn: warning: {objects.advice}", file=sys.stderr)
+    change = start.schedule_change(output, iterations, batch_size) if continued else None
+    if change:
+        goes_on = "the former" if keep_schedule else "the latter (--keep-schedule: the former)"
+        print(f"maskrcnn: warning: {change}; training goes on with {goes_on}", file=sys.stderr)
     result = train(
-        start.config,
-        start.dataset,
+        config,
+        dataset,
         output,
         iterations=iterations,
         batch_size=batch_size,
@@ -108,17 +193,24 @@ def train_model(
         seed=seed,
         amp=amp,
         fixed_shapes=fixed_shapes,
-        compile="inductor" if compile else None,
+        compile=compiler,
         graph=graph,
-        weights=start.weights,
+        weights=begin.weights,
         resume=resume,
+        keep_schedule=keep_schedule,
         evaluation=evaluation,
         evaluate_every=evaluate_every,
         checkpoint_every=checkpoint_every,
+        options=run_options.to_keep(context, iterations=iterations, batch_size=batch_size),
     )
+    console = report.console()
     curves.loss_curve(output / "log.jsonl").savefig(output / "loss.png")
     if result.metrics:
         console.print(report.metrics(result.metrics))
+    best = result.best
+    if best:
+        where = f"step {best.iteration}: {output / 'best'}"
+        console.print(f"Best {best.metric} {best.value:.3f} at {where}.")
     if result.interrupted:
         console.print(f"Interrupted after {result.iteration} steps. Continue with --resume.")
         raise typer.Exit(130)
@@ -126,3 +218,24 @@ def train_model(
         f"Trained for {result.iteration} steps."
         f" Weights: {output / 'last'}. Loss curve: {output / 'loss.png'}."
     )
+
+
+def _no_data(output, resume, continued):
+    if not resume:
+        return "name the data to train on with --data"
+    problem = "does not say what it was trained on" if continued else "holds no run yet"
+    return f"{output} {problem}: name the data with --data"
+
+
+def _start(run, weights):
+    from accelerated.engine import checkpoint
+
+    if run is not None:
+        return f"resumed from step {checkpoint.read(run).iteration}"
+    return "random weights" if weights is None else f"weights of {weights}"
+
+
+def _execution(amp, fixed_shapes, compile, graph):
+    named = {"fixed shapes": fixed_shapes, "compiled": compile, "CUDA graphs": graph}
+    precision = "bfloat16 autocast" if amp else "float32"
+    return (precision, *(name for name, chosen in named.items() if chosen))

@@ -5,7 +5,8 @@ RUN/checkpoints/00001000/model.safetensors      weights and buffers by state_dic
                                                 "momentum_buffer/fpn.lateral2.weight"
                          config.json            reference.config.to_dict(config)
                          state.json             format, iteration, categories, settings of the run
-RUN/last -> checkpoints/00001000
+RUN/last -> checkpoints/00001000                 the newest
+RUN/best -> checkpoints/00000800                 the one with the highest average precision
 """
 
 import json
@@ -54,8 +55,8 @@ def save(
 ) -> Path:
     """Write RUN/checkpoints/<iteration>, point RUN/last at it and delete all but the `keep` newest.
 
-    The folder gets its name only once all its bytes are on the disk, so that a killed process
-    leaves the previous checkpoint intact.
+    The one that RUN/best points at is never deleted. The folder gets its name only once all its
+    bytes are on the disk, so that a killed process leaves the previous checkpoint intact.
     Returns the path of the checkpoint.
     Raises ValueError, and writes nothing, if a weight or buffer is not finite.
     """
@@ -90,15 +91,37 @@ def save(
         path.rename(folder / f".{iteration:08d}.old")
     partial.rename(path)
     _sync(folder)
-    link = run / ".last"
-    link.unlink(missing_ok=True)
-    link.symlink_to(path.relative_to(run), target_is_directory=True)
-    link.replace(run / "last")
+    _point(run, "last", path)
     shutil.rmtree(folder / f".{iteration:08d}.old", ignore_errors=True)
     older = [p for p in sorted(folder.glob("[0-9]*"), reverse=True) if p != path]
     for p in older[max(keep, 1) - 1 :]:
-        shutil.rmtree(p)
+        if p.name != best(run):
+            shutil.rmtree(p)
     return path
+
+
+def mark_best(run: str | Path, iteration: int) -> None:
+    """Point RUN/best at the checkpoint of `iteration`; the one before goes with the next save."""
+    _point(Path(run), "best", Path(run) / "checkpoints" / f"{iteration:08d}")
+
+
+def best(run: str | Path) -> str | None:
+    """Return the name of the checkpoint that RUN/best points at; None if there is none."""
+    link = Path(run) / "best"
+    return os.readlink(link).rpartition("/")[2] if link.is_symlink() and link.exists() else None
+
+
+def _point(run, name, path):
+    """Make RUN/<name> a link to a checkpoint at once, so that a killed process leaves the old."""
+    link = run / f".{name}"
+    link.unlink(missing_ok=True)
+    link.symlink_to(path.relative_to(run), target_is_directory=True)
+    link.replace(run / name)
+
+
+def exists(run: str | Path) -> bool:
+    """Tell whether RUN has a last checkpoint, be it damaged."""
+    return os.path.lexists(Path(run) / "last")
 
 
 def find(path: str | Path) -> Path:

@@ -1,8 +1,9 @@
-"""The log of a training run, a line of JSON per window of iterations, and its progress bar.
+"""The log of a training run, a line of JSON per window of iterations, and what is shown of it.
 
 A line holds: iteration (steps taken), each loss and their sum averaged over the window,
 gradient_norm, learning_rate, seconds (per step), data_seconds (of these, waiting for the loader),
-images_per_second, memory_mb (peak, of the GPU or of the process).
+images_per_second, memory_mb (peak, of the GPU or of the process). The line of an evaluation holds
+its metrics, and best, the iteration of the best evaluation so far.
 """
 
 import json
@@ -14,22 +15,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from torch import Tensor
+
+from accelerated.engine.progress import Shown
 
 
 class Log:
-    """A context manager that appends lines to `path` and moves the bar.
+    """A context manager that appends lines to `path` and shows the progress.
 
     Lines of later iterations than `start`, which a killed run may have written, are removed first.
     So the log of a resumed run does not show the interruption.
+
+    evaluated  whether the run was evaluated at step `start`
     """
 
     def __init__(self, path: str | Path, start: int, iterations: int, *, bar: bool = True):
@@ -39,15 +36,8 @@ class Log:
         partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
         partial.replace(path)
         self._file = path.open("a")
-        columns = [
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-        ]
-        self._bar = Progress(*columns, disable=not bar)
-        self._task = self._bar.add_task("starting", total=iterations, completed=start)
+        self.shown = Shown(start, iterations, visible=bar)
+        self.evaluated = any(line["iteration"] == start and "evaluation" in line for line in kept)
 
     def write(self, iteration: int, **values: Any) -> None:
         """Write one line to the disk. Raises ValueError for NaN and infinity."""
@@ -55,15 +45,14 @@ class Log:
         self._file.flush()
         os.fsync(self._file.fileno())
         if "loss" in values:
-            description = f"loss {values['loss']:.3f}  lr {values['learning_rate']:.2g}"
-            self._bar.update(self._task, completed=iteration, description=description)
+            self.shown.step(iteration, values)
 
     def __enter__(self) -> "Log":
-        self._bar.start()
+        self.shown.__enter__()
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._bar.stop()
+        self.shown.__exit__(*error)
         self._file.close()
 
 

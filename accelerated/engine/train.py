@@ -1,6 +1,7 @@
 """Training: load, step, check, log, checkpoint, evaluate, in a loop that can be read.
 
-    RUN/log.jsonl  RUN/checkpoints/<iteration>/  RUN/last  RUN/evaluations/<iteration>/
+    RUN/log.jsonl  RUN/checkpoints/<iteration>/  RUN/last  RUN/best
+    RUN/evaluations/<iteration>/  RUN/run.json (the command's options)
 
 The random draws of a step (images, augmentation, sampling priorities) are a function of (seed,
 iteration) alone. So the state of a run is its weights, its optimizer and the number of steps taken,
@@ -8,14 +9,12 @@ and on a CPU a resumed run continues bit for bit.
 Between two lines of the log nothing waits for the step in flight.
 """
 
-import signal
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial, reduce
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,13 +23,15 @@ from accelerated import optimizer as torch_optimizer
 from accelerated.data import padding
 from accelerated.data.dataset import Dataset
 from accelerated.data.loader import loader
-from accelerated.engine import checkpoint, start
-from accelerated.engine.capture import Draws, Graphs, check_capture, draw_priorities
-from accelerated.engine.classes import first_difference
-from accelerated.engine.evaluate import categories, evaluate
+from accelerated.engine import best, checkpoint, start
+from accelerated.engine.best import Best
+from accelerated.engine.capture import Draws, Graphs, draw_priorities
+from accelerated.engine.evaluate import categories, evaluate, write_json
 from accelerated.engine.failure import NotFiniteError, first_failure
+from accelerated.engine.interruption import interruptible
 from accelerated.engine.log import Log, Window
 from accelerated.engine.prefetch import Pace, prefetched
+from accelerated.engine.settings import Settings, check_execution
 from accelerated.interop import Loaded
 from accelerated.mask_rcnn import MaskRCNN
 from accelerated.parameters import set_memory_format
@@ -49,17 +50,8 @@ class Result:
     interrupted: bool
     # Of the last evaluation, see `evaluate.score`.
     metrics: dict | None
-
-
-@dataclass(frozen=True)
-class Settings:
-    """The settings of a run besides its configuration; they are stored in its checkpoints."""
-
-    seed: int
-    batch_size: int
-    amp: bool
-    iterations: int
-    fixed_shapes: bool
+    # The checkpoint RUN/best; None without an evaluation.
+    best: Best | None
 
 
 def train(
@@ -78,12 +70,14 @@ def train(
     graph: bool = False,
     weights: str | Path | Loaded | None = None,
     resume: bool = False,
+    keep_schedule: bool = False,
     evaluation: Dataset | None = None,
     evaluate_every: int = 0,
     checkpoint_every: int = 1000,
     keep: int = 3,
     log_every: int = 20,
     bar: bool = True,
+    options: dict[str, Any] | None = None,
 ) -> Result:
     """Train a model of `config` on `dataset` for `iterations` steps and write into folder `output`.
 
@@ -95,12 +89,17 @@ def train(
     compile           backend of torch.compile for the losses, such as "inductor", or None
     graph             capture steps as CUDA graphs, see `capture`; both need fixed_shapes
     weights           file, folder, name or loaded model to start from, see `interop`; None: random
-    resume            continue from output/last, with the same configuration, seed and batch size
+    resume            continue from output/last, if there is one, with the same configuration,
+                      categories, seed and batch size
+    keep_schedule     a resumed run of another length keeps the learning rates of the old one
     evaluation        data set to evaluate at the end and every `evaluate_every` steps (0: only at
-                      the end)
-    checkpoint_every  steps between two checkpoints, of which the `keep` newest stay (0: only at the
-                      end)
+                      the end). output/best is the checkpoint with the highest AP of masks, or of
+                      boxes for a model without masks
+    checkpoint_every  steps between two checkpoints, of which the `keep` newest and the best stay
+                      (0: only at evaluations and at the end)
     log_every         steps between two lines of the log
+    bar               show the progress on standard output: a bar in a terminal, elsewhere lines
+    options           written to output/run.json: how the run can be started again
 
     SIGINT finishes the step, writes a checkpoint and returns.
     Raises ValueError for settings that do not fit the data or the checkpoint.
@@ -109,10 +108,13 @@ def train(
     """
     folder, device = Path(output), torch.device(device)
     batch_size = batch_size or config.optimizer.batch_size
-    settings = Settings(seed, batch_size, amp, iterations, fixed_shapes)
-    _check(config, dataset, evaluation, folder, resume)
-    _check_capture(device, fixed_shapes, compile, graph)
+    settings = Settings(seed, batch_size, amp, iterations, fixed_shapes, iterations)
+    check_execution(device, fixed_shapes, compile, graph)
+    settings = start.check(folder, config, dataset, evaluation, settings, resume, keep_schedule)
+    resume = resume and checkpoint.exists(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    if options is not None:
+        write_json(folder / "run.json", options)
 
     torch.manual_seed(seed)
     model = MaskRCNN(config)
@@ -127,11 +129,11 @@ def train(
     # A step is fastest with channels-last weights.
     set_memory_format(model, torch.channels_last)
     optimizer = torch_optimizer.build(model, config.optimizer)
-    first = start.resume(folder, model, optimizer, asdict(settings)) if resume else 0
+    first = checkpoint.restore(folder, model, optimizer).iteration if resume else 0
 
     with (
         Log(folder / "log.jsonl", first, iterations, bar=bar) as log,
-        _interruptible() as interrupted,
+        interruptible() as interrupted,
     ):
         if fresh:
             log.write(first, weights=str(weights), not_in_weights=fresh)
@@ -153,23 +155,29 @@ def train(
             run.evaluate()
     # Safetensors, for one, takes no other weights.
     set_memory_format(model, torch.contiguous_format)
-    return Result(model, run.iteration, run.iteration < iterations, run.metrics)
+    is_interrupted = run.iteration < iterations
+    return Result(model, run.iteration, is_interrupted, run.metrics, run.best)
 
 
 def _loop(run, interrupted, checkpoint_every, log_every, evaluate_every, keep):
     """Train until the last iteration or an interruption, and end with a checkpoint."""
     batches, iterations = run.batches(run.iteration), run.settings.iterations
     is_last = run.iteration == iterations
+    # The run was killed before the evaluation that was due.
+    if run.is_due(evaluate_every) and not (is_last or run.log.evaluated or run.iteration == 0):
+        run.evaluate()
     while not is_last:
         batch, waited = run.load(batches)
         run.step(batch, waited)
         is_last = run.iteration == iterations or interrupted.is_set()
-        save = is_last or run.is_due(checkpoint_every)
-        if save or run.is_due(log_every) or run.is_due(evaluate_every):
+        evaluate = run.evaluation is not None and run.is_due(evaluate_every)
+        # What is evaluated may be the best so far.
+        save = is_last or evaluate or run.is_due(checkpoint_every)
+        if save or run.is_due(log_every):
             run.check_and_log()
         if save:
             run.save_checkpoint(keep)
-        if run.is_due(evaluate_every) and not is_last:
+        if evaluate and not is_last:
             run.evaluate()
 
 
@@ -198,7 +206,7 @@ class Run:
         self.window, self.rate, self.pace = Window(self.device), 0.0, Pace(self.device)
         # 1 once a loss or gradient was not finite: then weights are no longer updated.
         self.failed = torch.zeros((), device=self.device)
-        self.metrics = None
+        self.metrics, self.best = None, best.read(folder) if iteration else None
         self.compile, self.graph, self.batch_losses = compile, graph, model.batch_losses
         if compile is not None:
             self.batch_losses = torch.compile(
@@ -236,7 +244,7 @@ class Run:
         """Update the weights once, without waiting for the device."""
         settings = self.settings
         self.rate = torch_optimizer.learning_rate(
-            self.model.config.optimizer, self.iteration, settings.iterations, settings.batch_size
+            self.model.config.optimizer, self.iteration, settings.schedule, settings.batch_size
         )
         torch_optimizer.set_rate(self.optimizer, self.rate)
         losses, loss, norm = self.take(batch, self.draws(batch, self.iteration))
@@ -317,13 +325,16 @@ class Run:
         )
 
     def evaluate(self) -> None:
-        """Evaluate the model and log its metrics, if there is a data set for it."""
+        """Evaluate the model, if there is a data set for it; show, log and compare its metrics."""
         if self.evaluation is None:
             return
         self.release()
-        output = self.folder / "evaluations" / f"{self.iteration:08d}"
+        output = best.evaluations(self.folder, self.iteration)
         self.metrics = evaluate(self.model, self.evaluation, workers=self.workers, output=output)
-        self.log.write(self.iteration, evaluation=self.metrics)
+        self.best = best.update(self.folder, self.iteration, self.metrics, self.best)
+        step = None if self.best is None else self.best.iteration
+        self.log.write(self.iteration, evaluation=self.metrics, best=step)
+        self.log.shown.say(best.describe(self.iteration, self.metrics, self.best))
         self.model.train()
         # The time of the evaluation does not count as training.
         self.window = Window(self.device)
@@ -333,48 +344,3 @@ def _generator(seed, iteration, device):
     """Make the generator of the sampling priorities of one step."""
     state = np.random.SeedSequence([seed, iteration]).generate_state(1)
     return torch.Generator(device).manual_seed(int(state[0]))
-
-
-def _check(config, dataset, evaluation, folder, resume):
-    if len(dataset) == 0:
-        raise ValueError("the data set has no images")
-    if len(dataset.category_ids) != config.num_classes:
-        raise ValueError(
-            f"the data set has {len(dataset.category_ids)} categories,"
-            f" but num_classes is {config.num_classes}"
-        )
-    if evaluation is not None:
-        difference = first_difference(categories(dataset), categories(evaluation))
-        if difference:
-            raise ValueError(f"the evaluation data does not fit the training data: {difference}")
-    if not resume and (folder / "last").exists():
-        raise ValueError(f"{folder} already holds a run: resume it, or choose another folder")
-
-
-def _check_capture(device, fixed_shapes, compile, graph):
-    check_capture(device, compile, graph)
-    if (graph or compile is not None) and not fixed_shapes:
-        option = "--graph" if graph else "--compile"
-        raise ValueError(f"{option} needs batches of a few shapes: add --fixed-shapes")
-
-
-@contextmanager
-def _interruptible():
-    """Yield an event that the first SIGINT sets; a second one interrupts as usual.
-
-    Outside the main thread signals cannot be handled, and the event is never set.
-    """
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event
-        return
-
-    def finish(*_):
-        event.set()
-        signal.signal(signal.SIGINT, previous)
-
-    previous = signal.signal(signal.SIGINT, finish)
-    try:
-        yield event
-    finally:
-        signal.signal(signal.SIGINT, previous)

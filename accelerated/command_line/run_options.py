@@ -1,0 +1,47 @@
+"""The options of a run, kept in RUN/run.json: what `--resume` takes from there."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import typer
+
+# What every start of a run says anew.
+ANEW = ("output", "resume", "keep_schedule", "epochs")
+
+
+def take_from_run(context: typer.Context, parameter: typer.CallbackParam, value: Any) -> Any:
+    """Make the options in RUN/run.json the defaults of the others; of --output and --resume.
+
+    Both are eager, so that this precedes the other options, whatever their order.
+    """
+    given = context.params | {parameter.name: value}
+    path = Path(given.get("output") or "") / "run.json"
+    if given.get("resume") and path.is_file() and not context.resilient_parsing:
+        try:
+            context.default_map = dict(json.loads(path.read_text()))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path}: damaged ({error}); delete it to go on without it") from None
+    return value
+
+
+def is_given(context: typer.Context, name: str) -> bool:
+    """Tell whether the option was typed, and is neither a default nor from run.json."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def to_keep(context: typer.Context, **resolved: Any) -> dict[str, Any]:
+    """Return the options as JSON, with the `resolved` ones instead of what was typed.
+
+    Paths become absolute, so that the run can be resumed from another folder.
+    """
+    options = {name: value for name, value in context.params.items() if name not in ANEW}
+    return {name: _plain(value) for name, value in (options | resolved).items()}
+
+
+def _plain(value):
+    if isinstance(value, Path):
+        return os.path.abspath(value) if value.exists() else str(value)
+    return value
