@@ -153,10 +153,12 @@ def select_device(device: str, backend: str, interpret: bool = False) -> "torch.
 def load_model(
     checkpoint: str | Path, device: "torch.device"
 ) -> "tuple[MaskRCNN, list[dict] | None]":
-    """Load a model in evaluation mode and its categories (None for a foreign checkpoint)."""
+    """Load a model in evaluation mode and its categories (None if they are unknown)."""
     from accelerated import interop
 
-    return interop.load(checkpoint).to(device).eval(), read_categories(checkpoint)
+    model = interop.load(checkpoint).to(device).eval()
+    model.categories = model.categories or read_categories(checkpoint)
+    return model, model.categories
 
 
 def read_categories(checkpoint: str | Path) -> list[dict] | None:
@@ -168,7 +170,7 @@ def read_categories(checkpoint: str | Path) -> list[dict] | None:
 
 def numbered_categories(model: "MaskRCNN") -> list[dict]:
     """Name the classes of a model without categories by their labels."""
-    return [{"id": k, "name": f"class {k}"} for k in range(1, model.config.num_classes + 1)]
+    return [{"id": k, "name": name} for k, name in enumerate(model.class_names, start=1)]
 
 
 def reading(

@@ -114,9 +114,10 @@ def coco_results(detections: Detections, category_ids: Sequence[int]) -> list[di
         for label, box, score in zip(labels, boxes.tolist(), scores, strict=True)
     ]
     if detections.masks is not None:
-        masks = detections.masks.permute(1, 2, 0).cpu().numpy().astype(np.uint8)
-        encoded: Any = coco_mask.encode(np.asfortranarray(masks))
-        for result, runs in zip(results, encoded, strict=True):
+        # One at a time, because all at once are held twice.
+        for result, mask in zip(results, detections.masks, strict=True):
+            pixels = np.asfortranarray(mask.cpu().numpy().astype(np.uint8))
+            runs: Any = coco_mask.encode(pixels)
             result["segmentation"] = runs | {"counts": runs["counts"].decode()}
     if isinstance(detections, CroppedDetections):
         for result, crop in zip(results, detections.crops, strict=True):
