@@ -12,8 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 # Of a mask's fill.
 OPACITY = 0.45
-# A larger picture is looked at on a screen, shrunk to about so many pixels a side: lines and letters
-# grow with it.
+# Larger pictures are looked at shrunk to about so many pixels, and lines and letters allow for it.
 SCREEN = 1000
 # Height of letters in pixels, at least and on a screen.
 LETTERS = 11, 14
