@@ -22,7 +22,7 @@ def arrays(inputs: Any) -> list[np.ndarray | torch.Tensor]:
     single = isinstance(inputs, str | Path | Image.Image)
     if single or getattr(inputs, "ndim", 4) < 4:
         raise ValueError("expected a list of images, got a single one; write [image]")
-    # No comprehension, which is a frame of its own in some versions: warnings name the caller's line.
+    # A comprehension is a frame of its own in some versions, and warnings name the caller's line.
     return list(map(_array, inputs))
 
 
