@@ -1,8 +1,10 @@
 """Arguments of the commands: types and help texts, and the device, model or data they name."""
 
+import json
 import os
 import sys
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -205,8 +207,11 @@ def open_dataset(
     skip_invalid: bool = False,
     open_images: bool = True,
     reading: "Reading | None" = None,
+    need_annotations: bool = True,
 ) -> "CocoDataset":
     """Open a data set and print to stderr, a line each, the problems that stop it or are skipped.
+
+    need_annotations  False: a COCO file without them, such as that of COCO's test-dev, has none
 
     Raises typer.Exit with code 2 after a list of problems, ValueError for a single one.
     """
@@ -214,7 +219,8 @@ def open_dataset(
     from accelerated.data.reading import DEFAULT
 
     try:
-        dataset = CocoDataset(data, images, skip_invalid, open_images, reading or DEFAULT)
+        source = data if need_annotations else _perhaps_without_annotations(data, images)
+        dataset = CocoDataset(source, images, skip_invalid, open_images, reading or DEFAULT)
     except ValueError as error:
         if str(error).count("\n") < 2 or os.environ.get("MASKRCNN_DEBUG"):
             raise
@@ -223,6 +229,24 @@ def open_dataset(
     for problem in dataset.report.blocking:
         print(f"maskrcnn: {data}: skipped: {problem}", file=sys.stderr)
     return dataset
+
+
+def _perhaps_without_annotations(data, images):
+    from accelerated.data import sources
+
+    source = sources.find(data, images)
+    if source.format != "COCO" or source.content is not None or not source.path.is_file():
+        return source
+    raw = source.path.read_bytes()
+    if b'"annotations"' in raw:
+        return source
+    try:
+        content = json.loads(raw)
+    # The reader says what is wrong.
+    except ValueError:
+        return source
+    whole = isinstance(content, dict) and {"images", "categories"} <= content.keys()
+    return replace(source, content=content | {"annotations": []}) if whole else source
 
 
 def check_classes(
