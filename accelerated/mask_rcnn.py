@@ -9,7 +9,7 @@ B sampled RoIs and D detection slots of an image.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -76,19 +76,26 @@ class MaskRCNN(nn.Module):
         images: list,
         record: Stages | None = None,
         run: Callable[[Batch], PaddedDetections] | None = None,
+        crops: bool = False,
     ) -> list[Detections]:
         """Find the objects in each image, in pixels of the images as they came in.
 
-        images  list of [H, W, 3] RGB, uint8 or floats in 0..255; may be empty
+        images  list of [H, W, 3] RGB, uint8 or floats in 0..255; or of paths or Pillow's images,
+                see `data.inputs`; may be empty
         record  an empty Stages, which receives the intermediate results
         run     what detects in a batch, see `engine.capture.detector`; None: `batch_detections`
+        crops   return CroppedDetections, with each mask in the window of its box alone
+
+        `class_names[label - 1]` names a label.
         """
-        if len(images) == 0:
+        # What reads files stands above this module, and is imported when it is used.
+        images = import_module("accelerated.data.inputs").arrays(images)
+        if not images:
             return []
         with torch.no_grad(), self._mode(training=False):
             batch = self.batch(images)
             found = self.batch_detections(batch, record=record) if run is None else run(batch)
-            return list(self.unpad(found, batch))
+            return list(self.unpad(found, batch, crops))
 
     def losses(
         self,
@@ -244,9 +251,8 @@ class MaskRCNN(nn.Module):
             )
             boxes, scores = boxes[keep_row], detections.scores[i, valid][keep_row]
             labels = detections.labels[i, valid][keep_row]
-            found = Detections(boxes, scores, labels, None)
             if detections.mask_probabilities is None:
-                yield found
+                yield Detections(boxes, scores, labels, None)
                 continue
             paste = masks.paste_crops if crops else masks.paste
             pasted: Any = paste(
@@ -260,7 +266,7 @@ class MaskRCNN(nn.Module):
             if crops:
                 yield CroppedDetections(boxes, scores, labels, None, pasted)
             else:
-                yield replace(found, masks=pasted)
+                yield Detections(boxes, scores, labels, pasted)
 
     def draw_priorities(
         self,
@@ -357,6 +363,12 @@ class MaskRCNN(nn.Module):
         keep(record, mask_features=x, mask_targets=mask_targets)
         mask = mask_head.loss(logits, labels.flatten(), mask_targets, config)
         return {"class": classification, "box": box, "mask": mask}
+
+    @property
+    def class_names(self) -> list[str]:
+        """The names of the labels 1..K by `categories`, or "class 1", "class 2", ... without."""
+        numbered = [{"name": f"class {label}"} for label in range(1, self.config.num_classes + 1)]
+        return [category["name"] for category in self.categories or numbered]
 
     @property
     def weight(self) -> torch.Tensor:

@@ -12,6 +12,7 @@ after resizing.
 """
 
 import dataclasses
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -25,7 +26,10 @@ from reference.config import Transform
 
 def check_image(image: np.ndarray | torch.Tensor) -> torch.Tensor:
     """Return `image` as [3, H, W]; ValueError unless [H, W, 3], finite, and uint8 or floats."""
-    image = torch.as_tensor(np.ascontiguousarray(image) if isinstance(image, np.ndarray) else image)
+    if isinstance(image, np.ndarray):
+        # PyTorch warns of arrays that are read-only.
+        image = np.require(image, requirements=("C", "W"))
+    image = torch.as_tensor(image)
     if image.ndim != 3 or image.shape[2] != 3 or image.numel() == 0:
         raise ValueError(
             f"image: expected [H, W, 3] RGB, got shape {tuple(image.shape)}; "
@@ -39,6 +43,9 @@ def check_image(image: np.ndarray | torch.Tensor) -> torch.Tensor:
         raise ValueError(
             "image: some pixels are NaN or infinite; replace them before detection or training"
         )
+    if image.dtype != torch.uint8 and 0 < image.max() <= 1:
+        text = "image: its floats never exceed 1, but 0..255 is expected; multiply it by 255"
+        warnings.warn(text, stacklevel=2)
     return image.permute(2, 0, 1)
 
 

@@ -5,9 +5,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from accelerated.data.synthetic import ShapesDataset
 from accelerated.drawing import detections
+from accelerated.structures import Crop
 
 
 def objects(boxes, height, width, scores=None):
@@ -108,3 +110,81 @@ def test_sample_of_a_data_set():
         page, detections.sample(dataset, 4, seed=1)
     )
     assert detections.sample(dataset, 99).shape[0] == 2 * 70 + 6
+
+
+@pytest.mark.parametrize("side", [640, 2000, 4000])
+def test_a_picture_reads_at_the_size_of_a_screen(side):
+    """Frame, rim and letters of one scene stay as large where it is shrunk to 640 pixels."""
+    unit = side // 20
+    thing = objects([[4 * unit, 8 * unit, 16 * unit, 18 * unit]], side, side, np.array([0.99]))
+    thing.masks[:, :, : 6 * unit] = False
+    out = detections.draw(np.zeros((side, side, 3), np.uint8), thing, ["thing", "other"])
+    rgb = np.array(detections.color(0))
+    painted = (out == rgb).all(-1)
+    # Down a column of the box without mask: its caption, its two lines.
+    column = painted[:, 5 * unit]
+    lines = np.flatnonzero(np.diff(column[9 * unit :].astype(int)))
+    line = column[8 * unit : 9 * unit].sum()
+    assert len(lines) == 2 and lines[1] - lines[0] == line == max(1, round(side / 500))
+    # Along a row: the left line, the mask's rim, tint, and both again.
+    row = painted[12 * unit]
+    assert row[: 10 * unit].sum() == 2 * line and row[4 * unit : 4 * unit + line].all()
+    # Above the box: the caption, as high as two hundredths of the screen.
+    caption = painted[: 8 * unit].any(1).sum()
+    assert 0.016 < caption / side < 0.03
+    width = painted[: 8 * unit].any(0).sum()
+    assert 0.05 < width / side < 0.2
+
+
+def captions(monkeypatch, *arguments, **keywords):
+    """Return the texts that `draw` writes."""
+    written = []
+    text = detections.ImageDraw.ImageDraw.text
+    monkeypatch.setattr(
+        detections.ImageDraw.ImageDraw,
+        "text",
+        lambda self, xy, t, *a, **k: (written.append(t), text(self, xy, t, *a, **k))[1],
+    )
+    detections.draw(*arguments, **keywords)
+    return written
+
+
+def test_the_class_is_named(monkeypatch):
+    """Also where there is a single one; in a narrow box instead of the score."""
+    image, scores = np.zeros((200, 300, 3), np.uint8), np.array([0.9])
+    wide = objects([[20, 60, 200, 150]], 200, 300, scores)
+    assert captions(monkeypatch, image, wide, ["thing"]) == ["thing 0.90"]
+    assert captions(monkeypatch, image, wide, ["thing", "other"]) == ["thing 0.90"]
+    places = [[x, y, x + 20, y + 10] for y in range(30, 190, 30) for x in range(10, 270, 40)]
+    crowd = objects(places, 200, 300, np.full(len(places), 0.9))
+    assert set(captions(monkeypatch, image, crowd, ["thing", "other"])) == {"thing"}
+    assert set(captions(monkeypatch, image, crowd, ["thing"])) == {"0.90"}
+    truth = objects([[20, 60, 200, 150]], 200, 300)
+    assert captions(monkeypatch, image, truth, ["thing"]) == []
+    assert captions(monkeypatch, image, truth, ["thing", "other"]) == ["thing"]
+
+
+def test_crops_are_drawn_as_full_masks(rng):
+    """In the window that they fill, also at the border and where it is empty."""
+    image = rng.integers(0, 256, (90, 120, 3), dtype=np.uint8)
+    thing = objects([[0, 0, 40, 30], [50, 20, 120, 90], [70, 5, 75, 9]], 90, 120, np.ones(3))
+    thing.masks &= rng.random(thing.masks.shape) < 0.9
+    thing.masks[2] = False
+    windows = [(0, 0, 50, 60), (15, 44, 90, 120), (4, 60, 20, 80)]
+    crops = [
+        Crop(torch.from_numpy(mask[top:bottom, left:right]), top, left, mask.shape)
+        for mask, (top, left, bottom, right) in zip(thing.masks, windows, strict=True)
+    ]
+    cropped = SimpleNamespace(**vars(thing) | {"masks": None, "crops": crops})
+    for scale in (1, 3, 12):
+        expected = detections.draw(image, thing, ["thing"], scale=scale)
+        assert np.array_equal(detections.draw(image, cropped, ["thing"], scale=scale), expected)
+
+
+@pytest.mark.parametrize(("ending", "worst"), [("jpg", 40), ("png", 0)])
+def test_drawings_are_saved_well(rng, tmp_path, ending, worst):
+    pixels = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8).repeat(16, 0).repeat(16, 1)
+    detections.save(pixels, tmp_path / "new" / f"a.{ending}")
+    with Image.open(tmp_path / "new" / f"a.{ending}") as picture:
+        assert picture.format == {"jpg": "JPEG", "png": "PNG"}[ending]
+        assert np.abs(np.asarray(picture).astype(int) - pixels).mean() <= worst / 10

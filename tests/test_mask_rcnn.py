@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from support import golden_runs, narrow
 
 from accelerated import mask_head, mask_rcnn, shared_head
@@ -239,6 +240,92 @@ def test_a_label_above_the_classes_is_refused(rng, name):
     for side, kind in zip(narrow.twins(config), (Target, structures.Target), strict=True):
         with pytest.raises(ValueError, match=f"label {high} above num_classes {high - 1}"):
             side.losses(images, [kind(**first), kind(**second)])
+
+
+@pytest.fixture(scope="module")
+def finder():
+    """A model that finds something in any picture."""
+    config = narrow.config("tiny")
+    head = replace(config.box_head, score_threshold=0.0)
+    return narrow.model(replace(config, box_head=head), dtype=torch.float32)
+
+
+def test_detect_takes_files_and_pictures(finder, tmp_path, recwarn):
+    """Each gives what its array gives, without a warning."""
+    array = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+    Image.fromarray(array).save(tmp_path / "a.png")
+    grey = Image.fromarray(array[..., 0])
+    read_only = np.asarray(Image.fromarray(array))
+    assert not read_only.flags.writeable
+    [expected] = finder.detect([array])
+    [of_grey] = finder.detect([array[..., :1].repeat(3, 2)])
+    cases = {
+        "Path": (tmp_path / "a.png", expected),
+        "str": (str(tmp_path / "a.png"), expected),
+        "Pillow": (Image.fromarray(array), expected),
+        "alpha": (Image.fromarray(array).convert("RGBA"), expected),
+        "grey": (grey, of_grey),
+        "palette": (grey.convert("P"), of_grey),
+        "read-only": (read_only, expected),
+        "mirrored": (array[:, ::-1][:, ::-1], expected),
+        "tensor": (torch.from_numpy(array), expected),
+    }
+    found = [finder.detect([image])[0] for image, _ in cases.values()]
+    assert len(expected.labels) > 3
+    for name, detections, (_, wanted) in zip(cases, found, cases.values(), strict=True):
+        for field, value in vars(wanted).items():
+            assert_equal(getattr(detections, field), value, f"{name} {field}")
+    [crops] = finder.detect([tmp_path / "a.png"], crops=True)
+    for crop, mask in zip(crops.crops, expected.masks, strict=True):
+        window = mask[crop.top :, crop.left :][: crop.pixels.shape[0], : crop.pixels.shape[1]]
+        assert_equal(crop.pixels, window, "crop")
+    assert not recwarn.list
+
+
+def test_a_turned_picture_is_upright(finder, tmp_path):
+    array = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(array).save(tmp_path / "a.png", exif=exif)
+    with pytest.warns(UserWarning, match=r"a\.png was turned upright") as caught:
+        [found] = finder.detect([tmp_path / "a.png"])
+    assert caught[0].filename == __file__
+    [expected] = finder.detect([np.rot90(array, -1)])
+    assert_equal(found.boxes, expected.boxes, "boxes")
+    assert found.masks.shape[1:] == (80, 60)
+
+
+def test_what_detect_refuses_says_what_to_do(finder, tmp_path):
+    array = np.full((60, 80, 3), 7, np.uint8)
+    for single in (array, torch.from_numpy(array), Image.fromarray(array), "a.png", tmp_path):
+        with pytest.raises(ValueError, match=r"a list of images.*\[image\]"):
+            finder.detect(single)
+    (tmp_path / "text.png").write_text("no picture")
+    for image, said in (
+        (array[..., 0], "repeat a grey image three times"),
+        (array.transpose(2, 0, 1), "move the channels last"),
+        (Image.fromarray(array[..., 0].astype(np.int32)), "convert it to 8 bits"),
+        (tmp_path / "text.png", "is not an image"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            finder.detect([image])
+    with pytest.raises(FileNotFoundError, match=r"none\.png"):
+        finder.detect([tmp_path / "none.png"])
+
+
+def test_floats_in_0_to_1_are_warned_of(finder, recwarn):
+    image = np.random.default_rng(0).random((60, 80, 3))
+    finder.detect([image * 255, np.zeros((60, 80, 3))])
+    assert not recwarn.list
+    with pytest.warns(UserWarning, match=r"never exceed 1, but 0\.\.255 is expected"):
+        finder.detect([image])
+
+
+def test_the_model_knows_its_class_names():
+    model = narrow.model(narrow.config("tiny", num_classes=2))
+    assert model.class_names == ["class 1", "class 2"]
+    model.categories = [{"id": 7, "name": "disc"}, {"id": 3, "name": "box"}]
+    assert model.class_names == ["disc", "box"]
 
 
 @pytest.mark.parametrize("name", narrow.LAYOUTS)

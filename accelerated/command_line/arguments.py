@@ -1,5 +1,6 @@
 """Arguments of the commands: types and help texts, and the device, model or data they name."""
 
+import json
 import os
 import sys
 from collections.abc import Iterable
@@ -209,6 +210,7 @@ def _check_alone():
 
 
 def load_model(
+<<<<<<< HEAD
     checkpoint: str | Path,
     device: "torch.device | str" = "cpu",
     preset: str | None = None,
@@ -225,6 +227,16 @@ def load_model(
     note(loaded.notes)
     model = loaded.model.to(device)
     return model, model.categories or numbered_categories(model)
+=======
+    checkpoint: str | Path, device: "torch.device"
+) -> "tuple[MaskRCNN, list[dict] | None]":
+    """Load a model in evaluation mode and its categories (None if they are unknown)."""
+    from accelerated import interop
+
+    model = interop.load(checkpoint).to(device).eval()
+    model.categories = model.categories or read_categories(checkpoint)
+    return model, model.categories
+>>>>>>> predict
 
 
 def note(lines: Iterable[str]) -> None:
@@ -235,7 +247,7 @@ def note(lines: Iterable[str]) -> None:
 
 def numbered_categories(model: "MaskRCNN") -> list[dict]:
     """Name the classes of a model without categories by their labels."""
-    return [{"id": k, "name": f"class {k}"} for k in range(1, model.config.num_classes + 1)]
+    return [{"id": k, "name": name} for k, name in enumerate(model.class_names, start=1)]
 
 
 def reading(
@@ -270,8 +282,11 @@ def open_dataset(
     skip_invalid: bool = False,
     open_images: bool = True,
     reading: "Reading | None" = None,
+    need_annotations: bool = True,
 ) -> "CocoDataset":
     """Open a data set and print to stderr, a line each, the problems that stop it or are skipped.
+
+    need_annotations  False: a COCO file without them, such as that of COCO's test-dev, has none
 
     Raises typer.Exit with code 2 after a list of problems, ValueError for a single one.
     """
@@ -279,7 +294,8 @@ def open_dataset(
     from accelerated.data.reading import DEFAULT
 
     try:
-        dataset = CocoDataset(data, images, skip_invalid, open_images, reading or DEFAULT)
+        source = data if need_annotations else _perhaps_without_annotations(data, images)
+        dataset = CocoDataset(source, images, skip_invalid, open_images, reading or DEFAULT)
     except ValueError as error:
         if str(error).count("\n") < 2 or os.environ.get("MASKRCNN_DEBUG"):
             raise
@@ -288,6 +304,24 @@ def open_dataset(
     for problem in dataset.report.blocking:
         print(f"maskrcnn: {data}: skipped: {problem}", file=sys.stderr)
     return dataset
+
+
+def _perhaps_without_annotations(data, images):
+    from accelerated.data import sources
+
+    source = sources.find(data, images)
+    if source.format != "COCO" or source.content is not None or not source.path.is_file():
+        return source
+    raw = source.path.read_bytes()
+    if b'"annotations"' in raw:
+        return source
+    try:
+        content = json.loads(raw)
+    # The reader says what is wrong.
+    except ValueError:
+        return source
+    whole = isinstance(content, dict) and {"images", "categories"} <= content.keys()
+    return replace(source, content=content | {"annotations": []}) if whole else source
 
 
 def check_classes(

@@ -1,8 +1,10 @@
 """The command `evaluate`."""
 
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -24,17 +26,33 @@ from accelerated.command_line.arguments import (
     Output,
     PixelRange,
     SkipInvalid,
-    Weights,
     Workers,
 )
 
+if TYPE_CHECKING:
+    from accelerated.data.reading import Reading
+
 
 def evaluate_model(
-    checkpoint: Weights,
+    checkpoint: Annotated[
+        str,
+        typer.Argument(
+            help="As for `predict`; or detections: a .json file in COCO's result format, or"
+            " predictions.json of `predict`, which needs no model.",
+            metavar="CHECKPOINT",
+        ),
+    ],
     data: Data,
     images: Images = None,
     output: Output = Path("evaluation"),
-    batch_size: Annotated[int, typer.Option(help="Images per forward pass.", min=1)] = 1,
+    batch_size: Annotated[
+        int,
+        typer.Option(
+            help="Images per forward pass. Images of a batch are padded to one size; above 1, a"
+            " model with group norms detects slightly differently, because they see the padding.",
+            min=1,
+        ),
+    ] = 1,
     workers: Workers = 0,
     device: Device = "auto",
     backend: Backend = "auto",
@@ -50,7 +68,15 @@ def evaluate_model(
     changes: Changes = None,
     names: Names = None,
 ) -> None:
-    """Compute COCO's average precision of boxes and masks."""
+    """Compute COCO's average precision of boxes and masks.
+
+    Data without annotations, such as COCO's test-dev, is not scored: its detections are written,
+    to be submitted.
+    """
+    if Path(checkpoint).suffix == ".json":
+        reading = partial(arguments.reading, crowd, exif, boxes_as_masks, pixel_range)
+        _score_file(Path(checkpoint), data, images, output, skip_invalid, reading)
+        return
     torch_device = arguments.select_device(device, backend)
     from accelerated.command_line import report
     from accelerated.engine.evaluate import evaluate
@@ -58,7 +84,9 @@ def evaluate_model(
     model, _ = arguments.load_model(checkpoint, torch_device, preset, changes, names)
     masks = model.config.mask_head.kind != "none"
     reading = arguments.reading(crowd, exif, boxes_as_masks, pixel_range, masks)
-    dataset = arguments.open_dataset(data, images, skip_invalid, reading=reading)
+    dataset = arguments.open_dataset(
+        data, images, skip_invalid, reading=reading, need_annotations=False
+    )
     arguments.check_classes(checkpoint, model, data, dataset)
     metrics = evaluate(
         model,
@@ -72,7 +100,47 @@ def evaluate_model(
         bar=sys.stderr.isatty(),
     )
     console = report.console()
+    written = f"Detections: {output / 'results.json'}"
+    if masks:
+        # See `evaluate.write_results`.
+        written += f", without boxes, for masks in pycocotools: {output / 'results_segm.json'}"
+    if not dataset.coco["annotations"]:
+        images_ = report.count(len(dataset), "image")
+        console.print(f"{data} has no annotations to score {images_} by. To submit: {written}.")
+        return
     console.print(report.metrics(metrics), report.class_metrics(metrics))
-    console.print(
-        f"Detections: {output / 'results.json'}. Average precision: {output / 'metrics.json'}."
+    console.print(f"{written}. Average precision: {output / 'metrics.json'}.")
+
+
+def _score_file(
+    path: Path,
+    data: Path,
+    images: Path | None,
+    output: Path,
+    skip_invalid: bool,
+    reading: "Callable[[bool], Reading]",
+) -> None:
+    """Score the detections of a file."""
+    from accelerated.command_line import report
+    from accelerated.engine import evaluate, results
+
+    detected = results.read(path)
+    # No image is opened, so that their folder does not matter.
+    dataset = arguments.open_dataset(
+        data,
+        images or data.parent,
+        skip_invalid,
+        open_images=False,
+        reading=reading("segm" in detected.iou_types),
     )
+    if not dataset.coco["annotations"]:
+        raise ValueError(f"{data} has no annotations to score detections by")
+    found = results.fit(detected, dataset, data)
+    metrics = evaluate.score(dataset.coco, found, iou_types=detected.iou_types)
+    evaluate.write_json(output / "metrics.json", metrics)
+    console = report.console()
+    console.print(report.metrics(metrics), report.class_metrics(metrics))
+    counted = report.count(len(found), "detection")
+    console.print(f"{counted}. Average precision: {output / 'metrics.json'}.")
+    for note in detected.notes:
+        console.print(f"Note: {note}.")

@@ -1,8 +1,9 @@
 """The command `predict`."""
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,9 +18,15 @@ from accelerated.command_line.arguments import (
     Graph,
     Names,
     Output,
+    PixelRange,
     Threshold,
     Weights,
 )
+
+if TYPE_CHECKING:
+    from accelerated.engine.predict import Result
+
+SAVED = ("json", "png")
 
 
 def draw_predictions(
@@ -30,6 +37,26 @@ def draw_predictions(
     ],
     output: Output = Path("predictions"),
     threshold: Threshold = 0.5,
+    recursive: Annotated[
+        bool,
+        typer.Option("--recursive", help="Search the folders in folders too, and keep them apart."),
+    ] = False,
+    save: Annotated[
+        str,
+        typer.Option(
+            help="What is written, separated by commas: json (predictions.json in COCO format) and"
+            " png (drawings; those of .jpg pictures are .jpg).",
+            metavar="LIST",
+        ),
+    ] = ",".join(SAVED),
+    exif: Annotated[
+        str,
+        typer.Option(
+            help="Turn pictures upright by their EXIF orientation (apply), or take them as stored"
+            " (ignore), for a model that was trained so."
+        ),
+    ] = "apply",
+    pixel_range: PixelRange = None,
     device: Device = "auto",
     backend: Backend = "auto",
     amp: Amp = False,
@@ -43,8 +70,11 @@ def draw_predictions(
 
     Unreadable images are reported and skipped.
     """
+    saved = tuple(filter(None, (word.strip() for word in save.split(","))))
+    if not saved or set(saved) - set(SAVED):
+        raise ValueError(f"--save {save}: expected some of {','.join(SAVED)}")
+    reading = arguments.reading(exif=exif, pixel_range=pixel_range)
     torch_device = arguments.select_device(device, backend)
-    from accelerated.command_line import report
     from accelerated.engine.predict import predict
 
     model, categories = arguments.load_model(checkpoint, torch_device, preset, changes, names)
@@ -54,6 +84,10 @@ def draw_predictions(
         output,
         categories=categories,
         threshold=threshold,
+        recursive=recursive,
+        exif=exif,
+        pixel_range=reading.pixel_range,
+        saved=saved,
         amp=amp,
         compile="inductor" if compile else None,
         graph=graph,
@@ -62,10 +96,35 @@ def draw_predictions(
     for path, reason in result.failed:
         message = reason if path in reason else f"{path}: {reason}"
         print(f"maskrcnn: skipped: {message}", file=sys.stderr)
-    objects, detected = (len(result.predictions[key]) for key in ("annotations", "images"))
-    print(
-        f"{report.count(objects, 'object')} in {report.count(detected, 'image')}."
-        f" Drawings: {output}. Detections: {output / 'predictions.json'}."
-    )
+    for line in _summary(result, output, saved, exif):
+        print(line)
     if result.failed:
         raise typer.Exit(2)
+
+
+def _summary(result: "Result", output: Path, saved: tuple[str, ...], exif: str) -> Iterator[str]:
+    """Yield the lines that say what was done; none of detections where no image could be read."""
+    from accelerated.command_line import report
+
+    objects, read = (len(result.predictions[key]) for key in ("annotations", "images"))
+    if read:
+        where = [f"Drawings: {output}."] * ("png" in saved)
+        where += [f"Detections: {output / 'predictions.json'}."] * ("json" in saved)
+        counted = f"{report.count(objects, 'object')} in {report.count(read, 'image')}."
+        yield " ".join([counted, *where])
+    if result.turned:
+        some = f"{result.turned} of {report.count(read, 'image')}"
+        yield (
+            f"{some} turned upright by EXIF orientation; --exif ignore keeps the stored frame."
+            if exif == "apply"
+            else f"{some} taken as stored, in spite of an EXIF orientation; see --exif."
+        )
+    found = result.found
+    passed = (
+        (found.hidden, "hidden file", ""),
+        (found.others, "file that is no image", "files that are no images"),
+        (found.folders, "folder (--recursive searches it)", "folders (--recursive searches them)"),
+    )
+    texts = [report.count(*counted) for counted in passed if counted[0]]
+    if texts:
+        yield f"Passed over in folders: {', '.join(texts)}."

@@ -9,13 +9,14 @@ import torch
 from accelerated.data import images, lint, rle, sources
 from accelerated.data.dataset import Item
 from accelerated.data.reading import DEFAULT, Reading
+from accelerated.data.sources import Source
 from accelerated.structures import Target
 
 
 class CocoDataset:
     """The images and objects of a COCO json file, or of another format (sources.py).
 
-    data          the file, or whatever `sources.find` recognises
+    data          the file, or whatever `sources.find` recognises, or what that returns
     image_root    folder that its file names are relative to; None: found by `sources.find`
     skip_invalid  skip invalid annotations and images instead of raising, see `lint`
     open_images   check the image files too
@@ -30,13 +31,13 @@ class CocoDataset:
 
     def __init__(
         self,
-        data: str | Path,
+        data: str | Path | Source,
         image_root: str | Path | None = None,
         skip_invalid: bool = False,
         open_images: bool = True,
         reading: Reading = DEFAULT,
     ):
-        source = sources.find(data, image_root)
+        source = data if isinstance(data, Source) else sources.find(data, image_root)
         records, self.report = lint.read(source, open_images, reading)
         self.report.require(skip_invalid)
         self.image_root, self.reading = source.image_root, reading

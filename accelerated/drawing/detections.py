@@ -2,6 +2,7 @@
 
 import colorsys
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,10 @@ from PIL import Image, ImageDraw, ImageFont
 
 # Of a mask's fill.
 OPACITY = 0.45
+# Larger pictures are looked at shrunk to about so many pixels, and lines and letters allow for it.
+SCREEN = 1000
+# Height of letters in pixels, at least and on a screen.
+LETTERS = 11, 14
 
 RGB = tuple[int, int, int]
 
@@ -38,17 +43,18 @@ def draw(
     """Draw translucent masks, outlines, boxes, and each object's class name and score.
 
     image       [H, W, 3]  RGB, 0..255
-    detections  Detections or Target: boxes [D, 4] xyxy pixels, labels [D] in 1..K,
-                masks [D, H, W] or None, scores [D] (a Target has none);
+    detections  Detections, CroppedDetections or Target: boxes [D, 4] xyxy pixels, labels [D] in
+                1..K, masks [D, H, W] or None, scores [D] (a Target has none);
                 arrays, or tensors on any device
     names       [K]        names of the classes 1..K
     threshold              minimum score of an object that is drawn, 0..1
     scale                  integer factor that enlarges the picture, for legible text
     Returns     [H * scale, W * scale, 3] uint8.
 
-    Large objects are drawn first, so that they do not cover small ones. In a crowd, a narrow box
-    gets only its score or no text; of overlapping texts, only the higher score's is drawn; with a
-    single class the name is omitted.
+    Lines and letters grow with the picture. Large objects are drawn first, so that they do not
+    cover small ones. In a crowd, a narrow box gets only its class name (only its score, if there is
+    a single class) or a shorter text or none; of overlapping texts, only the higher score's is
+    drawn. Of a Target with a single class the name is omitted.
     """
     boxes, labels = _numpy(detections.boxes) * scale, _numpy(detections.labels)
     given_scores = getattr(detections, "scores", None)
@@ -59,22 +65,25 @@ def draw(
     best_first = shown[np.argsort(-scores[shown], kind="stable")]
 
     canvas = np.clip(_numpy(image), 0, 255).astype(np.uint8).repeat(scale, 0).repeat(scale, 1)
-    if detections.masks is not None:
-        masks = _numpy(detections.masks)
+    line = max(1, round(max(canvas.shape) / (SCREEN / 2)))
+    window_of = _windows(detections)
+    if window_of is not None:
         for index in large_first:
-            _blend(canvas, masks[index].astype(bool), color(index), scale)
+            _blend(canvas, *window_of(index), color(index), scale, line)
     picture = Image.fromarray(canvas)
     pen = ImageDraw.Draw(picture)
     for index in large_first:
         x1, y1, x2, y2 = boxes[index].tolist()
         if x2 >= x1 and y2 >= y1:
-            pen.rectangle((x1, y1, x2, y2), outline=color(index))
+            pen.rectangle((x1, y1, x2, y2), outline=color(index), width=line)
     height, width = canvas.shape[:2]
     captions = _Captions(pen, height, width, len(shown))
     for index in best_first:
         score = "" if given_scores is None else f"{scores[index]:.2f}"
-        name = "" if len(names) == 1 else _name(names, int(labels[index]))
-        texts = f"{name} {score}".strip(), score.lstrip("0")
+        name = _name(names, int(labels[index]))
+        # With a single class the score tells more than the name.
+        short = (name,) if len(names) > 1 else (score,)
+        texts = f"{name} {score}" if score else short[0], *short, score.lstrip("0")
         captions.write(texts, boxes[index], color(index))
     return np.asarray(picture)
 
@@ -119,7 +128,8 @@ def save(image: np.ndarray, path: str | Path) -> None:
     Raises ValueError if the file's ending is no picture format.
     """
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(image).save(path)
+    # Only JPEG and WebP have a quality.
+    Image.fromarray(image).save(path, quality=95)
 
 
 class _Captions:
@@ -127,7 +137,10 @@ class _Captions:
 
     def __init__(self, pen, height, width, count):
         self.pen, self.height, self.width = pen, height, width
-        self.font = ImageFont.load_default(size=11 if max(height, width) < 1000 else 14)
+        lowest, on_screen = LETTERS
+        size = max(lowest, round(max(height, width) * on_screen / SCREEN))
+        self.font = ImageFont.load_default(size=size)
+        self.margin = max(1, size // 10)
         # Average distance of the objects, in pixels.
         self.spacing = np.sqrt(height * width / max(1, count))
         self.written = np.zeros((0, 4))
@@ -143,13 +156,17 @@ class _Captions:
         self.pen.rectangle(tuple(area), fill=rgb)
         luminance = np.dot(rgb, (0.299, 0.587, 0.114))
         fill = "black" if luminance > 110 else "white"
-        self.pen.text((area[0] + 1, area[1]), text, fill=fill, font=self.font)
+        self.pen.text((area[0] + self.margin, area[1]), text, fill=fill, font=self.font)
 
     def _free_area(self, text_box, box):
-        """Return [x1, y1, x2, y2]: above the box, else at its top, else below; None if occupied."""
-        width, height = text_box[2] + 2, text_box[3] + 2
-        x = np.clip(box[0], 0, max(0, self.width - width))
-        for y in (box[1] - height, box[1], box[3]):
+        """Return [x1, y1, x2, y2]: above the box, else at its top, else below; None if occupied.
+
+        It begins where the box begins, or ends where the box ends.
+        """
+        width, height = text_box[2] + 2 * self.margin, text_box[3] + 2 * self.margin
+        places = product((box[0], box[2] - width), (box[1] - height, box[1], box[3]))
+        for x, y in places:
+            x = np.clip(x, 0, max(0, self.width - width))
             area = np.array([x, y, x + width, y + height])
             if 0 <= y <= self.height - height and not self._is_occupied(area):
                 return area
@@ -160,18 +177,41 @@ class _Captions:
         return overlaps.all(1).any()
 
 
-def _blend(canvas, mask, rgb, scale):
-    """Fill the mask and draw its rim, inside the mask's bounding box."""
+def _windows(detections):
+    """Return a function from an object's index to (pixels [h, w], top, left) of its mask, or None.
+
+    A function, so that no more than one mask is copied to the CPU at a time.
+    """
+    crops, masks = getattr(detections, "crops", None), detections.masks
+    if crops is not None:
+        return lambda index: (_numpy(crops[index].pixels), crops[index].top, crops[index].left)
+    return None if masks is None else lambda index: _tight(_numpy(masks[index]).astype(bool))
+
+
+def _tight(mask):
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     if not len(rows):
-        return
-    top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
-    inside = mask[top:bottom, left:right].repeat(scale, 0).repeat(scale, 1)
-    view = canvas[top * scale : bottom * scale, left * scale : right * scale]
-    padded = np.pad(inside, 1)
-    core = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
-    view[inside] = np.round((1 - OPACITY) * view[inside] + OPACITY * np.array(rgb)).astype(np.uint8)
-    view[inside & ~core] = rgb
+        return mask[:0, :0], 0, 0
+    window = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    return window, rows[0], columns[0]
+
+
+def _blend(canvas, pixels, top, left, rgb, scale, line):
+    """Fill a mask, given in its window, and draw its rim of `line` pixels, inside the mask."""
+    inside = pixels.repeat(scale, 0).repeat(scale, 1)
+    height, width = inside.shape
+    view = canvas[top * scale : top * scale + height, left * scale : left * scale + width]
+    core = np.pad(inside, 1)
+    for _ in range(line):
+        eroded = np.zeros_like(core)
+        eroded[1:-1, 1:-1] = core[1:-1, 1:-1] & core[:-2, 1:-1] & core[2:, 1:-1]
+        eroded[1:-1, 1:-1] &= core[1:-1, :-2] & core[1:-1, 2:]
+        core = eroded
+    rim = inside & ~core[1:-1, 1:-1]
+    shades = np.round((1 - OPACITY) * np.arange(256)[:, None] + OPACITY * np.array(rgb))
+    for channel, shade in zip(np.moveaxis(view, 2, 0), shades.T.astype(np.uint8), strict=True):
+        channel[inside] = shade[channel[inside]]
+    view[rim] = rgb
 
 
 def _name(names, label):

@@ -41,8 +41,8 @@ def evaluate(
 
     batch_size      a group norm averages over padding too, so that with more than one image the
                     sizes in a batch slightly influence the detections
-    output          folder for results.json (COCO's result format, with the data set's ids) and
-                    metrics.json, or None
+    output          folder for the files of `write_results` and metrics.json, or None; without
+                    annotations in the data set, no metrics.json
     max_detections  per image that count (default: config.box_head.max_detections; COCO's is 100)
     compile, graph, amp
                     see `capture.detector`
@@ -54,8 +54,9 @@ def evaluate(
     has_masks = model.config.mask_head.kind != "none"
     metrics = score(dataset.coco, results, limit, ("bbox", "segm") if has_masks else ("bbox",))
     if output is not None:
-        write_json(Path(output) / "results.json", results)
-        write_json(Path(output) / "metrics.json", metrics)
+        write_results(Path(output), results)
+        if dataset.coco["annotations"]:
+            write_json(Path(output) / "metrics.json", metrics)
     return metrics
 
 
@@ -120,9 +121,10 @@ def coco_results(detections: Detections, category_ids: Sequence[int | None]) -> 
         for label, box, score in zip(labels, boxes.tolist(), scores, strict=True)
     ]
     if detections.masks is not None:
-        masks = detections.masks.permute(1, 2, 0).cpu().numpy().astype(np.uint8)
-        encoded: Any = coco_mask.encode(np.asfortranarray(masks))
-        for result, runs in zip(results, encoded, strict=True):
+        # One at a time, because all at once are held twice.
+        for result, mask in zip(results, detections.masks, strict=True):
+            pixels = np.asfortranarray(mask.cpu().numpy().astype(np.uint8))
+            runs: Any = coco_mask.encode(pixels)
             result["segmentation"] = runs | {"counts": runs["counts"].decode()}
     if isinstance(detections, CroppedDetections):
         for result, crop in zip(results, detections.crops, strict=True):
@@ -150,6 +152,18 @@ def score(
     with contextlib.redirect_stdout(io.StringIO()):
         coco = _coco(truth)
         return {name: _score(coco, results, name, max_detections) for name in iou_types}
+
+
+def write_results(folder: Path, results: list[dict]) -> None:
+    """Write results.json (COCO's result format) and, of masks, also results_segm.json.
+
+    The second is the same without boxes. Where boxes stand beside masks, pycocotools and COCO's
+    server take the sizes of masks, small, medium or large, from the boxes, and score otherwise.
+    """
+    write_json(folder / "results.json", results)
+    if results and "segmentation" in results[0]:
+        masks = [{key: x for key, x in result.items() if key != "bbox"} for result in results]
+        write_json(folder / "results_segm.json", masks)
 
 
 def write_json(path: str | Path, content: Any) -> None:

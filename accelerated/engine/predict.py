@@ -1,8 +1,6 @@
 """Detect objects in picture files: draw each picture, and list all objects in COCO's format."""
 
-import glob
-from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,20 +10,33 @@ from rich.progress import track
 
 from accelerated.data import images
 from accelerated.drawing.detections import draw, save
+from accelerated.engine import pictures
 from accelerated.engine.capture import detector
 from accelerated.engine.evaluate import coco_results, write_json
+from accelerated.engine.pictures import Found
 from accelerated.mask_rcnn import MaskRCNN
-from accelerated.structures import Detections
+from accelerated.structures import Batch, PaddedDetections
 
-SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+# What `predict` writes.
+SAVED = ("json", "png")
+# A drawing of a small picture is enlarged by the integer that brings its long side near to this.
+READABLE = 640
 
 
 @dataclass(frozen=True)
 class Result:
-    """The predictions, as in predictions.json, and (picture, reason) of each failure."""
+    """What `predict` found.
+
+    predictions  as in predictions.json
+    failed       (picture, reason) of each failure
+    turned       number of read pictures with an EXIF orientation, applied or not
+    found        the inputs, and what was passed over in folders
+    """
 
     predictions: dict
     failed: list[tuple[str, str]]
+    turned: int
+    found: Found
 
 
 def predict(
@@ -33,8 +44,12 @@ def predict(
     inputs: Iterable[str | Path],
     output: str | Path,
     *,
-    categories: list[dict],
+    categories: list[dict] | None = None,
     threshold: float = 0.5,
+    recursive: bool = False,
+    exif: str = "apply",
+    pixel_range: tuple[float, float] | None = None,
+    saved: Sequence[str] = SAVED,
     compile: str | None = None,
     graph: bool = False,
     amp: bool = False,
@@ -44,86 +59,66 @@ def predict(
 
     inputs      files, folders (their pictures, by name) and globs
     output      folder for predictions.json (COCO: images, categories, annotations with "score") and
-                the drawn pictures, NAME.png
-    categories  {"id", "name"} of each of the model's labels 1..K
+                the drawn pictures, named by `pictures.drawings`
+    categories  {"id", "name"} of each of the model's labels 1..K; None: the model's
     threshold   minimum score of a detection, 0..1
+    recursive   search the folders in folders too
+    exif        "apply": turn pictures upright by their EXIF orientation; "ignore": as stored
+    pixel_range the values that become 0 and 255 in pictures of 16 or 32 bits, see `images.read`
+    saved       what is written: "json", "png" (the drawings)
     compile, graph, amp
                 see `capture.detector`
 
+    An image of predictions.json has, besides COCO's keys, "exif", as above, for width, height,
+    boxes and masks are those of that frame; and "drawing", its path below `output`.
     A picture that cannot be read or is too large for the device is skipped and listed in `failed`.
-    An interrupted run still writes the predictions for the pictures before.
+    An interrupted run still writes the predictions for the pictures before; nothing is written
+    without any. Of the masks, no more than the windows of their boxes are held in memory.
     Raises ValueError if `inputs` match no file.
     """
     run = detector(model, compile, graph, amp)
-    output, paths = Path(output), find(inputs)
-    drawn = _drawn_paths(paths, output)
+    output = Path(output)
+    found = pictures.find(inputs, recursive, output)
+    drawn = pictures.drawings(found.pictures, output)
+    if categories is None:
+        categories = [{"id": k, "name": name} for k, name in enumerate(model.class_names, 1)]
+        categories = model.categories or categories
     ids = [category["id"] for category in categories]
     names = [category["name"] for category in categories]
     predictions = {"images": [], "categories": categories, "annotations": []}
-    failed = []
+    failed, turned = [], 0
+
+    def confident(batch: Batch) -> PaddedDetections:
+        padded = run(batch)
+        return padded._replace(valid=padded.valid & (padded.scores >= threshold))
+
     try:
-        for path in track(paths, "detecting", disable=not bar):
+        for path in track(found.pictures, "detecting", disable=not bar):
             try:
-                image = images.read(path)
-                detections = _above(model.detect([image], run=run)[0], threshold)
+                oriented = images.probe(path, decode=False).orientation > 1
+                image = images.read(path, exif, pixel_range)
+                [detections] = model.detect([image], run=confident, crops=True)
             except (ValueError, OSError, torch.OutOfMemoryError) as error:
                 failed.append((str(path), " ".join(str(error).split())))
                 continue
-            _add(predictions, path, image, coco_results(detections, ids))
-            save(draw(image, detections, names, threshold=threshold), drawn[path])
+            turned += oriented
+            record = {"file_name": str(path), "exif": exif}
+            if "png" in saved:
+                scale = max(1, READABLE // max(image.shape))
+                save(draw(image, detections, names, threshold=0, scale=scale), drawn[path])
+                record["drawing"] = str(drawn[path].relative_to(output))
+            _add(predictions, record, image, coco_results(detections, ids))
     finally:
-        write_json(output / "predictions.json", predictions)
-    return Result(predictions, failed)
+        if predictions["images"] and "json" in saved:
+            write_json(output / "predictions.json", predictions)
+    return Result(predictions, failed, turned, found)
 
 
-def find(inputs: Iterable[str | Path]) -> list[Path]:
-    """Expand files, folders and globs to files, each once, in the given order.
-
-    A path that does not exist is kept, to fail when it is read. Raises ValueError without any file.
-    """
-    paths = {}
-    for item in map(str, inputs):
-        paths |= dict.fromkeys(_matches(item))
-    if not paths:
-        raise ValueError(f"no picture in {', '.join(map(str, inputs)) or 'an empty list'}")
-    return list(paths)
-
-
-def _matches(item):
-    path = Path(item)
-    if path.is_dir():
-        pictures = [file for file in path.iterdir() if file.suffix.lower() in SUFFIXES]
-        return sorted(file for file in pictures if not file.name.startswith("."))
-    if path.exists():
-        return [path]
-    matches = sorted(map(Path, glob.glob(item, recursive=True)))
-    return matches if matches or glob.has_magic(item) else [path]
-
-
-def _drawn_paths(paths, output) -> dict[Path, Path]:
-    """Return the path of each drawn picture; equal names get an index.
-
-    Raises ValueError if one would replace an input picture.
-    """
-    drawn, inputs, counts = {}, {path.resolve() for path in paths}, Counter()
-    for path in paths:
-        counts[path.stem] += 1
-        suffix = "" if counts[path.stem] == 1 else f"_{counts[path.stem]}"
-        drawn[path] = output / f"{path.stem}{suffix}.png"
-        if drawn[path].resolve() in inputs:
-            raise ValueError(
-                f"{drawn[path]} is an input picture and would be overwritten: choose another folder"
-            )
-    return drawn
-
-
-def _add(predictions, path, image, results):
+def _add(predictions, record, image, results):
     """Append an image and its detections, in COCO's result format, to a COCO data set."""
     height, width = image.shape[:2]
     image_id = len(predictions["images"]) + 1
-    predictions["images"].append(
-        {"id": image_id, "file_name": str(path), "width": width, "height": height}
-    )
+    predictions["images"].append({"id": image_id, "width": width, "height": height} | record)
     for result in results:
         if "segmentation" in result:
             area = int(coco_mask.area(result["segmentation"]))
@@ -132,12 +127,3 @@ def _add(predictions, path, image, results):
         annotation_id = len(predictions["annotations"]) + 1
         annotation = {"id": annotation_id, "image_id": image_id, "area": area, "iscrowd": 0}
         predictions["annotations"].append(annotation | result)
-
-
-def _above(detections, threshold):
-    """Keep the detections that score at least `threshold`."""
-    keep = detections.scores >= threshold
-    masks = None if detections.masks is None else detections.masks[keep]
-    return Detections(
-        detections.boxes[keep], detections.scores[keep], detections.labels[keep], masks
-    )
