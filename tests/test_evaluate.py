@@ -23,6 +23,8 @@ from reference.config import preset
 class Oracle(torch.nn.Module):
     """A stand-in for a model: detects the objects of the data set, changed by `change`."""
 
+    categories = None
+
     def __init__(self, dataset, change=lambda detections: detections):
         super().__init__()
         self.config, self.change = small.config(), change
