@@ -290,8 +290,8 @@ def open_dataset(
             raise
         print(f"maskrcnn: {data}: {error}", file=sys.stderr)
         raise typer.Exit(2) from None
-    for problem in dataset.report.blocking:
-        print(f"maskrcnn: {data}: skipped: {problem}", file=sys.stderr)
+    for line in dataset.report.lines(dataset.report.blocking):
+        print(f"maskrcnn: {data}: skipped: {line}", file=sys.stderr)
     return dataset
 
 

@@ -1,5 +1,6 @@
 """Commands on data sets: inspect."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -29,12 +30,19 @@ def inspect_data(
     everything: Annotated[
         bool, typer.Option("--all", help="List every problem, not a few of each kind.")
     ] = False,
+    fix: Annotated[
+        Path | None,
+        typer.Option(
+            help="JSON file for a repaired copy in COCO format; each change is listed beside it.",
+            metavar="OUT.json",
+        ),
+    ] = None,
     crowd: Crowd = "ignore",
     exif: Exif = None,
     boxes_as_masks: BoxesAsMasks = False,
     pixel_range: PixelRange = None,
 ) -> None:
-    """Summarise a data set and list every problem in it."""
+    """Summarise a data set, list every problem in it and, with --fix, repair it."""
     from accelerated.command_line import introduction, report
     from accelerated.data import lint
     from accelerated.data.coco import CocoDataset
@@ -43,9 +51,13 @@ def inspect_data(
     from reference.config import preset
 
     console = report.console()
+    for path in (fix, _changes(fix)) if fix is not None else ():
+        if path.exists():
+            raise ValueError(f"--fix {fix}: {path} exists; choose another name")
     reading = arguments.reading(crowd, exif, boxes_as_masks, pixel_range)
     result = lint.check(data, images, reading=reading)
-    console.print(*report.problems(result, data.name, everything))
+    for table in report.problems(result, data.name, everything):
+        console.print(table)
     if not result.fatal:
         dataset = CocoDataset(data, images, skip_invalid=True, reading=reading)
         for table in report.dataset(summary(dataset)):
@@ -60,11 +72,49 @@ def inspect_data(
         if output is not None and len(dataset):
             detections.save(detections.sample(dataset, samples, seed), output)
             console.print(f"Sample: {output}.")
+    subject = "data"
+    if fix is not None:
+        repaired = _write_repaired(data, images, fix, reading, console)
+        subject, result = ("repaired copy", repaired) if repaired else (subject, result)
     blocking = len(result.blocking)
     if blocking:
         remedy = "Correct them, or train with --skip-invalid."
-        if result.fatal:
+        if result.fatal or not result.objects:
             remedy = "Correct the file."
         console.print(f"Problems that stop training: {blocking}. {remedy}")
         raise typer.Exit(1)
-    console.print("The data is ready for training.")
+    if not result.objects:
+        console.print(f"The {subject} is valid, but there is no object to train on.")
+        raise typer.Exit(1 if result.annotations else 0)
+    console.print(f"The {subject} is ready for training.")
+
+
+def _changes(path):
+    """Return the path of the list of changes that belongs to a repaired copy."""
+    return path.with_suffix(".changes.json")
+
+
+def _write_repaired(data, images, path, reading, console):
+    """Write the repaired copy and the list of changes; return the linter's report on the copy.
+
+    Returns None if there is nothing to repair.
+    """
+    from accelerated.command_line import report
+    from accelerated.data import sources
+    from accelerated.data.repair import repair
+    from accelerated.engine.evaluate import write_json
+
+    repaired = repair(sources.find(data, images), reading)
+    if not repaired.changes:
+        known = (
+            "No repair is known for these problems" if repaired.report.problems else "No problem"
+        )
+        console.print(f"{known}: {path} was not written.")
+        return None
+    write_json(path, repaired.content)
+    write_json(_changes(path), [asdict(change) for change in repaired.changes])
+    console.print(report.repairs(repaired.counts()))
+    console.print(f"Repaired copy: {path}. Each change: {_changes(path)}.")
+    if repaired.report.blocking:
+        console.print(*report.problems(repaired.report, path.name))
+    return repaired.report

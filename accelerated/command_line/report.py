@@ -127,7 +127,7 @@ def problems(found: Findings, name: str, everything: bool = False) -> list[Table
     total = len(found.problems)
     title = f"{name}: {count(total, 'problem')}"
     causes = [
-        (c.severity, f"{c.message} (explains {len(c.problems)} of {total} problems)")
+        (c.severity, c.code, c.message, f"{len(c.problems)} of {total}", c.problems[0].where)
         for c in found.causes
     ]
     listed = found.problems if everything else found.unexplained
@@ -141,10 +141,17 @@ def problems(found: Findings, name: str, everything: bool = False) -> list[Table
         if not everything and shown[kind] == kinds[kind] > EXAMPLES:
             rows.append((*kind, "", "", f"... and {kinds[kind] - EXAMPLES} more; --all lists them"))
     columns = ["severity", "code", "image", "annotation", "problem"]
-    tables = [table(title, ["severity", "cause"], causes)] if causes else []
+    heads = ["severity", "cause", "", "explains", "first"]
+    tables = [table(title, heads, causes)] if causes else []
     if rows:
         tables.append(table(None if causes else title, columns, rows))
     return tables
+
+
+def repairs(counts: dict[tuple[str, str, str], int]) -> Table:
+    """Show how many entries of a data set were changed, by problem."""
+    rows = [(number, *kind) for kind, number in counts.items()]
+    return table("Repaired", ["entries", "problem", "list", "change"], rows)
 
 
 def dataset(summary: dict) -> list[Table]:

@@ -48,11 +48,16 @@ class Problem:
         """Tell whether the problem stops a training run."""
         return self.severity in ("reject", "skip")
 
-    def __str__(self) -> str:
+    @property
+    def where(self) -> str:
+        """Name the file, the image and the annotation, as far as there are any."""
         where = [self.file]
         where += [f"image {self.image_id}"] if self.image_id is not None else []
         where += [f"annotation {self.annotation_id}"] if self.annotation_id is not None else []
-        return f"{self.severity}: {', '.join(where)}: {self.message} [{self.code}]"
+        return ", ".join(where)
+
+    def __str__(self) -> str:
+        return f"{self.severity}: {self.where}: {self.message} [{self.code}]"
 
 
 @dataclass

@@ -1,5 +1,6 @@
 """Check a COCO bbox, [x, y, width, height], against its image and its mask."""
 
+from collections.abc import Callable
 from typing import Any
 
 from accelerated.data.values import Invalid, finite, is_number, short
@@ -38,7 +39,7 @@ def _pixels(read):
 
 
 # What other programs write: {code: (what the four numbers are, their readings as corners)}.
-READINGS = {
+READINGS: dict[str, tuple[str, list[Callable[..., Box]]]] = {
     "bbox_corners": ("x1, y1, x2, y2", [_pixels(_corners)]),
     "bbox_centres": ("the centre's x and y, width, height", [_pixels(_centres)]),
     "bbox_rows": ("y, x, height, width", [_pixels(_rows)]),
@@ -64,10 +65,10 @@ def check(bbox: Any, outline: Box, image: Any, remarks: list) -> Box:
         return x1, y1, x2, y2
     x, y, w, h = numbers(bbox)
     if iou((x, y, x + w, y + h), outline) < DISAGREES:
-        code = reading(bbox, outline, image)
-        if code is not None:
-            message = f"bbox {bbox} fits the mask when read as {READINGS[code][0]}"
-            raise Invalid(code, f"{message}; write [x, y, width, height] in pixels")
+        fitting = reading((x, y, w, h), outline, image)
+        if fitting is not None:
+            message = f"bbox {bbox} fits the mask when read as {READINGS[fitting[0]][0]}"
+            raise Invalid(fitting[0], f"{message}; write [x, y, width, height] in pixels")
     box = inside(bbox, image, remarks)
     agreement = iou(box, outline)
     if agreement < DISAGREES:
@@ -78,12 +79,13 @@ def check(bbox: Any, outline: Box, image: Any, remarks: list) -> Box:
     return box
 
 
-def reading(bbox: list, outline: Box, image: Any) -> str | None:
-    """Return the code of the other reading of a box that fits its mask, or None."""
+def reading(bbox: Box, outline: Box, image: Any) -> tuple[str, Box] | None:
+    """Return code and corners of the other reading of a box that fits its mask, or None."""
     for code, (_, readings) in READINGS.items():
         for read in readings:
-            if iou(read(*map(float, bbox), image.width, image.height), outline) > FITS:
-                return code
+            corners = read(*bbox, image.width, image.height)
+            if iou(corners, outline) > FITS:
+                return code, corners
     return None
 
 

@@ -78,8 +78,9 @@ def _names(case: Case) -> Cause | None:
     if not names:
         return None
     root = case.source.image_root
-    folder = file_names.Folder(root)
-    mended = [found for found in map(folder.mend, names) if found]
+    every = [entry.get("file_name") for entry in case.entries("images") if isinstance(entry, dict)]
+    found = file_names.Folder(root).mend_all(name for name in every if isinstance(name, str))
+    mended = [found[name] for name in names if name in found]
     total = len(case.entries("images"))
     start = f"{len(problems)} of {total} files are not in the image folder {str(root)!r}"
     other = file_names.other_root(root, case.source.path, names[:TRIED])

@@ -22,9 +22,8 @@ class CocoDataset:
     open_images   check the image files too
     reading       what the files leave open
 
-    An object without a mask, where `reading` allows it, has its box as mask, of which there may be
-    no pixel. Category ids, however sparse, become labels 1..K by rising id. Images without objects
-    are kept.
+    Category ids, however sparse, become labels 1..K by rising id. Images without objects are kept.
+    An object without a mask, where `reading` allows it, has its box as mask, maybe without a pixel.
     The interface is `dataset.Dataset`.
     Raises ValueError, with the first problems, for data that must not be trained on.
     """

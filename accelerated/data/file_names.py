@@ -10,7 +10,7 @@ import difflib
 import os
 import re
 import unicodedata
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import unquote
@@ -52,6 +52,14 @@ class Folder:
         # Not a link that leads outside.
         return mended if mended and _exists(self.root, mended[0]) else None
 
+    def mend_all(self, names: Iterable[str]) -> dict[str, tuple[str, tuple[str, ...]]]:
+        """Mend the names that name no file; two that mean the same file stay as they are."""
+        names = list(names)
+        found = {name: self.mend(name) for name in names if name not in self.files}
+        taken = Counter(name for name in names if name in self.files)
+        taken.update(mended[0] for mended in found.values() if mended)
+        return {name: mended for name, mended in found.items() if mended and taken[mended[0]] == 1}
+
     def _mend(self, name):
         how, mended = [], name
         if "\\" in mended:
@@ -64,7 +72,7 @@ class Folder:
         for start in range(len(parts)):
             if "/".join(parts[start:]) in self.files:
                 return "/".join(parts[start:]), self._shorter(how, parts[:start])
-        indices = [(None, self.named, parts[-1])]
+        indices: list[tuple] = [(None, self.named, parts[-1])]
         for (kind, loosen), index in zip(_LOOSENED, self.looser, strict=True):
             indices.append((kind, index, loosen(parts[-1])))
         for kind, index, key in indices:

@@ -167,7 +167,7 @@ def _rgb(image, path, pixel_range):
     if image.mode in DEEP:
         values = _values(image, path, pixel_range)
         if pixel_range is None:
-            grey = (values >> 8).astype(np.uint8)
+            grey = (values.astype(np.uint16) >> 8).astype(np.uint8)
         else:
             low, high = pixel_range
             grey = np.rint(np.clip((values - low) / (high - low), 0, 1) * 255).astype(np.uint8)
@@ -185,7 +185,7 @@ def _values(image, path, pixel_range):
     """Return the values [H, W] of a picture of 16 or 32 bits."""
     values = np.asarray(image)
     if image.mode.startswith("I;16"):
-        return values.astype(np.uint16) if pixel_range is None else values.astype(np.float64)
+        return values.astype(np.float64)
     if not np.isfinite(values).all():
         message = f"{_name(path)} contains NaN or infinity; replace these pixels"
         raise ImageError("pixels_not_finite", message)

@@ -25,14 +25,16 @@ DEPTHS = (255, 1023, 4095, 16383, 65535)
 
 @dataclass
 class Report:
-    """The problems, most severe first, and the numbers of valid images and of their annotations.
+    """The problems, most severe first, and how many images and annotations are valid.
 
-    causes  the mistakes that explain many problems at once
+    objects  the valid annotations without crowd regions
+    causes   the mistakes that explain many problems at once
     """
 
     problems: list[Problem]
     images: int
     annotations: int
+    objects: int = 0
     causes: list[Cause] = field(default_factory=list)
 
     @property
@@ -110,6 +112,10 @@ def read(
     Nothing outside the image folder is opened, and nothing huge is decompressed.
     """
     root, name = source.image_root, source.path.name
+    if source.path.is_dir() and root.is_file():
+        message = f"it is a folder, and the image folder {str(root)!r} a file: exchange the two"
+        problem = Problem("data_is_folder", "reject", "file", name, None, None, message)
+        return Records(), Report([problem], 0, 0)
 
     def size_of(file_name):
         try:
@@ -141,10 +147,12 @@ def read(
         if problem.blocking and problem.scope == "image":
             records.images.pop(problem.image_id, None)
     problems.sort(key=lambda problem: SEVERITIES.index(problem.severity))
-    valid = sum(len(record.instances) for record in records.images.values())
     found = causes.find(records, problems, source, reading)
     records.content = None
-    return records, Report(problems, len(records.images), valid, found)
+    kept = records.images.values()
+    valid = sum(len(record.instances) for record in kept)
+    objects = sum(len(record.objects) for record in kept)
+    return records, Report(problems, len(kept), valid, objects, found)
 
 
 def _image_problems(record, root, reading, probe) -> list[Remark]:

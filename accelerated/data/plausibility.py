@@ -1,13 +1,14 @@
 """Problems that only the whole of a data set shows, not one of its annotations."""
 
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 from accelerated.data import bbox
 from accelerated.data.annotations import Problem, Records
 from accelerated.data.instance import is_blank
 from accelerated.data.reading import Reading
-from accelerated.data.values import Invalid, plain, whole
+from accelerated.data.values import Invalid, Remark, plain, whole
 
 # Of all annotations: COCO has one crowd region in a hundred.
 UNUSUAL_CROWDS = 0.1
@@ -31,7 +32,7 @@ def check(records: Records, problems: list[Problem], reading: Reading, name: str
         _boxes(content, problems),
         _corners(content, records),
         _percent(records),
-        *_superclasses(content),
+        *(superclass for _, superclass in superclasses(content)),
     ]
     return [
         Problem(code, severity, "file", name, None, None, message)
@@ -96,14 +97,17 @@ def _percent(records):
     return "coordinates_percent", "warn", f"{message} coordinates are percents, convert them"
 
 
-def _superclasses(content):
+def superclasses(content: dict) -> Iterator[tuple[int, Remark]]:
+    """Yield the index of each category that only groups others, and a note on it."""
     entries = [entry for entry in content["annotations"] if isinstance(entry, dict)]
     used = {whole(entry.get("category_id")) for entry in entries}
     categories = [entry for entry in content["categories"] if isinstance(entry, dict)]
     parents = {
         str(c.get("supercategory")) for c in categories if c.get("supercategory") != c.get("name")
     }
-    for category in categories:
+    for index, category in enumerate(content["categories"]):
+        if not isinstance(category, dict):
+            continue
         category_id: Any = whole(category.get("id"))
         name = category.get("name")
         if category_id not in used and name in parents and used:
@@ -111,4 +115,4 @@ def _superclasses(content):
             message += (
                 " annotation, as Roboflow writes it; the model has a class for it all the same"
             )
-            yield "category_is_superclass", "note", message
+            yield index, ("category_is_superclass", "note", message)
