@@ -1,13 +1,14 @@
 """Tables of metrics without objects, of classes that do not occur, of every problem."""
 
 import io
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from rich.console import Console
 
 from accelerated.command_line import report
+from accelerated.data import lint
+from accelerated.data.annotations import Problem
 from accelerated.verify.equality import difference
 from accelerated.verify.report import Report, Row
 from accelerated.verify.training import Pair
@@ -44,18 +45,17 @@ def test_metrics_without_masks():
 
 
 def test_every_problem_is_listed():
-    listed = [
-        SimpleNamespace(
-            severity="reject", code="c", image_id=i, annotation_id=None, message=f"m{i} [red]"
-        )
-        for i in range(300)
-    ]
-    shown = text(report.problems(listed))
+    listed = [Problem("c", "reject", "image", "a.png", i, None, f"m{i} [red]") for i in range(300)]
+    found = lint.Report(listed, images=0, annotations=0)
+    shown = text(*report.problems(found, "data.json", everything=True))
     assert (
-        "300 problems" in shown
+        "data.json: 300 problems" in shown
         and all(f"m{i} " in shown for i in range(300))
         and "None" not in shown
     )
+    # Otherwise a few of each kind.
+    shown = text(*report.problems(found, "data.json"))
+    assert "m4 " in shown and "m5 " not in shown and "and 295 more" in shown
 
 
 def test_data_set():

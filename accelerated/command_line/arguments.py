@@ -273,7 +273,7 @@ def open_dataset(
     reading: "Reading | None" = None,
     need_annotations: bool = True,
 ) -> "CocoDataset":
-    """Open a data set and print to stderr, a line each, the problems that stop it or are skipped.
+    """Open a data set and say on stderr which problems stop it, are skipped, or deserve a warning.
 
     need_annotations  False: a COCO file without them, such as that of COCO's test-dev, has none
 
@@ -292,6 +292,8 @@ def open_dataset(
         raise typer.Exit(2) from None
     for line in dataset.report.lines(dataset.report.blocking):
         print(f"maskrcnn: {data}: skipped: {line}", file=sys.stderr)
+    for line in dataset.report.warnings:
+        print(f"maskrcnn: {data}: {line}", file=sys.stderr)
     return dataset
 
 

@@ -66,7 +66,12 @@ def find(
     if not isinstance(content, dict) or not all(isinstance(content.get(p), list) for p in parts):
         return []
     case = Case(records, by_code, source, reading)
-    return [cause for rule in RULES for cause in [rule(case)] if cause is not None]
+    causes, explained = [], set()
+    for cause in filter(None, (rule(case) for rule in RULES)):
+        if not explained.issuperset(map(id, cause.problems)):
+            causes.append(cause)
+            explained.update(map(id, cause.problems))
+    return causes
 
 
 def _names(case: Case) -> Cause | None:

@@ -19,8 +19,8 @@ from accelerated.data.values import Remark
 SEVERITIES = ("reject", "skip", "warn", "note")
 # Problems that an error lists.
 LISTED = 5
-# Greatest values of pictures with 8, 10, 12, 14 and 16 bits.
-DEPTHS = (255, 1023, 4095, 16383, 65535)
+# Greatest values of pictures in fractions, and with 8, 10, 12, 14 and 16 bits.
+DEPTHS = (1, 255, 1023, 4095, 16383, 65535)
 
 
 @dataclass
@@ -46,6 +46,12 @@ class Report:
     def fatal(self) -> list[Problem]:
         """The blocking problems of the whole file, which `--skip-invalid` cannot skip."""
         return [problem for problem in self.blocking if problem.scope == "file"]
+
+    @property
+    def warnings(self) -> list[str]:
+        """What does not stop a training run, but concerns the data set as a whole."""
+        found = [*self.causes, *(p for p in self.unexplained if p.scope == "file")]
+        return [str(item) for item in found if item.severity == "warn"]
 
     @property
     def unexplained(self) -> list[Problem]:

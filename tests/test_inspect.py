@@ -1,0 +1,90 @@
+"""The command `inspect`: what it prints, what it writes, and how it ends."""
+
+import json
+import sys
+
+import pytest
+from support import shapes_file
+
+from accelerated.command_line import cli
+from accelerated.data import lint
+
+
+@pytest.fixture
+def inspect(monkeypatch, capsys, tmp_path):
+    """Return a function: inspect(content, *options) -> (exit code, output, errors)."""
+    root = shapes_file.pictures(tmp_path / "images")
+
+    def call(content, *options):
+        path = tmp_path / "data.json"
+        path.write_text(json.dumps(content))
+        words = ["maskrcnn", "inspect", "--data", path, "--images", root, *options]
+        monkeypatch.setattr(sys, "argv", list(map(str, words)))
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        printed = capsys.readouterr()
+        return stop.value.code or 0, " ".join(printed.out.split()), printed.err
+
+    return call
+
+
+def test_a_cause_is_shown_instead_of_what_it_explains(inspect):
+    content = shapes_file.data()
+    for image in content["images"]:
+        image["file_name"] = "images\\" + image["file_name"]
+    code, out, _ = inspect(content)
+    assert code == 1 and "data.json: 4 problems" in out and "4 of 4" in out
+    assert out.count("file_missing") == 0 and "Correct the file" in out
+    assert inspect(content, "--all")[1].count("file_missing") == 4
+
+
+def test_a_repaired_copy_is_written_once(inspect, tmp_path):
+    content = shapes_file.data()
+    for image in content["images"]:
+        image["file_name"] = "images\\" + image["file_name"]
+    out_path, changes = tmp_path / "out.json", tmp_path / "out.changes.json"
+    code, out, _ = inspect(content, "--fix", out_path)
+    assert code == 0 and "The repaired copy is ready for training." in out
+    assert "4 file_missing images file_name written" in out and str(changes) in out
+    assert json.loads((tmp_path / "data.json").read_text()) == content
+    assert json.loads(out_path.read_text()) == shapes_file.data()
+    written = json.loads(changes.read_text())
+    assert [c["before"] for c in written] == [i["file_name"] for i in content["images"]]
+    assert [c["id"] for c in written] == [1, 2, 3, 4]
+    assert not lint.check(out_path, tmp_path / "images").problems
+    before = out_path.read_bytes()
+    code, _, error = inspect(content, "--fix", out_path)
+    assert code == 2 and "exists; choose another name" in error
+    assert out_path.read_bytes() == before
+
+
+def test_nothing_is_written_where_nothing_is_mended(inspect, tmp_path):
+    code, out, _ = inspect(shapes_file.data(), "--fix", tmp_path / "out.json")
+    assert code == 0 and "No problem: " in out and not (tmp_path / "out.json").exists()
+    content = shapes_file.data()
+    for entry in content["annotations"]:
+        entry["segmentation"] = []
+    code, out, _ = inspect(content, "--fix", tmp_path / "out.json")
+    assert code == 1 and "No repair is known" in out and not (tmp_path / "out.json").exists()
+
+
+def test_nothing_left_to_train_on(inspect):
+    content = shapes_file.data()
+    for entry in content["annotations"]:
+        entry["iscrowd"] = 1
+    code, out, _ = inspect(content)
+    assert code == 1 and "8 of 8 annotations have iscrowd 1" in out and "no object to train" in out
+    assert inspect(content, "--crowd", "objects")[0] == 0
+    code, out, _ = inspect(content | {"annotations": []})
+    assert code == 0 and "no object to train on" in out
+
+
+def test_ten_thousand_problems_are_a_page(inspect):
+    content = shapes_file.data()
+    good = content["annotations"]
+    content["annotations"] = [
+        good[k % 8] | {"id": k, "bbox": [5, 5, -1, 1 + k]} for k in range(10_000)
+    ] + [good[0] | {"id": -1, "category_id": 9}]
+    code, out, _ = inspect(content)
+    assert code == 1 and out.count("bbox_negative") == 6 and "... and 9995 more; --all" in out
+    assert "unknown_category" in out and "10001 problems" in out
