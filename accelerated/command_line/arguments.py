@@ -210,7 +210,6 @@ def _check_alone():
 
 
 def load_model(
-<<<<<<< HEAD
     checkpoint: str | Path,
     device: "torch.device | str" = "cpu",
     preset: str | None = None,
@@ -227,16 +226,6 @@ def load_model(
     note(loaded.notes)
     model = loaded.model.to(device)
     return model, model.categories or numbered_categories(model)
-=======
-    checkpoint: str | Path, device: "torch.device"
-) -> "tuple[MaskRCNN, list[dict] | None]":
-    """Load a model in evaluation mode and its categories (None if they are unknown)."""
-    from accelerated import interop
-
-    model = interop.load(checkpoint).to(device).eval()
-    model.categories = model.categories or read_categories(checkpoint)
-    return model, model.categories
->>>>>>> predict
 
 
 def note(lines: Iterable[str]) -> None:
