@@ -190,7 +190,8 @@ def test_predict_does_the_good_pictures_and_names_the_bad(run, shapes, trained, 
     code, out, error = run(*command)
     assert code == 2 and "in 2 images" in out
     assert len(error.strip().splitlines()) == 1 and "bad.jpg" in error
-    assert Image.open(tmp_path / "p" / "000001.png").size == (64, 64)
+    # A small picture is drawn larger.
+    assert Image.open(tmp_path / "p" / "000001.png").size == (640, 640)
     predictions = json.loads((tmp_path / "p" / "predictions.json").read_text())
     assert len(predictions["images"]) == 2 and {
         a["category_id"] for a in predictions["annotations"]

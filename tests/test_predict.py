@@ -183,6 +183,14 @@ def test_what_is_saved(pictures, tmp_path):
     assert "drawing" not in only.predictions["images"][0]
     predict(Finder(), [pictures / "a.png"], tmp_path / "png", saved=("png",))
     assert [path.name for path in (tmp_path / "png").iterdir()] == ["a.png"]
+    labels = ("labelme", "yolo")
+    predict(Finder(), [pictures / "a.png"], tmp_path / "labels", saved=labels, threshold=0.2)
+    made = json.loads((tmp_path / "labels" / "labelme" / "a.json").read_text())
+    assert [shape["label"] for shape in made["shapes"]] == ["class 2", "class 1"]
+    picture = tmp_path / "labels" / "labelme" / made["imagePath"]
+    assert picture.resolve() == (pictures / "a.png").resolve()
+    rows = (tmp_path / "labels" / "yolo" / "labels" / "a.txt").read_text().splitlines()
+    assert [row.split()[0] for row in rows] == ["1", "0"]
 
 
 def test_pictures_are_upright_unless_told_otherwise(tmp_path):

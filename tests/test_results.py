@@ -146,6 +146,7 @@ def test_predictions_json_has_ids_of_its_own(run, data, found, tmp_path):
     for change, said in (
         (lambda p: p["images"][0].update(file_name="z.png"), "1 of 3 pictures are not in .*z.png"),
         (lambda p: p["images"][0].update(width=32), "32x64 here and 64x64"),
+        (lambda p: p["images"][0].update(file_name="000001.png"), "another picture are the same"),
         (lambda p: p["categories"][0].update(name="cat"), "has no category 'cat'"),
     ):
         spoilt = json.loads(json.dumps(predictions))

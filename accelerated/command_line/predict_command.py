@@ -22,11 +22,10 @@ from accelerated.command_line.arguments import (
     Threshold,
     Weights,
 )
+from accelerated.engine.pictures import SAVED
 
 if TYPE_CHECKING:
     from accelerated.engine.predict import Result
-
-SAVED = ("json", "png")
 
 
 def draw_predictions(
@@ -44,11 +43,12 @@ def draw_predictions(
     save: Annotated[
         str,
         typer.Option(
-            help="What is written, separated by commas: json (predictions.json in COCO format) and"
-            " png (drawings; those of .jpg pictures are .jpg).",
+            help="What is written, separated by commas: json (predictions.json in COCO format), png"
+            " (drawings; those of .jpg pictures are .jpg), labelme, yolo (folders of labels to"
+            " correct by hand or to train on).",
             metavar="LIST",
         ),
-    ] = ",".join(SAVED),
+    ] = "json,png",
     exif: Annotated[
         str,
         typer.Option(
@@ -72,7 +72,7 @@ def draw_predictions(
     """
     saved = tuple(filter(None, (word.strip() for word in save.split(","))))
     if not saved or set(saved) - set(SAVED):
-        raise ValueError(f"--save {save}: expected some of {','.join(SAVED)}")
+        raise ValueError(f"--save {save}: expected one or more of {','.join(SAVED)}")
     reading = arguments.reading(exif=exif, pixel_range=pixel_range)
     torch_device = arguments.select_device(device, backend)
     from accelerated.engine.predict import predict
@@ -110,15 +110,18 @@ def _summary(result: "Result", output: Path, saved: tuple[str, ...], exif: str) 
     if read:
         where = [f"Drawings: {output}."] * ("png" in saved)
         where += [f"Detections: {output / 'predictions.json'}."] * ("json" in saved)
+        where += [f"{name}: {output / name}." for name in ("labelme", "yolo") if name in saved]
         counted = f"{report.count(objects, 'object')} in {report.count(read, 'image')}."
         yield " ".join([counted, *where])
     if result.turned:
         some = f"{result.turned} of {report.count(read, 'image')}"
-        yield (
-            f"{some} turned upright by EXIF orientation; --exif ignore keeps the stored frame."
+        verb = "was" if result.turned == 1 else "were"
+        done, other = (
+            ("turned upright by EXIF orientation", "ignore keeps the stored frame")
             if exif == "apply"
-            else f"{some} taken as stored, in spite of an EXIF orientation; see --exif."
+            else ("taken as stored, not as displayed", "apply follows the EXIF orientation")
         )
+        yield f"{some} {verb} {done}; --exif {other}."
     found = result.found
     passed = (
         (found.hidden, "hidden file", ""),

@@ -10,6 +10,8 @@ from pathlib import Path
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 # A drawing keeps these and is a PNG otherwise.
 KEPT = {".jpeg", ".jpg", ".png"}
+# What `predict` can write.
+SAVED = ("json", "png", "labelme", "yolo")
 
 
 @dataclass

@@ -9,6 +9,7 @@ from pycocotools import mask as coco_mask
 from rich.progress import track
 
 from accelerated.data import images
+from accelerated.data.formats import labelme, yolo
 from accelerated.drawing.detections import draw, save
 from accelerated.engine import pictures
 from accelerated.engine.capture import detector
@@ -17,8 +18,8 @@ from accelerated.engine.pictures import Found
 from accelerated.mask_rcnn import MaskRCNN
 from accelerated.structures import Batch, PaddedDetections
 
-# What `predict` writes.
-SAVED = ("json", "png")
+# {format: writer} of labels in a folder of their own.
+LABELS = {"labelme": labelme.write, "yolo": yolo.write}
 # A drawing of a small picture is enlarged by the integer that brings its long side near to this.
 READABLE = 640
 
@@ -49,7 +50,7 @@ def predict(
     recursive: bool = False,
     exif: str = "apply",
     pixel_range: tuple[float, float] | None = None,
-    saved: Sequence[str] = SAVED,
+    saved: Sequence[str] = ("json", "png"),
     compile: str | None = None,
     graph: bool = False,
     amp: bool = False,
@@ -65,7 +66,8 @@ def predict(
     recursive   search the folders in folders too
     exif        "apply": turn pictures upright by their EXIF orientation; "ignore": as stored
     pixel_range the values that become 0 and 255 in pictures of 16 or 32 bits, see `images.read`
-    saved       what is written: "json", "png" (the drawings)
+    saved       what is written: "json", "png" (the drawings), "labelme" and "yolo" (folders of
+                labels, see `data.formats`)
     compile, graph, amp
                 see `capture.detector`
 
@@ -111,6 +113,8 @@ def predict(
     finally:
         if predictions["images"] and "json" in saved:
             write_json(output / "predictions.json", predictions)
+    for name in LABELS.keys() & set(saved) if predictions["images"] else ():
+        LABELS[name](predictions, output / name)
     return Result(predictions, failed, turned, found)
 
 

@@ -84,7 +84,7 @@ def fit(detected: Detected, dataset: Dataset, name: str | Path) -> list[dict]:
         image_ids = _images_by_name(detected, dataset, name)
         category_ids = _categories_by_name(detected, dataset, name)
         lowest = min((entry["score"] for entry in detected.results), default=0.0)
-        if lowest > LOWEST:
+        if lowest > 2 * LOWEST:
             detected.notes.append(
                 f"the lowest score is {lowest:.2f}, but AP counts weaker detections too:"
                 f" predict with --threshold {LOWEST}"
@@ -182,12 +182,15 @@ def _images_by_name(detected, dataset, name):
         if len(matches) != 1:
             others.append(image["file_name"])
             continue
-        _, image_id, (height, width) = matches[0]
+        [(_, image_id, (height, width))] = matches
         if (image["height"], image["width"]) != (height, width):
             turned = (image["width"], image["height"]) == (height, width)
             hint = "; predict with the other --exif" if turned else ""
             sides = f"{image['width']}x{image['height']} here and {width}x{height}"
             raise ValueError(f"{detected.path}: {image['file_name']} is {sides} in {name}{hint}")
+        if image_id in ids.values():
+            twice = f"{image['file_name']} and another picture are the same image of {name}"
+            raise ValueError(f"{detected.path}: {twice}")
         ids[image["id"]] = image_id
     if others:
         raise ValueError(
