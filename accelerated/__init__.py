@@ -1,7 +1,7 @@
 """Mask R-CNN in PyTorch and Triton; every step has a readable twin of the same name in `reference`.
 
     import accelerated
-    model = accelerated.load("maskrcnn_resnet50_fpn_coco.pth")     # torchvision, detectron2 or ours
+    model = accelerated.load("coco")        # a name, or a file: torchvision, detectron2 or ours
     [detections] = model.detect([image])                           # [H, W, 3] RGB array, 0..255
     print(detections.labels, detections.scores, detections.boxes)  # classes 1..K; xyxy in pixels
     pooled = accelerated.roi_align.roi_align(features, rois, image_index, **options)

@@ -1,8 +1,11 @@
 """Set up all tests: interpreted Triton, reproducible hypothesis, golden files, GPU marker."""
 
+import contextlib
+import hashlib
 import os
 import sys
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,6 +16,10 @@ if not torch.cuda.is_available():
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
+from support import loopback
+
+from accelerated.command_line import cli
+from accelerated.interop import zoo
 
 torch.backends.cuda.matmul.allow_tf32 = False
 torch.backends.cudnn.allow_tf32 = False
@@ -93,10 +100,8 @@ def device():
 
 
 @pytest.fixture
-def command(monkeypatch, capsys):
+def command(monkeypatch, capfd):
     """Return a function: command("doctor") -> (exit code, standard output, standard error)."""
-    from accelerated.command_line import cli
-
     for name in ("MASKRCNN_BACKEND", "MASKRCNN_DEBUG", "GOMP_SPINCOUNT", "OPENBLAS_THREAD_TIMEOUT"):
         monkeypatch.delenv(name, raising=False)
 
@@ -104,6 +109,40 @@ def command(monkeypatch, capsys):
         monkeypatch.setattr(sys, "argv", ["maskrcnn", *map(str, arguments)])
         with pytest.raises(SystemExit) as stop:
             cli.main()
-        return stop.value.code or 0, *capsys.readouterr()
+        return stop.value.code or 0, *capfd.readouterr()
 
     return call
+
+
+@pytest.fixture
+def run(command):
+    return command
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """A cache folder of published weights, and no network."""
+    monkeypatch.setenv("MASKRCNN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("MASKRCNN_WEIGHTS_MIRROR", "http://127.0.0.1:9")
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def publish(monkeypatch, cache):
+    """Return a function: publish(content, "coco") serves it under this name, digest included.
+
+    It returns the server and the path in the cache.
+    """
+    with contextlib.ExitStack() as stack:
+
+        def start(content, name="coco"):
+            entry = zoo.ENTRIES[name]
+            algorithm = entry.digest.partition(":")[0]
+            digits = hashlib.new(algorithm, content).hexdigest()[:8]
+            entry = replace(entry, digest=f"{algorithm}:{digits}")
+            monkeypatch.setitem(zoo.ENTRIES, name, entry)
+            server = stack.enter_context(loopback.serving({entry.file_name: content}))
+            monkeypatch.setenv("MASKRCNN_WEIGHTS_MIRROR", server.address)
+            return server, cache / entry.file_name
+
+        yield start

@@ -84,7 +84,7 @@ def detect(
     run = detector(model, compile, graph, amp)
     device = next(model.parameters()).device
     training, results = model.training, []
-    ids = label_ids(model.categories, dataset)
+    ids = label_ids(getattr(model, "categories", None), dataset)
     model.eval()
     batches = loader(dataset, model.config, batch_size=batch_size, workers=workers, training=False)
     total = -(-len(dataset) // batch_size)

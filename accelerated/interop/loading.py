@@ -245,7 +245,12 @@ def _categories(source, classes: int, names, foreign: bool) -> list[dict] | None
     """Return {"id", "name"} of a model's labels: given, stored beside it, or COCO's."""
     if names is not None:
         return class_names.read(names, classes)
-    return coco_classes.of_labels(classes) if foreign else files.read_categories(source)
+    if foreign:
+        return coco_classes.of_labels(classes)
+    stored = files.read_categories(source)
+    if stored is not None and len(stored) != classes:
+        raise ValueError(f"{len(stored)} categories, but {classes} classes in the configuration")
+    return stored
 
 
 def _changed(config: Config, changes) -> Config:

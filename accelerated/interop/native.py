@@ -11,7 +11,7 @@ def recognises(names: Collection[str]) -> bool:
     """Return whether these are tensor names of this project."""
     return all(
         any(name.startswith(prefixes) for name in names)
-        for prefixes in ("backbone.conv1", ("rpn.", "box_head."))
+        for prefixes in ("backbone.", ("rpn.logits.", "rpn.conv", "box_head."))
     )
 
 
