@@ -41,7 +41,7 @@ def train_model(
     ] = None,
     data: Annotated[
         Path | None,
-        typer.Option(help="Annotation file in COCO format (JSON); a resumed run knows its own."),
+        typer.Option(help="Data set, as `inspect` takes it; a resumed run knows its own."),
     ] = None,
     images: Images = None,
     iterations: Annotated[
