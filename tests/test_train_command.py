@@ -101,7 +101,8 @@ def test_epochs(train, tmp_path):
     """Of six images in batches of two: three steps."""
     code, out, error = train("--epochs", 0.5)
     assert code == 0 and "2 steps of 2 images, 0.7 epochs" in out, error
-    for wrong in (("--epochs", 0), ("--epochs", 1, "--iterations", 4)):
+    wrongs = [("--epochs", epochs) for epochs in (0, "inf", "nan")]
+    for wrong in (*wrongs, ("--epochs", 1, "--iterations", 4)):
         code, _, error = train("--resume", *wrong)
         assert code == 2 and "--epochs: expected" in error and len(error.splitlines()) == 1
     code, out, error = train("--epochs", 1, "--resume")
@@ -109,7 +110,9 @@ def test_epochs(train, tmp_path):
 
 
 def test_resume_takes_the_options_from_the_run(train, resume, shapes, tmp_path, monkeypatch):
-    options = ("--seed", 5, "--fixed-shapes", "--val", shapes[1], "--evaluate-every", 1)
+    monkeypatch.chdir(shapes[1].parent)
+    where = ("--data", shapes[1].name, "--images", shapes[3].name, "--val", shapes[1].name)
+    options = (*where, "--seed", 5, "--fixed-shapes", "--evaluate-every", 1)
     code, _, error = train("--iterations", 1, *options)
     assert code == 0, error
     before = checkpoint.read(tmp_path / "run")

@@ -138,7 +138,8 @@ def train_model(
     if data is None:
         what = "does not say what it was trained on" if continued else "holds no run yet"
         raise ValueError(f"{output} {what}: name the data with --data")
-    if epochs is not None and (epochs <= 0 or run_options.is_given(context, "iterations")):
+    both = epochs is not None and run_options.is_given(context, "iterations")
+    if both or (epochs is not None and not 0 < epochs < math.inf):
         raise ValueError("--epochs: expected a number above 0, and no --iterations beside it")
 
     def open_data(masks):
