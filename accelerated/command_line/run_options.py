@@ -38,10 +38,10 @@ def to_keep(context: typer.Context, **resolved: Any) -> dict[str, Any]:
     Paths become absolute, so that the run can be resumed from another folder.
     """
     options = {name: value for name, value in context.params.items() if name not in ANEW}
-    return {name: _plain(value) for name, value in (options | resolved).items()}
+    return {name: _plain(name, value) for name, value in (options | resolved).items()}
 
 
-def _plain(value):
-    if isinstance(value, Path):
-        return os.path.abspath(value) if value.exists() else str(value)
-    return value
+def _plain(name, value):
+    # Weights may also be a name.
+    is_path = isinstance(value, Path) or (name == "weights" and value and os.path.exists(value))
+    return os.path.abspath(value) if is_path else value

@@ -41,7 +41,7 @@ def train_model(
     ] = None,
     data: Annotated[
         Path | None,
-        typer.Option(help="Annotation file in COCO format (JSON); a resumed run knows its own."),
+        typer.Option(help="Data set, as `inspect` takes it; a resumed run knows its own."),
     ] = None,
     images: Images = None,
     iterations: Annotated[
@@ -121,6 +121,8 @@ def train_model(
     """Train a model on a data set in COCO format."""
     if output is None:
         raise ValueError("name the folder of the run with --output")
+    if data is None and not resume:
+        raise ValueError("name the data to train on with --data")
     # Errors in the options come before the time that the data takes.
     torch_device = arguments.select_device(device, backend)
     from accelerated.command_line import introduction, report
@@ -134,8 +136,10 @@ def train_model(
     compiler = "inductor" if compile else None
     settings.check_execution(torch_device, fixed_shapes, compiler, graph)
     if data is None:
-        raise ValueError(_no_data(output, resume, continued))
-    if epochs is not None and (epochs <= 0 or run_options.is_given(context, "iterations")):
+        what = "does not say what it was trained on" if continued else "holds no run yet"
+        raise ValueError(f"{output} {what}: name the data with --data")
+    both = epochs is not None and run_options.is_given(context, "iterations")
+    if both or (epochs is not None and not 0 < epochs < math.inf):
         raise ValueError("--epochs: expected a number above 0, and no --iterations beside it")
 
     def open_data(masks):
@@ -203,28 +207,19 @@ def train_model(
         checkpoint_every=checkpoint_every,
         options=run_options.to_keep(context, iterations=iterations, batch_size=batch_size),
     )
-    console = report.console()
     curves.loss_curve(output / "log.jsonl").savefig(output / "loss.png")
     if result.metrics:
-        console.print(report.metrics(result.metrics))
+        report.console().print(report.metrics(result.metrics))
     best = result.best
     if best:
-        where = f"step {best.iteration}: {output / 'best'}"
-        console.print(f"Best {best.metric} {best.value:.3f} at {where}.")
+        print(f"Best {best.metric} {best.value:.3f} at step {best.iteration}: {output / 'best'}.")
     if result.interrupted:
-        console.print(f"Interrupted after {result.iteration} steps. Continue with --resume.")
+        print(f"Interrupted after {result.iteration} steps. Continue with --resume.")
         raise typer.Exit(130)
-    console.print(
+    print(
         f"Trained for {result.iteration} steps."
         f" Weights: {output / 'last'}. Loss curve: {output / 'loss.png'}."
     )
-
-
-def _no_data(output, resume, continued):
-    if not resume:
-        return "name the data to train on with --data"
-    problem = "does not say what it was trained on" if continued else "holds no run yet"
-    return f"{output} {problem}: name the data with --data"
 
 
 def _start(run, weights):
