@@ -136,7 +136,6 @@ MENDED = {
         "8 of 8 boxes",
         boxes(lambda x, y, w, h: [x + w / 2, y + h / 2, w, h]),
     ),
-    "rows": ("bbox_rows", "of 8 boxes", boxes(lambda x, y, w, h: [y, x, h, w])),
     "fractions_of_boxes": (
         "bbox_fractions",
         "8 of 8 boxes",
@@ -432,6 +431,10 @@ def test_boxes_that_disagree_stop_even_without_an_explanation(root):
     path = written(root, damage)
     with pytest.raises(ValueError, match="5 of 8 boxes disagree with their masks"):
         CocoDataset(path, root, skip_invalid=True)
+    assert not repair(sources.find(path, root)).changes
+    path = written(root, boxes(lambda x, y, w, h: [y, x, h, w]))
+    (cause,) = lint.check(path, root).causes
+    assert "only with x and y exchanged" in cause.message
     assert not repair(sources.find(path, root)).changes
 
 

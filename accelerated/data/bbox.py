@@ -10,6 +10,8 @@ MIN_SIDE = 0.01
 # Of a box and its mask's box: below they disagree, above another reading of the box fits.
 DISAGREES, FITS = 0.5, 0.8
 
+EXCHANGED = "; with x and y exchanged they agree"
+
 Box = tuple[float, float, float, float]
 
 
@@ -25,10 +27,6 @@ def _centres(a, b, c, d):
     return a - c / 2, b - d / 2, a + c / 2, b + d / 2
 
 
-def _rows(a, b, c, d):
-    return b, a, b + d, a + c
-
-
 def _fractions(read):
     """Read fractions of the image's sides."""
     return lambda a, b, c, d, w, h: read(a * w, b * h, c * w, d * h)
@@ -42,7 +40,6 @@ def _pixels(read):
 READINGS: dict[str, tuple[str, list[Callable[..., Box]]]] = {
     "bbox_corners": ("x1, y1, x2, y2", [_pixels(_corners)]),
     "bbox_centres": ("the centre's x and y, width, height", [_pixels(_centres)]),
-    "bbox_rows": ("y, x, height, width", [_pixels(_rows)]),
     "bbox_fractions": (
         "fractions of the image's width and height",
         [_fractions(read) for read in (_sides, _centres, _corners)],
@@ -75,6 +72,8 @@ def check(bbox: Any, outline: Box, image: Any, remarks: list) -> Box:
         rounded = [round(side, 1) for side in outline]
         message = f"bbox {bbox} and the box of the mask, {rounded} (x1, y1, x2, y2),"
         message += f" have an IoU of only {agreement:.0%}"
+        # Of the two, either may be wrong.
+        message += EXCHANGED if iou((y, x, y + h, x + w), outline) > FITS else ""
         remarks.append(("bbox_disagrees", "warn", message))
     return box
 

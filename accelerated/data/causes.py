@@ -241,7 +241,14 @@ def _boxes(case: Case) -> Cause | None:
     problems = [*case.problems["boxes_disagree"], *case.problems["bbox_disagrees"]]
     if not case.problems["boxes_disagree"]:
         return None
-    return Cause("boxes_disagree", case.problems["boxes_disagree"][0].message, problems)
+    message = case.problems["boxes_disagree"][0].message
+    exchanged = sum(problem.message.endswith(bbox.EXCHANGED) for problem in problems)
+    if exchanged > 1:
+        message = (
+            f"{exchanged} of {total} boxes fit their masks only with x and y exchanged: correct"
+        )
+        message += " the boxes or the outlines, whichever are wrong"
+    return Cause("boxes_disagree", message, problems)
 
 
 def _all(
