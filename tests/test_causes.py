@@ -97,6 +97,7 @@ MENDED = {
         "4 of 4.*Roboflow",
         lambda d: images_of(d, lambda i: {"file_name": i["file_name"][:-4] + "_png.rf.0f3a.png"}),
     ),
+    "link": ("file_names", "4 of 4", names("https://host/me/my%20photos/{}?size=full")),
     "capitals": (
         "file_names",
         "4 of 4.*capital",
@@ -124,6 +125,14 @@ MENDED = {
         "category_ids",
         "are texts",
         lambda d: annotations_of(d, lambda a: {"category_id": str(a["category_id"])}),
+    ),
+    "category_null": (
+        "category_ids",
+        "VIA writes text ids",
+        lambda d: [
+            d.update(categories=[{"id": 1, "name": "square"}]),
+            annotations_of(d, lambda a: {"category_id": None}),
+        ],
     ),
     "fractions": ("coordinates_fractions", "fractions", fractions),
     "corners": (
@@ -205,7 +214,10 @@ def test_a_mistake_is_named_once_and_mended(root, name, tmp_path):
     assert path.read_bytes() == before and repaired.changes and sum(repaired.counts().values())
     assert not repaired.report.problems
     (tmp_path / "out.json").write_text(json.dumps(repaired.content))
-    (tmp_path / "right.json").write_text(json.dumps(data()))
+    right = data()
+    if name == "category_null":
+        annotations_of(right, lambda a: {"category_id": 1})
+    (tmp_path / "right.json").write_text(json.dumps(right))
     mended, right = (CocoDataset(tmp_path / f, root) for f in ("out.json", "right.json"))
     assert mended.file_names == right.file_names and mended.sizes == right.sizes
     for k in range(len(right)):
@@ -444,6 +456,25 @@ def test_a_category_that_only_groups(root):
     assert problem.code == "category_is_superclass" and "'shapes'" in problem.message
     assert CocoDataset(path, root).class_names == ["shapes", "square", "other"]
     assert repair(sources.find(path, root)).content["categories"][0]["name"] == "square"
+
+
+def test_categories_with_texts_as_ids(root):
+    def damage(d):
+        for entry in d["categories"]:
+            entry["id"] = str(entry["id"])
+        annotations_of(d, lambda a: {"category_id": str(a["category_id"])})
+
+    path = written(root, damage)
+    (problem,) = lint.check(path, root).problems
+    assert problem.code == "category_invalid" and "--fix" in problem.message
+    repaired = repair(sources.find(path, root))
+    assert repaired.content == data() and not repaired.report.problems
+
+
+def test_categories_that_via_leaves_empty(root):
+    path = written(root, lambda d: annotations_of(d, lambda a: {"category_id": None}))
+    (cause,) = lint.check(path, root).causes
+    assert "8 of 8 annotations have no category_id" in cause.message
 
 
 def test_percents_are_suspected(tmp_path):

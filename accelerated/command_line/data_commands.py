@@ -58,6 +58,8 @@ def inspect_data(
     result = lint.check(data, images, reading=reading)
     for table in report.problems(result, data.name, everything):
         console.print(table)
+    if result.causes and not everything:
+        console.print("--all lists every single problem.")
     if not result.fatal:
         dataset = CocoDataset(data, images, skip_invalid=True, reading=reading)
         for table in report.dataset(summary(dataset)):

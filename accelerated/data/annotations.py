@@ -195,9 +195,10 @@ class _Reader:
         for category in categories:
             category_id = whole(category.get("id")) if isinstance(category, dict) else None
             if category_id is None:
-                raise Invalid(
-                    "category_invalid", f"category {short(category)} needs an integer as id"
-                )
+                message = f"category {short(category)} needs an integer as id"
+                if isinstance(category, dict) and number(category.get("id")) is not None:
+                    message += ", not a text: --fix OUT.json mends that"
+                raise Invalid("category_invalid", message)
             name = category.get("name")
             if not isinstance(name, str) or not name:
                 name = str(category_id)

@@ -150,6 +150,10 @@ def _categories(case: Case) -> Cause | None:
         what = "names, not ids"
     elif all(value is None for value in values) and len(known) == 1:
         what = "missing, as VIA writes text ids, and there is one category"
+    elif all(value is None for value in values):
+        message = f"{len(problems)} of {len(case.entries('annotations'))} annotations have no"
+        message += " category_id: VIA writes null where its ids are texts; number them there"
+        return Cause("category_ids", message, problems)
     else:
         return None
     message = (

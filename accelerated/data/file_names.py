@@ -66,8 +66,10 @@ class Folder:
             how, mended = [SLASHES], mended.replace("\\", "/")
         if re.search("%[0-9a-fA-F]{2}", mended) and mended not in self.files:
             how, mended = [*how, DECODED], unquote(mended)
-        # Label Studio's link to a file of its disk.
+        # Label Studio's link to a file of its disk, and a link's parameters.
         mended = mended.rpartition("?d=")[2]
+        if "://" in mended:
+            mended = mended.partition("?")[0]
         parts = mended.split("/")
         for start in range(len(parts)):
             if "/".join(parts[start:]) in self.files:
