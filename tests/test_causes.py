@@ -121,6 +121,16 @@ MENDED = {
             d, lambda a: {"category_id": ["square", "other"][a["category_id"] - 1]}
         ),
     ),
+    "categories_from_zero": (
+        "category_ids_shifted",
+        "all 8 annotations",
+        lambda d: annotations_of(d, lambda a: {"category_id": a["category_id"] - 1}),
+    ),
+    "categories_from_two": (
+        "category_ids_shifted",
+        "all 8 annotations",
+        lambda d: annotations_of(d, lambda a: {"category_id": a["category_id"] + 1}),
+    ),
     "category_texts": (
         "category_ids",
         "are texts",
@@ -253,8 +263,12 @@ def test_the_wrong_folder_is_told_apart(root, tmp_path):
     assert "is it the right folder" in cause.message or "--images" in cause.message
     (cause,) = lint.check(path, root.parent).causes
     assert f"--images {root}" in cause.message
-    (problem,) = lint.check(path, root.parent / "imags").problems
+    lost = written(root, names("lost/{}"))
+    (problem,) = lint.check(lost, root.parent / "imags").problems
     assert problem.code == "image_folder_missing" and repr(str(root)) in problem.message
+    path = written(root, lambda d: None)
+    (problem,) = lint.check(path, root.parent / "nowhere").problems
+    assert f"exist in {str(root)!r}" in problem.message
     (problem,) = lint.check(root.parent / "cse.json", root).problems
     assert problem.code == "json_unreadable" and "case.json" in problem.message
 

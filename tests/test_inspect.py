@@ -79,12 +79,12 @@ def test_nothing_left_to_train_on(inspect):
     assert code == 0 and "no object to train on" in out
 
 
-def test_ten_thousand_problems_are_a_page(inspect):
+def test_thousands_of_problems_are_a_page(inspect):
     content = shapes_file.data()
     good = content["annotations"]
     content["annotations"] = [
-        good[k % 8] | {"id": k, "bbox": [5, 5, -1, 1 + k]} for k in range(10_000)
+        good[k % 8] | {"id": k, "bbox": [5, 5, -1, 1 + k]} for k in range(2_000)
     ] + [good[0] | {"id": -1, "category_id": 9}]
     code, out, _ = inspect(content)
-    assert code == 1 and out.count("bbox_negative") == 6 and "... and 9995 more; --all" in out
-    assert "unknown_category" in out and "10001 problems" in out
+    assert code == 1 and out.count("bbox_negative") == 6 and "... and 1995 more; --all" in out
+    assert "unknown_category" in out and "2001 problems" in out

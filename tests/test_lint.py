@@ -1,5 +1,6 @@
 """The linter: each damage has its code, and nothing is raised or opened outside the folder."""
 
+import contextlib
 import copy
 import json
 import os
@@ -11,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from accelerated.data import images, lint, rle
+from accelerated.data import images, lint, rle, sources
+from accelerated.data.repair import OPEN, repair
 
 # Damage made here.
 
@@ -285,6 +287,23 @@ def test_each_damage_has_its_code(folder, name, recwarn):
         report.require()
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_each_damage_is_mended_left_out_or_named(folder, name):
+    data = good()
+    if CASES[name][2] is not None:
+        CASES[name][2](data)
+    path = write(folder, data)
+    try:
+        repaired = repair(sources.find(path, folder / "images"))
+    except ValueError:
+        assert lint.check(path, folder / "images").fatal
+        return
+    for problem in repaired.report.blocking:
+        assert problem.scope == "file" or problem.code in OPEN, problem
+    again = lint.check(write(folder, repaired.content, "mended.json"), folder / "images")
+    assert again.counts() == repaired.report.counts()
+
+
 @pytest.mark.parametrize(
     ("text", "code"),
     [
@@ -355,6 +374,9 @@ def test_no_value_anywhere_raises(tmp_path_factory, field, value):
     path = write(tmp_path_factory.getbasetemp(), data, "fuzz.json")
     for problem in lint.check(path, path.parent, open_images=True).problems:
         assert problem.severity in lint.SEVERITIES and str(problem)
+    # Where no repair is known, that is said.
+    with contextlib.suppress(ValueError):
+        repair(sources.find(path, path.parent))
 
 
 # Collected damage.

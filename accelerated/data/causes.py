@@ -9,7 +9,7 @@ from accelerated.data import bbox, file_names
 from accelerated.data.annotations import Problem, Records, counterparts, number
 from accelerated.data.reading import Reading
 from accelerated.data.sources import Source
-from accelerated.data.values import is_number, plain
+from accelerated.data.values import is_number, plain, whole
 
 FIX = "--fix OUT.json"
 # Names that are looked for in other folders.
@@ -126,15 +126,29 @@ def _image_ids(case: Case) -> Cause | None:
     return None
 
 
+def shift_of_categories(content: dict) -> int:
+    """Return 1 if all classes are used by the number before theirs, -1 if by the next, else 0."""
+    known = {whole(c.get("id")) for c in content["categories"] if isinstance(c, dict)}
+    used = {whole(a.get("category_id")) for a in content["annotations"] if isinstance(a, dict)}
+    for shift in (1, -1):
+        if (
+            None not in known | used
+            and {value + shift for value in used if value is not None} == known
+        ):
+            return shift
+    return 0
+
+
 def shifted(content: dict) -> bool:
-    """Tell whether images are numbered from 0 and used from 1 on, up to one too many."""
+    """Tell whether images count from 0 and are used from 1 on, up to one too many, most of them."""
     images = {
         i.get("id") for i in content["images"] if isinstance(i, dict) and is_number(i.get("id"))
     }
     used = [a.get("image_id") for a in content["annotations"] if isinstance(a, dict)]
     numbers = {value for value in used if is_number(value)}
     count = len(content["images"])
-    return images == set(range(count)) and numbers <= set(range(1, count + 1)) and count in numbers
+    from_one = numbers <= set(range(1, count + 1)) and count in numbers
+    return images == set(range(count)) and from_one and 2 * len(numbers) > count
 
 
 def _categories(case: Case) -> Cause | None:
@@ -144,6 +158,12 @@ def _categories(case: Case) -> Cause | None:
     known = case.records.categories
     if len(problems) < 2:
         return None
+    if shift_of_categories(case.records.content):
+        message = (
+            f"all {len(case.entries('annotations'))} annotations name the category beside theirs,"
+        )
+        message += f" as if one of the lists counted from 0 and the other from 1: {FIX} mends that"
+        return Cause("category_ids_shifted", message, problems)
     if all(number(value) in known for value in values):
         what = "texts, the categories' ids numbers"
     elif all(isinstance(value, str) and value in known.values() for value in values):

@@ -13,6 +13,7 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 # Files that are indexed at most, against an image folder that is a whole disk.
@@ -118,7 +119,7 @@ def _suffix(name):
 _LOOSENED = [(LETTERS, _letters), (UPLOADED, _uploaded), (HASHED, _hashed), (SUFFIX, _suffix)]
 
 
-def other_root(root: Path, data: Path, names: Iterable[str]) -> Path | None:
+def other_root(root: Path, data: Path, names: Iterable[Any]) -> Path | None:
     """Return the folder near `root` or the file `data` in which all of the names exist, or None."""
     near = [root.parent, data.parent, data.parent / "images", data.parent.parent / "images"]
     with contextlib.suppress(OSError):
@@ -134,7 +135,7 @@ def _exists(folder, name):
         path = (folder / name).resolve()
         return path.is_relative_to(folder.resolve()) and path.is_file()
     # Names that no file can have.
-    except (OSError, ValueError, RuntimeError):
+    except (OSError, ValueError, RuntimeError, TypeError):
         return False
 
 

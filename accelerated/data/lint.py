@@ -10,7 +10,7 @@ from pathlib import Path
 from accelerated.data import annotations, causes, images, plausibility, sources
 from accelerated.data.annotations import Problem, Records
 from accelerated.data.causes import Cause
-from accelerated.data.file_names import nearest
+from accelerated.data.file_names import nearest, other_root
 from accelerated.data.images import Header, ImageError
 from accelerated.data.reading import DEFAULT, Reading
 from accelerated.data.sources import Source
@@ -19,6 +19,8 @@ from accelerated.data.values import Remark
 SEVERITIES = ("reject", "skip", "warn", "note")
 # Problems that an error lists.
 LISTED = 5
+# Pictures that are looked for in other folders.
+LOOKED_FOR = 100
 # Greatest values of pictures in fractions, and with 8, 10, 12, 14 and 16 bits.
 DEPTHS = (1, 255, 1023, 4095, 16383, 65535)
 
@@ -132,7 +134,10 @@ def read(
     records, problems = annotations.read(source.path, source.content, reading, size_of)
     problems = [*source.problems, *problems]
     if open_images and records.images and not root.is_dir():
-        message = f"the image folder {str(root)!r} does not exist{nearest(root)}"
+        names = [record.file_name for record in records.images.values()][:LOOKED_FOR]
+        other = other_root(root, source.path, names)
+        hint = f"; the pictures exist in {str(other)!r}" if other else nearest(root)
+        message = f"the image folder {str(root)!r} does not exist{hint}"
         problems.append(
             Problem("image_folder_missing", "reject", "file", name, None, None, message)
         )

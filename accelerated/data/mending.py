@@ -13,7 +13,7 @@ from PIL import Image
 
 from accelerated.data import bbox, images, plausibility, rle
 from accelerated.data.annotations import ImageRecord, Problem, counterparts, number
-from accelerated.data.causes import outlines, shifted
+from accelerated.data.causes import outlines, shift_of_categories, shifted
 from accelerated.data.file_names import Folder
 from accelerated.data.instance import Instance, is_blank, read_instance
 from accelerated.data.reading import Reading
@@ -182,8 +182,10 @@ def _boxes(case):
 
 def _corners(case):
     for index, entry, _ in (found for of in case.annotations.values() for found in of):
-        if is_blank(entry.get("segmentation")):
-            yield "annotations", index, {"bbox": _sides(entry["bbox"])}
+        box = entry.get("bbox")
+        numbers = isinstance(box, list) and len(box) == 4 and all(map(finite, box))
+        if numbers and is_blank(entry.get("segmentation")):
+            yield "annotations", index, {"bbox": _sides(box)}
 
 
 def _fractions(case, entry):
@@ -222,6 +224,13 @@ def _category(case, entry):
         value = number(value)
     found = case.categories.get(value)
     return None if found is None else {"category_id": found}
+
+
+def _shifted_categories(case):
+    shift = shift_of_categories(case.content)
+    for index, entry in enumerate(case.content["annotations"] if shift else ()):
+        if isinstance(entry, dict):
+            yield "annotations", index, {"category_id": int(entry["category_id"]) + shift}
 
 
 def _category_ids(case):
@@ -370,6 +379,7 @@ OF_FILE: dict[str, Callable[[Case], Iterator[tuple[str, int, dict | None]]]] = {
     "boxes_disagree": _boxes,
     "bbox_all_corners": _corners,
     "unknown_image": _image_ids,
+    "unknown_category": _shifted_categories,
     "category_invalid": _category_ids,
     "category_is_superclass": _superclasses,
     "size_mismatch": _resized,

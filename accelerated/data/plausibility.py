@@ -110,7 +110,7 @@ def superclasses(content: dict) -> Iterator[tuple[int, Remark]]:
             continue
         category_id: Any = whole(category.get("id"))
         name = category.get("name")
-        if category_id not in used and name in parents and used:
+        if category_id not in used and str(name) in parents and used:
             message = f"category {category_id}, {name!r}, is the supercategory of others and has no"
             message += (
                 " annotation, as Roboflow writes it; the model has a class for it all the same"
