@@ -198,7 +198,7 @@ def test_architecture_from_a_foreign_file(shapes, tmp_path):
     assert start.config.num_classes == 3 and start.config.backbone.norm_eps == 0
     assert start.config.backbone.width == 8 and start.config.fpn.channels == 16
     assert start.config.optimizer == preset("torchvision_r50_fpn").optimizer
-    assert "architecture: that of" in start.lines[-1] and "torchvision_r50_fpn" in start.lines[-1]
+    assert start.origin.startswith("architecture of ") and "torchvision_r50_fpn" in start.origin
     # What the user says of the file counts for its weights, too.
     model = MaskRCNN(start.config)
     model.categories = categories("abc")
@@ -217,7 +217,7 @@ def test_architecture_from_a_folder_of_ours(shapes, tmp_path, run):
     ]
     pixels = ("--set", "transform.min_size=[64]", "--batch-size", 1)
     code, out, error = run("train", *where, *narrowed, *pixels, "--output", tmp_path / "a")
-    assert code == 0 and "preset tiny: it suits these images" in out, error
+    assert code == 0 and "preset tiny, which suits these images" in out, error
     content = json.loads(data.read_text())
     content["categories"][0]["name"] = "circle"
     data.write_text(json.dumps(content))
@@ -251,7 +251,7 @@ def test_architecture_of_a_backbone(shapes, tmp_path):
     torch.save(full | {"fc.bias": torch.zeros(3)}, tmp_path / "r50.pth")
     start = plan(str(tmp_path / "r50.pth"), shapes)
     assert start.config.backbone.width == 8 and start.config.transform.channel_order == "rgb"
-    assert "preset torchvision_r50_fpn with the ResNet-50 of" in start.lines[0]
+    assert "preset torchvision_r50_fpn with the ResNet-50 of" in start.origin
     start = plan(str(tmp_path / "r50.pth"), shapes, "detectron2_r50_fpn")
     told = "\n".join(start.lines)
     assert "belongs to transform.channel_order=rgb, not bgr" in told

@@ -14,10 +14,13 @@ from support.checkpoint_cases import filled, same
 
 import accelerated
 from accelerated import interop
+from accelerated.command_line import arguments
 from accelerated.data import synthetic
-from accelerated.engine import checkpoint
+from accelerated.data.coco import CocoDataset
+from accelerated.engine import checkpoint, evaluate
 from accelerated.interop import coco_classes, download, unseen, zoo
 from accelerated.interop import names as class_names
+from accelerated.mask_rcnn import MaskRCNN
 from reference import config as configuration
 
 CONTENT = bytes(range(256)) * 5000
@@ -137,9 +140,9 @@ def test_list_and_download_by_the_command(publish, run):
     server, path = publish(CONTENT)
     code, out, _ = run("weights")
     assert code == 0 and all(name in out for name in zoo.ENTRIES) and str(path.parent) in out
-    assert re.search(r"coco .*BSD-3-Clause +170 MB +\n", out) and not server.requests
+    assert re.search(r"coco .*BSD-3-Clause +178 MB +\n", out) and not server.requests
     assert run("weights", "coco")[:2] == (0, f"{path}\n")
-    assert re.search(r"coco .*170 MB +yes", run("weights")[1])
+    assert re.search(r"coco .*178 MB +yes", run("weights")[1])
 
 
 def test_names_load_and_a_file_on_the_disk_goes_before(publish, coco, tmp_path, monkeypatch):
@@ -274,6 +277,12 @@ def test_a_checkpoint_of_coco_evaluates_on_coco(run, coco, tmp_path):
     code, _, error = run("predict", tmp_path / "mine.pth", picture, *output, *low, "--threshold", 0)
     written = json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert code == 0 and written["categories"][0] == {"id": 1, "name": "person"}, error
+    # Unused labels are not offered.
+    assert len(written["categories"]) == 80
+    [first] = model.detect([_pixels(picture)])
+    wanted = [k for k in first.labels.tolist() if k in coco_classes.IDS]
+    assert [a["category_id"] for a in written["annotations"]] == wanted
+    assert len(wanted) < len(first.labels)
     # A part of the classes.
     content["categories"] = [{"id": 18, "name": "dog"}, {"id": 17, "name": "cat"}]
     data.write_text(json.dumps(content))
@@ -334,3 +343,27 @@ def test_every_field_is_seen_unseen_or_free():
     )
     told = {path for row in unseen.TOLD for path in row}
     assert not told & set(unseen.SEEN)
+
+
+def test_names_that_nobody_knows(tmp_path, capsys):
+    """Classes without names are those of the data by rising id, and that is said."""
+    data, images = synthetic.ShapesDataset(1, size=64).write_coco(tmp_path)
+    model = MaskRCNN(narrow.config("tiny", num_classes=3))
+    dataset = CocoDataset(data, images)
+    arguments.check_classes("mine.pth", model, data, dataset)
+    assert "mine.pth does not name its classes: taken as those of" in capsys.readouterr().err
+    assert model.categories == evaluate.categories(dataset)
+    model = MaskRCNN(narrow.config("tiny", num_classes=4))
+    with pytest.raises(ValueError, match=r"mine.pth has 4 classes, but .* has 3 categories"):
+        arguments.check_classes("mine.pth", model, data, dataset)
+
+
+def test_labels_of_a_target_are_the_models(tmp_path):
+    """`verify --train` compares with the labels that the model gives the categories."""
+    data, images = synthetic.ShapesDataset(1, size=64).write_coco(tmp_path)
+    dataset = CocoDataset(data, images)
+    picture = [images / dataset.file_names[0]]
+    categories = evaluate.categories(dataset)
+    [target] = arguments.targets_of(dataset, picture, categories)
+    [turned] = arguments.targets_of(dataset, picture, categories[::-1])
+    assert torch.equal(turned.labels, 4 - target.labels) and torch.equal(turned.boxes, target.boxes)

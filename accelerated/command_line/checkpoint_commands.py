@@ -133,7 +133,7 @@ def list_weights(
             name,
             entry.what,
             entry.licence,
-            entry.megabytes and f"{entry.megabytes:.0f} MB",
+            entry.bytes and f"{entry.bytes / 1e6:.0f} MB",
             "yes" if download.cached(entry) else "",
         )
         for name, entry in zoo.ENTRIES.items()

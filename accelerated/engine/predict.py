@@ -15,6 +15,7 @@ from accelerated.engine import pictures
 from accelerated.engine.capture import detector
 from accelerated.engine.evaluate import coco_results, write_json
 from accelerated.engine.pictures import Found
+from accelerated.interop.names import is_unused
 from accelerated.mask_rcnn import MaskRCNN
 from accelerated.structures import Batch, PaddedDetections
 
@@ -87,12 +88,16 @@ def predict(
         categories = model.categories or categories
     ids = [category["id"] for category in categories]
     names = [category["name"] for category in categories]
-    predictions = {"images": [], "categories": categories, "annotations": []}
+    # Labels that stand for no class, such as ten of torchvision's for COCO, are not offered.
+    offered = [category for category in categories if not is_unused(category)]
+    usable = torch.tensor([False, *(category in offered for category in categories)])
+    predictions = {"images": [], "categories": offered, "annotations": []}
     failed, turned = [], 0
 
     def confident(batch: Batch) -> PaddedDetections:
         padded = run(batch)
-        return padded._replace(valid=padded.valid & (padded.scores >= threshold))
+        valid = padded.valid & (padded.scores >= threshold)
+        return padded._replace(valid=valid & usable.to(valid.device)[padded.labels.clamp(min=0)])
 
     try:
         for path in track(found.pictures, "detecting", disable=not bar):

@@ -34,7 +34,7 @@ def read(path: str | Path, count: int) -> list[dict]:
     """
     path = Path(path)
     try:
-        content = _content(path.read_text(), path.suffix.lower())
+        content = _content(path.read_text(encoding="utf-8-sig"), path.suffix.lower())
         named = sorted(_named(content))
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path}: no list of class names ({error})") from error

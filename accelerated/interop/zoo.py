@@ -21,7 +21,7 @@ class Entry:
     licence    as its publisher states it for the project; the data it was trained on has its own
     digest     "sha256:bf2d0c1e": the algorithm and the first digits of the file's digest, or ""
     changes    FIELD=VALUE where it differs from the preset in what tensors do not show
-    megabytes  size in 2^20 bytes, or None if the publisher does not state it
+    bytes      size to about a kilobyte, or None if the publisher does not state it
     """
 
     what: str
@@ -30,7 +30,7 @@ class Entry:
     licence: str
     digest: str = ""
     changes: tuple[str, ...] = ()
-    megabytes: float | None = None
+    bytes: float | None = None
 
     @property
     def file_name(self) -> str:
@@ -38,9 +38,10 @@ class Entry:
         return self.address.rpartition("/")[2]
 
 
-def _torchvision(what, file, preset, megabytes, *changes):
+def _torchvision(what, file, preset, mebibytes, *changes):
     digest = f"sha256:{Path(file).stem.rpartition('-')[2]}"
-    return Entry(what, TORCHVISION + file, preset, "BSD-3-Clause", digest, changes, megabytes)
+    size = mebibytes * 2**20
+    return Entry(what, TORCHVISION + file, preset, "BSD-3-Clause", digest, changes, size)
 
 
 def _detectron2(row):
@@ -80,8 +81,8 @@ COCO = {
     ),
 }
 IMAGENET = {
-    f"imagenet/{name}": _torchvision(f"{what}, ImageNet", file, preset, megabytes)
-    for name, what, file, preset, megabytes in (
+    f"imagenet/{name}": _torchvision(f"{what}, ImageNet", file, preset, mebibytes)
+    for name, what, file, preset, mebibytes in (
         ("resnet18", "ResNet-18", "resnet18-f37072fd.pth", V1, 44.661),
         ("resnet34", "ResNet-34", "resnet34-b627a593.pth", V1, 83.275),
         ("resnet50", "ResNet-50", "resnet50-0676ba61.pth", V1, 97.781),
