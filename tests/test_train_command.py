@@ -192,7 +192,7 @@ def test_a_moved_learning_rate_is_told(train, resume, tmp_path):
 def test_exchanged_categories_are_refused_and_reordered_ones_are_not(
     train, command, shapes, tmp_path
 ):
-    assert train("--iterations", 1)[0] == 0
+    assert train("--iterations", 1, "--val", shapes[1])[0] == 0
     content = json.loads(shapes[1].read_text())
     categories = content["categories"]
     names = [category["name"] for category in categories]

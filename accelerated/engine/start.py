@@ -138,18 +138,19 @@ def check(
             f"the data set has {len(dataset.category_ids)} categories,"
             f" but num_classes is {config.num_classes}"
         )
+    last = checkpoint.read(folder) if resume and checkpoint.exists(folder) else None
+    if last is not None:
+        _check_categories(folder, last.categories, categories(dataset))
     if evaluation is not None:
         difference = classes.first_difference(categories(dataset), categories(evaluation))
         if difference:
             raise ValueError(f"the evaluation data does not fit the training data: {difference}")
-    if not checkpoint.exists(folder):
+    if last is None:
+        if checkpoint.exists(folder):
+            raise ValueError(f"{folder} already holds a run: resume it, or choose another folder")
         return settings
-    if not resume:
-        raise ValueError(f"{folder} already holds a run: resume it, or choose another folder")
-    last = checkpoint.read(folder)
     # What older checkpoints do not name, they had no choice of.
     before = to_dict(last.config) | {"fixed_shapes": False} | last.settings
-    _check_categories(folder, last.categories, categories(dataset))
     for path, then, now in _differences(before, to_dict(config) | asdict(settings)):
         # A longer run may continue a shorter one.
         if path not in ("iterations", "schedule"):
