@@ -1,9 +1,25 @@
 """Mask R-CNN in PyTorch and Triton; every step has a readable twin of the same name in `reference`.
 
     import accelerated
-    model = accelerated.load("coco")        # a name, or a file: torchvision, detectron2 or ours
-    [detections] = model.detect([image])                           # [H, W, 3] RGB array, 0..255
+    model = accelerated.load("maskrcnn_resnet50_fpn_coco.pth")     # torchvision, detectron2 or ours
+    [detections] = model.detect(["photo.jpg"])                     # paths, arrays [H, W, 3] RGB of
+                                                                   # 0..255, or Pillow's images
     print(detections.labels, detections.scores, detections.boxes)  # classes 1..K; xyxy in pixels
+    print([model.class_names[label - 1] for label in detections.labels])
+
+    from accelerated.engine.train import train                     # own pictures, labelled
+    from accelerated.data.coco import CocoDataset
+    from reference.config import override, preset
+    dataset = CocoDataset("labels.json", "pictures")               # checked before it is used
+    config = override(preset("small"), f"num_classes={len(dataset.class_names)}")
+    model = train(config, dataset, "run", iterations=1000).model
+
+    from accelerated.engine.predict import predict                 # drawings, and a json of objects
+    predict(model, ["new pictures"], "predictions")
+
+`help("accelerated.data.dataset")` shows a data set of your own, in 20 lines and without a json. The
+command `maskrcnn` does all this in a terminal.
+
     pooled = accelerated.roi_align.roi_align(features, rois, image_index, **options)
 
 `MaskRCNN(config)` builds an untrained model, `Target` is what it learns from, and `Detections` is

@@ -4,10 +4,9 @@ Implementations of Mask R-CNN that people compare disagree in some thirty detail
 decides any of them: a preset (presets.py) names a full set of choices, `override` changes one.
 """
 
-import json
 from dataclasses import asdict, dataclass, field
 from operator import attrgetter
-from typing import Any, Literal
+from typing import Literal
 
 from reference import typed
 from reference.presets import PRESETS, merged
@@ -297,7 +296,8 @@ class Config:
 def preset(name: str) -> Config:
     """Return the configuration called `name`. ValueError lists the names that exist."""
     if name not in PRESETS:
-        raise ValueError(f"unknown preset {name!r}; choose one of {', '.join(PRESETS)}")
+        hint = typed.did_you_mean(name, PRESETS)
+        raise ValueError(f"unknown preset {name!r}{hint}; choose one of {', '.join(PRESETS)}")
     return from_dict(merged(to_dict(Config()), PRESETS[name]))
 
 
@@ -387,13 +387,8 @@ def override(config: Config, assignment: str) -> Config:
 
     The value is JSON or a bare word. ValueError names a field that does not accept it.
     """
-    path, _, text = assignment.partition("=")
-    if not text:
-        raise ValueError(f"{assignment!r}: expected FIELD=VALUE, for example rpn.nms_iou=0.6")
+    change, present = typed.change(to_dict(config), assignment)
     try:
-        change: Any = json.loads(text)
-    except json.JSONDecodeError:
-        change = text
-    for name in reversed(path.strip().split(".")):
-        change = {name: change}
-    return from_dict(merged(to_dict(config), change))
+        return from_dict(merged(to_dict(config), change))
+    except ValueError as error:
+        raise ValueError(f"{error}{present}") from None

@@ -1,7 +1,9 @@
 """Dataclasses from plain values: dictionaries, lists, numbers and strings, as JSON has them."""
 
 import dataclasses
+import json
 import types
+from difflib import get_close_matches
 from typing import Any, Literal, get_args, get_origin
 
 
@@ -47,3 +49,35 @@ def _expect(fits, value, expected, path):
     if not fits:
         raise ValueError(f"{path}: expected {expected}, got {value!r}")
     return value
+
+
+def change(values: dict, assignment: str) -> tuple[dict, str]:
+    """Return FIELD=VALUE (JSON or a bare word) as dictionaries, and a text of the present value.
+
+    Raises ValueError for a field that the nested `values` lack, suggesting one.
+    """
+    path, _, text = assignment.partition("=")
+    path, known = path.strip(), dict(_leaves(values))
+    if not text:
+        raise ValueError(f"{assignment!r}: expected FIELD=VALUE, for example rpn.nms_iou=0.6")
+    if not any(f"{k}.".startswith(f"{path}.") or path.startswith(f"{k}.") for k in known):
+        raise ValueError(f"no such field: {path}{did_you_mean(path, known)}")
+    try:
+        value: Any = json.loads(text)
+    except json.JSONDecodeError:
+        value = text
+    for name in reversed(path.split(".")):
+        value = {name: value}
+    return value, f"; at present it is {known[path]!r}" if path in known else ""
+
+
+def did_you_mean(path: str, known: dict) -> str:
+    """Return "; did you mean ..?" with those of `known` that `path` resembles most, or nothing."""
+    name = {"lr": "learning_rate", "wd": "weight_decay"}.get(path.split(".")[-1], path)
+    found = [k for k in known if k.endswith(f".{name}")] or get_close_matches(path, known, 1)
+    return f"; did you mean {' or '.join(found)}?" if found else ""
+
+
+def _leaves(values, prefix=""):
+    for k, v in values.items():
+        yield from _leaves(v, f"{prefix}{k}.") if isinstance(v, dict) else [(prefix + k, v)]

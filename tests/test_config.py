@@ -68,9 +68,46 @@ def test_a_bad_override_names_the_field(assignment, names):
         config.override(config.preset("tiny"), assignment)
 
 
+@pytest.mark.parametrize(
+    ("field", "meant"),
+    [
+        ("optimizer.lr", "optimizer.learning_rate"),
+        ("lr", "optimizer.learning_rate"),
+        ("optimizer.wd", "optimizer.weight_decay"),
+        ("learning_rate", "optimizer.learning_rate"),
+        ("rpn.nms", "rpn.nms_iou"),
+        ("optimiser.gamma", "optimizer.gamma"),
+        ("num_class", "num_classes"),
+        ("box_head.poler.output_size", "box_head.pooler.output_size"),
+        ("iou", None),
+    ],
+)
+def test_a_mistyped_field_is_recognised(field, meant):
+    with pytest.raises(ValueError, match=f"^no such field: {re.escape(field)}") as raised:
+        config.override(config.preset("tiny"), f"{field}=1")
+    hint = str(raised.value).partition("; did you mean ")[2]
+    assert hint == (f"{meant}?" if meant else "")
+
+
+@pytest.mark.parametrize(
+    ("assignment", "said"),
+    [
+        ("rpn.batch_size=1.5", "config.rpn.batch_size: expected int, got 1.5; at present it is 64"),
+        ("rpn.nms_iou=high", "config.rpn.nms_iou: expected float, got 'high'; at present it is 0."),
+        ("background=mid", "expected one of first, last, got 'mid'; at present it is 'first'"),
+    ],
+)
+def test_a_wrong_value_is_told_the_type_and_the_present_value(assignment, said):
+    changed = config.override(config.preset("tiny"), "rpn.batch_size=64")
+    with pytest.raises(ValueError, match=re.escape(said)):
+        config.override(changed, assignment)
+
+
 def test_an_unknown_preset_lists_the_known():
     with pytest.raises(ValueError, match="tiny"):
         config.preset("resnet9000")
+    with pytest.raises(ValueError, match=r"did you mean detectron2_r50_fpn\?.*one of.*tiny"):
+        config.preset("detectron_r50_fpn")
 
 
 def test_a_missing_field_is_named():

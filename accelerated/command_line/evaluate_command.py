@@ -37,8 +37,8 @@ def evaluate_model(
     checkpoint: Annotated[
         str,
         typer.Argument(
-            help="As for `predict`; or detections: a .json file in COCO's result format, or"
-            " predictions.json of `predict`, which needs no model.",
+            help="Folder, file or name of a model, as for `predict`; or detections to score without"
+            " one: a .json file in COCO's result format, or predictions.json of `predict`.",
             metavar="CHECKPOINT",
         ),
     ],
@@ -125,10 +125,10 @@ def _score_file(
     from accelerated.engine import evaluate, results
 
     detected = results.read(path)
-    # No image is opened, so that their folder does not matter.
+    # No image is opened, so that the folder of a file's images does not matter.
     dataset = arguments.open_dataset(
         data,
-        images or data.parent,
+        images or (data.parent if data.is_file() else None),
         skip_invalid,
         open_images=False,
         reading=reading("segm" in detected.iou_types),

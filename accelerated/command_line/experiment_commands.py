@@ -194,7 +194,9 @@ def run_benchmark(
     compiled: Annotated[
         bool,
         typer.Option(
-            "--compile", help="Also measure whole models by torch.compile, ours and torchvision's."
+            "--compile",
+            help="Also time whole models run by torch.compile, ours and torchvision's. (--compiled"
+            " times nothing.)",
         ),
     ] = False,
     curves: Annotated[
@@ -221,8 +223,9 @@ def run_benchmark(
         bool,
         typer.Option(
             "--compiled",
-            help="Measure nothing: compile the Triton kernels for sm_80, sm_90 and sm_100, which"
-            " needs no GPU, and print what their machine code and a step's operators cost.",
+            help="Time nothing: compile the Triton kernels for sm_80, sm_90 and sm_100, which needs"
+            " no GPU, and print what their machine code and a step's operators cost. (--compile is"
+            " for models.)",
         ),
     ] = False,
     every: Annotated[
