@@ -345,7 +345,6 @@ UNKNOWN = {
     "a.jpg": (b"", "a picture; name the annotations"),
     "super.json": (b'{"objects": [], "size": {"width": 1, "height": 1}}', "Supervisely"),
     "min.json": (b'[{"image": "a", "annotation_id": 1}]', "JSON-MIN"),
-    "results.json": (b'[{"segmentation": {}, "category_id": 1}]', "COCO's results"),
 }
 
 

@@ -7,9 +7,10 @@ from PIL import Image, ImageDraw
 
 from accelerated.data.formats import draft, indexed
 from accelerated.data.formats.draft import Draft, Source
-from accelerated.data.formats.place import Folder, Place, parse_json
+from accelerated.data.formats.place import Listing, Place, parse_json
 from accelerated.data.images import MAX_PIXELS
-from accelerated.data.instance import FAR, finite, short
+from accelerated.data.instance import FAR
+from accelerated.data.values import finite, short
 
 NAME = "Cityscapes"
 LOOKED_FOR = "Cityscapes (gtFine/PART/CITY/*_polygons.json and leftImg8bit/)"
@@ -54,7 +55,7 @@ def read(place: Place, image_root: Path | None) -> Source:
     made = Draft(
         place.path,
         NAME,
-        folder if image_root is None else Folder(image_root),
+        folder if image_root is None else Listing(image_root),
         list(CLASSES.values()),
     )
     # The same stem in front of either end.

@@ -10,8 +10,8 @@ import numpy as np
 
 from accelerated.data import images, rle
 from accelerated.data.annotations import Problem
-from accelerated.data.formats.place import Folder
-from accelerated.data.instance import finite, short, whole
+from accelerated.data.formats.place import Listing
+from accelerated.data.values import finite, short, whole
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Draft:
 
     path: Path
     format: str
-    pictures: Folder
+    pictures: Listing
     categories: Sequence[str] | None = None
     images: list[dict] = field(default_factory=list)
     annotations: list[dict] = field(default_factory=list)
@@ -134,8 +134,7 @@ def displayed_size(path: Path) -> tuple[int, int]:
 
     Raises ImageError.
     """
-    width, height, orientation = images.probe(path, decode=False)
-    return (height, width) if orientation >= 5 else (width, height)
+    return images.probe(path, decode=False).size("apply")
 
 
 def stated_size(width: Any, height: Any) -> tuple[int, int] | None:

@@ -7,7 +7,7 @@ import numpy as np
 
 from accelerated.data.formats import draft, indexed
 from accelerated.data.formats.draft import Draft, Source
-from accelerated.data.formats.place import Folder, Place
+from accelerated.data.formats.place import Listing, Place
 
 NAME = "instance masks"
 LOOKED_FOR = (
@@ -40,7 +40,7 @@ def read(place: Place, image_root: Path | None) -> Source:
     masks, pictures = _sorted(place.folder)
     folder = place.folder
     if image_root is not None:
-        folder = Folder(image_root)
+        folder = Listing(image_root)
         pictures = [n for n in folder.pictures if not _mask_folder(n)] or folder.pictures
     by_key, last = defaultdict(list), {}
     for name in masks:

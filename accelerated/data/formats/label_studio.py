@@ -10,9 +10,9 @@ import numpy as np
 from accelerated.data import rle
 from accelerated.data.formats import draft
 from accelerated.data.formats.draft import Draft, Source
-from accelerated.data.formats.place import Folder, Place
+from accelerated.data.formats.place import Listing, Place
 from accelerated.data.images import MAX_PIXELS
-from accelerated.data.instance import finite, short
+from accelerated.data.values import finite, short
 
 NAME = "Label Studio"
 LOOKED_FOR = "Label Studio (a .json list of tasks with data and annotations)"
@@ -39,7 +39,7 @@ def read(place: Place, image_root: Path | None) -> Source:
     cancelled is read. The name of an image is what follows Label Studio's own prefix.
     """
     root = place.path.parent if image_root is None else image_root
-    made = Draft(place.path, NAME, Folder(root))
+    made = Draft(place.path, NAME, Listing(root))
     for number, task in enumerate(place.content or [], start=1):
         if not isinstance(task, dict) or not isinstance(task.get("data"), dict):
             made.report("task_invalid", "skip", f"task {number} is {short(task)}; export it again")

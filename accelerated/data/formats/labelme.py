@@ -13,9 +13,9 @@ import numpy as np
 from accelerated.data import rle
 from accelerated.data.formats import draft, indexed, outlines, writing
 from accelerated.data.formats.draft import Draft, Source
-from accelerated.data.formats.place import Folder, Place, parse_json, read_lines
+from accelerated.data.formats.place import Listing, Place, parse_json, read_lines
 from accelerated.data.images import MAX_PIXELS
-from accelerated.data.instance import finite, short
+from accelerated.data.values import finite, short
 
 NAME = "LabelMe"
 LOOKED_FOR = "LabelMe (.json files with shapes and imagePath, beside their pictures)"
@@ -45,7 +45,7 @@ def read(place: Place, image_root: Path | None) -> Source:
     """
     if place.folder is None:
         raise ValueError(f"{place.path}: this is a LabelMe file; give its folder")
-    pictures = place.folder if image_root is None else Folder(image_root)
+    pictures = place.folder if image_root is None else Listing(image_root)
     made = Draft(place.path, NAME, pictures, _listed_labels(place.folder))
     others, files = 0, place.folder.having(".json")
     for name in files:

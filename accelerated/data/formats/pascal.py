@@ -6,7 +6,7 @@ import numpy as np
 
 from accelerated.data.formats import draft, indexed
 from accelerated.data.formats.draft import Draft, Source
-from accelerated.data.formats.place import Folder, Place, read_lines
+from accelerated.data.formats.place import Listing, Place, read_lines
 
 NAME = "Pascal VOC"
 LOOKED_FOR = "Pascal VOC (SegmentationObject/, SegmentationClass/ and JPEGImages/)"
@@ -52,7 +52,7 @@ def read(place: Place, image_root: Path | None) -> Source:
     top = None if folder is None else _top(folder)
     if folder is None or top is None:
         raise ValueError(f"{place.path}: name the folder that holds SegmentationObject")
-    pictures = folder if image_root is None else Folder(image_root)
+    pictures = folder if image_root is None else Listing(image_root)
     names, colours = _labelmap(folder, top)
     made = Draft(place.path, NAME, pictures, names)
     for stem in _listed(made, place, folder, top):

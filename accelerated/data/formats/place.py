@@ -12,7 +12,7 @@ import yaml
 PICTURES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 
 
-class Folder:
+class Listing:
     """The files below a folder, by their relative paths with forward slashes, sorted.
 
     Hidden files and folders are left out, and links to folders are not followed.
@@ -88,9 +88,9 @@ class Place:
         self.path, self.split = path, split
 
     @cached_property
-    def folder(self) -> Folder | None:
+    def folder(self) -> Listing | None:
         """The list of files, if it is a folder."""
-        return Folder(self.path) if self.path.is_dir() else None
+        return Listing(self.path) if self.path.is_dir() else None
 
     @cached_property
     def content(self) -> Any:

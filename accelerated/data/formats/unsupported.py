@@ -65,8 +65,6 @@ def _json_kind(content: Any) -> str | None:
     if not isinstance(first, dict):
         return None
     if isinstance(content, list):
-        if "segmentation" in first and "category_id" in first:
-            return "a list of COCO's results or annotations; name the file that has the images too"
         if "image" in first and "annotations" in first:
             return f"CreateML's json of boxes without masks; {EXPORT}"
         if "image" in first and "annotation_id" in first:

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 from accelerated.data.formats import draft
 from accelerated.data.formats.draft import Draft, Source
-from accelerated.data.formats.place import Folder, Place, read_lines
-from accelerated.data.instance import finite, short
+from accelerated.data.formats.place import Listing, Place, read_lines
+from accelerated.data.values import finite, short
 
 NAME = "VIA"
 LOOKED_FOR = "VIA (a project .json, or exported annotations as .json or .csv)"
@@ -54,7 +54,7 @@ def read(place: Place, image_root: Path | None) -> Source:
             raise ValueError(f"{path}: has several VIA files, {', '.join(files)}; name one")
         path = place.path / files[0]
         content = Place(path).content
-    made = Draft(place.path, NAME, Folder(path.parent if image_root is None else image_root))
+    made = Draft(place.path, NAME, Listing(path.parent if image_root is None else image_root))
     names, regions = _table(made, path) if content is None else _parsed(made, content)
     attribute = _class_attribute(place.path, regions)
     if attribute is None and regions:

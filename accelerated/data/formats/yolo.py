@@ -8,8 +8,8 @@ import yaml
 
 from accelerated.data.formats import draft, outlines, writing
 from accelerated.data.formats.draft import Draft, Source
-from accelerated.data.formats.place import Folder, Place, parse_yaml, read_lines
-from accelerated.data.instance import finite, short, whole
+from accelerated.data.formats.place import Listing, Place, parse_yaml, read_lines
+from accelerated.data.values import finite, short, whole
 
 NAME = "YOLO"
 LOOKED_FOR = "YOLO (data.yaml with names; or images/ and labels/ with .txt files; or classes.txt)"
@@ -39,7 +39,7 @@ def read(place: Place, image_root: Path | None) -> Source:
     """
     folder, layout, file = place.folder, {}, None
     if folder is None:
-        folder, file = Folder(place.path.parent), place.path
+        folder, file = Listing(place.path.parent), place.path
     else:
         name = _layout_file(folder)
         file = folder.path / name if name else None
@@ -48,7 +48,7 @@ def read(place: Place, image_root: Path | None) -> Source:
     beside = folder.path.parent / "images"
     if image_root is None and folder.path.name == "labels" and beside.is_dir():
         image_root = beside
-    pictures = folder if image_root is None else Folder(image_root)
+    pictures = folder if image_root is None else Listing(image_root)
     names = _class_names(layout, folder)
     made = Draft(place.path, NAME, pictures, names)
     if not names:
@@ -94,7 +94,7 @@ def _layout_file(folder):
     return next((name for name in top if _layout(folder.path / name)), None)
 
 
-def _class_names(layout: dict, folder: Folder) -> list[str]:
+def _class_names(layout: dict, folder: Listing) -> list[str]:
     """Return the class names by their number; repeated ones are told apart by it."""
     names: Any = layout.get("names")
     if isinstance(names, dict):
@@ -113,7 +113,7 @@ def _class_names(layout: dict, folder: Folder) -> list[str]:
     return [f"{name} ({k})" if name in names[:k] else name for k, name in enumerate(names)]
 
 
-def _labels(folder: Folder) -> dict[str, list[tuple[tuple[str, ...], str]]]:
+def _labels(folder: Listing) -> dict[str, list[tuple[tuple[str, ...], str]]]:
     """Return the label files of a folder, {stem: [(key, path)]}."""
     texts = [n for n in folder.having(".txt") if PurePosixPath(n).name not in CLASSES]
     inside = [name for name in texts if "labels" in PurePosixPath(name).parts[:-1]]
