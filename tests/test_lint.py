@@ -320,8 +320,8 @@ def test_damaged_json(folder, text, code):
 
 
 def test_files_that_cannot_be_read(folder):
-    for path in (folder / "none.json", folder):
-        assert [p.code for p in lint.check(path, folder).problems] == ["json_unreadable"]
+    problems = lint.check(folder / "none.json", folder).problems
+    assert [p.code for p in problems] == ["json_unreadable"]
 
 
 def test_byte_order_mark_and_utf16(folder):

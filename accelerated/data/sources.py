@@ -1,38 +1,93 @@
 """Recognise the format of a data set, and turn it into COCO's dictionary."""
 
-from dataclasses import dataclass
+from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
-from accelerated.data.annotations import Problem
+from accelerated.data.formats import (
+    cityscapes,
+    coco,
+    instance_masks,
+    label_studio,
+    labelme,
+    pascal,
+    unsupported,
+    via,
+    yolo,
+)
+from accelerated.data.formats.draft import Source
+from accelerated.data.formats.place import Place
+
+__all__ = ["Source", "find"]
 
 
-@dataclass(frozen=True)
-class Source:
-    """A data set before it is checked.
+class Format(Protocol):
+    """A format of annotations; each is a module with these names."""
 
-    path        the file or folder
-    format      the format's name, "COCO" for a json file in COCO's format
-    image_root  folder that its file names are relative to
-    content     the data as COCO's dictionary; None for a file in COCO's format, not yet read
-    problems    found while the data was converted
-    """
+    @property
+    def LOOKED_FOR(self) -> str:
+        """Its name, and what it is recognised by."""
+        ...
 
-    path: Path
-    format: str
-    image_root: Path
-    content: dict[str, Any] | None = None
-    problems: tuple[Problem, ...] = ()
+    @staticmethod
+    def recognises(place: Place) -> bool:
+        """Tell whether a file or folder is in this format."""
+        ...
+
+    @staticmethod
+    def read(place: Place, image_root: Path | None) -> Source:
+        """Convert it. Raises ValueError if the place must be named in another way."""
+        ...
+
+
+# The first that recognises a place reads it.
+FORMATS: tuple[Format, ...] = (
+    labelme,
+    via,
+    label_studio,
+    cityscapes,
+    pascal,
+    coco,
+    yolo,
+    instance_masks,
+)
 
 
 def find(data: str | Path, image_root: str | Path | None = None) -> Source:
     """Recognise the format of `data` by its content and convert it.
 
+    data        a file or folder; PATH:PART is a part of it, such as data.yaml:val
     image_root  folder with the images; None: the one that the format implies
 
-    Raises ValueError if there is none.
+    What is wrong with the content becomes problems of the result.
+    Raises ValueError if no format is recognised, or if it is one that cannot be read.
     """
-    path = Path(data)
-    if image_root is None:
-        raise ValueError(f"{path}: name the folder of its images with --images")
-    return Source(path, "COCO", Path(image_root))
+    place, root = _place(Path(data)), None if image_root is None else Path(image_root)
+    for format in FORMATS:
+        if format.recognises(place):
+            return format.read(place, root)
+    unsupported.refuse(place)
+    if place.folder is not None:
+        looked_for = "; ".join(format.LOOKED_FOR for format in FORMATS)
+        raise ValueError(
+            f"{data}: no data set is recognised in this folder, which holds {_contents(place)}."
+            f" Looked for: {looked_for}"
+        )
+    if place.split is not None:
+        raise ValueError(f"{data}: a COCO file has no parts; name the file of each")
+    # A file that is nothing else: the reader of COCO says what is wrong with it.
+    return coco.read(place, root)
+
+
+def _place(path):
+    """Split PATH:PART, unless a file has that name."""
+    head, colon, part = str(path).rpartition(":")
+    if colon and head and not path.exists() and Path(head).exists():
+        return Place(Path(head), part)
+    return Place(path)
+
+
+def _contents(place):
+    kinds = Counter(Path(name).suffix.lower() or "no suffix" for name in place.folder.files)
+    counts = [f"{count} {kind}" for kind, count in kinds.most_common(5)]
+    return f"{', '.join(counts)} files" if counts else "no files"

@@ -1,10 +1,179 @@
 """LabelMe: a json file per image, in pixels."""
 
+import base64
+import binascii
 import json
+import math
 import os
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Any
 
-from accelerated.data.formats import outlines, writing
+import numpy as np
+
+from accelerated.data import rle
+from accelerated.data.formats import draft, indexed, outlines, writing
+from accelerated.data.formats.draft import Draft, Source
+from accelerated.data.formats.place import Listing, Place, parse_json, read_lines
+from accelerated.data.images import MAX_PIXELS
+from accelerated.data.values import finite, short
+
+NAME = "LabelMe"
+LOOKED_FOR = "LabelMe (.json files with shapes and imagePath, beside their pictures)"
+
+
+def is_file(content: Any) -> bool:
+    """Tell whether parsed JSON is a LabelMe file."""
+    return (
+        isinstance(content, dict)
+        and isinstance(content.get("shapes"), list)
+        and not content.keys().isdisjoint(("imagePath", "imageData", "imageHeight", "version"))
+    )
+
+
+def recognises(place: Place) -> bool:
+    """Tell whether this is a folder with LabelMe files, or one such file."""
+    return is_file(place.content) or any(is_file(content) for _, content in place.samples)
+
+
+def read(place: Place, image_root: Path | None) -> Source:
+    """Convert a folder of LabelMe files.
+
+    Polygons and masks with one label and one group_id are one object. A circle is a polygon, a
+    rectangle a box without a mask; points and lines are left out. Classes are those of labels.txt,
+    where LabelMe keeps them, or the sorted labels.
+    Raises ValueError for a single file.
+    """
+    if place.folder is None:
+        raise ValueError(f"{place.path}: this is a LabelMe file; give its folder")
+    pictures = place.folder if image_root is None else Listing(image_root)
+    made = Draft(place.path, NAME, pictures, _listed_labels(place.folder))
+    others, files = 0, place.folder.having(".json")
+    for name in files:
+        try:
+            content = parse_json(place.path / name)
+        except ValueError as error:
+            made.report("json_invalid", "skip", str(error), name)
+            continue
+        if is_file(content):
+            _read_file(made, name, content)
+        else:
+            others += 1
+    if others:
+        message = f"{others} of {len(files)} .json files are no LabelMe files and were not read"
+        made.report("file_ignored", "warn", message)
+    made.report_left_out("LabelMe file")
+    return made.source()
+
+
+def _listed_labels(folder):
+    """Return the class names of labels.txt, or None without that file."""
+    if "labels.txt" not in folder.files:
+        return None
+    try:
+        names = [line.strip() for line in read_lines(folder.path / "labels.txt")]
+    except ValueError:
+        return None
+    # LabelMe writes __ignore__ and _background_ there.
+    return list(dict.fromkeys(name for name in names if name and not name.startswith("_")))
+
+
+def _read_file(made, name, content):
+    """Add the image of one file and its objects."""
+    reference, path = content.get("imagePath"), PurePosixPath(name)
+    found = None
+    if isinstance(reference, str):
+        found = made.pictures.find(reference, str(path.parent))
+    found = found or made.pictures.find_stem(str(path.with_suffix("")))
+    if found is None:
+        embedded = " (it is embedded as imageData: save it)" if content.get("imageData") else ""
+        message = f"its picture {short(reference)} is not in the image folder{embedded}; add it"
+        made.report("file_missing", "skip", message, name)
+        return
+    size = draft.stated_size(content.get("imageWidth"), content.get("imageHeight"))
+    image = made.image(found, size)
+    if image is None:
+        return
+    groups: dict[Any, list] = {}
+    for index, shape in enumerate(content["shapes"]):
+        try:
+            part = _part(made, shape)
+        except ValueError as error:
+            message = f"shape {index + 1} is skipped: {error}; correct it or delete it"
+            made.report("shape_invalid", "skip", message, name)
+            continue
+        if part is not None:
+            kind, label, group, value = part
+            # A box, or a shape without a group, is an object of its own.
+            alone = group is None or kind == "box"
+            key = index if alone else (kind, str(label), str(group))
+            groups.setdefault(key, []).append((kind, label, value))
+    for parts in groups.values():
+        values = [value for *_, value in parts]
+        kind, label, _ = parts[0]
+        if kind == "box":
+            made.add(image, label, draft.boxed(*values[0]))
+        elif kind == "outline":
+            made.add(image, label, draft.outlined(values, image))
+        else:
+            made.add(image, label, _union(values, image))
+
+
+def _part(made, shape):
+    """Return (kind, label, group, value) of a shape, or None for one that is counted only.
+
+    The value is (x1, y1, x2, y2) of a "box", [x1, y1, ..] of an "outline", and (left, top,
+    [h, w]) of a "mask". Raises ValueError, with the reason.
+    """
+    if not isinstance(shape, dict):
+        raise ValueError(f"it is {short(shape)}, not an object")
+    form, label, group = shape.get("shape_type", "polygon"), shape.get("label"), None
+    if form not in ("polygon", "rectangle", "circle", "mask", None):
+        made.skip(f"shapes of type {short(form)}, which outline nothing")
+        return None
+    points = shape.get("points")
+    if not isinstance(points, list) or not all(map(_is_point, points)):
+        raise ValueError(f"its points are {short(points)}")
+    if form != "rectangle":
+        group = shape.get("group_id")
+    if form in ("polygon", None):
+        return "outline", label, group, [side for point in points for side in point]
+    if len(points) < 2 and form != "mask":
+        raise ValueError(f"a {form} needs two points")
+    if form == "circle":
+        (x, y), rim = points[0], points[1]
+        radius = math.dist((x, y), rim)
+        return "outline", label, group, draft.ellipse(x, y, radius, radius)
+    if form == "rectangle":
+        (left, right), (top, bottom) = ((min(v), max(v)) for v in zip(*points, strict=True))
+        return "box", label, None, (left, top, right, bottom)
+    if not points:
+        raise ValueError("a mask needs the corners of its box")
+    text = shape.get("mask")
+    if not isinstance(text, str):
+        raise ValueError("its mask is missing")
+    try:
+        pixels = indexed.numbered(indexed.read(base64.b64decode(text))) > 0
+    except binascii.Error as error:
+        raise ValueError(f"its mask is no base64 text: {error}") from None
+    return "mask", label, group, (int(points[0][0]), int(points[0][1]), pixels)
+
+
+def _union(windows, image):
+    """Describe an object that is the union of windows (left, top, [h, w])."""
+    height, width = image["height"], image["width"]
+    if height * width > MAX_PIXELS:
+        return None
+    canvas = np.zeros((height, width), dtype=bool)
+    for left, top, pixels in windows:
+        rows, columns = max(0, -top), max(0, -left)
+        window = canvas[max(0, top) :, max(0, left) :]
+        visible = pixels[rows : rows + window.shape[0], columns : columns + window.shape[1]]
+        window[: visible.shape[0], : visible.shape[1]] |= visible
+    return draft.masked(rle.of_mask(canvas), image)
+
+
+def _is_point(value):
+    return isinstance(value, list) and len(value) == 2 and all(map(finite, value))
 
 
 def write(content: dict, folder: Path, image_root: str | Path = ".") -> None:

@@ -1,10 +1,282 @@
 """YOLO as Ultralytics reads it: a text file per image, a row per object, in parts of its sides."""
 
-from pathlib import Path
+from collections import defaultdict
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 import yaml
 
-from accelerated.data.formats import outlines, writing
+from accelerated.data.formats import draft, outlines, writing
+from accelerated.data.formats.draft import Draft, Source
+from accelerated.data.formats.place import Listing, Place, parse_yaml, read_lines
+from accelerated.data.values import finite, short, whole
+
+NAME = "YOLO"
+LOOKED_FOR = "YOLO (data.yaml with names; or images/ and labels/ with .txt files; or classes.txt)"
+# Files of class names, a line each.
+CLASSES = ("classes.txt", "obj.names", "_darknet.labels")
+# The same part of a data set under different names.
+SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"}
+# Coordinates are parts of a side; a larger one is in pixels.
+LARGEST = 2.0
+
+
+def recognises(place: Place) -> bool:
+    """Tell whether this is a YAML file that names classes, or a folder with one or with labels."""
+    if place.folder is None:
+        return place.path.is_file() and bool(_layout(place.path))
+    if _layout_file(place.folder):
+        return True
+    return bool(_labels(place.folder))
+
+
+def read(place: Place, image_root: Path | None) -> Source:
+    """Convert a YOLO data set: a part of it, "train" unless the place says otherwise.
+
+    A row of a class and four numbers is a box without a mask; of six and more, an outline. An
+    image without a text file has no objects. Sizes are those of the images as displayed.
+    Raises ValueError for a part that does not exist, or for no pictures.
+    """
+    folder, layout, file = place.folder, {}, None
+    if folder is None:
+        folder, file = Listing(place.path.parent), place.path
+    else:
+        name = _layout_file(folder)
+        file = folder.path / name if name else None
+    if file is not None:
+        layout = _layout(file)
+    beside = folder.path.parent / "images"
+    if image_root is None and folder.path.name == "labels" and beside.is_dir():
+        image_root = beside
+    pictures = folder if image_root is None else Listing(image_root)
+    names = _class_names(layout, folder)
+    made = Draft(place.path, NAME, pictures, names)
+    if not names:
+        made.report("class_names_missing", "warn", "no file names the classes: they are numbered")
+    labels = _labels(folder)
+    chosen = _chosen(made, place, layout, labels)
+    if not chosen:
+        raise ValueError(f"{place.path}: no picture in {pictures.path}; name it with --images")
+    label_of = {name: _find_label(name, labels) for name in chosen}
+    for name, label in label_of.items():
+        image = made.image(name)
+        if image and label:
+            _read_rows(made, folder.path / label, image)
+    parents = {_key(name)[:-1] for name in chosen}
+    found = set(label_of.values())
+    for key, name in sorted(pair for pairs in labels.values() for pair in pairs):
+        if key[:-1] in parents and name not in found:
+            message = "no picture of this name is in the image folder; add it or delete the labels"
+            made.report("file_missing", "skip", message, name)
+    empty = sum(label is None for label in label_of.values())
+    if empty:
+        message = f"pictures without a text file: {empty}, taken as pictures without objects"
+        made.report("picture_unlabelled", "note", message)
+    return made.source()
+
+
+def _layout(path: Path) -> dict:
+    """Return the content of a YAML file that describes a data set; {} for any other file."""
+    if path.suffix.lower() not in (".yaml", ".yml"):
+        return {}
+    try:
+        content = parse_yaml(path)
+    except ValueError:
+        return {}
+    if not isinstance(content, dict) or not isinstance(content.get("names"), list | dict):
+        return {}
+    return content
+
+
+def _layout_file(folder):
+    """Return the YAML file at the top of a folder that describes a data set, or None."""
+    top = [name for name in folder.having(".yaml", ".yml") if "/" not in name]
+    return next((name for name in top if _layout(folder.path / name)), None)
+
+
+def _class_names(layout: dict, folder: Listing) -> list[str]:
+    """Return the class names by their number; repeated ones are told apart by it."""
+    names: Any = layout.get("names")
+    if isinstance(names, dict):
+        # Keys are numbers, or texts of numbers.
+        numbers = {int(key): name for key, name in names.items() if str(key).isdecimal()}
+        last = max(numbers, default=-1)
+        # A number beyond all measure must not make a list of that length.
+        names = [numbers.get(k, f"class {k}") for k in range(min(last, 100_000) + 1)]
+    if not names:
+        lists = [name for name in folder.files if PurePosixPath(name).name in CLASSES]
+        try:
+            names = [line.strip() for line in read_lines(folder.path / lists[0]) if line.strip()]
+        except (ValueError, IndexError):
+            names = []
+    names = [str(name).strip() or f"class {k}" for k, name in enumerate(names)]
+    return [f"{name} ({k})" if name in names[:k] else name for k, name in enumerate(names)]
+
+
+def _labels(folder: Listing) -> dict[str, list[tuple[tuple[str, ...], str]]]:
+    """Return the label files of a folder, {stem: [(key, path)]}."""
+    texts = [n for n in folder.having(".txt") if PurePosixPath(n).name not in CLASSES]
+    inside = [name for name in texts if "labels" in PurePosixPath(name).parts[:-1]]
+    # Elsewhere other texts may stand beside them.
+    found = inside or [name for name in texts if _holds_rows(folder.path / name)]
+    by_stem = defaultdict(list)
+    for name in found:
+        by_stem[_key(name)[-1]].append((_key(name), name))
+    return by_stem
+
+
+def _holds_rows(path):
+    """Tell whether a text begins with the row of an object."""
+    try:
+        _numbers_of(next(line.split() for line in read_lines(path) if line.strip()))
+    except (ValueError, StopIteration):
+        return False
+    return True
+
+
+def _key(name):
+    """Name an image and its label file alike: images/train/a.jpg and labels/train/a.txt."""
+    path = PurePosixPath(name).with_suffix("")
+    parents = (part for part in path.parts[:-1] if part.casefold() not in ("images", "labels"))
+    return (*parents, path.name)
+
+
+def _find_label(picture, labels):
+    """Return the label file of a picture, or None."""
+    key, fitting = _key(picture), []
+    for other, name in labels.get(key[-1], ()):
+        if other == key:
+            return name
+        # The image folder may stand deeper than the labels, or the other way round.
+        length = min(len(key), len(other))
+        if other[-length:] == key[-length:]:
+            fitting.append(name)
+    return fitting[0] if len(fitting) == 1 else None
+
+
+def _chosen(made, place, layout, labels):
+    """Return the pictures of the part that is asked for."""
+    pictures, wanted = made.pictures.pictures, _split(place.split or "train")
+    stated = [key for key in layout if isinstance(key, str) and _split(key) == wanted]
+    if place.split and layout and not stated:
+        parts = [key for key in ("train", "val", "valid", "test") if key in layout]
+        raise ValueError(f"{place.path}: has no part {place.split}, but {', '.join(parts)}")
+    if stated and layout[stated[0]]:
+        entries = layout[stated[0]]
+        chosen = []
+        for entry in entries if isinstance(entries, list) else [entries]:
+            chosen += _entry(made, str(layout.get("path") or ""), str(entry))
+        if chosen:
+            message = f"the part read is {stated[0]}; another is chosen by {place.path}:PART"
+            made.report("part_chosen", "note", message)
+            return sorted(set(chosen))
+    parts = {part: _split(part) for name in pictures for part in PurePosixPath(name).parts[:-1]}
+    if wanted in parts.values() and (place.split or set(parts.values()) & {"val", "test"}):
+        message = f"the part read is {wanted}; another is chosen by {place.path}:PART"
+        made.report("part_chosen", "note", message)
+        folders = [part for part, split in parts.items() if split == wanted]
+        return [n for n in pictures if set(PurePosixPath(n).parts[:-1]).intersection(folders)]
+    if place.split:
+        raise ValueError(f"{place.path}: has no part {place.split}")
+    beside = any(_find_label(name, labels) for name in pictures)
+    return list(pictures) if beside else []
+
+
+def _entry(made, root, entry):
+    """Return the pictures of an entry of data.yaml: a folder, a picture or a list of pictures.
+
+    Its path may begin above the data set, as data.yaml of other machines do: then the longest end
+    of it that exists is taken.
+    """
+    parts = PurePosixPath(f"{root}/{entry}".replace("\\", "/")).parts
+    parts = [part for part in parts if part not in ("/", ".", "..")]
+    for start in range(len(parts)):
+        path = "/".join(parts[start:])
+        inside = [name for name in made.pictures.pictures if f"{name}/".startswith(f"{path}/")]
+        if not inside and path in made.pictures.files:
+            lines = _lines_of(made, path)
+            inside = list(filter(None, map(made.pictures.find, lines)))
+            if len(inside) < len(lines):
+                message = f"pictures that {path} lists and that do not exist: "
+                message += f"{len(lines) - len(inside)}; add them or correct the list"
+                made.report("file_missing", "skip", message, path)
+        if inside:
+            if start:
+                message = f"{root}{'/' * bool(root)}{entry} is taken to be {path}"
+                made.report("path_shortened", "note", message)
+            return inside
+    message = f"{entry} is not below {made.pictures.path}; name that folder with --images"
+    made.report("folder_missing", "warn", message)
+    return []
+
+
+def _lines_of(made, path):
+    try:
+        return [line.strip() for line in read_lines(made.pictures.path / path) if line.strip()]
+    except ValueError as error:
+        made.report("file_unreadable", "skip", str(error), path)
+        return []
+
+
+def _split(name):
+    return SPLITS.get(name.casefold(), name.casefold())
+
+
+def _read_rows(made, path, image):
+    """Add the objects of a label file."""
+    try:
+        rows = [line.split() for line in read_lines(path)]
+    except ValueError as error:
+        made.report("labels_unreadable", "skip", str(error), path.name)
+        return
+    for number, row in enumerate(rows, start=1):
+        if not row:
+            continue
+        try:
+            label, values = _numbers_of(row)
+            name = _class_of(made, label)
+        except ValueError as error:
+            message = f"row {number} is skipped: {error}; correct it or delete it"
+            made.report("row_invalid", "skip", message, path.name)
+            continue
+        width, height = image["width"], image["height"]
+        if len(values) >= 6:
+            sides = [side * (height if k % 2 else width) for k, side in enumerate(values)]
+            made.add(image, name, draft.outlined([sides], image))
+        else:
+            x, y, w, h = (
+                values[0] * width,
+                values[1] * height,
+                values[2] * width,
+                values[3] * height,
+            )
+            made.add(image, name, draft.boxed(x - w / 2, y - h / 2, x + w / 2, y + h / 2))
+
+
+def _numbers_of(row):
+    """Return the class number and the coordinates of a row; a score behind a box is dropped."""
+    try:
+        numbers = [float(word) for word in row]
+    except ValueError:
+        raise ValueError(f"it has {short(' '.join(row))}, not numbers") from None
+    label, values = whole(numbers[0]), numbers[1:]
+    if label is None or label < 0:
+        raise ValueError(f"its class is {row[0]}, not a number from 0")
+    if len(values) == 5:
+        values.pop()
+    if len(values) < 4 or len(values) % 2:
+        raise ValueError(f"it has {len(values)} coordinates; they come in pairs of x and y")
+    if not all(map(finite, values)) or max(map(abs, values)) > LARGEST:
+        worst = max(values, key=abs)
+        raise ValueError(f"a coordinate is {worst:g}; write them as parts of width and height")
+    return label, values
+
+
+def _class_of(made, label):
+    names = made.categories
+    if names and label >= len(names):
+        raise ValueError(f"its class is {label}, but the classes are 0 to {len(names) - 1}")
+    return names[label] if names else f"class {label}"
 
 
 def write(content: dict, folder: Path, image_root: str | Path = ".") -> None:

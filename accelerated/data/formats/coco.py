@@ -1,0 +1,76 @@
+"""COCO's json file: where its images are, and which file of a folder it is."""
+
+from pathlib import Path
+from typing import Any
+
+from accelerated.data.annotations import Problem
+from accelerated.data.formats.draft import Source
+from accelerated.data.formats.place import Place, parse_json
+
+NAME = "COCO"
+LOOKED_FOR = "COCO (a .json file with images, annotations and categories)"
+KEYS = {"images", "annotations", "categories"}
+# File names that are looked up to find the folder of the images.
+TRIED = 20
+
+
+def is_file(content: Any) -> bool:
+    """Tell whether parsed JSON is in COCO's format."""
+    return isinstance(content, dict) and content.keys() >= KEYS
+
+
+def recognises(place: Place) -> bool:
+    """Tell whether a folder holds such a file. A single file is taken for one if nothing else."""
+    return any(is_file(content) for _, content in place.samples)
+
+
+def read(place: Place, image_root: Path | None) -> Source:
+    """Find the file, if this is a folder, and the folder of its images, unless it is given.
+
+    Raises ValueError if there are several files, or no such folder.
+    """
+    path, problems, root = place.path, [], image_root
+    if place.folder is not None:
+        found = [name for name, content in place.samples if is_file(content)]
+        if len(found) > 1:
+            raise ValueError(f"{path}: has several COCO files, {', '.join(found)}; name one")
+        path = place.path / found[0]
+    if root is None:
+        root, message = _image_folder(path)
+        problems.append(
+            Problem("image_folder_assumed", "note", "file", path.name, None, None, message)
+        )
+    return Source(path, NAME, root, None, tuple(problems))
+
+
+def _image_folder(path):
+    """Return the folder in which the first images of the file exist, and how it was found."""
+    try:
+        content = parse_json(path)
+    except ValueError:
+        content = None
+    listed = content.get("images") if isinstance(content, dict) else None
+    images = listed if isinstance(listed, list) else []
+    names = [image.get("file_name") for image in images[:TRIED] if isinstance(image, dict)]
+    names = [name for name in names if isinstance(name, str) and "\0" not in name]
+    if not names:
+        # What is wrong with the file is the linter's to report.
+        return path.parent, f"images are looked for in {path.parent}"
+    above = path.parent.parent
+    # COCO keeps its files in a folder of their own, beside those of the images.
+    candidates = [path.parent, path.parent / "images", above / "images", above / path.stem, above]
+    found = {folder: sum(_exists(folder, name) for name in names) for folder in candidates}
+    best = max(candidates, key=lambda folder: found[folder])
+    if not found[best]:
+        looked = ", ".join(str(folder) for folder in candidates[:3])
+        raise ValueError(
+            f"{path}: name the folder of its images with --images; {names[0]} is not in {looked}"
+        )
+    return best, f"the images are taken from {best}, where {found[best]} of {len(names)} exist"
+
+
+def _exists(folder, name):
+    try:
+        return (folder / name).is_file()
+    except (OSError, ValueError):
+        return False

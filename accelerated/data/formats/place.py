@@ -1,0 +1,163 @@
+"""What `--data` names: a file, parsed once, or a folder, listed once."""
+
+import json
+import os
+from collections import defaultdict
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import yaml
+
+PICTURES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+
+
+class Listing:
+    """The files below a folder, by their relative paths with forward slashes, sorted.
+
+    Hidden files and folders are left out, and links to folders are not followed.
+    """
+
+    def __init__(self, path: Path):
+        self.path, self.files = path, []
+        for parent, folders, files in os.walk(path):
+            folders[:] = [name for name in folders if not _hidden(name)]
+            relative = Path(parent).relative_to(path)
+            self.files += [(relative / name).as_posix() for name in files if not _hidden(name)]
+        self.files.sort()
+
+    def having(self, *suffixes: str) -> list[str]:
+        """Return the files whose name ends in one of the suffixes, such as ".json"."""
+        return [name for name in self.files if name.lower().endswith(suffixes)]
+
+    @cached_property
+    def pictures(self) -> list[str]:
+        """The files that look like pictures."""
+        return [name for name in self.files if PurePosixPath(name).suffix.lower() in PICTURES]
+
+    @cached_property
+    def _known(self):
+        return {name.casefold(): name for name in self.files}
+
+    @cached_property
+    def _by_name(self):
+        return _grouped((PurePosixPath(name).name.casefold(), name) for name in self.pictures)
+
+    @cached_property
+    def _by_stem(self):
+        return _grouped((PurePosixPath(name).stem.casefold(), name) for name in self.pictures)
+
+    def find(self, reference: str, near: str = "") -> str | None:
+        """Find the picture that an annotation file names; None if there is none, or several.
+
+        reference  as written there: a path with slashes of either kind, or a bare name
+        near       folder of the annotation file
+
+        Only files of this list are found, so that a name cannot lead outside the folder.
+        """
+        reference = reference.replace("\\", "/")
+        for path in (f"{near}/{reference}", reference):
+            found = self._known.get(os.path.normpath(path).lstrip("/").casefold())
+            if found:
+                return found
+        return self._one(self._by_name, PurePosixPath(reference).name, near)
+
+    def find_stem(self, stem: str, near: str = "") -> str | None:
+        """Find the picture called `stem`, whatever its suffix; None if there is none, or several.
+
+        stem  a path without suffix; the picture may stand in another folder
+        """
+        return self._one(self._by_stem, PurePosixPath(stem).name, str(PurePosixPath(stem).parent))
+
+    def _one(self, index, key, near):
+        found = index.get(key.casefold(), [])
+        beside = [name for name in found if str(PurePosixPath(name).parent) == (near or ".")]
+        if len(beside) == 1:
+            return beside[0]
+        return found[0] if len(found) == 1 else None
+
+
+class Place:
+    """A file or folder of annotations.
+
+    path   as given
+    split  the part of the data that was asked for ("train", "val", ..), or None
+    """
+
+    def __init__(self, path: Path, split: str | None = None):
+        self.path, self.split = path, split
+
+    @cached_property
+    def folder(self) -> Listing | None:
+        """The list of files, if it is a folder."""
+        return Listing(self.path) if self.path.is_dir() else None
+
+    @cached_property
+    def content(self) -> Any:
+        """The parsed content of a JSON file; None for anything else."""
+        if self.path.suffix.lower() != ".json" or not self.path.is_file():
+            return None
+        try:
+            return parse_json(self.path)
+        except ValueError:
+            return None
+
+    @cached_property
+    def samples(self) -> list[tuple[str, Any]]:
+        """Some of the folder's JSON files, at most 40, from all its folders: (path, content)."""
+        by_folder = _grouped(
+            (PurePosixPath(name).parent, name)
+            for name in (self.folder.having(".json") if self.folder else [])
+        )
+        names = [name for group in by_folder.values() for name in group[:3]][:40]
+        samples = []
+        for name in names:
+            try:
+                samples.append((name, parse_json(self.path / name)))
+            except ValueError:
+                continue
+        return samples
+
+
+def parse_json(path: Path) -> Any:
+    """Parse a JSON file. Raises ValueError, with the reason, whatever is wrong with it."""
+    try:
+        return json.loads(path.read_bytes().decode("utf-8-sig"))
+    except OSError as error:
+        raise ValueError(f"the file cannot be read: {error.strerror}") from None
+    except RecursionError:
+        raise ValueError("the file is not JSON: it is nested too deeply") from None
+    except ValueError as error:
+        raise ValueError(f"the file is not JSON: {error}") from None
+
+
+def parse_yaml(path: Path) -> Any:
+    """Parse a YAML file. Raises ValueError, with the reason, whatever is wrong with it."""
+    try:
+        return yaml.safe_load(path.read_bytes())
+    except OSError as error:
+        raise ValueError(f"the file cannot be read: {error.strerror}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ValueError(f"the file is not YAML: {' '.join(str(error).split())}") from None
+
+
+def read_lines(path: Path) -> list[str]:
+    """Read the lines of a text file. Raises ValueError, with the reason, if that is not possible.
+
+    Bytes that are no UTF-8 are replaced.
+    """
+    try:
+        return path.read_bytes().decode("utf-8-sig", errors="replace").splitlines()
+    except OSError as error:
+        raise ValueError(f"the file cannot be read: {error.strerror}") from None
+
+
+def _hidden(name):
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def _grouped(pairs):
+    groups = defaultdict(list)
+    for key, value in pairs:
+        groups[key].append(value)
+    return groups
