@@ -86,7 +86,21 @@ def coco(folder, rng, count):
     return folder / "labels.json", folder / "images"
 
 
-@pytest.mark.parametrize("write", [coco])
+def labelme(folder, rng, count):
+    """Write pictures with a LabelMe file beside each; the folder names its own images."""
+    for name, (width, height), objects in pictures(folder, rng, count):
+        shapes = [
+            {"label": label, "points": outline, "shape_type": "polygon", "group_id": None}
+            for label, outline in objects
+        ]
+        size = {"imageWidth": width, "imageHeight": height}
+        content = {"version": "5.5.0", "shapes": shapes, "imagePath": name, "imageData": None}
+        path = folder / name
+        path.with_suffix(".json").write_text(json.dumps(content | size))
+    return folder, None
+
+
+@pytest.mark.parametrize("write", [labelme, coco])
 def test_a_folder_of_pictures_becomes_a_model(command, write, tmp_path, rng):
     """inspect, train, resume, evaluate the best checkpoint, predict on a new picture."""
     data, images = write(tmp_path / "train", rng, 8)

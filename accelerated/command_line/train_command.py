@@ -118,7 +118,7 @@ def train_model(
     boxes_as_masks: BoxesAsMasks = False,
     pixel_range: PixelRange = None,
 ) -> None:
-    """Train a model on a data set in COCO format."""
+    """Train a model on a data set."""
     if output is None:
         raise ValueError("name the folder of the run with --output")
     if data is None and not resume:
