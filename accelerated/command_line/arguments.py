@@ -30,7 +30,7 @@ INTERPRETED_TRAINING = 16
 Weights = Annotated[
     str,
     typer.Argument(
-        help="Folder of a training run or of one of its checkpoints, a checkpoint file of"
+        help="Folder of a training run (its last checkpoint), RUN/best, a checkpoint file of"
         " torchvision, detectron2 or maskrcnn-benchmark, or a name of `maskrcnn weights`.",
         metavar="CHECKPOINT",
     ),
