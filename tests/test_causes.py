@@ -238,6 +238,14 @@ def test_a_mistake_is_named_once_and_mended(root, name, tmp_path):
         assert overlap > (0.85 if name == "masks_of_half_the_size" else 0.999)
 
 
+def test_a_converted_source_is_not_modified(root):
+    content = data()
+    content["images"][0]["file_name"] = "images\\img0.png"
+    before = copy.deepcopy(content)
+    source = sources.Source(root.parent, "another", root, content)
+    assert repair(source).changes and content == before
+
+
 def test_right_data_has_nothing_to_repair(root):
     path = written(root, lambda d: None)
     assert not lint.check(path, root).problems and not repair(sources.find(path, root)).changes

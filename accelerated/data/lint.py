@@ -66,14 +66,14 @@ class Report:
         return dict(Counter((problem.severity, problem.code) for problem in self.problems))
 
     def lines(self, blocking: list[Problem]) -> list[str]:
-        """Say some of the blocking problems in a few lines, causes first."""
+        """Say some of the blocking problems in a few entries, causes first."""
         chosen = {id(problem) for problem in blocking}
         lines = []
         for cause in self.causes:
             count = sum(id(problem) in chosen for problem in cause.problems)
             if count:
                 first = next(p for p in cause.problems if id(p) in chosen)
-                lines += [f"{cause} (explains {count} of {len(blocking)})", f"  first: {first}"]
+                lines.append(f"{cause} (explains {count} of {len(blocking)})\n  first: {first}")
         rest = [problem for problem in self.unexplained if id(problem) in chosen]
         lines += [str(problem) for problem in rest[:LISTED]]
         if len(rest) > LISTED:
