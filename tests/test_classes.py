@@ -5,14 +5,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from support import small
+from support import narrow, small
 
 from accelerated.data.coco import CocoDataset
 from accelerated.engine import evaluate
 from accelerated.engine.classes import first_difference, label_ids, shared
 from accelerated.engine.train import train
-from accelerated.mask_rcnn import MaskRCNN
-from reference.config import override
 
 KNOWN = [{"id": 1, "name": "square"}, {"id": 2, "name": "triangle"}]
 
@@ -59,11 +57,10 @@ def subset(tmp_path):
 def test_a_subset_of_the_classes_is_evaluated(subset, tmp_path):
     """Detections keep their ids, and those of other classes are left out; while training, too."""
     whole, part = subset
-    torch.manual_seed(0)
-    model = MaskRCNN(override(small.config(), "box_head.score_threshold=0")).eval()
+    model = narrow.model(narrow.config("tiny", num_classes=3), dtype=torch.float32)
     model.categories = evaluate.categories(whole)
     results = evaluate.detect(model, whole)
-    assert {r["category_id"] for r in results} == {1, 2, 3}
+    assert {2, 3} <= {r["category_id"] for r in results}
     assert evaluate.detect(model, part) == [r for r in results if r["category_id"] == 2]
     assert label_ids(model.categories, part) == [None, 2, None]
     assert label_ids(None, part) == [2]

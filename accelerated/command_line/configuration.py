@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +14,9 @@ from accelerated.engine import checkpoint
 from accelerated.interop import Loaded, unseen
 from reference.config import Config, override
 from reference.config import preset as named_preset
+
+# What a preset and a file must have in common; a difference elsewhere shows in a shape.
+PARTS = ("neck", "backbone.kind", "backbone.depth", "backbone.width", "fpn.channels")
 
 
 class Start(NamedTuple):
@@ -95,8 +99,16 @@ def _from_weights(preset, weights, changes, names):
     if preset is None:
         origin = f"nearest preset {loaded.preset}" if loaded.preset else "its config.json"
         return config, loaded, f"architecture of {loaded} ({origin})", loaded.notes
-    lines, base = list(loaded.notes), named_preset(preset)
-    for path, theirs, ours in unseen.differences(config, base):
+    lines, base = list(loaded.notes), _changed(named_preset(preset), changes)
+    for field in PARTS:
+        theirs, ours = attrgetter(field)(config), attrgetter(field)(base)
+        if theirs != ours:
+            raise ValueError(
+                f"{loaded} has {field} = {theirs}, not {ours} as {preset}: leave out --preset"
+            )
+    # A value may bring others into use.
+    while difference := next(unseen.differences(config, base), None):
+        path, theirs, ours = difference
         base = override(base, f"{path}={json.dumps(theirs)}")
         theirs, ours = unseen.text(theirs), unseen.text(ours)
         lines.append(f"{path}={theirs}, as {loaded} was made for; {preset} has {ours}")
@@ -108,7 +120,10 @@ def _load(preset, weights, changes, names) -> Loaded:
     # A folder of ours has its own configuration.
     preset = None if Path(weights).is_dir() else preset
     loaded = interop.read_model(weights, preset, names=names)
-    told = [change for change in changes if change.partition("=")[0].strip() in loaded.untold]
+    if not loaded.untold:
+        return loaded
+    fields = {*loaded.untold, *(path for row in unseen.TOLD for path in row)}
+    told = [change for change in changes if change.partition("=")[0].strip() in fields]
     return interop.read_model(weights, preset, changes=told, names=names) if told else loaded
 
 
