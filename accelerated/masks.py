@@ -6,6 +6,9 @@ Legend: N images, G ground-truth slots, V points of outlines, P outlines, R rois
 S side of the head's masks, H, W sides of the images.
 """
 
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
 import torch
 
 from accelerated.backend import kernels
@@ -152,20 +155,56 @@ def paste_crops(
     convention: str,
     threshold: float = 0.5,
     backend: str = "auto",
-) -> list[Crop]:
+) -> "Crops":
     """Return what `paste` returns, each mask only in the window of its box, on the CPU.
 
-    Time and memory depend on the area of the boxes and not on that of the image. On a GPU, waits
-    for the boxes and for the pixels.
+    Time and memory depend on the area of the boxes and not on that of the image. A mask is pasted
+    when it is asked for, and again the next time. On a GPU, waits for the boxes and for the pixels.
     """
     masks, boxes = _checked(mask_probabilities.detach(), boxes.detach(), convention)
-    implementation = kernels("masks", backend, boxes)
+    paste_windows = kernels("masks", backend, boxes).paste_windows
     windows = windows_of(boxes, masks.shape[-1], height, width, threshold).cpu()
-    pixels = implementation.paste_windows(masks, boxes, windows, convention, float(threshold))
-    return [
-        Crop(crop.cpu(), top, left, (height, width))
-        for (top, left, _, _), crop in zip(windows.tolist(), pixels, strict=True)
-    ]
+
+    def pasted(rows: slice) -> list[Crop]:
+        of_rows = windows[rows]
+        pixels = paste_windows(masks[rows], boxes[rows], of_rows, convention, float(threshold))
+        return [
+            Crop(crop.cpu(), top, left, (height, width))
+            for (top, left, _, _), crop in zip(of_rows.tolist(), pixels, strict=True)
+        ]
+
+    sides = windows[:, 2:] - windows[:, :2]
+    return Crops(pasted, sides.prod(1).tolist(), height * width)
+
+
+class Crops(Sequence[Crop]):
+    """Masks in their windows, of which no more exist at a time than fill the image once, or one.
+
+    pasted  returns the crops of a slice of rows
+    areas   of the windows, in pixels
+    limit   area of the image
+    """
+
+    def __init__(self, pasted: Callable[[slice], list[Crop]], areas: list[int], limit: int):
+        self.pasted, self.areas, self.limit = pasted, areas, limit
+
+    def __len__(self) -> int:
+        return len(self.areas)
+
+    def __getitem__(self, index: Any) -> Any:
+        rows = range(len(self))[index]
+        if isinstance(rows, range):
+            return [self[row] for row in rows]
+        return self.pasted(slice(rows, rows + 1))[0]
+
+    def __iter__(self) -> Iterator[Crop]:
+        first = total = 0
+        for row, area in enumerate(self.areas):
+            if total + area > self.limit and row > first:
+                yield from self.pasted(slice(first, row))
+                first, total = row, 0
+            total += area
+        yield from self.pasted(slice(first, len(self))) if len(self) else ()
 
 
 def _checked(mask_probabilities, boxes, convention):

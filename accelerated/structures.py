@@ -5,7 +5,7 @@ an image, R RoIs of all images, G ground truths, D detection slots, K classes, S
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Self
 
@@ -157,9 +157,9 @@ class Crop(NamedTuple):
 
 @dataclass
 class CroppedDetections(Detections):
-    """Detections whose D masks are `crops`; their `masks` are None."""
+    """Detections whose D masks are `crops`, see `masks.Crops`; their `masks` are None."""
 
-    crops: list[Crop]
+    crops: Sequence[Crop]
 
 
 class PaddedDetections(NamedTuple):

@@ -350,6 +350,35 @@ def test_crops_are_as_large_as_their_boxes():
         assert [tuple(crop.pixels.shape) for crop in crops] == [(33, 63), (23, 23)]
 
 
+@pytest.mark.parametrize("backend", ["torch", "triton"])
+def test_crops_exist_for_one_image_at_a_time(backend):
+    """Pasted in groups that fill the image once at most; a mask alone when it is asked for."""
+    sides = [[0.0, 0, 20, 20], [0, 0, 9, 9], [0, 0, 40, 30], [3, 3, 9, 9], [1, 1, 5, 5]]
+    boxes = torch.tensor(sides)
+    masks = torch.from_numpy(np.random.default_rng(0).random((5, 5, 5)))
+    keywords = {"convention": "detectron2", "backend": backend}
+    crops = accelerated.paste_crops(masks, boxes, 30, 40, **keywords)
+    whole = accelerated.paste(masks, boxes, 30, 40, **keywords)
+    areas, calls, pasted = crops.areas, [], crops.pasted
+    crops.pasted = lambda rows: (calls.append(rows), pasted(rows))[1]
+    everything = list(crops)
+    groups = [sum(areas[rows]) for rows in calls]
+    assert sum(groups) == sum(areas) > 1200 and len(groups) < 5 and max(groups) <= 1200
+    for index in (0, 3, -1):
+        calls.clear()
+        assert_equal(crops[index].pixels, everything[index].pixels)
+        assert len(calls) == 1 and calls[0].stop - calls[0].start == 1
+    assert [crop.top for crop in crops[1:3]] == [crop.top for crop in everything[1:3]]
+    with pytest.raises(IndexError):
+        crops[5]
+    for crop, mask in zip(everything, whole, strict=True):
+        rows, columns = crop.pixels.shape
+        inside = mask[crop.top :, crop.left :][:rows, :columns]
+        assert_equal(crop.pixels, inside)
+        assert mask.sum() == inside.sum()
+    assert list(accelerated.paste_crops(masks[:0], boxes[:0], 30, 40, **keywords)) == []
+
+
 def test_cropping_undoes_pasting():
     """A disc pasted into a box is cropped out again: bin centres are the mask's cells."""
     y, x = np.mgrid[:28, :28] - 13.5

@@ -184,7 +184,12 @@ def _windows(detections):
     """
     crops, masks = getattr(detections, "crops", None), detections.masks
     if crops is not None:
-        return lambda index: (_numpy(crops[index].pixels), crops[index].top, crops[index].left)
+
+        def window_of(index):
+            crop = crops[index]
+            return _numpy(crop.pixels), crop.top, crop.left
+
+        return window_of
     return None if masks is None else lambda index: _tight(_numpy(masks[index]).astype(bool))
 
 

@@ -79,7 +79,7 @@ def detect(
     compile, graph, amp
                     see `capture.detector`
 
-    Masks exist for one image at a time, each in the window of its box alone.
+    No more masks exist at a time than fill an image once, each in the window of its box alone.
     """
     run = detector(model, compile, graph, amp)
     device = next(model.parameters()).device

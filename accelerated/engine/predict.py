@@ -76,7 +76,7 @@ def predict(
     boxes and masks are those of that frame; and "drawing", its path below `output`.
     A picture that cannot be read or is too large for the device is skipped and listed in `failed`.
     An interrupted run still writes the predictions for the pictures before; nothing is written
-    without any. Of the masks, no more than the windows of their boxes are held in memory.
+    without any. No more masks are held in memory than fill the picture once.
     Raises ValueError if `inputs` match no file.
     """
     run = detector(model, compile, graph, amp)
