@@ -23,6 +23,7 @@ COMMANDS = (
     "evaluate",
     "predict",
     "verify",
+    "import",
     "inspect",
     "weights",
     "convert",

@@ -35,9 +35,28 @@ Weights = Annotated[
         metavar="CHECKPOINT",
     ),
 ]
-Data = Annotated[Path, typer.Option(help="Annotation file in COCO format (JSON).")]
-Images = Annotated[Path | None, typer.Option(help="Folder with the images that --data names.")]
-Val = Annotated[Path | None, typer.Option(help="Annotation file of the evaluation data.")]
+Data = Annotated[
+    Path,
+    typer.Option(
+        help="Annotations: a COCO file (JSON), a file of YOLO (data.yaml), VIA or Label Studio, or"
+        " a folder of LabelMe, YOLO, Pascal VOC, Cityscapes or masks. PATH:PART names a part of"
+        " it, such as data.yaml:val. See docs/data.md."
+    ),
+]
+Images = Annotated[
+    Path | None,
+    typer.Option(help="Folder with the images that --data names (default: found beside it)."),
+]
+Split = Annotated[
+    float | None,
+    typer.Option(
+        help="Hold this fraction of the images back for validation, such as 0.2: chosen by --seed,"
+        " with every class on both sides."
+    ),
+]
+Val = Annotated[
+    Path | None, typer.Option(help="Annotations of the evaluation data, as for --data.")
+]
 ValImages = Annotated[
     Path | None,
     typer.Option(help="Folder with the images that --val names (default: --images)."),
@@ -290,6 +309,9 @@ def open_dataset(
             raise
         print(f"maskrcnn: {data}: {error}", file=sys.stderr)
         raise typer.Exit(2) from None
+    if images is None or dataset.source.format != "COCO":
+        where = f"{dataset.source.format}, with images in {dataset.image_root}"
+        print(f"maskrcnn: {data}: read as {where}", file=sys.stderr)
     for line in dataset.report.lines(dataset.report.blocking):
         print(f"maskrcnn: {data}: skipped: {line}", file=sys.stderr)
     for line in dataset.report.warnings:

@@ -24,6 +24,7 @@ from accelerated.command_line import (
 
 COMMANDS = {
     "demo": experiment_commands.run_demo,
+    "import": data_commands.import_data,
     "inspect": data_commands.inspect_data,
     "train": train_command.train_model,
     "evaluate": evaluate_command.evaluate_model,

@@ -1,4 +1,4 @@
-"""Commands on data sets: inspect."""
+"""Commands on data sets: inspect, import."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +15,7 @@ from accelerated.command_line.arguments import (
     Images,
     PixelRange,
     Seed,
+    Split,
 )
 
 
@@ -120,3 +121,62 @@ def _write_repaired(data, images, path, reading, console):
     if repaired.report.blocking:
         console.print(*report.problems(repaired.report, path.name))
     return repaired.report
+
+
+def import_data(
+    source: Annotated[
+        Path,
+        typer.Argument(help="Data set, as `inspect --data` takes it.", metavar="SOURCE"),
+    ],
+    output: Annotated[
+        Path,
+        typer.Argument(
+            help="JSON file in COCO format; for the other formats, a new folder.", metavar="OUTPUT"
+        ),
+    ],
+    images: Images = None,
+    format: Annotated[
+        str, typer.Option(help="Format that is written: coco, labelme or yolo.")
+    ] = "coco",
+    split: Split = None,
+    seed: Seed = 0,
+) -> None:
+    """Convert a data set to COCO's format, or to LabelMe's or YOLO's.
+
+    Pictures are neither copied nor changed. With --split, OUTPUT_train and OUTPUT_val are written.
+    """
+    from accelerated.command_line import report
+    from accelerated.data import lint, sources
+    from accelerated.data.formats import conversion
+
+    if format not in conversion.WRITERS:
+        raise ValueError(f"--format {format}: expected {', '.join(conversion.WRITERS)}")
+    parts = {output: None}
+    if split is not None:
+        parts = {output.with_stem(f"{output.stem}_{part}"): part for part in ("train", "val")}
+    for path in parts:
+        if path.exists():
+            raise ValueError(f"{path} exists; choose another name")
+    found = sources.find(source, images)
+    result = lint.read(found, reading=arguments.reading())[1]
+    console = report.console()
+    for shown in report.problems(result, source.name):
+        console.print(shown)
+    if result.fatal:
+        console.print("Nothing was written. Correct the file.")
+        raise typer.Exit(1)
+    content = conversion.content_of(found)
+    pieces = [content] if split is None else conversion.parts(content, split, seed)
+    for path, piece in zip(parts, pieces, strict=True):
+        lost = conversion.write(piece, path, format, found.image_root)
+        counts = [
+            report.count(len(piece["images"]), "image"),
+            report.count(len(piece["annotations"]) - lost, "object"),
+            report.count(len(piece["categories"]), "class", "classes"),
+        ]
+        console.print(f"{path}: {', '.join(counts)}.")
+        if lost:
+            console.print(f"Left out, because {format} has no place for them: {lost} annotations.")
+    console.print(
+        f"Read as {found.format}. Images: {found.image_root}; name this folder with --images."
+    )

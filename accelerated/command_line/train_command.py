@@ -23,6 +23,7 @@ from accelerated.command_line.arguments import (
     Preset,
     Seed,
     SkipInvalid,
+    Split,
     Val,
     ValImages,
     Workers,
@@ -55,6 +56,7 @@ def train_model(
     changes: Changes = None,
     val: Val = None,
     val_images: ValImages = None,
+    split: Split = None,
     evaluate_every: Annotated[
         int,
         typer.Option(
@@ -130,6 +132,7 @@ def train_model(
     from accelerated.data.summary import input_objects
     from accelerated.drawing import curves
     from accelerated.engine import checkpoint, settings, start
+    from accelerated.engine.held_out import hold_out
     from accelerated.engine.train import train
 
     continued = resume and checkpoint.exists(output)
@@ -141,6 +144,8 @@ def train_model(
     both = epochs is not None and run_options.is_given(context, "iterations")
     if both or (epochs is not None and not 0 < epochs < math.inf):
         raise ValueError("--epochs: expected a number above 0, and no --iterations beside it")
+    if split is not None and val:
+        raise ValueError("--split makes validation data of --data: leave --val out")
 
     def open_data(masks):
         reading = arguments.reading(crowd, exif, boxes_as_masks, pixel_range, masks)
@@ -153,7 +158,9 @@ def train_model(
         begin = configuration(preset, weights, changes or [], names, open_data)
     config, dataset = begin.config, begin.dataset
     evaluation = None
-    if val:
+    if split is not None:
+        dataset, evaluation, val = hold_out(dataset, output, split, seed)
+    elif val:
         folder, reading = val_images or images, dataset.reading
         evaluation = arguments.open_dataset(val, folder, skip_invalid, reading=reading)
     batch_size = batch_size or config.optimizer.batch_size

@@ -1,5 +1,8 @@
 """A data set in COCO format: checked once when opened, then read image by image."""
 
+from collections.abc import Iterable
+from copy import copy
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -22,6 +25,7 @@ class CocoDataset:
     open_images   check the image files too
     reading       what the files leave open
 
+    `source` says what was recognised, without its content.
     Category ids, however sparse, become labels 1..K by rising id. Images without objects are kept.
     An object without a mask, where `reading` allows it, has its box as mask, maybe without a pixel.
     The interface is `dataset.Dataset`.
@@ -39,11 +43,16 @@ class CocoDataset:
         source = data if isinstance(data, Source) else sources.find(data, image_root)
         records, self.report = lint.read(source, open_images, reading)
         self.report.require(skip_invalid)
-        self.image_root, self.reading = source.image_root, reading
+        self.source, self.reading = replace(source, content=None), reading
+        self.image_root = source.image_root
         self.category_ids = list(records.categories)
         self.class_names = list(records.categories.values())
         self.label_of = {category: k for k, category in enumerate(self.category_ids, start=1)}
-        self.records = list(records.images.values())
+        self._hold(list(records.images.values()))
+
+    def _hold(self, records):
+        """Take these records as the images."""
+        self.records = records
         self.image_ids = [record.id for record in self.records]
         self.file_names = [record.file_name for record in self.records]
         self.sizes = [(record.height, record.width) for record in self.records]
@@ -51,6 +60,13 @@ class CocoDataset:
         polygons = [[instance.polygons for instance in r.objects] for r in self.records]
         self.outlined = all(all(objects) for objects in polygons)
         self.max_points = max((_count_points(objects) for objects in polygons), default=0)
+
+    def subset(self, indices: Iterable[int]) -> "CocoDataset":
+        """Return the data set of some of the images, with all its classes."""
+        part = copy(self)
+        part.__dict__.pop("coco", None)
+        part._hold([self.records[index] for index in indices])
+        return part
 
     def __len__(self) -> int:
         return len(self.records)

@@ -102,7 +102,7 @@ def check(
 
     The arguments are those of `coco.CocoDataset`.
 
-    Never raises, whatever the data contains.
+    Whatever the data contains becomes problems. Raises ValueError if its format is not recognised.
     """
     return read(sources.find(data, image_root), open_images, reading)[1]
 
@@ -120,10 +120,6 @@ def read(
     Nothing outside the image folder is opened, and nothing huge is decompressed.
     """
     root, name = source.image_root, source.path.name
-    if source.path.is_dir() and root.is_file():
-        message = f"it is a folder, and the image folder {str(root)!r} a file: exchange the two"
-        problem = Problem("data_is_folder", "reject", "file", name, None, None, message)
-        return Records(), Report([problem], 0, 0)
 
     def size_of(file_name):
         try:

@@ -63,6 +63,9 @@ def find(data: str | Path, image_root: str | Path | None = None) -> Source:
     Raises ValueError if no format is recognised, or if it is one that cannot be read.
     """
     place, root = _place(Path(data)), None if image_root is None else Path(image_root)
+    if place.folder is not None and root is not None and root.is_file():
+        message = f"is a folder, and the image folder {root} a file: exchange the two"
+        raise ValueError(f"{data}: {message}")
     for format in FORMATS:
         if format.recognises(place):
             return format.read(place, root)

@@ -112,7 +112,7 @@ class Draft:
     def source(self) -> Source:
         """Finish: number the categories from 1, and report what was left out."""
         for what, count in self.skipped.most_common():
-            message = f"{what} are no objects with an outline: {count} left out"
+            message = f"{count} left out: {what}"
             self.report("shape_skipped", "warn", message)
         used = {annotation["category"] for annotation in self.annotations}
         names = list(self.categories if self.categories is not None else sorted(used))

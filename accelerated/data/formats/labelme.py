@@ -176,11 +176,11 @@ def _is_point(value):
     return isinstance(value, list) and len(value) == 2 and all(map(finite, value))
 
 
-def write(content: dict, folder: Path, image_root: str | Path = ".") -> None:
+def write(content: dict, folder: Path, image_root: str | Path | None = None) -> None:
     """Write a COCO dictionary as a folder of LabelMe files, and its class names as labels.txt.
 
     content     images, annotations, categories; an annotation may have a "score"
-    image_root  folder that its file names are relative to
+    image_root  folder that its file names are relative to; None: the working folder
 
     An object of several parts is several polygons with one group_id; a hole is cut open, see
     `outlines`. An object without a mask is a rectangle. Ids, areas and crowd regions are lost.
@@ -188,12 +188,14 @@ def write(content: dict, folder: Path, image_root: str | Path = ".") -> None:
     folder = Path(folder)
     names = {c["id"]: " ".join(c["name"].split()) for c in content["categories"]}
     objects, images = writing.objects_by_image(content), content["images"]
-    paths = writing.label_paths([image["file_name"] for image in images], ".json")
+    paths = writing.label_paths(
+        [image["file_name"] for image in images], ".json", image_root is not None
+    )
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "labels.txt").write_text("".join(f"{name}\n" for name in names.values()))
     for image, relative in zip(images, paths, strict=True):
         path = folder / relative
-        picture = os.path.relpath(Path(image_root) / image["file_name"], path.parent)
+        picture = os.path.relpath(Path(image_root or ".") / image["file_name"], path.parent)
         shapes = [
             {"label": names[annotation["category_id"]], "flags": {}, "description": ""} | shape
             for group, annotation in enumerate(objects[image["id"]], start=1)

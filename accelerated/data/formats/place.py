@@ -56,13 +56,16 @@ class Listing:
         Only files of this list are found, so that a name cannot lead outside the folder.
         """
         reference = reference.replace("\\", "/")
-        for path in (f"{near}/{reference}", reference):
+        parts = [p for p in PurePosixPath(reference).parts if p not in ("/", "..")]
+        # Written on another machine, or for another folder, it may have more in front.
+        ends = ["/".join(parts[start:]) for start in range(len(parts) - 1)]
+        for path in (f"{near}/{reference}", reference, *ends):
             found = self._known.get(os.path.normpath(path).lstrip("/").casefold())
             if found:
                 return found
         return self._one(self._by_name, PurePosixPath(reference).name, near)
 
-    def find_stem(self, stem: str, near: str = "") -> str | None:
+    def find_stem(self, stem: str) -> str | None:
         """Find the picture called `stem`, whatever its suffix; None if there is none, or several.
 
         stem  a path without suffix; the picture may stand in another folder

@@ -4,15 +4,20 @@ import os
 from pathlib import Path, PurePosixPath
 
 
-def label_paths(file_names: list[str], suffix: str) -> list[Path]:
+def label_paths(file_names: list[str], suffix: str, rooted: bool) -> list[Path]:
     """Return the relative path of each image's label file: its own, with another suffix.
 
-    The folders that all images have in common are left out, and so is what leads upwards. Images
-    that differ in their suffix alone get an index.
+    rooted  keep all its folders, below a root; otherwise those that all images have in common are
+            left out
+
+    Images that differ in their suffix alone get an index.
     """
     plain = [PurePosixPath(os.path.normpath(name.replace("\\", "/"))) for name in file_names]
     absolute = [Path(os.path.abspath(path)) for path in plain]
-    common = Path(os.path.commonpath([path.parent for path in absolute] or [Path.cwd()]))
+    parents = [path.parent for path in absolute]
+    # A name that leads out of the root would lead out of the folder of labels too.
+    below = all(path.is_relative_to(Path.cwd()) for path in absolute)
+    common = Path.cwd() if (rooted and below) or not parents else Path(os.path.commonpath(parents))
     paths, taken = [], set()
     for path in absolute:
         relative = path.relative_to(common).with_suffix("")

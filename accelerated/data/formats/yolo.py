@@ -54,7 +54,7 @@ def read(place: Place, image_root: Path | None) -> Source:
     if not names:
         made.report("class_names_missing", "warn", "no file names the classes: they are numbered")
     labels = _labels(folder)
-    chosen = _chosen(made, place, layout, labels)
+    chosen = _chosen(made, place, folder, layout, labels)
     if not chosen:
         raise ValueError(f"{place.path}: no picture in {pictures.path}; name it with --images")
     label_of = {name: _find_label(name, labels) for name in chosen}
@@ -71,7 +71,9 @@ def read(place: Place, image_root: Path | None) -> Source:
     empty = sum(label is None for label in label_of.values())
     if empty:
         message = f"pictures without a text file: {empty}, taken as pictures without objects"
-        made.report("picture_unlabelled", "note", message)
+        # So many may be pictures that nobody has labelled yet.
+        severity = "warn" if 2 * empty > len(chosen) else "note"
+        made.report("picture_unlabelled", severity, message)
     return made.source()
 
 
@@ -154,7 +156,7 @@ def _find_label(picture, labels):
     return fitting[0] if len(fitting) == 1 else None
 
 
-def _chosen(made, place, layout, labels):
+def _chosen(made, place, folder, layout, labels):
     """Return the pictures of the part that is asked for."""
     pictures, wanted = made.pictures.pictures, _split(place.split or "train")
     stated = [key for key in layout if isinstance(key, str) and _split(key) == wanted]
@@ -165,7 +167,7 @@ def _chosen(made, place, layout, labels):
         entries = layout[stated[0]]
         chosen = []
         for entry in entries if isinstance(entries, list) else [entries]:
-            chosen += _entry(made, str(layout.get("path") or ""), str(entry))
+            chosen += _entry(made, folder, str(layout.get("path") or ""), str(entry))
         if chosen:
             message = f"the part read is {stated[0]}; another is chosen by {place.path}:PART"
             made.report("part_chosen", "note", message)
@@ -182,7 +184,7 @@ def _chosen(made, place, layout, labels):
     return list(pictures) if beside else []
 
 
-def _entry(made, root, entry):
+def _entry(made, folder, root, entry):
     """Return the pictures of an entry of data.yaml: a folder, a picture or a list of pictures.
 
     Its path may begin above the data set, as data.yaml of other machines do: then the longest end
@@ -193,11 +195,11 @@ def _entry(made, root, entry):
     for start in range(len(parts)):
         path = "/".join(parts[start:])
         inside = [name for name in made.pictures.pictures if f"{name}/".startswith(f"{path}/")]
-        if not inside and path in made.pictures.files:
-            lines = _lines_of(made, path)
+        if not inside and path.endswith(".txt") and path in folder.files:
+            lines = _lines_of(made, folder.path / path)
             inside = list(filter(None, map(made.pictures.find, lines)))
             if len(inside) < len(lines):
-                message = f"pictures that {path} lists and that do not exist: "
+                message = "pictures that it lists and that do not exist: "
                 message += f"{len(lines) - len(inside)}; add them or correct the list"
                 made.report("file_missing", "skip", message, path)
         if inside:
@@ -212,9 +214,9 @@ def _entry(made, root, entry):
 
 def _lines_of(made, path):
     try:
-        return [line.strip() for line in read_lines(made.pictures.path / path) if line.strip()]
+        return [line.strip() for line in read_lines(path) if line.strip()]
     except ValueError as error:
-        made.report("file_unreadable", "skip", str(error), path)
+        made.report("file_unreadable", "skip", str(error), path.name)
         return []
 
 
@@ -279,23 +281,25 @@ def _class_of(made, label):
     return names[label] if names else f"class {label}"
 
 
-def write(content: dict, folder: Path, image_root: str | Path = ".") -> None:
+def write(content: dict, folder: Path, image_root: str | Path | None = None) -> None:
     """Write a COCO dictionary as a folder of YOLO labels, labels/*.txt with classes.txt.
 
     content     images, annotations, categories
-    image_root  not needed: labels belong to images by their names
+    image_root  folder that its file names are relative to; None: the working folder
 
     Parts and holes of an object are joined to one row by lines of no width, see `outlines`. An
     object without a mask is a row of a box. Ids, scores and crowd regions are lost; classes are
-    numbered from 0 in the order of `categories`, and data.yaml names them.
+    numbered from 0 in the order of `categories`. data.yaml names them, and images.txt, a list of
+    the images as they should stand in the folder "images" beside "labels".
     Raises ValueError if two images differ in their suffix alone, for they would share a file.
     """
     folder, categories = Path(folder), content["categories"]
     index = {category["id"]: k for k, category in enumerate(categories)}
     objects, images = writing.objects_by_image(content), content["images"]
-    paths = writing.label_paths([image["file_name"] for image in images], ".txt")
+    plain = [image["file_name"].replace("\\", "/").removeprefix("images/") for image in images]
+    paths = writing.label_paths(plain, ".txt", image_root is not None)
     for image, path in zip(images, paths, strict=True):
-        if Path(image["file_name"].replace("\\", "/")).stem != path.stem:
+        if PurePosixPath(image["file_name"].replace("\\", "/")).stem != path.stem:
             raise ValueError(
                 f"{image['file_name']} and another picture would share the labels"
                 f" {path.stem.rpartition('_')[0]}.txt: rename one of them"
@@ -303,7 +307,12 @@ def write(content: dict, folder: Path, image_root: str | Path = ".") -> None:
     names = [" ".join(category["name"].split()) for category in categories]
     (folder / "labels").mkdir(parents=True, exist_ok=True)
     (folder / "labels" / "classes.txt").write_text("".join(f"{name}\n" for name in names))
-    layout = {"train": "images", "val": "images", "names": dict(enumerate(names))}
+    listed = [
+        f"./images/{path.with_suffix(PurePosixPath(name).suffix).as_posix()}\n"
+        for path, name in zip(paths, plain, strict=True)
+    ]
+    (folder / "images.txt").write_text("".join(listed))
+    layout = {"train": "images.txt", "val": "images.txt", "names": dict(enumerate(names))}
     text = yaml.safe_dump(layout, sort_keys=False, allow_unicode=True)
     (folder / "data.yaml").write_text(text)
     for image, path in zip(images, paths, strict=True):
