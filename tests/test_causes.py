@@ -281,6 +281,14 @@ def test_the_wrong_folder_is_told_apart(root, tmp_path):
     assert problem.code == "json_unreadable" and "case.json" in problem.message
 
 
+def test_file_and_folder_are_exchanged(root):
+    path = written(root, lambda d: None)
+    with pytest.raises(
+        ValueError, match="exchange the two"
+    ):
+        lint.check(root, path)
+
+
 def test_results_are_no_annotations(tmp_path):
     result = {"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5}
     (tmp_path / "results.json").write_text(json.dumps([result]))
