@@ -283,9 +283,7 @@ def test_the_wrong_folder_is_told_apart(root, tmp_path):
 
 def test_file_and_folder_are_exchanged(root):
     path = written(root, lambda d: None)
-    with pytest.raises(
-        ValueError, match="exchange the two"
-    ):
+    with pytest.raises(ValueError, match="exchange the two"):
         lint.check(root, path)
 
 
