@@ -204,7 +204,9 @@ def test_convert_there_and_back(peer, name, tmp_path, monkeypatch, capsys):
             cli.main()
         return stop.value.code, capsys.readouterr().err
 
-    assert convert(tmp_path / "theirs.pth", tmp_path / "ours") == (0, "")
+    code, error = convert(tmp_path / "theirs.pth", tmp_path / "ours")
+    assert code == 0 and f"assumed what its tensors do not show, as in {name}" in error
+    assert convert(tmp_path / "theirs.pth", tmp_path / "told", "--preset", name) == (0, "")
     assert convert(tmp_path / "ours", tmp_path / "again.safetensors") == (0, "")
     assert convert(tmp_path / "ours", tmp_path / "again.pth", "--format", peer) == (0, "")
     same(safetensors.torch.load_file(tmp_path / "again.safetensors"), theirs)

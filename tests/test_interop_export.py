@@ -58,6 +58,12 @@ def photographs(rng):
     ]
 
 
+def reading(model):
+    """Return what stands for `interop.read_model`."""
+    loaded = interop.Loaded("checkpoint.pth", model, None, frozenset(), [])
+    return lambda path, preset, changes, names: loaded
+
+
 def run_command(*arguments):
     """Return exit code, standard output and standard error of `maskrcnn export`."""
     out, error = io.StringIO(), io.StringIO()
@@ -92,7 +98,7 @@ def exported(request, tmp_path_factory):
     paths = folder / "model.onnx", folder / "model.pt2"
     with pytest.MonkeyPatch.context() as patch:
         # The file does not tell the configuration of a narrow model.
-        patch.setattr(interop, "load", lambda path, preset: model)
+        patch.setattr(interop, "read_model", reading(model))
         code, said, error = run_command("checkpoint.pth", *paths, "--batch-size", BATCH)
     assert (code, error) == (0, "")
     running = session(paths[0])
@@ -351,7 +357,7 @@ def test_shapes_of_programs(model):
     ],
 )
 def test_the_command_explains_bad_input_in_a_line(model, tmp_path, monkeypatch, arguments, said):
-    monkeypatch.setattr(interop, "load", lambda path, preset: model)
+    monkeypatch.setattr(interop, "read_model", reading(model))
     monkeypatch.chdir(tmp_path)
     Path("there.onnx").touch()
     code, out, error = run_command("checkpoint.pth", *arguments)
