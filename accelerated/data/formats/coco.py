@@ -58,7 +58,8 @@ def _image_folder(path):
         return path.parent, f"images are looked for in {path.parent}"
     above = path.parent.parent
     # COCO keeps its files in a folder of their own, beside those of the images.
-    candidates = [path.parent, path.parent / "images", above / "images", above / path.stem, above]
+    candidates = [path.parent, path.parent / "images", above / "images"]
+    candidates += [path.with_suffix(""), above / path.stem, above]
     found = {folder: sum(_exists(folder, name) for name in names) for folder in candidates}
     best = max(candidates, key=lambda folder: found[folder])
     if not found[best]:
