@@ -211,7 +211,10 @@ def assumptions(config: Config, preset: str, said: Collection[str]) -> list[str]
     said    fields that were told with the file
     """
     values = dict(fields(to_dict(config)))
-    lines = [f"assumed what its tensors do not show, as in {preset}; --set FIELD=VALUE for others:"]
+    lines = [
+        f"assumed what its tensors do not show, as in {preset}; other values by --set FIELD=VALUE"
+        " (in Python, changes=[...]):"
+    ]
     for row in TOLD:
         told = [path for path in row if path not in said and is_used(path, config)]
         if told:

@@ -143,7 +143,9 @@ ENTRIES: dict[str, Entry] = COCO | IMAGENET | CAFFE | dict(map(_detectron2, ROWS
 def digest(path: Path, algorithm: str) -> str:
     """Compute the digest of a file in hexadecimal digits."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.new(algorithm)).hexdigest()
+        return hashlib.file_digest(
+            file, lambda: hashlib.new(algorithm, usedforsecurity=False)
+        ).hexdigest()
 
 
 def matches(path: Path, entry: Entry) -> bool:
