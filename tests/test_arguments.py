@@ -6,9 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 import typer
+from support import narrow
 
 from accelerated.command_line import arguments
+from accelerated.data.coco import CocoDataset
 from accelerated.data.synthetic import ShapesDataset
+from accelerated.engine.evaluate import categories
 
 
 @pytest.fixture(scope="module")
@@ -40,22 +43,24 @@ def test_annotations_are_found_by_file_name(shapes, monkeypatch):
     made, json_path, folder = shapes
     opened = arguments.open_dataset(json_path, "nowhere", open_images=False)
     monkeypatch.chdir(folder)
-    third, first = arguments.targets_of(opened, [folder / "000003.png", Path("000001.png")])
+    third, first = arguments.targets_of(
+        opened, [folder / "000003.png", Path("000001.png")], categories(opened)
+    )
     for target, item in ((third, made[2]), (first, made[0])):
         assert torch.equal(target.boxes, item.target.boxes) and torch.equal(
             target.masks, item.target.masks
         )
     for name in ("000009.png", "x000001.png"):
         with pytest.raises(ValueError, match="no images of this name"):
-            arguments.targets_of(opened, [folder / name])
+            arguments.targets_of(opened, [folder / name], categories(opened))
 
 
 def test_folders_in_file_names_tell_images_apart(shapes):
     opened = arguments.open_dataset(shapes[1], "nowhere", open_images=False)
     opened.file_names = ["a/1.png", "b/1.png", "1.png"]
-    assert len(arguments.targets_of(opened, [Path("c/1.png")])) == 1
+    assert len(arguments.targets_of(opened, [Path("c/1.png")], categories(opened))) == 1
     with pytest.raises(ValueError, match="2 images of this name"):
-        arguments.targets_of(opened, [Path("photos/a/1.png")])
+        arguments.targets_of(opened, [Path("photos/a/1.png")], categories(opened))
 
 
 def test_a_broken_data_set_is_listed(tmp_path, capsys):
@@ -64,3 +69,30 @@ def test_a_broken_data_set_is_listed(tmp_path, capsys):
     )
     with pytest.raises((typer.Exit, ValueError)):
         arguments.open_dataset(tmp_path / "broken.json", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "checkpoint, names, fits",
+    [
+        ("theirs.pth", ["A", "B", "C"], True),
+        # One name that is shared makes the other a contradiction.
+        ("theirs.pth", ["disc", "B", "C"], False),
+        ("run", ["A", "B", "C"], False),
+    ],
+)
+def test_ids_suffice_for_a_file_of_others_if_no_name_is_shared(
+    shapes, tmp_path, capsys, checkpoint, names, fits
+):
+    opened = CocoDataset(*shapes[1:])
+    (tmp_path / "run").mkdir()
+    model = narrow.model(narrow.config("tiny", num_classes=3), dtype=torch.float32)
+    model.categories = [{"id": k, "name": name} for k, name in enumerate(names, start=1)]
+    call = (tmp_path / checkpoint, model, shapes[1], opened)
+    if fits:
+        arguments.check_classes(*call)
+        assert "taken by id, although its category 1 is 'disc', the model's is 'A'" in (
+            capsys.readouterr().err
+        )
+        return
+    with pytest.raises(ValueError, match="does not fit"):
+        arguments.check_classes(*call)

@@ -342,8 +342,9 @@ def check_classes(
 ) -> None:
     """Raise ValueError unless the model knows the classes of the data set, by id and name.
 
-    Classes that only the model knows are named on stderr. If nobody named the model's classes, they
-    are those of the data set, by rising id.
+    For a file of another project, whose names may have been assumed, ids suffice if no name is
+    shared. Classes that only the model knows are named on stderr. If nobody named the model's
+    classes, they are those of the data set, by rising id.
     """
     from accelerated.engine import classes, evaluate
     from accelerated.interop.names import is_unused
@@ -357,7 +358,13 @@ def check_classes(
         note([f"{checkpoint} does not name its classes: taken as those of {data}, by rising id"])
         model.categories = wanted
     difference = classes.first_difference(model.categories, wanted)
-    if difference:
+    if (
+        difference
+        and not Path(checkpoint).is_dir()
+        and classes.share_only_ids(model.categories, wanted)
+    ):
+        note([f"{data} shares no class name with {checkpoint}: taken by id, although {difference}"])
+    elif difference:
         raise ValueError(
             f"{data} does not fit {checkpoint}: {difference}. If the names of the model are wrong:"
             " --names FILE"

@@ -28,6 +28,12 @@ def first_difference(known: Sequence[dict], wanted: Sequence[dict]) -> str | Non
     return None
 
 
+def share_only_ids(known: Sequence[dict], wanted: Sequence[dict]) -> bool:
+    """Tell whether all ids of `wanted`, but none of its names, are in `known`."""
+    ids, names = ({category[key] for category in known} for key in ("id", "name"))
+    return all(category["id"] in ids and category["name"] not in names for category in wanted)
+
+
 def label_ids(known: Sequence[dict] | None, dataset: Dataset) -> list[int | None]:
     """Return the data set's category id of each of a model's labels 1..K; None if it has none.
 

@@ -5,12 +5,11 @@ such as the `names:` of a data.yaml.
 """
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
-# A line of a YAML list or mapping of names: "- cat", "0: cat".
-ITEM = re.compile(r"\s*(?:-|(\d+)\s*:)\s+(.+?)\s*")
+import yaml
+
 BACKGROUND = ("__background__", "background")
 
 
@@ -36,7 +35,7 @@ def read(path: str | Path, count: int) -> list[dict]:
     try:
         content = _content(path.read_text(encoding="utf-8-sig"), path.suffix.lower())
         named = sorted(_named(content))
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, yaml.YAMLError) as error:
         raise ValueError(f"{path}: no list of class names ({error})") from error
     sparse = isinstance(content, dict) and "categories" in content
     if sparse and len(named) < count and named[0][0] > 0 and named[-1][0] <= count:
@@ -57,22 +56,10 @@ def read(path: str | Path, count: int) -> list[dict]:
 def _content(text: str, suffix: str) -> Any:
     if suffix == ".json":
         return json.loads(text)
-    if suffix not in (".yaml", ".yml"):
-        return [line.strip() for line in text.splitlines() if line.strip()]
-    lines = [line.split(" #")[0].rstrip() for line in text.splitlines()]
-    start = next((i + 1 for i, line in enumerate(lines) if line.startswith("names:")), 0)
-    inline = lines[start - 1].partition(":")[2].strip() if start else ""
-    if inline:
-        return [word.strip().strip("'\"") for word in inline.strip("[]").split(",")]
-    matches = []
-    for line in filter(None, lines[start:]):
-        match = ITEM.fullmatch(line)
-        if match is None:
-            break
-        matches.append((match[1], match[2].strip("'\"")))
-    if matches and matches[0][0] is not None:
-        return dict(matches)
-    return [name for _, name in matches]
+    if suffix in (".yaml", ".yml"):
+        content = yaml.safe_load(text)
+        return content["names"] if isinstance(content, dict) and "names" in content else content
+    return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 def _named(content) -> list[tuple[int, str]]:
