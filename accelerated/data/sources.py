@@ -74,7 +74,7 @@ def find(data: str | Path, image_root: str | Path | None = None) -> Source:
         looked_for = "; ".join(format.LOOKED_FOR for format in FORMATS)
         raise ValueError(
             f"{data}: no data set is recognised in this folder, which holds {_contents(place)}."
-            f" Looked for: {looked_for}"
+            f" Looked for: {looked_for}. See docs/data.md"
         )
     if place.split is not None:
         raise ValueError(f"{data}: a COCO file has no parts; name the file of each")

@@ -8,10 +8,12 @@ from accelerated.data.formats.draft import Source
 from accelerated.data.formats.place import Place, parse_json
 
 NAME = "COCO"
-LOOKED_FOR = "COCO (a .json file with images, annotations and categories)"
+LOOKED_FOR = "COCO (.json)"
 KEYS = {"images", "annotations", "categories"}
 # File names that are looked up to find the folder of the images.
 TRIED = 20
+# Files that an error lists.
+LISTED = 5
 
 
 def is_file(content: Any) -> bool:
@@ -33,18 +35,19 @@ def read(place: Place, image_root: Path | None) -> Source:
     if place.folder is not None:
         found = [name for name, content in place.samples if is_file(content)]
         if len(found) > 1:
-            raise ValueError(f"{path}: has several COCO files, {', '.join(found)}; name one")
+            some = ", ".join([*found[:LISTED], *(["..."] if len(found) > LISTED else [])])
+            raise ValueError(f"{path}: has several COCO files, {some}; name one")
         path = place.path / found[0]
     if root is None:
         root, message = _image_folder(path)
-        problems.append(
-            Problem("image_folder_assumed", "note", "file", path.name, None, None, message)
-        )
+        if message:
+            where = "file", path.name, None, None
+            problems.append(Problem("image_folder_assumed", "note", *where, message))
     return Source(path, NAME, root, None, tuple(problems))
 
 
 def _image_folder(path):
-    """Return the folder in which the first images of the file exist, and how it was found."""
+    """Return the folder in which the first images of the file exist, and a remark on it."""
     try:
         content = parse_json(path)
     except ValueError:
@@ -55,7 +58,7 @@ def _image_folder(path):
     names = [name for name in names if isinstance(name, str) and "\0" not in name]
     if not names:
         # What is wrong with the file is the linter's to report.
-        return path.parent, f"images are looked for in {path.parent}"
+        return path.parent, None
     above = path.parent.parent
     # COCO keeps its files in a folder of their own, beside those of the images.
     candidates = [path.parent, path.parent / "images", above / "images"]

@@ -18,7 +18,7 @@ from accelerated.data.images import MAX_PIXELS
 from accelerated.data.values import finite, short
 
 NAME = "LabelMe"
-LOOKED_FOR = "LabelMe (.json files with shapes and imagePath, beside their pictures)"
+LOOKED_FOR = "LabelMe (a .json beside each picture)"
 
 
 def is_file(content: Any) -> bool:
