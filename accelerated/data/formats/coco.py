@@ -14,6 +14,8 @@ KEYS = {"images", "annotations", "categories"}
 TRIED = 20
 # Files that an error lists.
 LISTED = 5
+# Folders that are looked into.
+LOOKED_INTO = 100
 
 
 def is_file(content: Any) -> bool:
@@ -66,11 +68,28 @@ def _image_folder(path):
     found = {folder: sum(_exists(folder, name) for name in names) for folder in candidates}
     best = max(candidates, key=lambda folder: found[folder])
     if not found[best]:
-        looked = ", ".join(str(folder) for folder in candidates[:3])
-        raise ValueError(
-            f"{path}: name the folder of its images with --images; {names[0]} is not in {looked}"
-        )
+        # Those of each part in a folder of its own, where a name can mean several files.
+        inside = [folder for base in candidates[:3] for folder in _folders(base)]
+        inside += _folders(above)
+        found |= {folder: sum(_exists(folder, name) for name in names) for folder in inside}
+        holding = [folder for folder in dict.fromkeys(inside) if found[folder]]
+        named = [folder for folder in holding if folder.name in path.stem]
+        if len(named or holding) != 1:
+            looked = ", ".join(str(folder) for folder in candidates[:3])
+            state = f"may be in {holding[0]} or {holding[1]}" if holding else f"is not in {looked}"
+            raise ValueError(
+                f"{path}: name the folder of its images with --images; {names[0]} {state}"
+            )
+        best = (named or holding)[0]
     return best, f"the images are taken from {best}, where {found[best]} of {len(names)} exist"
+
+
+def _folders(path):
+    """Return the first folders in a folder."""
+    try:
+        return sorted(folder for folder in path.iterdir() if folder.is_dir())[:LOOKED_INTO]
+    except OSError:
+        return []
 
 
 def _exists(folder, name):
