@@ -1,6 +1,7 @@
 """Other formats of annotations: recognised, and read as what they mean."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -271,6 +272,37 @@ def test_results_of_label_studio(tmp_path):
     assert codes(source) == ["result_invalid", "shape_skipped", "shape_skipped"]
 
 
+def test_shapes_of_cvat(tmp_path):
+    path = annotated.cvat(tmp_path)
+    shapes = """
+<polygon label="leaf" points="1,1;9,1;9,9" group_id="2"/>
+<polygon label="leaf" points="20,1;29,1;29,9" group_id="2"/>
+<mask label="stem" rle="1,2,3,2" left="76" top="-1" width="4" height="2"/>
+<box label="leaf" xtl="10" ytl="20" xbr="30" ybr="40"/>
+<box label="leaf" xtl="10" ytl="20" xbr="30" ybr="30" rotation="90"/>
+<ellipse label="leaf" cx="40" cy="30" rx="20" ry="10" rotation="90"/>
+<polyline label="leaf" points="1,1;9,1"/>
+<mask label="stem" rle="1,2" left="76" top="1" width="4" height="2"/>
+<box label="leaf" xtl="10"/>
+"""
+    image = f'<image name="a.png" width="{WIDTH}" height="{HEIGHT}">{shapes}</image>'
+    path.write_text(f"<annotations>{image}</annotations>")
+    source = sources.find(tmp_path)
+    leaf, stem, box, turned, oval = source.content["annotations"]
+    assert len(leaf["segmentation"]) == 2 and box["segmentation"] == []
+    assert box["bbox"] == [10, 20, 20, 20]
+    expected = np.zeros((HEIGHT, WIDTH), dtype=bool)
+    expected[0, 78:80] = True
+    np.testing.assert_array_equal(decode(stem), expected)
+    np.testing.assert_allclose(turned["bbox"], [15, 15, 10, 20])
+    np.testing.assert_allclose(oval["bbox"], [30, 10, 20, 40])
+    assert codes(source) == ["shape_invalid", "shape_invalid", "shape_skipped"]
+    entity = '<!DOCTYPE a [<!ENTITY b "c">]>'
+    path.write_text(f"{entity}<annotations>{image}</annotations>")
+    with pytest.raises(ValueError, match="it has a DOCTYPE"):
+        sources.find(path)
+
+
 def test_masks_of_colours_and_folders(tmp_path):
     annotated.picture(tmp_path / "images/a.png")
     colours = np.zeros((HEIGHT, WIDTH, 3), dtype=np.uint8)
@@ -319,14 +351,25 @@ def test_the_images_of_a_coco_file_are_found(tmp_path):
     path = tmp_path / "photos/annotations/train.json"
     path.parent.mkdir()
     path.write_text(json.dumps(content))
+    (tmp_path / "photos/photos").rename(tmp_path / "far")
     with pytest.raises(ValueError, match=r"name the folder of its images with --images; a.png is"):
         sources.find(path)
-    (tmp_path / "photos/photos").rename(tmp_path / "photos/images")
+    (tmp_path / "far").rename(tmp_path / "photos/images")
     source = sources.find(path)
     assert (source.format, source.content) == ("COCO", None)
     assert source.image_root == tmp_path / "photos/images"
     assert "taken from" in source.problems[0].message and "2 of 2" in source.problems[0].message
     assert not lint.check(path).blocking
+    # Folders of parts, one of which the file's name tells.
+    for part in ("train2", "val2"):
+        shutil.copytree(source.image_root, tmp_path / "photos" / part)
+    shutil.rmtree(source.image_root)
+    with pytest.raises(ValueError, match=r"may be in .*train2 or .*val2"):
+        sources.find(path)
+    named = path.rename(path.with_name("instances_val2.json"))
+    assert sources.find(named).image_root == tmp_path / "photos/val2"
+    named.rename(path)
+    shutil.move(tmp_path / "photos/val2", source.image_root)
     # A folder that holds one such file is that file.
     assert sources.find(path.parent).path == path
     path.with_name("val.json").write_text(json.dumps(content))
@@ -338,10 +381,7 @@ UNKNOWN = {
     "a.tfrecord": (b"", "a TFRecord; export the data as COCO"),
     "a.zip": (b"PK", "an archive; unpack it"),
     "voc.xml": (b"<annotation><object><bndbox><xmin>", "boxes without masks"),
-    "cvat.xml": (
-        b'<annotations><image id="0" name="a.png">',
-        "CVAT's xml; export the data as COCO",
-    ),
+    "video.xml": (b"<annotations><track>", "CVAT's xml for video; export it"),
     "a.jpg": (b"", "a picture; name the annotations"),
     "super.json": (b'{"objects": [], "size": {"width": 1, "height": 1}}', "Supervisely"),
     "min.json": (b'[{"image": "a", "annotation_id": 1}]', "JSON-MIN"),
@@ -357,6 +397,15 @@ def test_formats_that_are_not_read_are_named(name, tmp_path):
     if not name.endswith(".jpg"):
         with pytest.raises(ValueError, match=said):
             sources.find(tmp_path)
+
+
+def test_a_folder_of_two_formats_says_which_is_read(tmp_path):
+    annotated.labelme(tmp_path)
+    content = sources.find(tmp_path).content
+    (tmp_path / "photos/coco.json").write_text(json.dumps(content))
+    source = sources.find(tmp_path)
+    assert source.content == content and codes(source, "warn") == ["format_chosen", "file_ignored"]
+    assert "read as LabelMe, but has files of COCO too" in source.problems[0].message
 
 
 def test_an_unknown_folder_says_what_it_holds(tmp_path):

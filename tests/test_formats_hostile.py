@@ -106,6 +106,7 @@ def test_any_value_in_a_json_file(name, tmp_path_factory):
         ("yolo", "data.yaml"),
         ("yolo", "labels/train/a.txt"),
         ("via_table", "via.csv"),
+        ("cvat", "annotations.xml"),
         ("pascal", "VOC2012/ImageSets/Segmentation/train.txt"),
     ],
 )

@@ -1,12 +1,15 @@
 """Recognise the format of a data set, and turn it into COCO's dictionary."""
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
+from accelerated.data.annotations import Problem
 from accelerated.data.formats import (
     cityscapes,
     coco,
+    cvat,
     instance_masks,
     label_studio,
     labelme,
@@ -23,6 +26,11 @@ __all__ = ["Source", "find"]
 
 class Format(Protocol):
     """A format of annotations; each is a module with these names."""
+
+    @property
+    def NAME(self) -> str:
+        """What it is called."""
+        ...
 
     @property
     def LOOKED_FOR(self) -> str:
@@ -45,6 +53,7 @@ FORMATS: tuple[Format, ...] = (
     labelme,
     via,
     label_studio,
+    cvat,
     cityscapes,
     pascal,
     coco,
@@ -66,20 +75,32 @@ def find(data: str | Path, image_root: str | Path | None = None) -> Source:
     if place.folder is not None and root is not None and root.is_file():
         message = f"is a folder, and the image folder {root} a file: exchange the two"
         raise ValueError(f"{data}: {message}")
-    for format in FORMATS:
-        if format.recognises(place):
-            return format.read(place, root)
+    fitting = [format for format in FORMATS if format.recognises(place)]
+    if fitting:
+        source = fitting[0].read(place, root)
+        return replace(source, problems=(*_others(source, fitting[1:]), *source.problems))
     unsupported.refuse(place)
     if place.folder is not None:
         looked_for = "; ".join(format.LOOKED_FOR for format in FORMATS)
         raise ValueError(
             f"{data}: no data set is recognised in this folder, which holds {_contents(place)}."
-            f" Looked for: {looked_for}"
+            f" Looked for: {looked_for}. See docs/data.md"
         )
     if place.split is not None:
         raise ValueError(f"{data}: a COCO file has no parts; name the file of each")
     # A file that is nothing else: the reader of COCO says what is wrong with it.
     return coco.read(place, root)
+
+
+def _others(source, formats):
+    """Report the formats that a folder also has files of."""
+    if formats:
+        names = " and ".join(format.NAME for format in formats)
+        message = (
+            f"it is read as {source.format}, but has files of {names} too: if those are meant,"
+        )
+        message += " name their file or give them a folder of their own"
+        yield Problem("format_chosen", "warn", "file", source.path.name, None, None, message)
 
 
 def _place(path):

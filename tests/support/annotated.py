@@ -219,6 +219,26 @@ def label_studio(folder: Path) -> Path:
     return path
 
 
+def cvat(folder: Path) -> Path:
+    images = []
+    for k, name in enumerate(NAMES):
+        picture(folder / "images" / name, k)
+        shapes = [
+            f'<polygon label="{label}" source="manual" occluded="0" z_order="0" points="'
+            + ";".join(f"{x},{y}" for x, y in points)
+            + '"></polygon>'
+            for label, points in (("stem", STEM), ("leaf", LEAF))
+        ]
+        head = f'<image id="{k}" name="{name}" width="{WIDTH}" height="{HEIGHT}">'
+        images.append(head + "".join(shapes) + "</image>")
+    labels = "".join(f"<label><name>{name}</name></label>" for name in ("leaf", "stem"))
+    meta = f"<version>1.1</version><meta><task><labels>{labels}</labels></task></meta>"
+    text = f'<?xml version="1.0" encoding="utf-8"?><annotations>{meta}{"".join(images)}'
+    path = folder / "annotations.xml"
+    path.write_text(f"{text}</annotations>")
+    return path
+
+
 def penn_fudan(folder: Path) -> Path:
     for k in range(2):
         picture(folder / "PNGImages" / f"Fudan{k}.png", k)
@@ -285,6 +305,7 @@ OUTLINES: dict[str, Callable[[Path], Path]] = {
     "via_table": via_table,
     "via_3": via_3,
     "label_studio": label_studio,
+    "cvat": cvat,
 }
 MASKS: dict[str, Callable[[Path], Path]] = {
     "penn_fudan": penn_fudan,

@@ -13,7 +13,7 @@ from accelerated.data.instance import FAR
 from accelerated.data.values import finite, short
 
 NAME = "Cityscapes"
-LOOKED_FOR = "Cityscapes (gtFine/PART/CITY/*_polygons.json and leftImg8bit/)"
+LOOKED_FOR = "Cityscapes (gtFine and leftImg8bit)"
 # The classes that have instances, by the ids of Cityscapes.
 CLASSES = {
     24: "person",

@@ -8,10 +8,14 @@ from accelerated.data.formats.draft import Source
 from accelerated.data.formats.place import Place, parse_json
 
 NAME = "COCO"
-LOOKED_FOR = "COCO (a .json file with images, annotations and categories)"
+LOOKED_FOR = "COCO (.json)"
 KEYS = {"images", "annotations", "categories"}
 # File names that are looked up to find the folder of the images.
 TRIED = 20
+# Files that an error lists.
+LISTED = 5
+# Folders that are looked into.
+LOOKED_INTO = 100
 
 
 def is_file(content: Any) -> bool:
@@ -33,18 +37,19 @@ def read(place: Place, image_root: Path | None) -> Source:
     if place.folder is not None:
         found = [name for name, content in place.samples if is_file(content)]
         if len(found) > 1:
-            raise ValueError(f"{path}: has several COCO files, {', '.join(found)}; name one")
+            some = ", ".join([*found[:LISTED], *(["..."] if len(found) > LISTED else [])])
+            raise ValueError(f"{path}: has several COCO files, {some}; name one")
         path = place.path / found[0]
     if root is None:
         root, message = _image_folder(path)
-        problems.append(
-            Problem("image_folder_assumed", "note", "file", path.name, None, None, message)
-        )
+        if message:
+            where = "file", path.name, None, None
+            problems.append(Problem("image_folder_assumed", "note", *where, message))
     return Source(path, NAME, root, None, tuple(problems))
 
 
 def _image_folder(path):
-    """Return the folder in which the first images of the file exist, and how it was found."""
+    """Return the folder in which the first images of the file exist, and a remark on it."""
     try:
         content = parse_json(path)
     except ValueError:
@@ -55,7 +60,7 @@ def _image_folder(path):
     names = [name for name in names if isinstance(name, str) and "\0" not in name]
     if not names:
         # What is wrong with the file is the linter's to report.
-        return path.parent, f"images are looked for in {path.parent}"
+        return path.parent, None
     above = path.parent.parent
     # COCO keeps its files in a folder of their own, beside those of the images.
     candidates = [path.parent, path.parent / "images", above / "images"]
@@ -63,11 +68,28 @@ def _image_folder(path):
     found = {folder: sum(_exists(folder, name) for name in names) for folder in candidates}
     best = max(candidates, key=lambda folder: found[folder])
     if not found[best]:
-        looked = ", ".join(str(folder) for folder in candidates[:3])
-        raise ValueError(
-            f"{path}: name the folder of its images with --images; {names[0]} is not in {looked}"
-        )
+        # Those of each part in a folder of its own, where a name can mean several files.
+        inside = [folder for base in candidates[:3] for folder in _folders(base)]
+        inside += _folders(above)
+        found |= {folder: sum(_exists(folder, name) for name in names) for folder in inside}
+        holding = [folder for folder in dict.fromkeys(inside) if found[folder]]
+        named = [folder for folder in holding if folder.name in path.stem]
+        if len(named or holding) != 1:
+            looked = ", ".join(str(folder) for folder in candidates[:3])
+            state = f"may be in {holding[0]} or {holding[1]}" if holding else f"is not in {looked}"
+            raise ValueError(
+                f"{path}: name the folder of its images with --images; {names[0]} {state}"
+            )
+        best = (named or holding)[0]
     return best, f"the images are taken from {best}, where {found[best]} of {len(names)} exist"
+
+
+def _folders(path):
+    """Return the first folders in a folder."""
+    try:
+        return sorted(folder for folder in path.iterdir() if folder.is_dir())[:LOOKED_INTO]
+    except OSError:
+        return []
 
 
 def _exists(folder, name):

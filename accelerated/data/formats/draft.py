@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -30,6 +30,20 @@ class Source:
     image_root: Path
     content: dict[str, Any] | None = None
     problems: tuple[Problem, ...] = ()
+
+
+class Shape(NamedTuple):
+    """A part of an object, or a whole one.
+
+    group  parts of one kind, label and group are one object; None: it is one by itself
+    value  (x1, y1, x2, y2) of a "box", [x1, y1, x2, y2, ..] of an "outline", and (left, top,
+           pixels [h, w]) of a "mask"
+    """
+
+    kind: Literal["box", "outline", "mask"]
+    label: Any
+    group: Any
+    value: Any
 
 
 @dataclass
@@ -109,6 +123,23 @@ class Draft:
         ids = {"id": len(self.annotations) + 1, "image_id": image["id"], "category": name.strip()}
         self.annotations.append(ids | {"iscrowd": 0} | values)
 
+    def add_shapes(self, image: dict, shapes: Sequence[Shape]) -> None:
+        """Add the objects that shapes are, or are parts of."""
+        groups: dict[Any, list[Shape]] = {}
+        for index, shape in enumerate(shapes):
+            alone = shape.group is None or shape.kind == "box"
+            key = index if alone else (shape.kind, str(shape.label), str(shape.group))
+            groups.setdefault(key, []).append(shape)
+        for parts in groups.values():
+            kind, label, _, value = parts[0]
+            values = [part.value for part in parts]
+            if kind == "box":
+                self.add(image, label, boxed(*value))
+            elif kind == "outline":
+                self.add(image, label, outlined(values, image))
+            else:
+                self.add(image, label, united(values, image))
+
     def source(self) -> Source:
         """Finish: number the categories from 1, and report what was left out."""
         for what, count in self.skipped.most_common():
@@ -184,6 +215,20 @@ def masked(counts: np.ndarray, image: dict, crowd: bool = False) -> dict | None:
     bbox = [float(side) for side in (x1, y1, x2 - x1, y2 - y1)]
     area = float(rle.area(counts))
     return {"segmentation": runs, "bbox": bbox, "area": area, "iscrowd": int(crowd)}
+
+
+def united(windows: Sequence[tuple[int, int, np.ndarray]], image: dict) -> dict | None:
+    """Describe an object that is the union of windows (left, top, [h, w]); None: no pixel."""
+    height, width = image["height"], image["width"]
+    if height * width > images.MAX_PIXELS:
+        return None
+    canvas = np.zeros((height, width), dtype=bool)
+    for left, top, pixels in windows:
+        rows, columns = max(0, -top), max(0, -left)
+        window = canvas[max(0, top) :, max(0, left) :]
+        visible = pixels[rows : rows + window.shape[0], columns : columns + window.shape[1]]
+        window[: visible.shape[0], : visible.shape[1]] |= visible
+    return masked(rle.of_mask(canvas), image)
 
 
 def ellipse(x: float, y: float, rx: float, ry: float, angle: float = 0.0) -> list[float]:

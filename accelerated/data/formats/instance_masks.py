@@ -10,9 +10,7 @@ from accelerated.data.formats.draft import Draft, Source
 from accelerated.data.formats.place import Listing, Place
 
 NAME = "instance masks"
-LOOKED_FOR = (
-    "instance masks (images/ and masks/, PNGImages/ and PedMasks/, or ID/images/ and ID/masks/)"
-)
+LOOKED_FOR = "masks (in a folder masks or PedMasks)"
 # Folders of masks, and the class of the objects in them.
 MASKS = {"masks": "object", "mask": "object", "pedmasks": "person"}
 IMAGES = ("images", "image", "pngimages")

@@ -15,7 +15,7 @@ from accelerated.data.images import MAX_PIXELS
 from accelerated.data.values import finite, short
 
 NAME = "Label Studio"
-LOOKED_FOR = "Label Studio (a .json list of tasks with data and annotations)"
+LOOKED_FOR = "Label Studio (.json)"
 # Results that are outlines, and the key of their labels.
 KINDS = ("polygonlabels", "ellipselabels", "brushlabels", "rectanglelabels")
 

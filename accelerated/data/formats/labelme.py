@@ -8,17 +8,13 @@ import os
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import numpy as np
-
-from accelerated.data import rle
 from accelerated.data.formats import draft, indexed, outlines, writing
-from accelerated.data.formats.draft import Draft, Source
+from accelerated.data.formats.draft import Draft, Shape, Source
 from accelerated.data.formats.place import Listing, Place, parse_json, read_lines
-from accelerated.data.images import MAX_PIXELS
 from accelerated.data.values import finite, short
 
 NAME = "LabelMe"
-LOOKED_FOR = "LabelMe (.json files with shapes and imagePath, beside their pictures)"
+LOOKED_FOR = "LabelMe (a .json beside each picture)"
 
 
 def is_file(content: Any) -> bool:
@@ -93,37 +89,18 @@ def _read_file(made, name, content):
     image = made.image(found, size)
     if image is None:
         return
-    groups: dict[Any, list] = {}
+    shapes = []
     for index, shape in enumerate(content["shapes"]):
         try:
-            part = _part(made, shape)
+            shapes.append(_shape(made, shape))
         except ValueError as error:
             message = f"shape {index + 1} is skipped: {error}; correct it or delete it"
             made.report("shape_invalid", "skip", message, name)
-            continue
-        if part is not None:
-            kind, label, group, value = part
-            # A box, or a shape without a group, is an object of its own.
-            alone = group is None or kind == "box"
-            key = index if alone else (kind, str(label), str(group))
-            groups.setdefault(key, []).append((kind, label, value))
-    for parts in groups.values():
-        values = [value for *_, value in parts]
-        kind, label, _ = parts[0]
-        if kind == "box":
-            made.add(image, label, draft.boxed(*values[0]))
-        elif kind == "outline":
-            made.add(image, label, draft.outlined(values, image))
-        else:
-            made.add(image, label, _union(values, image))
+    made.add_shapes(image, list(filter(None, shapes)))
 
 
-def _part(made, shape):
-    """Return (kind, label, group, value) of a shape, or None for one that is counted only.
-
-    The value is (x1, y1, x2, y2) of a "box", [x1, y1, ..] of an "outline", and (left, top,
-    [h, w]) of a "mask". Raises ValueError, with the reason.
-    """
+def _shape(made, shape) -> Shape | None:
+    """Read a shape; None for one that is counted only. Raises ValueError, with the reason."""
     if not isinstance(shape, dict):
         raise ValueError(f"it is {short(shape)}, not an object")
     form, label, group = shape.get("shape_type", "polygon"), shape.get("label"), None
@@ -136,16 +113,16 @@ def _part(made, shape):
     if form != "rectangle":
         group = shape.get("group_id")
     if form in ("polygon", None):
-        return "outline", label, group, [side for point in points for side in point]
+        return Shape("outline", label, group, [side for point in points for side in point])
     if len(points) < 2 and form != "mask":
         raise ValueError(f"a {form} needs two points")
     if form == "circle":
         (x, y), rim = points[0], points[1]
         radius = math.dist((x, y), rim)
-        return "outline", label, group, draft.ellipse(x, y, radius, radius)
+        return Shape("outline", label, group, draft.ellipse(x, y, radius, radius))
     if form == "rectangle":
         (left, right), (top, bottom) = ((min(v), max(v)) for v in zip(*points, strict=True))
-        return "box", label, None, (left, top, right, bottom)
+        return Shape("box", label, None, (left, top, right, bottom))
     if not points:
         raise ValueError("a mask needs the corners of its box")
     text = shape.get("mask")
@@ -155,21 +132,7 @@ def _part(made, shape):
         pixels = indexed.numbered(indexed.read(base64.b64decode(text))) > 0
     except binascii.Error as error:
         raise ValueError(f"its mask is no base64 text: {error}") from None
-    return "mask", label, group, (int(points[0][0]), int(points[0][1]), pixels)
-
-
-def _union(windows, image):
-    """Describe an object that is the union of windows (left, top, [h, w])."""
-    height, width = image["height"], image["width"]
-    if height * width > MAX_PIXELS:
-        return None
-    canvas = np.zeros((height, width), dtype=bool)
-    for left, top, pixels in windows:
-        rows, columns = max(0, -top), max(0, -left)
-        window = canvas[max(0, top) :, max(0, left) :]
-        visible = pixels[rows : rows + window.shape[0], columns : columns + window.shape[1]]
-        window[: visible.shape[0], : visible.shape[1]] |= visible
-    return draft.masked(rle.of_mask(canvas), image)
+    return Shape("mask", label, group, (int(points[0][0]), int(points[0][1]), pixels))
 
 
 def _is_point(value):

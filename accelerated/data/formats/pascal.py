@@ -9,7 +9,7 @@ from accelerated.data.formats.draft import Draft, Source
 from accelerated.data.formats.place import Listing, Place, read_lines
 
 NAME = "Pascal VOC"
-LOOKED_FOR = "Pascal VOC (SegmentationObject/, SegmentationClass/ and JPEGImages/)"
+LOOKED_FOR = "Pascal VOC (SegmentationObject)"
 CLASSES = [
     "aeroplane",
     "bicycle",

@@ -16,8 +16,7 @@ SUFFIXES = (
 )
 # (bytes near the start of an XML file, what it is and what to do); the first that fits.
 XML = (
-    (b"<polygon", f"Pascal VOC xml with polygons, or CVAT's; {EXPORT}"),
-    (b"<image ", f"CVAT's xml; {EXPORT} 1.0 from CVAT"),
+    (b"<track", "CVAT's xml for video; export it from CVAT for images 1.1, or as COCO"),
     (b"<bndbox", "Pascal VOC xml of boxes without masks; draw masks, or train a box detector"),
 )
 # How much of an XML file is looked at.

@@ -13,7 +13,7 @@ from accelerated.data.formats.place import Listing, Place, read_lines
 from accelerated.data.values import finite, short
 
 NAME = "VIA"
-LOOKED_FOR = "VIA (a project .json, or exported annotations as .json or .csv)"
+LOOKED_FOR = "VIA (.json or .csv)"
 # What people call the attribute that names the class, most telling first.
 ATTRIBUTES = ("class", "label", "name", "category", "class_name", "type", "object")
 # The class where regions have no attributes.

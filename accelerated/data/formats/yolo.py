@@ -12,7 +12,7 @@ from accelerated.data.formats.place import Listing, Place, parse_yaml, read_line
 from accelerated.data.values import finite, short, whole
 
 NAME = "YOLO"
-LOOKED_FOR = "YOLO (data.yaml with names; or images/ and labels/ with .txt files; or classes.txt)"
+LOOKED_FOR = "YOLO (data.yaml, or labels with .txt files)"
 # Files of class names, a line each.
 CLASSES = ("classes.txt", "obj.names", "_darknet.labels")
 # The same part of a data set under different names.
