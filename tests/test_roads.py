@@ -2,14 +2,19 @@
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageDraw, ImageFilter
+from support import narrow
 
+from accelerated import interop
 from accelerated.data.coco import CocoDataset
 from accelerated.engine import checkpoint, log
 
+ROOT = Path(__file__).parents[1]
 # A model that takes a moment.
 NARROW = (
     "transform.min_size=[128]",
@@ -145,3 +150,49 @@ def test_a_folder_of_pictures_becomes_a_model(command, write, tmp_path, rng):
     assert len(list((tmp_path / "drawn").glob("new.*"))) == 1
     # Categories of the data are those of the checkpoint.
     assert len(CocoDataset(data, images).class_names) == 2
+
+
+def readme_commands():
+    """Return the commands that README gives for one's own photographs, as lists of words."""
+    text = (ROOT / "README.md").read_text()
+    section = text.split("## Train on your own photographs\n")[1].split("\n## ")[0]
+    lines = [line.split() for line in section.splitlines() if line.startswith("    maskrcnn ")]
+    return [words[1:] for words in lines]
+
+
+def test_the_commands_of_the_readme(command, publish, tmp_path, rng, monkeypatch):
+    """All three roads as they stand in README, in its order, with fewer steps and narrow models."""
+    monkeypatch.chdir(tmp_path)
+    labelme(tmp_path / "photos", rng, 10)
+    pictures(tmp_path / "more_photos", rng, 2)
+    data, images = coco(tmp_path / "coco", rng, 4)
+    images.rename("val2017")
+    content = json.loads(data.read_text())
+    # The first and the last of COCO's sparse ids.
+    content["categories"] = [{"id": 1, "name": "person"}, {"id": 90, "name": "toothbrush"}]
+    for annotation in content["annotations"]:
+        annotation["category_id"] = [1, 90][annotation["category_id"] - 1]
+    (tmp_path / "instances_val2017.json").write_text(json.dumps(content))
+    model = narrow.model(narrow.config("torchvision_r50_fpn", num_classes=90), dtype=torch.float32)
+    torch.save(interop.torchvision.state_dict(model), tmp_path / "theirs.pth")
+    publish((tmp_path / "theirs.pth").read_bytes())
+
+    commands = readme_commands()
+    assert [words[0] for words in commands] == [
+        *("inspect", "train", "evaluate", "predict"),
+        *("train", "predict"),
+        *("evaluate", "evaluate"),
+    ]
+    for words in commands:
+        extra = []
+        if words[0] == "train":
+            extra = ["--iterations", 2, "--batch-size", 2, "--device", "cpu"]
+            # Weights bring their own architecture.
+            changes = () if "--weights" in words else NARROW
+            extra += [word for change in changes for word in ("--set", change)]
+        code, out, error = command(*words, *extra)
+        assert code == 0, (words, out, error)
+        if words[:2] == ["evaluate", "coco"]:
+            assert "person" in out and "toothbrush" in out
+            (tmp_path / "evaluation" / "results.json").rename("results.json")
+    assert (tmp_path / "predictions" / "labelme" / "IMG_0000.json").exists()

@@ -154,6 +154,10 @@ def test_names_load_and_a_file_on_the_disk_goes_before(publish, coco, tmp_path, 
     same(loaded.state_dict(), model.state_dict())
     assert loaded.backbone.bn1.eps == 0.0 and loaded.categories[17] == {"id": 18, "name": "dog"}
     monkeypatch.chdir(tmp_path)
+    # A folder of data of this name is no weights.
+    (tmp_path / "coco").mkdir()
+    same(accelerated.load("coco").state_dict(), model.state_dict())
+    (tmp_path / "coco").rmdir()
     other = filled(narrow.config("torchvision_r50_fpn"))
     saved(other, tmp_path / "coco")
     same(interop.load("coco", "torchvision_r50_fpn").state_dict(), other.state_dict())

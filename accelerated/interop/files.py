@@ -79,8 +79,8 @@ def _beside(source, name):
 
 
 def published_name(source: Source) -> str | None:
-    """Return the source if it names a published file: one on the disk goes before."""
-    if isinstance(source, Mapping) or Path(source).exists():
+    """Return the source if it names a published file: weights on the disk go before."""
+    if isinstance(source, Mapping) or _on_disk(Path(source)).is_file():
         return None
     return str(source) if str(source) in zoo.ENTRIES else None
 
@@ -90,16 +90,20 @@ def locate(source: str | Path) -> Path:
 
     What is published under a name and not here yet is downloaded. ValueError if there is no file.
     """
-    path, name = Path(source), published_name(source)
+    name, path = published_name(source), _on_disk(Path(source))
     if name:
         return download.fetch(zoo.ENTRIES[name])
-    if path.is_dir():
-        if not (path / "model.safetensors").is_file():
-            path = path / "last"
-        path = path / "model.safetensors"
     if not path.is_file():
         refuse(str(source), path)
     return path
+
+
+def _on_disk(path):
+    """Return the file at `path`, or of the weights in a folder; whether or not there is one."""
+    if not path.is_dir():
+        return path
+    folder = path if (path / "model.safetensors").is_file() else path / "last"
+    return folder / "model.safetensors"
 
 
 def refuse(source: str, path: Path | None = None) -> NoReturn:
