@@ -295,9 +295,9 @@ draw.table(
 # stop nothing. With twelve pictures, mend them. With a hundred thousand, skip, and count what is
 # lost.
 #
-# The same check is a command, `maskrcnn inspect`. It also counts what the file holds. The cell runs
-# it as one would in a terminal.
-
+# The same check is a command, `maskrcnn inspect`. With `--fix OUT.json` it also writes a copy in
+# which it has mended what a program can mend, and a list of its changes. And it counts what the
+# file holds. The cell runs it as one would in a terminal.
 
 # %%
 def maskrcnn(line):
@@ -459,7 +459,7 @@ draw.show(
     " the model that started from random weights covers the bright places with many overlapping"
     " boxes. Right, the model that started from the shapes finds the nuclei one by one, and its"
     " masks follow the outlines.",
-    colours=200,
+    colours=128,
 )
 
 # %% [markdown]
@@ -567,10 +567,13 @@ draw.table(
 # %% [markdown]
 # The file holds tensors and nothing else. How wide and how deep the network is, and how many
 # classes it has, can be read off their shapes. The size to which it enlarges a picture cannot. Such
-# settings come from the nearest preset, unless you say otherwise.
+# settings come from the nearest preset, unless you say otherwise, and are printed.
 
 # %%
-guessed = interop.load(folder / "layout.pth")
+assumed = interop.read_model(folder / "layout.pth")
+guessed = assumed.model
+notes = "\n".join(line.strip() for line in assumed.notes if line.startswith(" "))
+draw.say(f"What was assumed for the file:\n\n```text\n{notes}\n```")
 fields = ("num_classes", "backbone.depth", "backbone.width", "fpn.channels", "transform.min_size")
 draw.table(
     {field: [attrgetter(field)(model.config) for model in (original, guessed)] for field in fields},
