@@ -235,8 +235,8 @@ def _read_rows(made, folder, label, image):
         if not row:
             continue
         try:
-            number_of_class, values = _numbers_of(row)
-            name = _class_of(made, number_of_class)
+            index, values = _numbers_of(row)
+            name = _class_of(made, index)
         except ValueError as error:
             message = f"row {number} is skipped: {error}; correct it or delete it"
             made.report("row_invalid", "skip", message, label)
@@ -246,12 +246,8 @@ def _read_rows(made, folder, label, image):
             sides = [side * (height if k % 2 else width) for k, side in enumerate(values)]
             made.add(image, name, draft.outlined([sides], image))
         else:
-            x, y, w, h = (
-                values[0] * width,
-                values[1] * height,
-                values[2] * width,
-                values[3] * height,
-            )
+            scales = width, height, width, height
+            x, y, w, h = (part * side for part, side in zip(values, scales, strict=True))
             made.add(image, name, draft.boxed(x - w / 2, y - h / 2, x + w / 2, y + h / 2))
 
 
