@@ -29,6 +29,15 @@ def test_the_commands_of_the_page_work(command, tmp_path, monkeypatch):
     assert (tmp_path / "labels/data.yaml").exists() and (tmp_path / "corrected/a.json").exists()
 
 
+def test_inspect_names_the_file_of_labels(command, tmp_path):
+    annotated.yolo(tmp_path)
+    (tmp_path / "labels/train/b c.txt").write_text("0 0.1 0.1\n")
+    code, out, _ = command("inspect", "--data", tmp_path)
+    assert code == 1 and re.search(
+        r"row_invalid +labels/train/b c.txt +row 1 is skipped: it has 2", out
+    )
+
+
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
 def test_the_options_of_the_page_exist(words):
     typed = typer.main.get_command(cli.app).commands[words[0]]

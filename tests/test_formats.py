@@ -1,14 +1,13 @@
 """Other formats of annotations: recognised, and read as what they mean."""
 
 import json
-import shutil
 
 import numpy as np
 import pytest
 from support import annotated
 from support.annotated import HEIGHT, LEAF, NAMES, STEM, WIDTH, labelme_file, labelme_shape
 
-from accelerated.data import lint, rle, sources
+from accelerated.data import rle, sources
 from accelerated.data.coco import CocoDataset
 
 
@@ -150,6 +149,12 @@ def test_parts_of_yolo(tmp_path):
     assert sources.find(tmp_path).content == sources.find(f"{path}:train").content == train
     with pytest.raises(ValueError, match="has no part test, but train, val"):
         sources.find(f"{path}:test")
+    # Many pictures without labels may be forgotten ones.
+    (tmp_path / "labels/train/a.txt").rename(tmp_path / "a.txt")
+    annotated.picture(tmp_path / "images/train/c.png")
+    assert codes(sources.find(path), "warn") == ["picture_unlabelled"]
+    (tmp_path / "images/train/c.png").unlink()
+    (tmp_path / "a.txt").rename(tmp_path / "labels/train/a.txt")
     # Without data.yaml; names of classes in a text.
     path.unlink()
     (tmp_path / "labels/classes.txt").write_text("leaf\nstem\n")
@@ -231,6 +236,22 @@ def test_regions_of_via(tmp_path):
         write(region(annotated.via_polygon(LEAF), colour="red", size="big"))
     chosen = write(region(annotated.via_polygon(LEAF), colour="red", Label="leaf"))
     assert chosen.content["categories"][0]["name"] == "leaf"
+
+
+def test_shapes_of_via_3(tmp_path):
+    path = annotated.via_3(tmp_path)
+    project = json.loads(path.read_text())
+    shapes = [[2, 5, 6, 10, 20], [3, 40, 30, 10], [4, 40, 30, 20, 10], [1, 3, 3], [8, 1, 2, 3, 4]]
+    shapes += [[2, 5, "6", 10, 20], [[]]]
+    first = next(iter(project["metadata"].values()))
+    project["metadata"] = {str(k): first | {"xy": xy} for k, xy in enumerate(shapes)}
+    path.write_text(json.dumps(project))
+    source = sources.find(path)
+    rect, circle, ellipse = source.content["annotations"]
+    assert (rect["bbox"], rect["segmentation"]) == ([5, 6, 10, 20], [])
+    np.testing.assert_allclose(circle["bbox"], [30, 20, 20, 20])
+    np.testing.assert_allclose(ellipse["bbox"], [20, 20, 40, 20])
+    assert codes(source) == ["region_invalid", *["shape_skipped"] * 3]
 
 
 def bits(*pairs):
@@ -342,77 +363,3 @@ def test_masks_of_pascal_in_colours(tmp_path):
     assert sorted(a["area"] for a in content["annotations"]) == sorted(np.bincount(ids.ravel())[1:])
     with pytest.raises(ValueError, match="has no part test; its parts are train, val"):
         sources.find(f"{tmp_path}:test")
-
-
-def test_the_images_of_a_coco_file_are_found(tmp_path):
-    content = sources.find(annotated.labelme(tmp_path / "photos")).content
-    for image in content["images"]:
-        image["file_name"] = image["file_name"].removeprefix("photos/")
-    path = tmp_path / "photos/annotations/train.json"
-    path.parent.mkdir()
-    path.write_text(json.dumps(content))
-    (tmp_path / "photos/photos").rename(tmp_path / "far")
-    with pytest.raises(ValueError, match=r"name the folder of its images with --images; a.png is"):
-        sources.find(path)
-    (tmp_path / "far").rename(tmp_path / "photos/images")
-    source = sources.find(path)
-    assert (source.format, source.content) == ("COCO", None)
-    assert source.image_root == tmp_path / "photos/images"
-    assert "taken from" in source.problems[0].message and "2 of 2" in source.problems[0].message
-    assert not lint.check(path).blocking
-    # Folders of parts, one of which the file's name tells.
-    for part in ("train2", "val2"):
-        shutil.copytree(source.image_root, tmp_path / "photos" / part)
-    shutil.rmtree(source.image_root)
-    with pytest.raises(ValueError, match=r"may be in .*train2 or .*val2"):
-        sources.find(path)
-    named = path.rename(path.with_name("instances_val2.json"))
-    assert sources.find(named).image_root == tmp_path / "photos/val2"
-    named.rename(path)
-    shutil.move(tmp_path / "photos/val2", source.image_root)
-    # A folder that holds one such file is that file.
-    assert sources.find(path.parent).path == path
-    path.with_name("val.json").write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=r"several COCO files, train.json, val.json; name one"):
-        sources.find(path.parent)
-
-
-UNKNOWN = {
-    "a.tfrecord": (b"", "a TFRecord; export the data as COCO"),
-    "a.zip": (b"PK", "an archive; unpack it"),
-    "voc.xml": (b"<annotation><object><bndbox><xmin>", "boxes without masks"),
-    "video.xml": (b"<annotations><track>", "CVAT's xml for video; export it"),
-    "a.jpg": (b"", "a picture; name the annotations"),
-    "super.json": (b'{"objects": [], "size": {"width": 1, "height": 1}}', "Supervisely"),
-    "min.json": (b'[{"image": "a", "annotation_id": 1}]', "JSON-MIN"),
-}
-
-
-@pytest.mark.parametrize("name", UNKNOWN)
-def test_formats_that_are_not_read_are_named(name, tmp_path):
-    content, said = UNKNOWN[name]
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(ValueError, match=f"{name}: this is .*{said}"):
-        sources.find(tmp_path / name)
-    if not name.endswith(".jpg"):
-        with pytest.raises(ValueError, match=said):
-            sources.find(tmp_path)
-
-
-def test_a_folder_of_two_formats_says_which_is_read(tmp_path):
-    annotated.labelme(tmp_path)
-    content = sources.find(tmp_path).content
-    (tmp_path / "photos/coco.json").write_text(json.dumps(content))
-    source = sources.find(tmp_path)
-    assert source.content == content and codes(source, "warn") == ["format_chosen", "file_ignored"]
-    assert "read as LabelMe, but has files of COCO too" in source.problems[0].message
-
-
-def test_an_unknown_folder_says_what_it_holds(tmp_path):
-    with pytest.raises(ValueError, match=r"which holds no files\. Looked for: LabelMe \(.*COCO \("):
-        sources.find(tmp_path)
-    for k in range(3):
-        (tmp_path / f"{k}.json").write_text('{"a": 1}')
-    annotated.picture(tmp_path / "a.png")
-    with pytest.raises(ValueError, match=r"which holds 3 \.json, 1 \.png files"):
-        sources.find(tmp_path)

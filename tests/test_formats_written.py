@@ -90,6 +90,15 @@ def test_predictions_as_labelme(rng, tmp_path):
     assert (tmp_path / "out/labels.txt").read_text() == "leaf\nstem: thin\n"
 
 
+def test_crowd_regions_are_left_out(rng, tmp_path):
+    content = prediction(blob(rng))
+    content["annotations"][0]["iscrowd"] = 1
+    labelme.write(content, tmp_path / "labelme")
+    assert json.loads((tmp_path / "labelme/a/1.json").read_text())["shapes"] == []
+    yolo.write(content, tmp_path / "yolo")
+    assert (tmp_path / "yolo/labels/a/1.txt").read_text() == ""
+
+
 def test_predictions_as_yolo(rng, tmp_path):
     mask = blob(rng, parts=2, hole=True)
     yolo.write(prediction(mask), tmp_path)

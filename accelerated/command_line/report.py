@@ -137,10 +137,13 @@ def problems(found: Findings, name: str, everything: bool = False) -> list[Table
         kind = problem.severity, problem.code
         shown[kind] += 1
         if everything or shown[kind] <= EXAMPLES:
-            rows.append((*kind, problem.image_id, problem.annotation_id, problem.message))
+            # A file of another format, before its image has a number.
+            file = problem.file if problem.file != name else None
+            where = problem.image_id if problem.image_id is not None else file
+            rows.append((*kind, where, problem.annotation_id, problem.message))
         if not everything and shown[kind] == kinds[kind] > EXAMPLES:
             rows.append((*kind, "", "", f"... and {kinds[kind] - EXAMPLES} more; --all lists them"))
-    columns = ["severity", "code", "image", "annotation", "problem"]
+    columns = ["severity", "code", "image or file", "annotation", "problem"]
     heads = ["severity", "cause", "", "explains", "first"]
     tables = [table(title, heads, causes)] if causes else []
     if rows:

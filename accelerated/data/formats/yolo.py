@@ -61,7 +61,7 @@ def read(place: Place, image_root: Path | None) -> Source:
     for name, label in label_of.items():
         image = made.image(name)
         if image and label:
-            _read_rows(made, folder.path / label, image)
+            _read_rows(made, folder, label, image)
     parents = {_key(name)[:-1] for name in chosen}
     found = set(label_of.values())
     for key, name in sorted(pair for pairs in labels.values() for pair in pairs):
@@ -224,34 +224,30 @@ def _split(name):
     return SPLITS.get(name.casefold(), name.casefold())
 
 
-def _read_rows(made, path, image):
+def _read_rows(made, folder, label, image):
     """Add the objects of a label file."""
     try:
-        rows = [line.split() for line in read_lines(path)]
+        rows = [line.split() for line in read_lines(folder.path / label)]
     except ValueError as error:
-        made.report("labels_unreadable", "skip", str(error), path.name)
+        made.report("labels_unreadable", "skip", str(error), label)
         return
     for number, row in enumerate(rows, start=1):
         if not row:
             continue
         try:
-            label, values = _numbers_of(row)
-            name = _class_of(made, label)
+            index, values = _numbers_of(row)
+            name = _class_of(made, index)
         except ValueError as error:
             message = f"row {number} is skipped: {error}; correct it or delete it"
-            made.report("row_invalid", "skip", message, path.name)
+            made.report("row_invalid", "skip", message, label)
             continue
         width, height = image["width"], image["height"]
         if len(values) >= 6:
             sides = [side * (height if k % 2 else width) for k, side in enumerate(values)]
             made.add(image, name, draft.outlined([sides], image))
         else:
-            x, y, w, h = (
-                values[0] * width,
-                values[1] * height,
-                values[2] * width,
-                values[3] * height,
-            )
+            scales = width, height, width, height
+            x, y, w, h = (part * side for part, side in zip(values, scales, strict=True))
             made.add(image, name, draft.boxed(x - w / 2, y - h / 2, x + w / 2, y + h / 2))
 
 
