@@ -239,6 +239,7 @@ draw.show(
     " belong: a mirrored outline, three labels that miss a halved picture, labels beside the nuclei"
     " of a turned one, a class 0, a box that is much too wide, and a line of two clicks. Below each"
     " stands the linter's message.",
+    colours=96,
 )
 
 # %% [markdown]
@@ -298,6 +299,7 @@ draw.table(
 # The same check is a command, `maskrcnn inspect`. With `--fix OUT.json` it also writes a copy in
 # which it has mended what a program can mend, and a list of its changes. And it counts what the
 # file holds. The cell runs it as one would in a terminal.
+
 
 # %%
 def maskrcnn(line):

@@ -102,7 +102,13 @@ def device():
 @pytest.fixture
 def command(monkeypatch, capfd):
     """Return a function: command("doctor") -> (exit code, standard output, standard error)."""
-    for name in ("MASKRCNN_BACKEND", "MASKRCNN_DEBUG", "GOMP_SPINCOUNT", "OPENBLAS_THREAD_TIMEOUT"):
+    for name in (
+        "MASKRCNN_BACKEND",
+        "MASKRCNN_DEBUG",
+        "GOMP_SPINCOUNT",
+        "OPENBLAS_THREAD_TIMEOUT",
+        "OPENBLAS_NUM_THREADS",
+    ):
         monkeypatch.delenv(name, raising=False)
 
     def call(*arguments):
@@ -112,11 +118,6 @@ def command(monkeypatch, capfd):
         return stop.value.code or 0, *capfd.readouterr()
 
     return call
-
-
-@pytest.fixture
-def run(command):
-    return command
 
 
 @pytest.fixture

@@ -45,27 +45,6 @@ SMALL = (
 )
 
 
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Return a function: run("doctor") -> (exit code, standard output, standard error)."""
-    for name in (
-        "MASKRCNN_BACKEND",
-        "MASKRCNN_DEBUG",
-        "GOMP_SPINCOUNT",
-        "OPENBLAS_THREAD_TIMEOUT",
-        "OPENBLAS_NUM_THREADS",
-    ):
-        monkeypatch.delenv(name, raising=False)
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["maskrcnn", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        return stop.value.code or 0, *capsys.readouterr()
-
-    return call
-
-
 @pytest.fixture(scope="module")
 def shapes(tmp_path_factory):
     """Write six small images; return (json, image folder)."""
@@ -89,9 +68,9 @@ def training(shapes, output, iterations=2):
 
 
 @pytest.fixture
-def trained(run, shapes, tmp_path):
+def trained(command, shapes, tmp_path):
     folder = tmp_path / "run"
-    code, _, error = run(*training(shapes, folder), "--val", shapes[0])
+    code, _, error = command(*training(shapes, folder), "--val", shapes[0])
     assert code == 0, error
     return folder
 
@@ -135,28 +114,28 @@ def test_train_writes_weights_log_and_curve(trained):
     assert (trained / "log.jsonl").exists() and Image.open(trained / "loss.png").size[0] > 500
 
 
-def test_resume_goes_on(run, shapes, trained):
+def test_resume_goes_on(command, shapes, trained):
     # There is a run already.
-    assert run(*training(shapes, trained))[0] == 2
-    code, out, error = run(*training(shapes, trained, 3), "--resume")
+    assert command(*training(shapes, trained))[0] == 2
+    code, out, error = command(*training(shapes, trained, 3), "--resume")
     assert code == 0 and "Trained for 3 steps" in out, error
     assert checkpoint.read(trained).iteration == 3
 
 
-def test_fixed_shapes_and_what_a_graph_needs(run, shapes, tmp_path):
-    command = training(shapes, tmp_path / "run", 1)
+def test_fixed_shapes_and_what_a_graph_needs(command, shapes, tmp_path):
+    words = training(shapes, tmp_path / "run", 1)
     for options, said in (
         (("--graph", "--fixed-shapes"), "--graph needs a CUDA device, not cpu"),
         (("--compile",), "add --fixed-shapes"),
     ):
-        code, _, error = run(*command, *options)
+        code, _, error = command(*words, *options)
         assert code == 2 and said in error and len(error.strip().splitlines()) == 1
-    assert run(*command, "--fixed-shapes")[0] == 0
+    assert command(*words, "--fixed-shapes")[0] == 0
     assert checkpoint.read(tmp_path / "run").settings["fixed_shapes"] is True
 
 
-def test_evaluate(run, shapes, trained, tmp_path):
-    code, out, _ = run(
+def test_evaluate(command, shapes, trained, tmp_path):
+    code, out, _ = command(
         "evaluate",
         trained,
         "--data",
@@ -173,10 +152,10 @@ def test_evaluate(run, shapes, trained, tmp_path):
     assert isinstance(json.loads((tmp_path / "e" / "results.json").read_text()), list)
 
 
-def test_predict_does_the_good_pictures_and_names_the_bad(run, shapes, trained, tmp_path):
+def test_predict_does_the_good_pictures_and_names_the_bad(command, shapes, trained, tmp_path):
     bad = tmp_path / "bad.jpg"
     bad.write_text("no picture")
-    command = (
+    words = (
         "predict",
         trained,
         shapes[1] / "00000[12].png",
@@ -188,7 +167,7 @@ def test_predict_does_the_good_pictures_and_names_the_bad(run, shapes, trained, 
         "--device",
         "cpu",
     )
-    code, out, error = run(*command)
+    code, out, error = command(*words)
     assert code == 2 and "in 2 images" in out
     assert len(error.strip().splitlines()) == 1 and "bad.jpg" in error
     # A small picture is drawn larger.
@@ -203,8 +182,8 @@ def test_predict_does_the_good_pictures_and_names_the_bad(run, shapes, trained, 
     }
 
 
-def test_verify(run, shapes, trained):
-    code, out, error = run(
+def test_verify(command, shapes, trained):
+    code, out, error = command(
         "verify", trained, shapes[1] / "000001.png", "--proposals", 2, "--device", "cpu"
     )
     assert code == 0 and "agree in all" in out, out + error
@@ -213,14 +192,14 @@ def test_verify(run, shapes, trained):
     )
 
 
-def test_verify_a_training_step(run, shapes, trained, monkeypatch):
+def test_verify_a_training_step(command, shapes, trained, monkeypatch):
     """Several images form one batch, annotated in the json."""
     from accelerated.verify import training
 
     monkeypatch.setattr(training, "BACKENDS", ("torch",))
     pictures = (shapes[1] / "000002.png", shapes[1] / "000001.png")
     objects = [a["image_id"] for a in json.loads(shapes[0].read_text())["annotations"]]
-    code, out, error = run(
+    code, out, error = command(
         "verify",
         "--train",
         trained,
@@ -239,7 +218,7 @@ def test_verify_a_training_step(run, shapes, trained, monkeypatch):
     assert out.count("mask_head.logits.bias") == 2 and "differs" not in out
 
 
-def test_verify_fails_on_a_difference(run, shapes, trained, monkeypatch):
+def test_verify_fails_on_a_difference(command, shapes, trained, monkeypatch):
     from accelerated.verify import detection
 
     exact = detection.interop.parameters
@@ -252,16 +231,16 @@ def test_verify_fails_on_a_difference(run, shapes, trained, monkeypatch):
 
     monkeypatch.setattr(detection.interop, "parameters", spoilt)
     monkeypatch.setattr(detection, "BACKENDS", ("torch",))
-    code, out, _ = run("verify", trained, shapes[1] / "000001.png", "--device", "cpu")
+    code, out, _ = command("verify", trained, shapes[1] / "000001.png", "--device", "cpu")
     assert code == 1 and "first in rpn_logits" in out
 
 
-def test_verify_a_training_step_without_annotations(run, shapes, trained, monkeypatch):
+def test_verify_a_training_step_without_annotations(command, shapes, trained, monkeypatch):
     from accelerated.verify import training
     from reference import optimizer
 
     monkeypatch.setattr(training, "BACKENDS", ("torch",))
-    command = (
+    words = (
         "verify",
         "--train",
         trained,
@@ -271,7 +250,7 @@ def test_verify_a_training_step_without_annotations(run, shapes, trained, monkey
         "--device",
         "cpu",
     )
-    code, out, _ = run(*command)
+    code, out, _ = command(*words)
     assert code == 0 and "own detections" in out and "with 0 objects" not in out
     exact = optimizer.step
     monkeypatch.setattr(
@@ -279,12 +258,12 @@ def test_verify_a_training_step_without_annotations(run, shapes, trained, monkey
         "step",
         lambda p, g, state, rate, config: exact(p, g, state, rate * (1 + 1e-3), config),
     )
-    code, out, _ = run(*command)
+    code, out, _ = command(*words)
     assert code == 1 and "new weights, first in" in out
 
 
-def test_inspect_shows_counts_and_draws_a_sample(run, shapes, tmp_path):
-    code, out, _ = run(
+def test_inspect_shows_counts_and_draws_a_sample(command, shapes, tmp_path):
+    code, out, _ = command(
         "inspect",
         "--data",
         shapes[0],
@@ -308,10 +287,10 @@ def broken(shapes, tmp_path):
     return tmp_path / "broken.json"
 
 
-def test_broken_data_is_listed_refused_and_skipped(run, shapes, broken, tmp_path):
-    code, out, _ = run("inspect", "--data", broken, "--images", shapes[1])
+def test_broken_data_is_listed_refused_and_skipped(command, shapes, broken, tmp_path):
+    code, out, _ = command("inspect", "--data", broken, "--images", shapes[1])
     assert code == 1 and "negative" in out and "--skip-invalid" in out
-    code, _, error = run(*training((broken, shapes[1]), tmp_path / "run"))
+    code, _, error = command(*training((broken, shapes[1]), tmp_path / "run"))
     assert (
         code == 2
         and "annotation 2" in error
@@ -319,19 +298,19 @@ def test_broken_data_is_listed_refused_and_skipped(run, shapes, broken, tmp_path
         and "Traceback" not in error
     )
     assert not (tmp_path / "run").exists()
-    code, _, error = run(*training((broken, shapes[1]), tmp_path / "run"), "--skip-invalid")
+    code, _, error = command(*training((broken, shapes[1]), tmp_path / "run"), "--skip-invalid")
     assert code == 0 and "skipped" in error and "annotation 2" in error, error
 
 
-def test_convert_keeps_the_weights(run, trained, tmp_path):
-    code, out, error = run("convert", trained, tmp_path / "ours")
+def test_convert_keeps_the_weights(command, trained, tmp_path):
+    code, out, error = command("convert", trained, tmp_path / "ours")
     assert code == 0 and "3 classes" in out, error
     before, after = _weights(trained), _weights(tmp_path / "ours")
     assert before.keys() == after.keys() and all(
         torch.equal(before[name], after[name]) for name in before
     )
     # torchvision's models have no group normalisation.
-    code, _, error = run("convert", trained, tmp_path / "theirs.safetensors")
+    code, _, error = command("convert", trained, tmp_path / "theirs.safetensors")
     assert (
         code == 2
         and len(error.strip().splitlines()) == 1
@@ -345,8 +324,8 @@ def _weights(folder):
     return interop.load(folder).state_dict()
 
 
-def test_doctor(run):
-    code, out, _ = run("doctor")
+def test_doctor(command):
+    code, out, _ = command("doctor")
     # A CUDA build's torch.__version__ has a suffix that the version of its package lacks.
     assert code == 0 and metadata.version("torch") in out and "cpu" in out
 
@@ -372,15 +351,15 @@ DATA = ("--data", "missing.json", "--images", "nowhere", "--output", "out")
         (("export", "missing", "target.onnx"), "missing"),
     ],
 )
-def test_bad_input_is_one_line_and_exit_code_2(run, arguments, said, tmp_path, monkeypatch):
+def test_bad_input_is_one_line_and_exit_code_2(command, arguments, said, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    code, out, error = run(*arguments)
+    code, out, error = command(*arguments)
     assert code == 2 and said in error and out == ""
     assert len(error.strip().splitlines()) == 1 and error.startswith("maskrcnn: ")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_wrong_checkpoints_and_pictures(run, shapes, trained, tmp_path):
+def test_wrong_checkpoints_and_pictures(command, shapes, trained, tmp_path):
     text = tmp_path / "text.pth"
     text.write_text("no weights")
     torch.save({"a": torch.zeros(1)}, tmp_path / "other.pth")
@@ -402,7 +381,7 @@ def test_wrong_checkpoints_and_pictures(run, shapes, trained, tmp_path):
         ("predict", trained, tmp_path / "nothing_*.png"),
         ("evaluate", trained, "--data", tmp_path / "one.json", "--images", shapes[1]),
     ):
-        code, _, error = run(*arguments, "--device", "cpu")
+        code, _, error = command(*arguments, "--device", "cpu")
         assert code == 2 and len(error.strip().splitlines()) == 1 and "Traceback" not in error, (
             arguments,
             error,

@@ -2,31 +2,16 @@
 
 import json
 import re
-import sys
 from dataclasses import replace
 
 import pytest
 import torch
 from support import small
 
-from accelerated.command_line import cli
 from accelerated.data.coco import CocoDataset
 from accelerated.engine import checkpoint, evaluate, results
 from accelerated.mask_rcnn import MaskRCNN
 from accelerated.optimizer import build
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Return a function: run("doctor") -> (exit code, standard output, standard error)."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["maskrcnn", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        return stop.value.code or 0, *capsys.readouterr()
-
-    return call
 
 
 @pytest.fixture
@@ -51,9 +36,9 @@ def write(path, content):
     return path
 
 
-def test_a_file_scores_what_its_detections_score(run, data, found, tmp_path):
+def test_a_file_scores_what_its_detections_score(command, data, found, tmp_path):
     file = write(tmp_path / "found.json", found)
-    code, out, error = run("evaluate", file, "--data", data, "--output", tmp_path / "out")
+    code, out, error = command("evaluate", file, "--data", data, "--output", tmp_path / "out")
     assert code == 0 and error == "", error
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert metrics == evaluate.score(json.loads(data.read_text()), found)
@@ -62,7 +47,7 @@ def test_a_file_scores_what_its_detections_score(run, data, found, tmp_path):
     assert not (tmp_path / "out" / "results.json").exists()
 
 
-def test_boxes_alone_and_masks_alone(run, data, found, tmp_path):
+def test_boxes_alone_and_masks_alone(command, data, found, tmp_path):
     """Of what the detections have; boxes need no mask in the data."""
     content = json.loads(data.read_text())
     for annotation in content["annotations"]:
@@ -71,7 +56,7 @@ def test_boxes_alone_and_masks_alone(run, data, found, tmp_path):
     for kind, other, truth in (("bbox", "segmentation", boxes), ("segm", "bbox", data)):
         entries = [{k: x for k, x in entry.items() if k != other} for entry in found]
         file = write(tmp_path / f"{kind}.json", entries)
-        code, _, error = run("evaluate", file, "--data", truth, "--output", tmp_path)
+        code, _, error = command("evaluate", file, "--data", truth, "--output", tmp_path)
         assert code == 0, error
         metrics = json.loads((tmp_path / "metrics.json").read_text())
         assert metrics == evaluate.score(json.loads(data.read_text()), entries, iou_types=(kind,))
@@ -87,11 +72,14 @@ def test_uncompressed_counts(data, found):
     assert results.fit(results.read(file), dataset, "d") == found
 
 
-def test_images_without_a_detection_are_counted(run, data, found, tmp_path):
+def test_images_without_a_detection_are_counted(command, data, found, tmp_path):
     file = write(tmp_path / "found.json", [x for x in found if x["image_id"] not in (2, 4)])
-    code, out, _ = run("evaluate", file, "--data", data, "--output", tmp_path / "out")
+    where = ("--data", data, "--output", tmp_path / "out")
+    code, out, _ = command("evaluate", file, *where)
     assert code == 0 and "Note: 2 of 5 images have no detection." in out
-    code, out, _ = run("evaluate", write(file, []), "--data", data, "--output", tmp_path / "out")
+    code, out, _ = command(
+        "evaluate", write(file, []), "--data", data, "--output", tmp_path / "out"
+    )
     assert code == 0 and "Note: 5 of 5 images have no detection." in out and "0.000" in out
 
 
@@ -113,17 +101,17 @@ def test_images_without_a_detection_are_counted(run, data, found, tmp_path):
         (lambda x: x.append(3), "expected a list of detections"),
     ],
 )
-def test_what_does_not_belong_to_the_data_is_one_line(run, data, found, tmp_path, change, said):
+def test_what_does_not_belong_to_the_data_is_one_line(command, data, found, tmp_path, change, said):
     count = len(found)
     change(found)
     file = write(tmp_path / "found.json", found)
-    code, out, error = run("evaluate", file, "--data", data, "--output", tmp_path / "out")
+    code, out, error = command("evaluate", file, "--data", data, "--output", tmp_path / "out")
     assert code == 2 and out == "" and len(error.splitlines()) == 1
     assert re.search(said.replace("{n}", str(count)), error), error
     assert "found.json" in error and not (tmp_path / "out").exists()
 
 
-def test_predictions_json_has_ids_of_its_own(run, data, found, tmp_path):
+def test_predictions_json_has_ids_of_its_own(command, data, found, tmp_path):
     """Images are found by their names, categories by theirs."""
     images = [f"000{k:03d}.png" for k in (3, 1, 5)]
     own, numbers = {3: 1, 1: 2, 5: 3}, {1: 12, 2: 11, 3: 10}
@@ -142,7 +130,7 @@ def test_predictions_json_has_ids_of_its_own(run, data, found, tmp_path):
         ],
     }
     file = write(tmp_path / "predictions.json", predictions)
-    code, out, error = run("evaluate", file, "--data", data, "--output", tmp_path / "out")
+    code, out, error = command("evaluate", file, "--data", data, "--output", tmp_path / "out")
     assert code == 0 and "2 of 5 images have no detection" in out, error
     assert "Note: the lowest score is 0." in out
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
@@ -161,7 +149,7 @@ def test_predictions_json_has_ids_of_its_own(run, data, found, tmp_path):
             results.fit(results.read(write(file, spoilt)), dataset, data)
 
 
-def test_data_without_annotations_is_not_scored(run, data, tmp_path):
+def test_data_without_annotations_is_not_scored(command, data, tmp_path):
     """Like COCO's test-dev: results are written to be submitted, AP of nothing is not."""
     config = small.config()
     config = replace(config, box_head=replace(config.box_head, score_threshold=0.0))
@@ -173,15 +161,15 @@ def test_data_without_annotations_is_not_scored(run, data, tmp_path):
     content = json.loads(data.read_text())
     del content["annotations"]
     bare = write(tmp_path / "test-dev.json", content)
-    command = ("evaluate", tmp_path / "model", "--data", bare, "--device", "cpu")
+    words = ("evaluate", tmp_path / "model", "--data", bare, "--device", "cpu")
     command += ("--images", data.parent / "images", "--output", tmp_path / "out")
-    code, out, error = run(*command)
+    code, out, error = command(*words)
     assert code == 0 and "has no annotations to score 5 images by. To submit:" in out, error
     assert "results_segm.json" in out and "AP" not in out
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert "results.json" in names and "metrics.json" not in names
     # But other commands need them.
-    assert run("inspect", "--data", bare, "--images", data.parent / "images")[0] == 1
+    assert command("inspect", "--data", bare, "--images", data.parent / "images")[0] == 1
     file = write(tmp_path / "found.json", [])
-    code, _, error = run("evaluate", file, "--data", bare)
+    code, _, error = command("evaluate", file, "--data", bare)
     assert code == 2 and len(error.splitlines()) == 1

@@ -209,21 +209,23 @@ def test_architecture_from_a_foreign_file(shapes, tmp_path):
     )
 
 
-def test_architecture_from_a_folder_of_ours(shapes, tmp_path, run):
+def test_architecture_from_a_folder_of_ours(shapes, tmp_path, command):
     data, images = shapes
     where = ("--data", data, "--images", images, "--device", "cpu", "--iterations", 1)
     narrowed = [
         w for c in ("backbone.width=8", "norm_groups=4", "fpn.channels=8") for w in ("--set", c)
     ]
     pixels = ("--set", "transform.min_size=[64]", "--batch-size", 1)
-    code, out, error = run("train", *where, *narrowed, *pixels, "--output", tmp_path / "a")
+    code, out, error = command("train", *where, *narrowed, *pixels, "--output", tmp_path / "a")
     assert code == 0 and "preset tiny, which suits these images" in out, error
     content = json.loads(data.read_text())
     content["categories"][0]["name"] = "circle"
     data.write_text(json.dumps(content))
     start = plan(str(tmp_path / "a"), shapes)
     assert to_dict(start.config) == to_dict(checkpoint.read(tmp_path / "a").config)
-    code, out, error = run("train", *where, "--weights", tmp_path / "a", "--output", tmp_path / "b")
+    code, out, error = command(
+        "train", *where, "--weights", tmp_path / "a", "--output", tmp_path / "b"
+    )
     assert code == 0 and "knows 2 of 3 classes: rectangle, triangle" in out, error
     assert "fresh, for the other classes: box_head.class_logits" in out
     [line] = [line for line in log.read(tmp_path / "b" / "log.jsonl") if "not_in_weights" in line]
@@ -235,7 +237,7 @@ def test_architecture_from_a_folder_of_ours(shapes, tmp_path, run):
     start = plan(str(tmp_path / "a"), shapes, "tiny", wide)
     assert start.config.rpn.nms_iou == 0.6 and start.config.norm_groups == 4
     assert any(line.startswith("norm_groups=4, as ") for line in start.lines)
-    code, _, error = run(
+    code, _, error = command(
         "train",
         *where,
         "--weights",
@@ -267,7 +269,7 @@ def test_from_scratch(shapes):
     assert plan(None, shapes, "torchvision_r50_fpn").lines == []
 
 
-def test_from_the_published_file_to_pictures(shapes, tmp_path, run, publish):
+def test_from_the_published_file_to_pictures(shapes, tmp_path, command, publish):
     """`train --weights coco` on other classes and `predict`, with weights of the true shapes."""
     config = override(preset("torchvision_r50_fpn"), "num_classes=90")
     with torch.device("meta"):
@@ -284,12 +286,12 @@ def test_from_the_published_file_to_pictures(shapes, tmp_path, run, publish):
     where = ("--data", data, "--images", images, "--device", "cpu", "--output", tmp_path / "run")
     small_run = ("--iterations", 1, "--batch-size", 1, "--set", "transform.min_size=[64]")
     limit = ("--set", "rpn.post_nms_top_n_train=20", "--set", "box_head.score_threshold=0")
-    code, out, error = run("train", "--weights", "coco", *where, *small_run, *limit)
+    code, out, error = command("train", "--weights", "coco", *where, *small_run, *limit)
     assert code == 0 and "coco knows 1 of 3 classes: dog" in out, error
     assert checkpoint.read(tmp_path / "run").config.backbone.norm_eps == 0.0
     picture = sorted(images.iterdir())[0]
     output = ("--output", tmp_path / "out", "--device", "cpu", "--threshold", 0)
-    code, _, error = run("predict", tmp_path / "run", picture, *output)
+    code, _, error = command("predict", tmp_path / "run", picture, *output)
     assert code == 0 and error == ""
     written = json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert [c["name"] for c in written["categories"]] == ["dog", "rectangle", "triangle"]

@@ -122,27 +122,27 @@ def test_two_at_once(publish):
     assert len(server.requests) == 1 and path.read_bytes() == CONTENT
 
 
-def test_without_a_network(cache, run):
+def test_without_a_network(cache, command):
     """One line with the address and the path of a file that is brought by hand."""
-    code, _, error = run("predict", "coco", ".")
+    code, _, error = command("predict", "coco", ".")
     assert code == 2 and len(error.splitlines()) == 1
     name = "maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth"
     assert re.search(
         rf"cannot download http://127.0.0.1:9/{name} \(.*\): .* to {cache / name} by hand", error
     )
-    code, _, error = run("weights", "cocoa")
+    code, _, error = command("weights", "cocoa")
     assert code == 2 and "did you mean coco?" in error
-    code, _, error = run("predict", "coco_v3", ".")
+    code, _, error = command("predict", "coco_v3", ".")
     assert code == 2 and "no such file; did you mean coco_v2?" in error
 
 
-def test_list_and_download_by_the_command(publish, run):
+def test_list_and_download_by_the_command(publish, command):
     server, path = publish(CONTENT)
-    code, out, _ = run("weights")
+    code, out, _ = command("weights")
     assert code == 0 and all(name in out for name in zoo.ENTRIES) and str(path.parent) in out
     assert re.search(r"coco .*BSD-3-Clause +178 MB +\n", out) and not server.requests
-    assert run("weights", "coco")[:2] == (0, f"{path}\n")
-    assert re.search(r"coco .*178 MB +yes", run("weights")[1])
+    assert command("weights", "coco")[:2] == (0, f"{path}\n")
+    assert re.search(r"coco .*178 MB +yes", command("weights")[1])
 
 
 def test_names_load_and_a_file_on_the_disk_goes_before(publish, coco, tmp_path, monkeypatch):
@@ -199,13 +199,13 @@ def test_a_renamed_file_is_known_by_its_digest(publish, coco, tmp_path):
         interop.load(tmp_path / "mine.pth", changes=["backbone.depth=101"])
 
 
-def test_what_was_said_is_stored(run, coco, tmp_path):
+def test_what_was_said_is_stored(command, coco, tmp_path):
     """convert prints what was assumed, keeps what was said, and the folder says it from then on."""
     (tmp_path / "mine.pth").write_bytes(coco[1])
     names = tmp_path / "names.txt"
     names.write_text("\n".join(f"part {k}" for k in range(1, 91)))
     where = ("convert", tmp_path / "mine.pth", tmp_path / "ours", "--set", "backbone.norm_eps=0")
-    code, _, error = run(*where, "--set", "mask_head.pooler.output_size=28", "--names", names)
+    code, _, error = command(*where, "--set", "mask_head.pooler.output_size=28", "--names", names)
     assert code == 0 and "sampling_ratio=2" in error and "norm_eps" not in error
     stored = checkpoint.read(tmp_path / "ours")
     assert stored.config.backbone.norm_eps == 0 and stored.categories[89]["name"] == "part 90"
@@ -254,7 +254,7 @@ def test_categories_of_coco():
     assert interop.load(theirs, "detectron2_r50_c4").categories == eighty
 
 
-def test_a_checkpoint_of_coco_evaluates_on_coco(run, coco, tmp_path):
+def test_a_checkpoint_of_coco_evaluates_on_coco(command, coco, tmp_path):
     """Labels are mapped by id; pictures and json say "person"; other names refuse or are given."""
     (tmp_path / "mine.pth").write_bytes(coco[1])
     data, images = synthetic.ShapesDataset(2, size=64).write_coco(tmp_path / "shapes")
@@ -266,7 +266,7 @@ def test_a_checkpoint_of_coco_evaluates_on_coco(run, coco, tmp_path):
     low = ("--set", "box_head.score_threshold=0", "--set", "transform.min_size=[64]")
     output = ("--output", tmp_path / "out", "--device", "cpu")
     how = ("evaluate", tmp_path / "mine.pth", "--data", data, "--images", images, *output, *low)
-    code, out, error = run(*how)
+    code, out, error = command(*how)
     assert code == 0 and "dog" in out, error
     found = json.loads((tmp_path / "out" / "results.json").read_text())
     model = interop.load(tmp_path / "mine.pth", changes=low[1::2])
@@ -278,7 +278,9 @@ def test_a_checkpoint_of_coco_evaluates_on_coco(run, coco, tmp_path):
     assert [r["category_id"] for r in found] == [k for k in labels if k in coco_classes.IDS]
     assert set(labels) - set(coco_classes.IDS), "no unused label was detected: the test is empty"
     picture = sorted(images.iterdir())[0]
-    code, _, error = run("predict", tmp_path / "mine.pth", picture, *output, *low, "--threshold", 0)
+    code, _, error = command(
+        "predict", tmp_path / "mine.pth", picture, *output, *low, "--threshold", 0
+    )
     written = json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert code == 0 and written["categories"][0] == {"id": 1, "name": "person"}, error
     # Unused labels are not offered.
@@ -290,16 +292,16 @@ def test_a_checkpoint_of_coco_evaluates_on_coco(run, coco, tmp_path):
     # A part of the classes.
     content["categories"] = [{"id": 18, "name": "dog"}, {"id": 17, "name": "cat"}]
     data.write_text(json.dumps(content))
-    code, _, error = run(*how)
+    code, _, error = command(*how)
     assert code == 0 and "left out: detections of 78 classes" in error, error
     found = json.loads((tmp_path / "out" / "results.json").read_text())
     assert {r["category_id"] for r in found} <= {17, 18}
     # Another name for an id.
     content["categories"][1]["name"] = "lion"
     data.write_text(json.dumps(content))
-    code, _, error = run(*how)
+    code, _, error = command(*how)
     assert code == 2 and "its category 17 is 'lion', the model's is 'cat'" in error
-    code, _, error = run(*how, "--names", data)
+    code, _, error = command(*how, "--names", data)
     assert code == 0 and "taken as COCO's" not in error, error
 
 
