@@ -162,7 +162,7 @@ def test_data_without_annotations_is_not_scored(command, data, tmp_path):
     del content["annotations"]
     bare = write(tmp_path / "test-dev.json", content)
     words = ("evaluate", tmp_path / "model", "--data", bare, "--device", "cpu")
-    command += ("--images", data.parent / "images", "--output", tmp_path / "out")
+    words += ("--images", data.parent / "images", "--output", tmp_path / "out")
     code, out, error = command(*words)
     assert code == 0 and "has no annotations to score 5 images by. To submit:" in out, error
     assert "results_segm.json" in out and "AP" not in out
