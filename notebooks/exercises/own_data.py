@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from accelerated.data import lint, rle
+from accelerated.data import lint, rle, sources
 from exercises import RIGHT, attempt, wrong
 
 WIDTH, HEIGHT = 60, 40
@@ -94,7 +94,7 @@ def _read(annotation):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "data.json"
         path.write_text(json.dumps(content))
-        records, report = lint.read(path, folder, open_images=False)
+        records, report = lint.read(sources.find(path, folder), open_images=False)
     return records.images[image["id"]], report.problems
 
 

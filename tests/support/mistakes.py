@@ -539,7 +539,7 @@ MISTAKES["own_data"] = [
     (annotated(lambda a, polygons: {"bbox": np.array(a["bbox"])}), "not arrays"),
     (without("iscrowd"), "iscrowd is missing"),
     (without("area"), "area is missing"),
-    (without("segmentation"), "draw a mask"),
+    (without("segmentation"), "without a mask"),
     (lambda *arguments: [answers.own_data(*arguments)], "a dict"),
 ]
 
