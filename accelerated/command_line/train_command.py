@@ -188,9 +188,10 @@ def train_model(
         )
     )
     print(*begin.lines, *lines, sep="\n", flush=True)
-    shared = len(dataset.files() & evaluation.files()) if evaluation is not None else 0
+    val_files = evaluation.files() if evaluation is not None else set()
+    shared = len(dataset.files() & val_files)
     if shared:
-        some = f"{shared} of the {report.count(len(evaluation), 'validation image')}"
+        some = f"{shared} of the {report.count(len(val_files), 'validation image')}"
         message = f"{some} are trained on: average precision says little about new images"
         print(f"maskrcnn: warning: {message}", file=sys.stderr)
     if objects.advice:

@@ -1,6 +1,7 @@
 """Values of a JSON file, which may be of any type."""
 
 import math
+from collections.abc import Mapping
 from typing import Any, TypeGuard
 
 # Code, severity and message.
@@ -52,7 +53,7 @@ def short(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def objects(value: Any, fields: dict[str, type | tuple[type, ...]]) -> list[dict]:
+def objects(value: Any, fields: Mapping[str, type | tuple[type, ...]]) -> list[dict]:
     """Return a list of objects that have these fields, each of its types.
 
     Raises ValueError, which names the first that has not.
