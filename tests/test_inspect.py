@@ -60,7 +60,7 @@ def test_a_repaired_copy_is_written_once(inspect, tmp_path):
 
 def test_nothing_is_written_where_nothing_is_mended(inspect, tmp_path):
     code, out, _ = inspect(shapes_file.data(), "--fix", tmp_path / "out.json")
-    assert code == 0 and "No problem: " in out and not (tmp_path / "out.json").exists()
+    assert code == 0 and "There is no problem: " in out and not (tmp_path / "out.json").exists()
     content = shapes_file.data()
     for entry in content["annotations"]:
         entry["segmentation"] = []

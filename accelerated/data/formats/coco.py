@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-from accelerated.data.annotations import Problem
+from accelerated.data.annotations import PARTS, Problem
+from accelerated.data.file_names import exists
 from accelerated.data.formats.draft import Source
 from accelerated.data.formats.place import Place, parse_json
 
 NAME = "COCO"
 LOOKED_FOR = "COCO (.json)"
-KEYS = {"images", "annotations", "categories"}
 # File names that are looked up to find the folder of the images.
 TRIED = 20
 # Files that an error lists.
@@ -20,7 +20,7 @@ LOOKED_INTO = 100
 
 def is_file(content: Any) -> bool:
     """Tell whether parsed JSON is in COCO's format."""
-    return isinstance(content, dict) and content.keys() >= KEYS
+    return isinstance(content, dict) and content.keys() >= {*PARTS}
 
 
 def recognises(place: Place) -> bool:
@@ -65,13 +65,13 @@ def _image_folder(path):
     # COCO keeps its files in a folder of their own, beside those of the images.
     candidates = [path.parent, path.parent / "images", above / "images"]
     candidates += [path.with_suffix(""), above / path.stem, above]
-    found = {folder: sum(_exists(folder, name) for name in names) for folder in candidates}
+    found = {folder: sum(exists(folder, name) for name in names) for folder in candidates}
     best = max(candidates, key=lambda folder: found[folder])
     if not found[best]:
         # Those of each part in a folder of its own, where a name can mean several files.
         inside = [folder for base in candidates[:3] for folder in _folders(base)]
         inside += _folders(above)
-        found |= {folder: sum(_exists(folder, name) for name in names) for folder in inside}
+        found |= {folder: sum(exists(folder, name) for name in names) for folder in inside}
         holding = [folder for folder in dict.fromkeys(inside) if found[folder]]
         named = [folder for folder in holding if folder.name in path.stem]
         if len(named or holding) != 1:
@@ -90,10 +90,3 @@ def _folders(path):
         return sorted(folder for folder in path.iterdir() if folder.is_dir())[:LOOKED_INTO]
     except OSError:
         return []
-
-
-def _exists(folder, name):
-    try:
-        return (folder / name).is_file()
-    except (OSError, ValueError):
-        return False
