@@ -133,7 +133,7 @@ def test_what_import_says(command, photos, tmp_path):
     other = tmp_path / "lm"
     code, out, error = command("import", path, other, "--images", root, "--format", "labelme")
     assert code == 0, error
-    assert "4 images, 6 objects, 3 classes." in out and "1 annotations" in out
+    assert "4 images, 6 objects, 3 classes." in out and "1 annotation." in out
     assert (other / "b/a.json").exists() and (other / "b/c d.json").exists()
     for arguments, said in (
         (("import", path, other), "exists; choose another name"),

@@ -265,7 +265,7 @@ def test_our_own(tmp_path, name):
     with pytest.raises(ValueError, match=r"lack their config.json; .* preset="):
         interop.load(model.state_dict())
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(ValueError, match=r"config.json: not valid JSON"):
+    with pytest.raises(ValueError, match=r"config.json: the file is not JSON"):
         interop.load(tmp_path)
 
 

@@ -29,10 +29,8 @@ def categories(names):
 def source_and_target(name, target_name=None, *changes):
     """Make two models whose tensors all differ; the source as if read from a file."""
     config = narrow.config(name)
-    source, target = filled(config), narrow.config(target_name or name)
-    for change in changes:
-        target = override(target, change)
-    target = MaskRCNN(target)
+    source = filled(config)
+    target = MaskRCNN(override(narrow.config(target_name or name), *changes))
     source.categories, target.categories = categories(SOURCE), categories(TARGET)
     loaded = interop.Loaded("weights", source, None, frozenset(), [])
     return loaded, source.state_dict(), target

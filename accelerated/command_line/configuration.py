@@ -53,12 +53,12 @@ def configuration(
         base = None if preset is None else named_preset(preset)
     else:
         base, source, origin, lines = _from_weights(preset, weights, changes, names)
-    masks = _changed(base or Config(), changes).mask_head.kind != "none"
+    masks = override(base or Config(), *changes).mask_head.kind != "none"
     dataset = open_data(masks)
     if base is None:
         name = default_preset(dataset.sizes)
         base, origin = named_preset(name), f"preset {name}, which suits these images"
-    config = replace(_changed(base, changes), num_classes=len(dataset.class_names))
+    config = replace(override(base, *changes), num_classes=len(dataset.class_names))
     return Start(config, dataset, source, origin, lines)
 
 
@@ -74,7 +74,7 @@ def continuation(
     which fits its length, stays unless a change names it.
     """
     stored = checkpoint.read(run).config
-    config = _changed(stored if preset is None else named_preset(preset), changes)
+    config = override(stored if preset is None else named_preset(preset), *changes)
     if not sets_warmup(changes):
         steps = stored.optimizer.warmup_iterations
         config = replace(config, optimizer=replace(config.optimizer, warmup_iterations=steps))
@@ -99,7 +99,7 @@ def _from_weights(preset, weights, changes, names):
     if preset is None:
         origin = f"nearest preset {loaded.preset}" if loaded.preset else "its config.json"
         return config, loaded, f"architecture of {loaded} ({origin})", loaded.notes
-    lines, base = list(loaded.notes), _changed(named_preset(preset), changes)
+    lines, base = list(loaded.notes), override(named_preset(preset), *changes)
     for field in PARTS:
         theirs, ours = attrgetter(field)(config), attrgetter(field)(base)
         if theirs != ours:
@@ -140,9 +140,3 @@ def _from_backbone(preset, weights):
         if path.startswith(("transform.", "backbone."))
     ]
     return base, weights, f"preset {preset}", lines
-
-
-def _changed(config, changes):
-    for change in changes:
-        config = override(config, change)
-    return config

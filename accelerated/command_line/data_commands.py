@@ -112,7 +112,7 @@ def _write_repaired(data, images, path, reading, console):
     from accelerated.command_line import report
     from accelerated.data import sources
     from accelerated.data.repair import repair
-    from accelerated.engine.evaluate import write_json
+    from accelerated.data.text_files import write_json
 
     repaired = repair(sources.find(data, images), reading)
     if not repaired.changes:

@@ -122,6 +122,7 @@ def _score_file(
 ) -> None:
     """Score the detections of a file."""
     from accelerated.command_line import report
+    from accelerated.data.text_files import write_json
     from accelerated.engine import evaluate, results
 
     detected = results.read(path)
@@ -137,7 +138,7 @@ def _score_file(
         raise ValueError(f"{data} has no annotations to score detections by")
     found = results.fit(detected, dataset, data)
     metrics = evaluate.score(dataset.coco, found, iou_types=detected.iou_types)
-    evaluate.write_json(output / "metrics.json", metrics)
+    write_json(output / "metrics.json", metrics)
     console = report.console()
     console.print(report.metrics(metrics), report.class_metrics(metrics))
     counted = report.count(len(found), "detection")

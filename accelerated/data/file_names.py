@@ -13,7 +13,7 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from itertools import islice
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote
 
@@ -32,7 +32,6 @@ LETTERS = "with capital and small letters, accents or blanks as in the file's na
 UPLOADED = "with or without the digits that Label Studio puts before names"
 HASHED = "with or without Roboflow's .rf. hash"
 SUFFIX = "with another file extension"
-PICTURE = "jpe?g?|png|bmp|webp|tiff?|gif|ppm"
 
 
 class Folder:
@@ -112,12 +111,12 @@ def _uploaded(name):
 
 def _hashed(name):
     """Take NAME_jpg.rf.HASH.jpg for NAME.jpg."""
-    return re.sub(rf"_({PICTURE})\.rf\.\w+(?=\.\w+$)", "", _uploaded(name))
+    return re.sub(r"_[a-z]+\.rf\.\w+(?=\.\w+$)", "", _uploaded(name))
 
 
 def _suffix(name):
-    stem, dot, suffix = _hashed(name).rpartition(".")
-    return stem if dot and re.fullmatch(PICTURE, suffix) else stem + dot + suffix
+    path = PurePosixPath(_hashed(name))
+    return path.stem if path.suffix in images.SUFFIXES else path.name
 
 
 # Ever looser keys under which names are the same.

@@ -14,6 +14,8 @@ from PIL import Image
 
 # Without EPS, for which Pillow would start Ghostscript.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+# Endings of their names.
+SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 # Pillow's limit against decompression bombs, 89 million.
 MAX_PIXELS = cast(int, Image.MAX_IMAGE_PIXELS)
 # The EXIF tag.

@@ -34,13 +34,11 @@ def share_only_ids(known: Sequence[dict], wanted: Sequence[dict]) -> bool:
     return all(category["id"] in ids and category["name"] not in names for category in wanted)
 
 
-def label_ids(known: Sequence[dict] | None, dataset: Dataset) -> list[int | None]:
-    """Return the data set's category id of each of a model's labels 1..K; None if it has none.
+def label_ids(known: Sequence[dict], dataset: Dataset) -> list[int | None]:
+    """Return the category id of each of a model's labels 1..K; None where the data set lacks it.
 
-    known  the model's categories; None: those of the data set
+    known  the model's categories
     """
-    if known is None:
-        return list(dataset.category_ids)
     ids = set(dataset.category_ids)
     return [category["id"] if category["id"] in ids else None for category in known]
 

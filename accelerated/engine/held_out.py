@@ -1,11 +1,10 @@
 """The part of a data set that a run does not train on, kept in RUN/split."""
 
-import json
 from pathlib import Path
 
 from accelerated.data.coco import CocoDataset
 from accelerated.data.split import split
-from accelerated.engine.evaluate import write_json
+from accelerated.data.text_files import parse_json, write_json
 
 
 def hold_out(
@@ -36,7 +35,7 @@ def hold_out(
 
 def _stored(path, dataset, how):
     """Return the indices of the parts that a file lists."""
-    stored = json.loads(path.read_text())
+    stored = parse_json(path)
     for name, value in how.items():
         if stored[name] != value:
             raise ValueError(

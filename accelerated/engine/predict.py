@@ -10,10 +10,11 @@ from rich.progress import track
 
 from accelerated.data import images
 from accelerated.data.formats import labelme, yolo
+from accelerated.data.text_files import write_json
 from accelerated.drawing.detections import draw, save
 from accelerated.engine import pictures
 from accelerated.engine.capture import detector
-from accelerated.engine.evaluate import coco_results, write_json
+from accelerated.engine.evaluate import coco_results
 from accelerated.engine.pictures import Found
 from accelerated.interop.names import is_unused
 from accelerated.mask_rcnn import MaskRCNN

@@ -1,13 +1,14 @@
 """Detections that a file holds, checked against a data set, so that they can be scored."""
 
-import json
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from accelerated.data import rle
 from accelerated.data.dataset import Dataset
+from accelerated.data.formats.coco import is_file
+from accelerated.data.text_files import parse_json
+from accelerated.data.values import finite
 
 # A threshold of scores that hardly changes AP, the model's own in most presets.
 LOWEST = 0.05
@@ -40,11 +41,11 @@ def read(path: str | Path) -> Detected:
     """
     path = Path(path)
     try:
-        content = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not JSON: {error}") from None
+        content = parse_json(path)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
     images = categories = None
-    if isinstance(content, dict) and {"images", "categories", "annotations"} <= content.keys():
+    if is_file(content):
         images, categories = content["images"], content["categories"]
         content = content["annotations"]
     if not isinstance(content, list) or not all(isinstance(entry, dict) for entry in content):
@@ -116,17 +117,13 @@ def _check_numbers(entry):
             raise ValueError(f"it has no {key}{hint}")
     if isinstance(entry["image_id"], list | dict):
         raise ValueError(f"image_id is {entry['image_id']}")
-    if not _is_number(entry["score"]):
+    if not finite(entry["score"]):
         raise ValueError(f"score is {entry['score']!r}, not a finite number")
     box = entry.get("bbox", [0, 0, 0, 0])
-    if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
+    if not isinstance(box, list) or len(box) != 4 or not all(map(finite, box)):
         raise ValueError(f"bbox is {box!r}, not [x, y, width, height]")
     if min(box[2:]) < 0:
         raise ValueError(f"bbox {box} has a negative side; write [x, y, width, height]")
-
-
-def _is_number(value):
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _runs(value: Any, size: tuple[int, int]) -> dict:

@@ -1,23 +1,20 @@
 """The start of a training run: what fits, somebody's weights, or its own last checkpoint."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from accelerated import interop
-from accelerated.data.dataset import Dataset
+from accelerated.data.dataset import Dataset, categories
 from accelerated.engine import checkpoint, classes
-from accelerated.engine.evaluate import categories
 from accelerated.engine.settings import Settings
 from accelerated.interop import Loaded, unseen
 from accelerated.mask_rcnn import MaskRCNN
 from accelerated.optimizer import learning_rate
-from reference.config import Config, to_dict
+from reference.config import Config, flat
 
 
 @dataclass(frozen=True)
@@ -150,12 +147,13 @@ def check(
             raise ValueError(f"{folder} already holds a run: resume it, or choose another folder")
         return settings
     # What older checkpoints do not name, they had no choice of.
-    before = to_dict(last.config) | {"fixed_shapes": False} | last.settings
-    for path, then, now in _differences(before, to_dict(config) | asdict(settings)):
+    before = flat(last.config) | {"fixed_shapes": False} | last.settings
+    now = flat(config) | asdict(settings)
+    for path, value in before.items():
         # A longer run may continue a shorter one.
-        if path not in ("iterations", "schedule"):
+        if path not in ("iterations", "schedule") and value != now.get(path):
             raise ValueError(
-                f"{folder} was started with {path} = {then!r}, not {now!r}:"
+                f"{folder} was started with {path} = {value!r}, not {now.get(path)!r}:"
                 " resume it with that, or choose another folder"
             )
     if last.iteration > settings.iterations:
@@ -207,12 +205,3 @@ def schedule_change(folder: Path, iterations: int, batch_size: int) -> str | Non
         f"learning rate at step {last.iteration}: {old:.3g} under the schedule of {before} steps,"
         f" {new:.3g} under that of {iterations}"
     )
-
-
-def _differences(a: dict, b: dict, path: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Yield (path, value in a, value in b) of the fields of nested dictionaries that differ."""
-    for name in a:
-        if isinstance(a[name], dict):
-            yield from _differences(a[name], b[name], f"{path}{name}.")
-        elif a[name] != b.get(name):
-            yield f"{path}{name}", a[name], b.get(name)

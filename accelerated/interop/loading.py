@@ -29,7 +29,7 @@ from accelerated.interop import (
 from accelerated.interop import names as class_names
 from accelerated.interop.peers import Peer
 from accelerated.mask_rcnn import MaskRCNN
-from reference.config import Config, override, to_dict
+from reference.config import Config, flat, override
 from reference.config import preset as named_preset
 
 EXPORTERS = {"torchvision": torchvision, "detectron2": detectron2}
@@ -109,7 +109,7 @@ def read_model(
         published = _published(source, tensors) if foreign else None
         nearest = peer.nearest_preset(tensors)
         if config is not None:
-            config = _changed(config, changes)
+            config = override(config, *changes)
         else:
             # A given configuration says everything.
             known = zoo.ENTRIES[published].changes if published else ()
@@ -122,8 +122,8 @@ def read_model(
         untold = set(unseen.UNSEEN)
         if preset is None:
             # The format, or tensors beside the weights, may tell more than the preset.
-            values = dict(unseen.fields(to_dict(named_preset(nearest or ""))))
-            said = {path for path, v in unseen.fields(to_dict(model.config)) if v != values[path]}
+            values = flat(named_preset(nearest or ""))
+            said = {path for path, value in flat(model.config).items() if value != values[path]}
             said |= {change.partition("=")[0].strip() for change in changes}
             notes += unseen.assumptions(model.config, nearest or "", said)
         if names is None and model.categories:
@@ -253,12 +253,6 @@ def _categories(source, classes: int, names, foreign: bool) -> list[dict] | None
     return stored
 
 
-def _changed(config: Config, changes) -> Config:
-    for change in changes:
-        config = override(config, change)
-    return config
-
-
 def _configuration(tensors, theirs, peer: Peer, preset, changes) -> Config:
     """Complete the given or the nearest preset with `changes` and what the tensors reveal."""
     try:
@@ -266,7 +260,7 @@ def _configuration(tensors, theirs, peer: Peer, preset, changes) -> Config:
             config = named_preset(preset)
         else:
             config = preset or peer.base_config(tensors, theirs)
-        wanted = _changed(config, changes)
+        wanted = override(config, *changes)
         config = infer.widths(wanted, tensors)
         _check_changes(wanted, config, changes)
         return config
@@ -278,7 +272,7 @@ def _configuration(tensors, theirs, peer: Peer, preset, changes) -> Config:
 
 def _check_changes(wanted, config, changes):
     """Raise ValueError for a change that contradicts the tensors."""
-    asked, shown = (dict(unseen.fields(to_dict(c))) for c in (wanted, config))
+    asked, shown = flat(wanted), flat(config)
     for path in (change.partition("=")[0].strip() for change in changes):
         if asked.get(path) != shown.get(path):
             raise ValueError(f"{path}: the tensors have {shown[path]!r}, not {asked[path]!r}")

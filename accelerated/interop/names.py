@@ -4,11 +4,10 @@ One name a line; a JSON list; {"number": "name"}; a COCO json; or a YAML list or
 such as the `names:` of a data.yaml.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
-import yaml
+from accelerated.data.text_files import parse_json, parse_yaml, read_lines
 
 BACKGROUND = ("__background__", "background")
 
@@ -33,9 +32,9 @@ def read(path: str | Path, count: int) -> list[dict]:
     """
     path = Path(path)
     try:
-        content = _content(path.read_text(encoding="utf-8-sig"), path.suffix.lower())
+        content = _content(path)
         named = sorted(_named(content))
-    except (ValueError, TypeError, KeyError, yaml.YAMLError) as error:
+    except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path}: no list of class names ({error})") from error
     sparse = isinstance(content, dict) and "categories" in content
     if sparse and len(named) < count and named[0][0] > 0 and named[-1][0] <= count:
@@ -53,13 +52,13 @@ def read(path: str | Path, count: int) -> list[dict]:
     ]
 
 
-def _content(text: str, suffix: str) -> Any:
-    if suffix == ".json":
-        return json.loads(text)
-    if suffix in (".yaml", ".yml"):
-        content = yaml.safe_load(text)
+def _content(path: Path) -> Any:
+    if path.suffix.lower() == ".json":
+        return parse_json(path)
+    if path.suffix.lower() in (".yaml", ".yml"):
+        content = parse_yaml(path)
         return content["names"] if isinstance(content, dict) and "names" in content else content
-    return [line.strip() for line in text.splitlines() if line.strip()]
+    return [line.strip() for line in read_lines(path) if line.strip()]
 
 
 def _named(content) -> list[tuple[int, str]]:

@@ -9,7 +9,7 @@ import json
 from collections.abc import Collection, Iterator
 from typing import Any
 
-from reference.config import Config, to_dict
+from reference.config import Config, flat
 
 POOLERS = ("box_head.pooler", "mask_head.pooler")
 SEEN = (
@@ -159,21 +159,12 @@ TOLD = (
 )
 
 
-def fields(values: dict, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield (path, value) of every field of a configuration's dictionary."""
-    for name, value in values.items():
-        if isinstance(value, dict):
-            yield from fields(value, f"{path}{name}.")
-        else:
-            yield f"{path}{name}", value
-
-
 def differences(theirs: Config, ours: Config) -> Iterator[tuple[str, Any, Any]]:
     """Yield (path, their value, our value) of the UNSEEN fields that differ where both use them.
 
     Norms that differ in where their statistics come from are the same.
     """
-    values, others = dict(fields(to_dict(theirs))), dict(fields(to_dict(ours)))
+    values, others = flat(theirs), flat(ours)
     for path in UNSEEN:
         a, b = values[path], others[path]
         same = _statistics(a) == _statistics(b) if path.endswith(".norm") else a == b
@@ -210,7 +201,7 @@ def assumptions(config: Config, preset: str, said: Collection[str]) -> list[str]
     preset  that the values are from
     said    fields that were told with the file
     """
-    values = dict(fields(to_dict(config)))
+    values = flat(config)
     lines = [
         f"assumed what its tensors do not show, as in {preset}; other values by --set FIELD=VALUE"
         " (in Python, changes=[...]):"

@@ -7,9 +7,10 @@ from PIL import Image, ImageDraw
 
 from accelerated.data.formats import draft, indexed
 from accelerated.data.formats.draft import Draft, Source
-from accelerated.data.formats.place import Listing, Place, parse_json
+from accelerated.data.formats.place import Listing, Place
 from accelerated.data.images import MAX_PIXELS
 from accelerated.data.instance import FAR
+from accelerated.data.text_files import parse_json
 from accelerated.data.values import finite, short
 
 NAME = "Cityscapes"

@@ -6,7 +6,8 @@ from typing import Any
 from accelerated.data.annotations import PARTS, Problem
 from accelerated.data.file_names import exists
 from accelerated.data.formats.draft import Source
-from accelerated.data.formats.place import Place, parse_json
+from accelerated.data.formats.place import Place
+from accelerated.data.text_files import parse_json
 
 NAME = "COCO"
 LOOKED_FOR = "COCO (.json)"

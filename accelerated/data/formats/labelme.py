@@ -10,7 +10,8 @@ from typing import Any
 
 from accelerated.data.formats import draft, indexed, outlines, writing
 from accelerated.data.formats.draft import Draft, Shape, Source
-from accelerated.data.formats.place import Listing, Place, parse_json, read_lines
+from accelerated.data.formats.place import Listing, Place
+from accelerated.data.text_files import parse_json, read_lines
 from accelerated.data.values import finite, short
 
 NAME = "LabelMe"

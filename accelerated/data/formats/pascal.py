@@ -6,7 +6,8 @@ import numpy as np
 
 from accelerated.data.formats import draft, indexed
 from accelerated.data.formats.draft import Draft, Source
-from accelerated.data.formats.place import Listing, Place, read_lines
+from accelerated.data.formats.place import Listing, Place
+from accelerated.data.text_files import read_lines
 
 NAME = "Pascal VOC"
 LOOKED_FOR = "Pascal VOC (SegmentationObject)"

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 from accelerated.data.formats import draft
 from accelerated.data.formats.draft import Draft, Source
-from accelerated.data.formats.place import Listing, Place, read_lines
+from accelerated.data.formats.place import Listing, Place
+from accelerated.data.text_files import read_lines
 from accelerated.data.values import finite, short
 
 NAME = "VIA"

@@ -8,7 +8,8 @@ import yaml
 
 from accelerated.data.formats import draft, outlines, writing
 from accelerated.data.formats.draft import Draft, Source
-from accelerated.data.formats.place import Listing, Place, parse_yaml, read_lines
+from accelerated.data.formats.place import Listing, Place
+from accelerated.data.text_files import parse_yaml, read_lines
 from accelerated.data.values import finite, short, whole
 
 NAME = "YOLO"
