@@ -197,7 +197,7 @@ class _Reader:
             if category_id is None:
                 message = f"category {short(category)} needs an integer as id"
                 if isinstance(category, dict) and number(category.get("id")) is not None:
-                    message += ", not a text: --fix OUT.json mends that"
+                    message += ", not a text: inspect --fix OUT.json mends that"
                 raise Invalid("category_invalid", message)
             name = category.get("name")
             if not isinstance(name, str) or not name:

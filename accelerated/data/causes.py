@@ -11,7 +11,7 @@ from accelerated.data.reading import Reading
 from accelerated.data.sources import Source
 from accelerated.data.values import is_number, plain, whole
 
-FIX = "--fix OUT.json"
+FIX = "inspect --fix OUT.json"
 # Names that are looked for in other folders.
 TRIED = 100
 
