@@ -49,7 +49,7 @@ def check_labels(target: Target | None, num_classes: int) -> None:
     """Raise ValueError for a label above K, `num_classes`."""
     label = 0 if target is None else int(max(target.labels, default=0))
     if label > num_classes:
-        raise ValueError(f"target: label {label} above num_classes {num_classes}: correct one of them")
+        raise ValueError(f"target: label {label} above num_classes {num_classes}: correct either")
 
 
 def check_polygons(polygons: list | None, count: int) -> list[list[Array]] | None:

@@ -4,8 +4,9 @@ import json
 
 import numpy as np
 import pytest
+from support import annotated
 
-from accelerated.data import rle
+from accelerated.data import lint, rle, sources
 from accelerated.data.formats import labelme, outlines, yolo
 
 
@@ -110,3 +111,46 @@ def test_predictions_as_yolo(rng, tmp_path):
     assert (tmp_path / "labels/classes.txt").read_text() == "leaf\nstem: thin\n"
     with pytest.raises(ValueError, match="share the labels"):
         yolo.write(prediction(mask, ("a/1.png", "a/1.jpg")), tmp_path)
+
+
+@pytest.mark.parametrize("write", [labelme.write, yolo.write])
+def test_labels_of_predictions_are_read_where_they_are_written(rng, tmp_path, write, monkeypatch):
+    """Pictures of one folder, of several, and below a folder that has the name of its parent."""
+    monkeypatch.chdir(tmp_path)
+    mask = blob(rng)
+    for number, names in enumerate(
+        [("photos/1.png", "photos/2.png"), ("a/1.png", "b/1.png"), ("x/1.png", "x/x/1.png")]
+    ):
+        for name in names:
+            annotated.picture(tmp_path / name, size=mask.shape)
+        content = prediction(mask, names)
+        content["annotations"][1] = content["annotations"][0] | {"id": 2, "image_id": 2}
+        folder = tmp_path / f"out{number}" / "labels of"
+        write(content, folder)
+        source = sources.find(folder)
+        assert not lint.check(folder).blocking
+        read = sorted(
+            (source.image_root / image["file_name"]) for image in source.content["images"]
+        )
+        assert [path.resolve() for path in read] == sorted(tmp_path / name for name in names)
+        assert len(source.content["annotations"]) == 2
+        # Again into the same folder, and where a folder of that name exists.
+        write(content, folder)
+        (folder / "images").unlink()
+        (folder / "images").mkdir()
+        write(content, folder)
+        assert not (folder / "images").is_symlink()
+
+
+def test_pictures_of_two_disks_have_no_folder_in_common(rng, tmp_path):
+    labelme.write(prediction(blob(rng), ("/one/1.png", "/two/1.png")), tmp_path / "out")
+    assert not (tmp_path / "out" / "images").exists()
+
+
+def test_a_name_is_first_looked_for_where_it_leads(rng, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    mask = blob(rng)
+    for name in ("x/1.png", "x/x/1.png"):
+        annotated.picture(tmp_path / name, size=mask.shape)
+    labelme.write(prediction(mask, ("x/1.png",)) | {"annotations": []}, tmp_path / "out")
+    assert [i["file_name"] for i in sources.find(tmp_path / "out").content["images"]] == ["1.png"]

@@ -88,3 +88,35 @@ def test_thousands_of_problems_are_a_page(inspect):
     code, out, _ = inspect(content)
     assert code == 1 and out.count("bbox_negative") == 6 and "... and 1995 more; --all" in out
     assert "unknown_category" in out and "2001 problems" in out
+
+
+def test_what_counts_nothing_is_left_out(inspect):
+    content = shapes_file.data()
+    for image in content["images"]:
+        image["file_name"] = "nothing-" + image["file_name"]
+    code, out, _ = inspect(content)
+    assert code == 1 and "Data set" not in out and "Input of the network" not in out
+    code, out, _ = inspect(shapes_file.data() | {"annotations": []})
+    assert code == 0 and "images 4" in out and "objects 0 crowd" in out
+    assert "Classes" not in out and "Input of the network" not in out
+
+
+def test_a_repair_is_named_where_it_helps(inspect, tmp_path):
+    content = shapes_file.data()
+    for image in content["images"]:
+        image["file_name"] = "images\\" + image["file_name"]
+    code, out, _ = inspect(content)
+    assert code == 1
+    assert "4. Correct the file, or write a repaired copy with --fix OUT.json." in out
+    # Options that do not exist elsewhere are named with their command.
+    assert "inspect --fix OUT.json writes these names" in out
+    content = shapes_file.data()
+    content["annotations"][0]["bbox"] = [5, 5, -1, 1]
+    content["annotations"][1]["segmentation"] = []
+    code, out, _ = inspect(content)
+    assert code == 1 and "2. Correct them, or train with --skip-invalid, or write" in out
+    assert "a repaired copy without 1 of them with --fix OUT.json" in out
+    content = shapes_file.data()
+    content["annotations"][1]["segmentation"] = []
+    assert inspect(content)[1].endswith("1. Correct them, or train with --skip-invalid.")
+    assert "with --fix" not in inspect(content, "--fix", tmp_path / "out.json")[1]

@@ -72,10 +72,14 @@ def inspect_data(
         subject, result = ("repaired copy", repaired) if repaired else (subject, result)
     blocking = len(result.blocking)
     if blocking:
-        remedy = "Correct them, or train with --skip-invalid."
-        if result.fatal or not result.objects:
-            remedy = "Correct the file."
-        console.print(f"Problems that stop training: {blocking}. {remedy}")
+        remedies = ["Correct the file"]
+        if not result.fatal and result.objects:
+            remedies = ["Correct them", "train with --skip-invalid"]
+        mended = 0 if fix is not None else blocking - _left_by_repair(data, images, reading, result)
+        if mended > 0:
+            some = "" if mended == blocking else f" without {mended} of them"
+            remedies.append(f"write a repaired copy{some} with --fix OUT.json")
+        console.print(f"Problems that stop training: {blocking}. {', or '.join(remedies)}.")
         raise typer.Exit(1)
     if not result.objects:
         console.print(f"The {subject} is valid, but there is no object to train on.")
@@ -93,8 +97,9 @@ def _print_summary(dataset, console):
     name = default_preset(dataset.sizes)
     transform = preset(name).transform
     objects = input_objects(dataset, transform)
-    text = introduction.describe_input(transform, objects)
-    console.print(f"Input of the network, with the default preset {name}: {text}.")
+    if objects.count:
+        text = introduction.describe_input(transform, objects)
+        console.print(f"Input of the network, with the default preset {name}: {text}.")
     if objects.advice:
         console.print(f"Warning: {objects.advice}.")
 
@@ -102,6 +107,17 @@ def _print_summary(dataset, console):
 def _changes(path):
     """Return the path of the list of changes beside a repaired copy."""
     return path.with_suffix(".changes.json")
+
+
+def _left_by_repair(data, images, reading, result):
+    """Return how many of the problems that stop training a repaired copy would have."""
+    from accelerated.data import sources
+    from accelerated.data.repair import repair
+
+    try:
+        return len(repair(sources.find(data, images), reading).report.blocking)
+    except ValueError:
+        return len(result.blocking)
 
 
 def _write_repaired(data, images, path, reading, console):

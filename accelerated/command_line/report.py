@@ -158,7 +158,12 @@ def repairs(counts: dict[tuple[str, str, str], int]) -> Table:
 
 
 def dataset(summary: dict) -> list[Table]:
-    """Show the result of `data.summary.summary`: counts and sizes, and the objects per class."""
+    """Show the result of `data.summary.summary`: counts and sizes, and the objects per class.
+
+    What has nothing to count is left out: all without an image, and classes without an object.
+    """
+    if not summary["images"]:
+        return []
     area = summary["area"]
     rows = [
         ("images", summary["images"]),
@@ -166,22 +171,25 @@ def dataset(summary: dict) -> list[Table]:
         ("  height, pixels", _spread(summary["image_height"])),
         ("  width, pixels", _spread(summary["image_width"])),
         ("objects", summary["objects"]),
-        ("  per image", _spread(summary["objects_per_image"])),
-        ("  small (area < 32x32 pixels)", area["small"]),
-        ("  medium", area["medium"]),
-        ("  large (area >= 96x96 pixels)", area["large"]),
-        ("crowd regions", summary["crowds"]),
     ]
+    if summary["objects"]:
+        rows += [
+            ("  per image", _spread(summary["objects_per_image"])),
+            ("  small (area < 32x32 pixels)", area["small"]),
+            ("  medium", area["medium"]),
+            ("  large (area >= 96x96 pixels)", area["large"]),
+        ]
+    rows.append(("crowd regions", summary["crowds"]))
     categories = sorted(summary["categories"], key=lambda category: -category["objects"])
     used = [category for category in categories if category["objects"]]
     classes = [(category["objects"], category["name"], category["id"]) for category in used]
     unused = len(categories) - len(used)
     if unused:
         classes.append((0, f"{unused} other categories", ""))
-    return [
-        table("Data set", ["", ""], rows),
-        table("Classes", ["objects", "class", "category id"], classes),
-    ]
+    tables = [table("Data set", ["", ""], rows)]
+    if used:
+        tables.append(table("Classes", ["objects", "class", "category id"], classes))
+    return tables
 
 
 def ablation(lines: Sequence[Line], iterations: int) -> list[Table]:

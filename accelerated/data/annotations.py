@@ -22,6 +22,8 @@ from accelerated.data.values import Invalid, plain, short, whole
 # The lists of a COCO file.
 PARTS = ("images", "annotations", "categories")
 SEVERITIES = ("reject", "skip", "warn", "note")
+# What corrects a file, for messages.
+FIX = "inspect --fix OUT.json"
 
 
 @dataclass
@@ -211,7 +213,7 @@ class _Reader:
             if category_id is None:
                 message = f"category {short(category)} needs an integer as id"
                 if isinstance(category, dict) and number(category.get("id")) is not None:
-                    message += ", not a text: --fix OUT.json mends that"
+                    message += f", not a text: {FIX} corrects this"
                 raise Invalid("category_invalid", message)
             name = category.get("name")
             if not isinstance(name, str) or not name:

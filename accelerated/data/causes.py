@@ -7,6 +7,7 @@ from typing import Any
 
 from accelerated.data import bbox, file_names
 from accelerated.data.annotations import (
+    FIX,
     SEVERITIES,
     Problem,
     Records,
@@ -17,7 +18,6 @@ from accelerated.data.annotations import (
 from accelerated.data.sources import Source
 from accelerated.data.values import is_number, is_point, plain, whole
 
-FIX = "--fix OUT.json"
 CORRECTS = f"{FIX} corrects this"
 
 

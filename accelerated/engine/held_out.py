@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from accelerated.data.coco import CocoDataset
+from accelerated.data.formats import writing
 from accelerated.data.split import split
 from accelerated.data.text_files import parse_json, write_json
 
@@ -27,7 +28,7 @@ def hold_out(
     parts = [dataset.subset(indices) for indices in (train, val)]
     if not path.exists():
         write_json(folder / "val.json", parts[1].coco)
-        _link(folder / "images", dataset.image_root)
+        writing.link_images(folder, dataset.image_root)
         ids = {name: part.image_ids for name, part in zip(("train", "val"), parts, strict=True)}
         write_json(path, how | ids)
     return parts[0], parts[1], folder / "val.json"
@@ -46,13 +47,3 @@ def _stored(path, dataset, how):
     if sorted(map(str, index)) != sorted(map(str, [*stored["train"], *stored["val"]])):
         raise ValueError(f"{path} lists other images than the data has: choose another folder")
     return [[index[image_id] for image_id in stored[name]] for name in ("train", "val")]
-
-
-def _link(link, folder):
-    """Make a link to a folder, where the system allows it."""
-    try:
-        link.unlink(missing_ok=True)
-        link.symlink_to(folder.resolve(), target_is_directory=True)
-    # Without it, --images names the folder.
-    except OSError:
-        return

@@ -10,7 +10,7 @@ from typing import Any
 
 from accelerated.data.formats import draft, indexed, outlines, writing
 from accelerated.data.formats.draft import Draft, Shape, Source
-from accelerated.data.formats.place import Listing, Place
+from accelerated.data.formats.place import Listing, Place, linked_images
 from accelerated.data.text_files import parse_json, read_lines
 from accelerated.data.values import finite, short
 
@@ -42,6 +42,7 @@ def read(place: Place, image_root: Path | None) -> Source:
     """
     if place.folder is None:
         raise ValueError(f"{place.path}: this is a LabelMe file; give its folder")
+    image_root = image_root or linked_images(place.path)
     pictures = place.folder if image_root is None else Listing(image_root)
     made = Draft(place.path, NAME, pictures, _listed_labels(place.folder))
     others, files = 0, place.folder.having(".json")
@@ -79,7 +80,8 @@ def _read_file(made, name, content):
     reference, path = content.get("imagePath"), PurePosixPath(name)
     found = None
     if isinstance(reference, str):
-        found = made.pictures.find(reference, str(path.parent))
+        written_in = made.path / path.parent
+        found = made.pictures.find(reference, str(path.parent), written_in)
     found = found or made.pictures.find_stem(str(path.with_suffix("")))
     if found is None:
         embedded = " (it is embedded as imageData: save it)" if content.get("imageData") else ""
@@ -148,14 +150,15 @@ def write(content: dict, folder: Path, image_root: str | Path | None = None) -> 
 
     An object of several parts is several polygons with one group_id; a hole is cut open, see
     `outlines`. An object without a mask is a rectangle. Ids, areas and crowd regions are lost.
+    A link "images" leads to the pictures.
     """
     folder = Path(folder)
     names = {c["id"]: " ".join(c["name"].split()) for c in content["categories"]}
     objects, images = writing.objects_by_image(content), content["images"]
-    paths = writing.label_paths(
-        [image["file_name"] for image in images], ".json", image_root is not None
-    )
+    names_of_files = [image["file_name"] for image in images]
+    picture_folder, paths = writing.label_paths(names_of_files, ".json", image_root)
     folder.mkdir(parents=True, exist_ok=True)
+    writing.link_images(folder, picture_folder)
     (folder / "labels.txt").write_text("".join(f"{name}\n" for name in names.values()))
     for image, relative in zip(images, paths, strict=True):
         path = folder / relative

@@ -45,11 +45,12 @@ class Listing:
     def _by_stem(self):
         return _grouped((PurePosixPath(name).stem.casefold(), name) for name in self.pictures)
 
-    def find(self, reference: str, near: str = "") -> str | None:
+    def find(self, reference: str, near: str = "", written_in: Path | None = None) -> str | None:
         """Find the picture that an annotation file names; None if there is none, or several.
 
-        reference  as written there: a path with slashes of either kind, or a bare name
-        near       folder of the annotation file
+        reference   as written there: a path with slashes of either kind, or a bare name
+        near        folder of the annotation file, as a path in this list
+        written_in  the same on the disk, where it is not a folder of this list
 
         Only files of this list are found, so that a name cannot lead outside the folder.
         """
@@ -57,7 +58,10 @@ class Listing:
         parts = [p for p in PurePosixPath(reference).parts if p not in ("/", "..")]
         # Written on another machine, or for another folder, it may have more in front.
         ends = ["/".join(parts[start:]) for start in range(len(parts) - 1)]
-        for path in (f"{near}/{reference}", reference, *ends):
+        tried = [f"{near}/{reference}", reference, *ends]
+        if written_in is not None:
+            tried.insert(0, os.path.relpath(written_in.resolve() / reference, self.path.resolve()))
+        for path in tried:
             found = self._known.get(os.path.normpath(path).lstrip("/").casefold())
             if found:
                 return found
@@ -76,6 +80,15 @@ class Listing:
         if len(beside) == 1:
             return beside[0]
         return found[0] if len(found) == 1 else None
+
+
+def linked_images(folder: Path) -> Path | None:
+    """Return the link "images" in a folder to another folder, such as `writing.link_images` makes.
+
+    Other links to folders are not followed.
+    """
+    link = folder / "images"
+    return link if link.is_symlink() and link.is_dir() else None
 
 
 class Place:

@@ -8,7 +8,7 @@ import yaml
 
 from accelerated.data.formats import draft, outlines, writing
 from accelerated.data.formats.draft import Draft, Source
-from accelerated.data.formats.place import Listing, Place
+from accelerated.data.formats.place import Listing, Place, linked_images
 from accelerated.data.text_files import parse_yaml, read_lines
 from accelerated.data.values import finite, short, whole
 
@@ -49,6 +49,7 @@ def read(place: Place, image_root: Path | None) -> Source:
     beside = folder.path.parent / "images"
     if image_root is None and folder.path.name == "labels" and beside.is_dir():
         image_root = beside
+    image_root = image_root or linked_images(folder.path)
     pictures = folder if image_root is None else Listing(image_root)
     names = _class_names(layout, folder)
     made = Draft(place.path, NAME, pictures, names)
@@ -287,14 +288,17 @@ def write(content: dict, folder: Path, image_root: str | Path | None = None) -> 
     Parts and holes of an object are joined to one row by lines of no width, see `outlines`. An
     object without a mask is a row of a box. Ids, scores and crowd regions are lost; classes are
     numbered from 0 in the order of `categories`. data.yaml names them, and images.txt, a list of
-    the images as they should stand in the folder "images" beside "labels".
+    the images in the folder "images" beside "labels", a link to theirs.
     Raises ValueError if two images differ in their suffix alone, for they would share a file.
     """
     folder, categories = Path(folder), content["categories"]
     index = {category["id"]: k for k, category in enumerate(categories)}
     objects, images = writing.objects_by_image(content), content["images"]
-    plain = [image["file_name"].replace("\\", "/").removeprefix("images/") for image in images]
-    paths = writing.label_paths(plain, ".txt", image_root is not None)
+    plain = [image["file_name"].replace("\\", "/") for image in images]
+    if image_root is not None and all(name.startswith("images/") for name in plain):
+        plain = [name.removeprefix("images/") for name in plain]
+        image_root = Path(image_root) / "images"
+    picture_folder, paths = writing.label_paths(plain, ".txt", image_root)
     for image, path in zip(images, paths, strict=True):
         if PurePosixPath(image["file_name"].replace("\\", "/")).stem != path.stem:
             raise ValueError(
@@ -303,6 +307,7 @@ def write(content: dict, folder: Path, image_root: str | Path | None = None) -> 
             )
     names = [" ".join(category["name"].split()) for category in categories]
     (folder / "labels").mkdir(parents=True, exist_ok=True)
+    writing.link_images(folder, picture_folder)
     (folder / "labels" / "classes.txt").write_text("".join(f"{name}\n" for name in names))
     listed = [
         f"./images/{path.with_suffix(PurePosixPath(name).suffix).as_posix()}\n"
