@@ -13,8 +13,6 @@ NAME = "COCO"
 LOOKED_FOR = "COCO (.json)"
 # File names that are looked up to find the folder of the images.
 TRIED = 20
-# Files that an error lists.
-LISTED = 5
 # Folders that are looked into.
 LOOKED_INTO = 100
 
@@ -36,11 +34,7 @@ def read(place: Place, image_root: Path | None) -> Source:
     """
     path, problems, root = place.path, [], image_root
     if place.folder is not None:
-        found = [name for name, content in place.samples if is_file(content)]
-        if len(found) > 1:
-            some = ", ".join([*found[:LISTED], *(["..."] if len(found) > LISTED else [])])
-            raise ValueError(f"{path}: has several COCO files, {some}; name one")
-        path = place.path / found[0]
+        path = place.only([name for name, content in place.samples if is_file(content)], NAME)
     if root is None:
         root, message = _image_folder(path)
         if message:

@@ -9,6 +9,9 @@ from typing import Any
 from accelerated.data.images import SUFFIXES
 from accelerated.data.text_files import parse_json
 
+# Files that an error lists.
+LISTED = 5
+
 
 class Listing:
     """The files below a folder, by their relative paths with forward slashes, sorted.
@@ -105,6 +108,13 @@ class Place:
     def folder(self) -> Listing | None:
         """The list of files, if it is a folder."""
         return Listing(self.path) if self.path.is_dir() else None
+
+    def only(self, files: list[str], format: str) -> Path:
+        """Return the path of the only file. Raises ValueError if the folder has several."""
+        if len(files) > 1:
+            some = ", ".join([*files[:LISTED], *(["..."] if len(files) > LISTED else [])])
+            raise ValueError(f"{self.path}: has several {format} files, {some}; name one")
+        return self.path / files[0]
 
     @cached_property
     def content(self) -> Any:

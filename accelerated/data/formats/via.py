@@ -50,10 +50,7 @@ def read(place: Place, image_root: Path | None) -> Source:
     """
     path, content = place.path, place.content
     if place.folder is not None:
-        files = _files(place)
-        if len(files) > 1:
-            raise ValueError(f"{path}: has several VIA files, {', '.join(files)}; name one")
-        path = place.path / files[0]
+        path = place.only(_files(place), NAME)
         content = Place(path).content
     made = Draft(place.path, NAME, Listing(path.parent if image_root is None else image_root))
     names, regions = _table(made, path) if content is None else _parsed(made, content)
@@ -237,8 +234,7 @@ def _images(made, names) -> dict[str, dict]:
     for name in dict.fromkeys(names):
         found = made.pictures.find(name)
         if found is None:
-            message = f"{short(name)} is not in {made.pictures.path}; add it, or name its folder"
-            made.report("file_missing", "skip", message, PurePosixPath(name).name)
+            made.report_missing(short(name), PurePosixPath(name).name)
             continue
         if found not in entries:
             entries[found] = made.image(found)

@@ -171,13 +171,11 @@ def _chosen(made, place, folder, layout, labels):
         for entry in entries if isinstance(entries, list) else [entries]:
             chosen += _entry(made, folder, str(layout.get("path") or ""), str(entry))
         if chosen:
-            message = f"the part read is {stated[0]}; another is chosen by {place.path}:PART"
-            made.report("part_chosen", "note", message)
+            made.report_part(stated[0])
             return sorted(set(chosen))
     parts = {part: _split(part) for name in pictures for part in PurePosixPath(name).parts[:-1]}
     if wanted in parts.values() and (place.split or set(parts.values()) & {"val", "test"}):
-        message = f"the part read is {wanted}; another is chosen by {place.path}:PART"
-        made.report("part_chosen", "note", message)
+        made.report_part(wanted)
         folders = [part for part, split in parts.items() if split == wanted]
         return [n for n in pictures if set(PurePosixPath(n).parts[:-1]).intersection(folders)]
     if place.split:
