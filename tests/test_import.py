@@ -142,7 +142,9 @@ def test_what_import_says(command, photos, tmp_path):
         (("import", path, tmp_path / "x.json"), "photos.json: name the folder of its images"),
     ):
         if "name the folder" in said:
-            shutil.move(root, tmp_path / "elsewhere")
+            # Out of the reach of the search beside the file.
+            (tmp_path / "far").mkdir()
+            shutil.move(root, tmp_path / "far" / "away")
         code, out, error = command(*arguments)
         assert code == 2 and said in error
     assert not (tmp_path / "x.json").exists() and not (tmp_path / "x").exists()
@@ -152,6 +154,21 @@ def test_a_file_that_is_broken_is_not_converted(command, tmp_path):
     (tmp_path / "a.json").write_text('{"images": [], "annotations": [], "categories": []}')
     code, out, _ = command("import", tmp_path / "a.json", tmp_path / "b.json")
     assert code == 1 and "Nothing was written" in out and not (tmp_path / "b.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("format", "name", "said"),
+    [
+        ("coco", "out", "expected the name of a file, such as out.json"),
+        ("coco", "out.yaml", "expected the name of a file, such as out.json"),
+        ("yolo", "labels.txt", "--format yolo writes a folder"),
+        ("labelme", "out.json", "--format labelme writes a folder"),
+    ],
+)
+def test_the_name_of_the_output_fits_its_format(command, photos, tmp_path, format, name, said):
+    path, root, _ = photos
+    code, _, error = command("import", path, tmp_path / name, "--images", root, "--format", format)
+    assert code == 2 and said in error and not (tmp_path / name).exists()
 
 
 def test_import_splits(command, photos, tmp_path):

@@ -229,6 +229,11 @@ def test_a_longer_run_moves_the_rate_or_keeps_its_schedule(two_steps, tmp_path):
     assert start.schedule_change(tmp_path / "True", 4, 2) is None
 
 
+def test_a_rate_that_does_not_change_is_not_spoken_of(tmp_path):
+    run(tmp_path / "run", 2, override(small.config(), "optimizer.gamma=1"))
+    assert start.schedule_change(tmp_path / "run", 8, 2) is None
+
+
 def test_a_cosine_that_has_ended_cannot_be_kept(tmp_path):
     config = small.config(schedule="cosine")
     run(tmp_path, 1, config)

@@ -289,3 +289,28 @@ def test_the_module_has_the_programs_name_and_exit_codes():
     assert shown.returncode == 2 and shown.stderr == (
         "maskrcnn: name the data to train on with --data\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--val-images", "x"), "--val-images does nothing without --val"),
+        (("--evaluate-every", 1), "--evaluate-every does nothing without --val or --split"),
+        (("--names", "x"), "--names does nothing without --weights"),
+        (("--set", "num_classes=7"), "num_classes is 3, as in the data, not 7"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(train, options, said):
+    code, _, error = train("--iterations", 1, *options)
+    assert code == 2 and error == f"maskrcnn: {said}\n"
+
+
+def test_validation_on_training_images_is_said(train, shapes, tmp_path):
+    content = json.loads(shapes[1].read_text())
+    content["images"] = content["images"][:2]
+    kept = {image["id"] for image in content["images"]}
+    content["annotations"] = [a for a in content["annotations"] if a["image_id"] in kept]
+    (tmp_path / "val.json").write_text(json.dumps(content))
+    code, out, error = train("--iterations", 1, "--val", tmp_path / "val.json")
+    assert code == 0 and "warning: 2 of the 2 validation images are trained on" in error
+    assert out.splitlines()[-1].startswith("Trained for 1 step. ")

@@ -58,7 +58,7 @@ def configuration(
     if base is None:
         name = default_preset(dataset.sizes)
         base, origin = named_preset(name), f"preset {name}, which suits these images"
-    config = replace(override(base, *changes), num_classes=len(dataset.class_names))
+    config = _for_classes(override(base, *changes), changes, dataset)
     return Start(config, dataset, source, origin, lines)
 
 
@@ -79,8 +79,17 @@ def continuation(
         steps = stored.optimizer.warmup_iterations
         config = replace(config, optimizer=replace(config.optimizer, warmup_iterations=steps))
     dataset = open_data(config.mask_head.kind != "none")
-    config = replace(config, num_classes=len(dataset.class_names))
+    config = _for_classes(config, changes, dataset)
     return Start(config, dataset, None, f"configuration of {run}", [])
+
+
+def _for_classes(config, changes, dataset):
+    """Set the number of classes to the data's. Raises ValueError for a change that disagrees."""
+    count = len(dataset.class_names)
+    named = any(change.partition("=")[0].strip() == "num_classes" for change in changes)
+    if named and config.num_classes != count:
+        raise ValueError(f"num_classes is {count}, as in the data, not {config.num_classes}")
+    return replace(config, num_classes=count)
 
 
 def sets_warmup(changes: Sequence[str]) -> bool:

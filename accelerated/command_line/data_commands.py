@@ -178,6 +178,11 @@ def import_data(
     for path in parts:
         if path.exists():
             raise ValueError(f"{path} exists; choose another name")
+    suffix = output.suffix.lower()
+    if format == "coco" and suffix != ".json":
+        raise ValueError(f"{output}: expected the name of a file, such as {output.stem}.json")
+    if format != "coco" and suffix in (".json", ".yaml", ".yml", ".txt", ".xml", ".zip"):
+        raise ValueError(f"{output}: --format {format} writes a folder; expected a name of one")
     found = sources.find(source, images)
     result = lint.read(found, reading=arguments.reading())[1]
     console = report.console()
@@ -199,4 +204,7 @@ def import_data(
         if lost:
             left_out = report.count(lost, "annotation")
             console.print(f"Left out, because {format} has no place for them: {left_out}.")
-    console.print(f"Read as {found.format}. To read the result, add --images {found.image_root}.")
+    # A folder of labels has a link to its images.
+    linked = all((path / "images").is_symlink() for path in parts)
+    advice = "" if linked else f" To read the result, add --images {found.image_root}."
+    console.print(f"Read as {found.format}.{advice}")

@@ -146,6 +146,7 @@ def train_model(
         raise ValueError("--epochs: expected a number above 0, and no --iterations beside it")
     if split is not None and val:
         raise ValueError("--split makes validation data of --data: leave --val out")
+    _check_used(context, val, split, weights)
 
     def open_data(masks):
         reading = arguments.reading(crowd, exif, boxes_as_masks, pixel_range, masks)
@@ -187,6 +188,11 @@ def train_model(
         )
     )
     print(*begin.lines, *lines, sep="\n", flush=True)
+    shared = len(dataset.files() & evaluation.files()) if evaluation is not None else 0
+    if shared:
+        some = f"{shared} of the {report.count(len(evaluation), 'validation image')}"
+        message = f"{some} are trained on: average precision says little about new images"
+        print(f"maskrcnn: warning: {message}", file=sys.stderr)
     if objects.advice:
         print(f"maskrcnn: warning: {objects.advice}", file=sys.stderr)
     change = start.schedule_change(output, iterations, batch_size) if continued else None
@@ -221,12 +227,24 @@ def train_model(
     if best:
         print(f"Best {best.metric} {best.value:.3f} at step {best.iteration}: {output / 'best'}.")
     if result.interrupted:
-        print(f"Interrupted after {result.iteration} steps. Continue with --resume.")
+        print(f"Interrupted after {report.count(result.iteration, 'step')}: go on with --resume.")
         raise typer.Exit(130)
     print(
-        f"Trained for {result.iteration} steps."
+        f"Trained for {report.count(result.iteration, 'step')}."
         f" Weights: {output / 'last'}. Loss curve: {output / 'loss.png'}."
     )
+
+
+def _check_used(context, val, split, weights):
+    """Raise ValueError for an option that was typed and would do nothing."""
+    evaluated = val is not None or split is not None
+    for name, used, needed in (
+        ("val_images", val is not None, "--val"),
+        ("evaluate_every", evaluated, "--val or --split"),
+        ("names", weights is not None, "--weights"),
+    ):
+        if run_options.is_given(context, name) and not used:
+            raise ValueError(f"--{name.replace('_', '-')} does nothing without {needed}")
 
 
 def _start(run, weights):

@@ -68,6 +68,11 @@ class CocoDataset:
         part._hold([self.records[index] for index in indices])
         return part
 
+    def files(self) -> set[Path]:
+        """Return the paths of the images, without links in the path of their folder."""
+        root = self.image_root.resolve()
+        return {root / name for name in self.file_names}
+
     def __len__(self) -> int:
         return len(self.records)
 

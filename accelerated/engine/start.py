@@ -201,6 +201,8 @@ def schedule_change(folder: Path, iterations: int, batch_size: int) -> str | Non
         learning_rate(last.config.optimizer, last.iteration, steps, batch_size)
         for steps in (before, iterations)
     )
+    if old == new:
+        return None
     return (
         f"learning rate at step {last.iteration}: {old:.3g} under the schedule of {before} steps,"
         f" {new:.3g} under that of {iterations}"
