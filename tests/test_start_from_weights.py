@@ -196,7 +196,7 @@ def test_architecture_from_a_foreign_file(shapes, tmp_path):
     assert start.config.num_classes == 3 and start.config.backbone.norm_eps == 0
     assert start.config.backbone.width == 8 and start.config.fpn.channels == 16
     assert start.config.optimizer == preset("torchvision_r50_fpn").optimizer
-    assert start.origin.startswith("architecture of ") and "torchvision_r50_fpn" in start.origin
+    assert start.text.startswith("architecture of ") and "torchvision_r50_fpn" in start.text
     # What the user says of the file counts for its weights, too.
     model = MaskRCNN(start.config)
     model.categories = categories("abc")
@@ -254,7 +254,7 @@ def test_architecture_of_a_backbone(shapes, tmp_path):
     torch.save(full | {"fc.bias": torch.zeros(3)}, tmp_path / "r50.pth")
     start = plan(str(tmp_path / "r50.pth"), shapes)
     assert start.config.backbone.width == 8 and start.config.transform.channel_order == "rgb"
-    assert "preset torchvision_r50_fpn with the ResNet-50 of" in start.origin
+    assert "preset torchvision_r50_fpn with the ResNet-50 of" in start.text
     start = plan(str(tmp_path / "r50.pth"), shapes, "detectron2_r50_fpn")
     told = "\n".join(start.lines)
     assert "belongs to transform.channel_order=rgb, not bgr" in told

@@ -19,17 +19,17 @@ from reference.config import preset as named_preset
 PARTS = ("neck", "backbone.kind", "backbone.depth", "backbone.width", "fpn.channels")
 
 
-class Start(NamedTuple):
+class Origin(NamedTuple):
     """What a training starts from.
 
-    origin  where the configuration comes from
-    lines   what was assumed
+    text   where the configuration comes from
+    lines  what was assumed
     """
 
     config: Config
     dataset: CocoDataset
     weights: Loaded | str | None
-    origin: str
+    text: str
     lines: list[str]
 
 
@@ -39,7 +39,7 @@ def configuration(
     changes: Sequence[str],
     names: Path | None,
     open_data: Callable[[bool], CocoDataset],
-) -> Start:
+) -> Origin:
     """Find the configuration of a training, for the classes of its data.
 
     preset, changes  name or None, and FIELD=VALUE on top of all else
@@ -59,7 +59,7 @@ def configuration(
         name = default_preset(dataset.sizes)
         base, origin = named_preset(name), f"preset {name}, which suits these images"
     config = _for_classes(override(base, *changes), changes, dataset)
-    return Start(config, dataset, source, origin, lines)
+    return Origin(config, dataset, source, origin, lines)
 
 
 def continuation(
@@ -67,7 +67,7 @@ def continuation(
     preset: str | None,
     changes: Sequence[str],
     open_data: Callable[[bool], CocoDataset],
-) -> Start:
+) -> Origin:
     """Find the configuration with which the run in folder `run` goes on.
 
     It is the run's, or for comparison with it that of a preset, with changes. The run's warm-up,
@@ -80,7 +80,7 @@ def continuation(
         config = replace(config, optimizer=replace(config.optimizer, warmup_iterations=steps))
     dataset = open_data(config.mask_head.kind != "none")
     config = _for_classes(config, changes, dataset)
-    return Start(config, dataset, None, f"configuration of {run}", [])
+    return Origin(config, dataset, None, f"configuration of {run}", [])
 
 
 def _for_classes(config, changes, dataset):

@@ -191,7 +191,9 @@ def _laid_out(last, iterations):
     return last.settings.get("schedule", planned), planned
 
 
-def schedule_change(folder: Path, iterations: int, batch_size: int) -> str | None:
+def schedule_change(
+    folder: Path, iterations: int, batch_size: int, keep_schedule: bool = False
+) -> str | None:
     """Tell what a run of other `iterations` does to the learning rate; None if nothing."""
     last = checkpoint.read(folder)
     before, planned = _laid_out(last, iterations)
@@ -203,7 +205,8 @@ def schedule_change(folder: Path, iterations: int, batch_size: int) -> str | Non
     )
     if old == new:
         return None
+    goes_on = "the former" if keep_schedule else "the latter (--keep-schedule: the former)"
     return (
         f"learning rate at step {last.iteration}: {old:.3g} under the schedule of {before} steps,"
-        f" {new:.3g} under that of {iterations}"
+        f" {new:.3g} under that of {iterations}; training goes on with {goes_on}"
     )
