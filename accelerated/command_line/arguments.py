@@ -1,6 +1,7 @@
 """Arguments of the commands: types and help texts, and the device, model or data they name."""
 
 import json
+import math
 import os
 import sys
 from collections.abc import Iterable
@@ -278,7 +279,7 @@ def reading(
             low, high = map(float, pixel_range.split(":"))
         except ValueError:
             low = high = 0.0
-        if not low < high:
+        if not -math.inf < low < high < math.inf:
             raise ValueError(f"--pixel-range {pixel_range}: expected LOW:HIGH, such as 0:4095")
         limits = low, high
     return Reading(crowd, exif, boxes_as_masks, masks, limits)

@@ -184,7 +184,9 @@ def import_data(
     for shown in report.problems(result, source.name):
         console.print(shown)
     if result.fatal:
-        console.print("Nothing was written. Correct the file.")
+        console.print(
+            "Nothing was written. Correct the file, or see whether `inspect --fix` repairs it."
+        )
         raise typer.Exit(1)
     content = conversion.content_of(found)
     pieces = [content] if split is None else conversion.parts(content, split, seed)

@@ -93,6 +93,8 @@ def locate(source: str | Path) -> Path:
     name, path = published_name(source), _on_disk(Path(source))
     if name:
         return download.fetch(zoo.ENTRIES[name])
+    if not path.is_file() and Path(source).is_dir():
+        raise ValueError(f"{source}: neither a run nor a checkpoint, it has no model.safetensors")
     if not path.is_file():
         refuse(str(source), path)
     return path

@@ -5,10 +5,13 @@ such as the `names:` of a data.yaml.
 """
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from accelerated.data.values import short
 
 BACKGROUND = ("__background__", "background")
 
@@ -36,7 +39,12 @@ def read(path: str | Path, count: int) -> list[dict]:
         content = _content(path.read_text(encoding="utf-8-sig"), path.suffix.lower())
         named = sorted(_named(content))
     except (ValueError, TypeError, KeyError, yaml.YAMLError) as error:
-        raise ValueError(f"{path}: no list of class names ({error})") from error
+        expected = "one a line, a list in JSON or YAML, or a COCO file"
+        why = str(error).partition("\n")[0]
+        raise ValueError(f"{path}: no list of class names ({why}); expected {expected}") from error
+    repeated = [name for name, times in Counter(name for _, name in named).items() if times > 1]
+    if set(repeated) - {"N/A"}:
+        raise ValueError(f"{path}: {short(repeated[0])} is the name of several classes")
     sparse = isinstance(content, dict) and "categories" in content
     if sparse and len(named) < count and named[0][0] > 0 and named[-1][0] <= count:
         names = dict(named)
