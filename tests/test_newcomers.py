@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from support import annotated, narrow
+import typer
+from support import annotated, narrow, shapes_file
 
 from accelerated import interop
+from accelerated.command_line import cli
 from accelerated.data import synthetic
 
 # A model without an optimizer's state, which only training needs.
@@ -108,3 +110,25 @@ def test_files_are_written_into_new_folders(command, here, monkeypatch):
     interop.save(narrow.model(config, dtype=torch.float32), here / "theirs.pth", "torchvision")
     code, _, error = command("convert", "theirs.pth", "c/d/theirs.safetensors")
     assert code == 0 and Path("c/d/theirs.safetensors").exists(), error
+
+
+def test_help_is_wrapped_by_the_terminal():
+    commands = typer.main.get_command(cli.app).commands.values()
+    assert all("\n" not in text for c in commands for text in c.help.split("\n\n"))
+    assert "CVAT" in next(p.help for p in commands_parameters("inspect") if p.name == "data")
+
+
+def commands_parameters(name):
+    return typer.main.get_command(cli.app).commands[name].params
+
+
+def test_brush_masks_are_imported_as_objects(command, here):
+    pictures = shapes_file.pictures(here / "pictures")
+    content = shapes_file.data()
+    for annotation in content["annotations"]:
+        annotation["iscrowd"] = 1
+    Path("cvat.json").write_text(json.dumps(content))
+    where = ("cvat.json", "labels", "--images", pictures, "--format", "labelme")
+    code, out, error = command("import", *where, "--crowd", "objects")
+    assert code == 0 and "labels: 4 images, 8 objects, 2 classes." in out, error
+    assert command("inspect", "--data", "labels")[0] == 0

@@ -39,9 +39,9 @@ Weights = Annotated[
 Data = Annotated[
     Path,
     typer.Option(
-        help="Annotations: a COCO file (JSON), a file of YOLO (data.yaml), VIA or Label Studio, or"
-        " a folder of LabelMe, YOLO, Pascal VOC, Cityscapes or masks. PATH:PART names a part of"
-        " it, such as data.yaml:val. See docs/data.md."
+        help="Annotations: a file of COCO (JSON), YOLO (data.yaml), VIA, CVAT or Label Studio, or a"
+        " folder of LabelMe, YOLO, Pascal VOC, Cityscapes or masks. PATH:PART names a part of it,"
+        " such as data.yaml:val. See docs/data.md."
     ),
 ]
 Images = Annotated[

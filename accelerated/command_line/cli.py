@@ -5,6 +5,7 @@ in one line (MASKRCNN_DEBUG=1 shows the traceback); 130 interrupted. Modules tha
 import are imported inside the commands, so that `--help` is quick.
 """
 
+import inspect
 import os
 import sys
 from typing import Annotated
@@ -44,7 +45,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for name, function in COMMANDS.items():
-    app.command(name)(function)
+    # A paragraph is a line, to be wrapped as wide as the terminal is.
+    paragraphs = inspect.cleandoc(function.__doc__ or "").split("\n\n")
+    app.command(name, help="\n\n".join(" ".join(text.split()) for text in paragraphs))(function)
 
 
 def main() -> None:
