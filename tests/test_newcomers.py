@@ -1,6 +1,10 @@
 """What a newcomer types: with the model of the notebooks, and by mistake."""
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -132,3 +136,39 @@ def test_brush_masks_are_imported_as_objects(command, here):
     code, out, error = command("import", *where, "--crowd", "objects")
     assert code == 0 and "labels: 4 images, 8 objects, 2 classes." in out, error
     assert command("inspect", "--data", "labels")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "said"),
+    [
+        ("state.json", {"categories": [1, 2, 3]}, "the categories in state.json are damaged"),
+        ("state.json", {"categories": [{"id": 1}] * 3}, "'name' is missing or of another type"),
+        ("state.json", {"categories": 5}, "expected a list, got 5"),
+        ("names.json", {"categories": []}, "has 0 names, but the model has 3 classes"),
+        ("results.json", {"images": [{"id": 1}], "categories": []}, "'file_name' is missing or"),
+        ("results.json", {"images": 5, "categories": []}, "expected a list, got 5"),
+        ("results.json", {"images": [], "categories": [5]}, "'id' is missing or of another type"),
+    ],
+)
+def test_damaged_files_are_one_line(command, here, file, change, said):
+    words = ("predict", TINY, "picture.jpg", "--names", file)
+    if file == "state.json":
+        shutil.copytree(TINY, "model")
+        change = json.loads(Path("model", file).read_text()) | change
+        file, words = Path("model", file), ("predict", "model", "picture.jpg")
+    elif file == "results.json":
+        words, change = ("evaluate", file, "--data", "photos"), change | {"annotations": []}
+    Path(file).write_text(json.dumps(change))
+    code, _, error = command(*words)
+    assert code == 2 and said in error and len(error.splitlines()) == 1, error
+
+
+def test_a_name_that_the_terminal_cannot_show(here):
+    content = shapes_file.data()
+    content["categories"][0]["name"] = "sq\ud800"
+    Path("data.json").write_text(json.dumps(content))
+    shapes_file.pictures(here / "images")
+    words = [sys.executable, "-m", "accelerated", "inspect", "--data", "data.json"]
+    environment = os.environ | {"PYTHONPATH": str(TINY.parents[2])}
+    shown = subprocess.run(words, capture_output=True, text=True, env=environment)
+    assert shown.returncode == 0 and r"sq\ud800" in shown.stdout, shown.stderr

@@ -6,6 +6,7 @@ import are imported inside the commands, so that `--help` is quick.
 """
 
 import inspect
+import io
 import os
 import sys
 from typing import Annotated
@@ -55,6 +56,9 @@ def main() -> None:
     # Threads that wait longer before they sleep slow training tenfold where cores are shared.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
+    # A name with characters that the terminal cannot show is no reason to stop.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         # Also under `python -m accelerated`: completion is installed for the program of this name.
         app(prog_name="maskrcnn")

@@ -8,6 +8,7 @@ from typing import Any
 
 from accelerated.data import rle
 from accelerated.data.dataset import Dataset
+from accelerated.data.values import objects, short
 
 # A threshold of scores that hardly changes AP, the model's own in most presets.
 LOWEST = 0.05
@@ -47,6 +48,12 @@ def read(path: str | Path) -> Detected:
     if isinstance(content, dict) and {"images", "categories", "annotations"} <= content.keys():
         images, categories = content["images"], content["categories"]
         content = content["annotations"]
+        ids = {"id": (int, str)}
+        try:
+            objects(images, ids | {"file_name": str, "width": int, "height": int})
+            objects(categories, ids | {"name": str})
+        except ValueError as error:
+            raise ValueError(f"{path}: images and categories are damaged: {error}") from None
     if not isinstance(content, list) or not all(isinstance(entry, dict) for entry in content):
         raise ValueError(
             f"{path}: expected a list of detections in COCO's result format, or predictions.json of"
@@ -114,13 +121,14 @@ def _check_numbers(entry):
         if key not in entry:
             hint = "; is this a file of annotations?" if key == "score" else ""
             raise ValueError(f"it has no {key}{hint}")
-    if isinstance(entry["image_id"], list | dict):
-        raise ValueError(f"image_id is {entry['image_id']}")
+    for key in ("image_id", "category_id"):
+        if isinstance(entry[key], list | dict):
+            raise ValueError(f"{key} is {short(entry[key])}")
     if not _is_number(entry["score"]):
-        raise ValueError(f"score is {entry['score']!r}, not a finite number")
+        raise ValueError(f"score is {short(entry['score'])}, not a finite number")
     box = entry.get("bbox", [0, 0, 0, 0])
     if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
-        raise ValueError(f"bbox is {box!r}, not [x, y, width, height]")
+        raise ValueError(f"bbox is {short(box)}, not [x, y, width, height]")
     if min(box[2:]) < 0:
         raise ValueError(f"bbox {box} has a negative side; write [x, y, width, height]")
 
@@ -134,7 +142,7 @@ def _runs(value: Any, size: tuple[int, int]) -> dict:
     if not isinstance(value, dict) or not isinstance(value.get("counts"), str | list):
         raise ValueError("its segmentation is no run-length encoding, {size, counts}")
     if value.get("size") != [*size]:
-        raise ValueError(f"its mask has size {value.get('size')}, the image {[*size]}")
+        raise ValueError(f"its mask has size {short(value.get('size'))}, the image {[*size]}")
     counts = value["counts"]
     if isinstance(counts, list):
         if not all(isinstance(n, int) and n >= 0 for n in counts):
@@ -163,7 +171,7 @@ def _rename(results, key, known, renamed, path, name):
         hint = f": it is {kinds[0]} here and {kinds[1]} there"
     raise ValueError(
         f"{path}: {len(unknown)} of {len(results)} detections have a {key} that {name} lacks, the"
-        f" first is {first!r}{hint}"
+        f" first is {short(first)}{hint}"
     )
 
 
@@ -176,7 +184,7 @@ def _images_by_name(detected, dataset, name):
         places.setdefault(Path(file_name).name, []).append((Path(file_name).parts, image_id, size))
     ids, others = {}, []
     for image in detected.images:
-        parts = Path(image["file_name"]).parts
+        parts = Path(image["file_name"]).parts or ("",)
         candidates = places.get(parts[-1], [])
         matches = [place for place in candidates if parts[-len(place[0]) :] == place[0]]
         if len(matches) != 1:

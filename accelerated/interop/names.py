@@ -46,7 +46,7 @@ def read(path: str | Path, count: int) -> list[dict]:
     if set(repeated) - {"N/A"}:
         raise ValueError(f"{path}: {short(repeated[0])} is the name of several classes")
     sparse = isinstance(content, dict) and "categories" in content
-    if sparse and len(named) < count and named[0][0] > 0 and named[-1][0] <= count:
+    if sparse and named and len(named) < count and named[0][0] > 0 and named[-1][0] <= count:
         names = dict(named)
         return [{"id": k, "name": names.get(k, unused(k))} for k in range(1, count + 1)]
     if len(named) == count + 1 and named[0][1].lower() in BACKGROUND:
