@@ -85,3 +85,18 @@ def test_an_unknown_folder_says_what_it_holds(tmp_path):
     annotated.picture(tmp_path / "a.png")
     with pytest.raises(ValueError, match=r"which holds 3 \.json, 1 \.png files"):
         sources.find(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["labelme", "via_export", "label_studio", "cvat", "penn_fudan"])
+def test_a_format_without_parts_has_none(tmp_path, name):
+    data = annotated.ALL[name](tmp_path)
+    with pytest.raises(ValueError, match="has no parts; name the file or folder of each"):
+        sources.find(f"{data}:val")
+
+
+def test_folders_that_do_not_exist_are_one_error(tmp_path):
+    data = annotated.labelme(tmp_path / "photos")
+    with pytest.raises(ValueError, match=r"fotos: no such file or folder; did you mean .*photos'"):
+        sources.find(tmp_path / "fotos")
+    with pytest.raises(ValueError, match=r"folder .*imgs does not exist"):
+        sources.find(data, tmp_path / "imgs")

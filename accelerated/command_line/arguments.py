@@ -1,6 +1,7 @@
 """Arguments of the commands: types and help texts, and the device, model or data they name."""
 
 import json
+import math
 import os
 import sys
 from collections.abc import Iterable
@@ -38,9 +39,9 @@ Weights = Annotated[
 Data = Annotated[
     Path,
     typer.Option(
-        help="Annotations: a COCO file (JSON), a file of YOLO (data.yaml), VIA or Label Studio, or"
-        " a folder of LabelMe, YOLO, Pascal VOC, Cityscapes or masks. PATH:PART names a part of"
-        " it, such as data.yaml:val. See docs/data.md."
+        help="Annotations: a file of COCO (JSON), YOLO (data.yaml), VIA, CVAT or Label Studio, or a"
+        " folder of LabelMe, YOLO, Pascal VOC, Cityscapes or masks. PATH:PART names a part of it,"
+        " such as data.yaml:val. See docs/data.md."
     ),
 ]
 Images = Annotated[
@@ -278,7 +279,7 @@ def reading(
             low, high = map(float, pixel_range.split(":"))
         except ValueError:
             low = high = 0.0
-        if not low < high:
+        if not -math.inf < low < high < math.inf:
             raise ValueError(f"--pixel-range {pixel_range}: expected LOW:HIGH, such as 0:4095")
         limits = low, high
     return Reading(crowd, exif, boxes_as_masks, masks, limits)

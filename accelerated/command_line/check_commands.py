@@ -24,8 +24,8 @@ def verify_model(
     data: Annotated[
         Path | None,
         typer.Option(
-            help="Annotation file of the images in COCO format (with --train). Without it, the"
-            " model's own detections serve as ground truth."
+            help="Annotations of the images, as `inspect` takes them (with --train). Without them,"
+            " the model's own detections serve as ground truth."
         ),
     ] = None,
     threshold: Annotated[
@@ -61,6 +61,8 @@ def verify_model(
         raise ValueError("--data is used in training only; add --train")
     torch_device = arguments.select_device(device, "auto", interpret=True)
     from accelerated.command_line import report
+    from accelerated.data.formats import coco
+    from accelerated.data.formats.place import Place
     from accelerated.data.images import read
     from accelerated.verify import detection, training
 
@@ -79,7 +81,9 @@ def verify_model(
         )
     else:
         if data:
-            dataset = arguments.open_dataset(data, ".", open_images=False)
+            # No image of the data is opened. A COCO file's could be anywhere.
+            folder = "." if coco.is_file(Place(data).content) else None
+            dataset = arguments.open_dataset(data, folder, open_images=False)
             arguments.check_classes(checkpoint, model, data, dataset)
             targets = arguments.targets_of(dataset, images, model.categories or [])
         else:

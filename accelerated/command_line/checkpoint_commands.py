@@ -48,10 +48,13 @@ def convert_checkpoint(
 
     if target.exists():
         raise ValueError(f"{target} already exists")
+    if format is not None and not target.suffix:
+        raise ValueError(f"--format {format} is that of a file; {target} is a folder's name")
     model, categories = arguments.load_model(
         checkpoint, preset=preset, changes=changes, names=names
     )
     if target.suffix:
+        target.parent.mkdir(parents=True, exist_ok=True)
         interop.save(model, target, format)
     else:
         new_optimizer = optimizer.build(model, model.config.optimizer)
@@ -94,6 +97,8 @@ def export_model(
     if height is None or width is None:
         default = program_shape(model.config)
         height, width = height or default[0], width or default[1]
+    for target in targets:
+        target.parent.mkdir(parents=True, exist_ok=True)
     shapes = export(
         model,
         *targets,

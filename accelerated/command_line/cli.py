@@ -5,6 +5,8 @@ in one line (MASKRCNN_DEBUG=1 shows the traceback); 130 interrupted. Modules tha
 import are imported inside the commands, so that `--help` is quick.
 """
 
+import inspect
+import io
 import os
 import sys
 from typing import Annotated
@@ -44,7 +46,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for name, function in COMMANDS.items():
-    app.command(name)(function)
+    # A paragraph is a line, to be wrapped as wide as the terminal is.
+    paragraphs = inspect.cleandoc(function.__doc__ or "").split("\n\n")
+    app.command(name, help="\n\n".join(" ".join(text.split()) for text in paragraphs))(function)
 
 
 def main() -> None:
@@ -52,17 +56,27 @@ def main() -> None:
     # Threads that wait longer before they sleep slow training tenfold where cores are shared.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
+    # A name with characters that the terminal cannot show is no reason to stop.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         # Also under `python -m accelerated`: completion is installed for the program of this name.
         app(prog_name="maskrcnn")
     except (ValueError, OSError, RuntimeError) as error:
         if os.environ.get("MASKRCNN_DEBUG"):
             raise
-        text = " ".join(str(error).split()) or type(error).__name__
+        text = " ".join(_said(error).split()) or type(error).__name__
         print(f"maskrcnn: {text if len(text) < 600 else text[:600] + ' ...'}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _said(error):
+    """Say an error in words; the system's without its number."""
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
 
 
 def _print_version(wanted: bool) -> None:

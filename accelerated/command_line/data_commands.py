@@ -160,6 +160,7 @@ def import_data(
     format: Annotated[str, typer.Option(help="Format to write: coco, labelme or yolo.")] = "coco",
     split: Split = None,
     seed: Seed = 0,
+    crowd: Crowd = "ignore",
 ) -> None:
     """Convert a data set to COCO's format, or to LabelMe's or YOLO's.
 
@@ -184,14 +185,18 @@ def import_data(
     if format != "coco" and suffix in (".json", ".yaml", ".yml", ".txt", ".xml", ".zip"):
         raise ValueError(f"{output}: --format {format} writes a folder; expected a name of one")
     found = sources.find(source, images)
-    result = lint.read(found, reading=arguments.reading())[1]
+    result = lint.read(found, reading=arguments.reading(crowd))[1]
     console = report.console()
     for table in report.problems(result, source.name):
         console.print(table)
     if result.fatal:
-        console.print("Nothing was written. Correct the file.")
+        console.print(
+            "Nothing was written. Correct the file, or see whether `inspect --fix` repairs it."
+        )
         raise typer.Exit(1)
     content = conversion.content_of(found)
+    if crowd == "objects":
+        content = conversion.without_crowds(content)
     pieces = [content] if split is None else conversion.parts(content, split, seed)
     for path, piece in zip(parts, pieces, strict=True):
         lost = conversion.write(piece, path, format, found.image_root)

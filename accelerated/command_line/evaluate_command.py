@@ -75,6 +75,11 @@ def evaluate_model(
     """
     if Path(checkpoint).suffix == ".json":
         reading = partial(arguments.reading, crowd, exif, boxes_as_masks, pixel_range)
+        options = {"--preset": preset, "--set": changes, "--names": names}
+        options |= {"--amp": amp, "--compile": compile, "--graph": graph}
+        given = [name for name, value in options.items() if value]
+        if given:
+            raise ValueError(f"{given[0]} changes a model; {checkpoint} holds its results")
         _score_file(Path(checkpoint), data, images, output, skip_invalid, reading)
         return
     torch_device = arguments.select_device(device, backend)

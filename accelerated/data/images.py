@@ -222,10 +222,16 @@ def _opened(path):
         image = Image.open(path, formats=FORMATS)
     except Image.DecompressionBombError:
         raise ImageError("image_too_large", _too_large(path)) from None
+    except FileNotFoundError:
+        raise ImageError("file_missing", f"{path}: no such file") from None
     # Pillow's readers raise almost anything on hostile bytes.
     except Exception as error:
-        empty = os.path.getsize(path) == 0
-        reason = "is empty (0 bytes)" if empty else "is not an image Pillow can read"
+        reason = "is not an image Pillow can read"
+        # Pillow's own error has no number.
+        if isinstance(error, OSError) and error.errno:
+            reason = f"cannot be opened ({error.strerror})"
+        elif os.path.getsize(path) == 0:
+            reason = "is empty (0 bytes)"
         raise ImageError("unreadable_image", f"{_name(path)} {reason}; replace it") from error
     if image.width * image.height > MAX_PIXELS:
         image.close()

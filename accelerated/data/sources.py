@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 from accelerated.data.annotations import Problem
+from accelerated.data.file_names import nearest
 from accelerated.data.formats import (
     cityscapes,
     coco,
@@ -48,6 +49,8 @@ class Format(Protocol):
         ...
 
 
+# Those whose data sets have parts, PATH:PART.
+WITH_PARTS = (cityscapes, pascal, yolo)
 # The first that recognises a place reads it.
 FORMATS: tuple[Format, ...] = (
     labelme,
@@ -69,12 +72,21 @@ def find(data: str | Path, image_root: str | Path | None = None) -> Source:
     image_root  folder with the images; None: the one that the format implies
 
     What is wrong with the content becomes problems of the result.
-    Raises ValueError if no format is recognised, or if it is one that cannot be read.
+    Raises ValueError if there is no such file or folder, if no format is recognised, or if it is
+    one that cannot be read.
     """
     place, root = _place(Path(data)), None if image_root is None else Path(image_root)
+    if not place.path.exists():
+        hint = nearest(place.path, place.path.suffix)
+        raise ValueError(f"{place.path}: no such file or folder{hint}")
     if place.folder is not None and root is not None and root.is_file():
         raise ValueError(f"{data} is a folder and --images {root} a file: exchange the two")
     fitting = [format for format in FORMATS if format.recognises(place)]
+    if place.split is not None and fitting and fitting[0] not in WITH_PARTS:
+        raise ValueError(f"{data}: {fitting[0].NAME} has no parts; name the file or folder of each")
+    # What is missing of COCO's the linter compares with what is near.
+    if root is not None and not root.exists() and fitting and fitting[0] is not coco:
+        raise ValueError(f"the image folder {root} does not exist{nearest(root)}")
     if fitting:
         source = fitting[0].read(place, root)
         return replace(source, problems=(*_others(source, fitting[1:]), *source.problems))

@@ -1,6 +1,7 @@
 """Values of a JSON file, which may be of any type."""
 
 import math
+from collections.abc import Mapping
 from typing import Any, TypeGuard
 
 # Code, severity and message.
@@ -55,3 +56,17 @@ def short(value: Any) -> str:
     except RecursionError:
         text = type(value).__name__
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def objects(value: Any, fields: Mapping[str, type | tuple[type, ...]]) -> list[dict]:
+    """Return a list of objects that have these fields, each of its types.
+
+    Raises ValueError, which names the first that has not.
+    """
+    if not isinstance(value, list):
+        raise ValueError(f"expected a list, got {short(value)}")
+    for entry in value:
+        for name, types in fields.items():
+            if not isinstance(entry, dict) or not isinstance(entry.get(name), types):
+                raise ValueError(f"{name!r} is missing or of another type in {short(entry)}")
+    return value

@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from accelerated.data.text_files import parse_json
+from accelerated.data.values import objects
 from reference.config import Config, from_dict, to_dict
 
 FORMAT = 1
@@ -154,6 +155,10 @@ def read(path: str | Path) -> Checkpoint:
         if not isinstance(state.get(name), expected):
             problem = f"{name!r} is missing or no {expected.__name__}"
             raise ValueError(f"{path / 'state.json'}: {problem}")
+    try:
+        objects(state["categories"], {"id": int, "name": str})
+    except ValueError as error:
+        raise ValueError(f"{path / 'state.json'}: 'categories': {error}") from None
     if len(state["categories"]) != config.num_classes:
         raise ValueError(
             f"{path}: {len(state['categories'])} categories,"

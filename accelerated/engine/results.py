@@ -8,7 +8,7 @@ from accelerated.data import rle
 from accelerated.data.dataset import Dataset
 from accelerated.data.formats.coco import is_file
 from accelerated.data.text_files import parse_json
-from accelerated.data.values import finite
+from accelerated.data.values import finite, objects, short
 
 # A threshold of scores that hardly changes AP, the model's own in most presets.
 LOWEST = 0.05
@@ -48,6 +48,12 @@ def read(path: str | Path) -> Detected:
     if is_file(content):
         images, categories = content["images"], content["categories"]
         content = content["annotations"]
+        ids = {"id": (int, str)}
+        try:
+            objects(images, ids | {"file_name": str, "width": int, "height": int})
+            objects(categories, ids | {"name": str})
+        except ValueError as error:
+            raise ValueError(f"{path}: images and categories are damaged: {error}") from None
     if not isinstance(content, list) or not all(isinstance(entry, dict) for entry in content):
         raise ValueError(
             f"{path}: expected a list of detections in COCO's result format, or predictions.json of"
@@ -115,13 +121,14 @@ def _check_numbers(entry):
         if key not in entry:
             hint = "; is this a file of annotations?" if key == "score" else ""
             raise ValueError(f"it has no {key}{hint}")
-    if isinstance(entry["image_id"], list | dict):
-        raise ValueError(f"image_id is {entry['image_id']}")
+    for key in ("image_id", "category_id"):
+        if isinstance(entry[key], list | dict):
+            raise ValueError(f"{key} is {short(entry[key])}")
     if not finite(entry["score"]):
-        raise ValueError(f"score is {entry['score']!r}, not a finite number")
+        raise ValueError(f"score is {short(entry['score'])}, not a finite number")
     box = entry.get("bbox", [0, 0, 0, 0])
     if not isinstance(box, list) or len(box) != 4 or not all(map(finite, box)):
-        raise ValueError(f"bbox is {box!r}, not [x, y, width, height]")
+        raise ValueError(f"bbox is {short(box)}, not [x, y, width, height]")
     if min(box[2:]) < 0:
         raise ValueError(f"bbox {box} has a negative side; write [x, y, width, height]")
 
@@ -131,7 +138,7 @@ def _runs(value: Any, size: tuple[int, int]) -> dict:
     if not isinstance(value, dict) or not isinstance(value.get("counts"), str | list):
         raise ValueError("its segmentation is no run-length encoding, {size, counts}")
     if value.get("size") != [*size]:
-        raise ValueError(f"its mask has size {value.get('size')}, the image {[*size]}")
+        raise ValueError(f"its mask has size {short(value.get('size'))}, the image {[*size]}")
     counts = value["counts"]
     if isinstance(counts, list):
         if not all(isinstance(n, int) and n >= 0 for n in counts):
@@ -160,7 +167,7 @@ def _rename(results, key, known, renamed, path, name):
         hint = f": it is {kinds[0]} here and {kinds[1]} there"
     raise ValueError(
         f"{path}: {len(unknown)} of {len(results)} detections have a {key} that {name} lacks, the"
-        f" first is {first!r}{hint}"
+        f" first is {short(first)}{hint}"
     )
 
 
@@ -173,7 +180,7 @@ def _images_by_name(detected, dataset, name):
         places.setdefault(Path(file_name).name, []).append((Path(file_name).parts, image_id, size))
     ids, others = {}, []
     for image in detected.images:
-        parts = Path(image["file_name"]).parts
+        parts = Path(image["file_name"]).parts or ("",)
         candidates = places.get(parts[-1], [])
         matches = [place for place in candidates if parts[-len(place[0]) :] == place[0]]
         if len(matches) != 1:

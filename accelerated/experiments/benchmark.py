@@ -325,17 +325,16 @@ def report(
     if draw:
         print(benchmark_curves.draw(path))
         return 0
-    path.parent.mkdir(parents=True, exist_ok=True)
     named = (benchmark_curves if curves else sys.modules[__name__]).cases(device)
     if model and device.type == "cpu" and not curves:
         named = itertools.chain(named, full_width())
-    rows = run(
-        ((name, make) for name, make in named if only in name),
-        device,
-        seconds=seconds,
-        compiled=compiled,
-        budget=budget,
-    )
+    named = list(named)
+    chosen = [(name, make) for name, make in named if only in name]
+    if not chosen and not model:
+        names = ", ".join(dict.fromkeys(name for name, _ in named))
+        raise ValueError(f"no operator has {only!r} in its name: {names}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = run(chosen, device, seconds=seconds, compiled=compiled, budget=budget)
     if model:
         numpy_rows = numpy_and_torch(seconds, only)
         rows = itertools.chain(rows, (environment(device) | row for row in numpy_rows))

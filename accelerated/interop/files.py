@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from accelerated.data.text_files import parse_json
+from accelerated.data.values import objects
 from accelerated.interop import download, unpickle, zoo
 from reference.config import Config, from_dict
 
@@ -62,7 +63,11 @@ def read_config(source: Source) -> Config | None:
 def read_categories(source: Source) -> list[dict] | None:
     """Read the categories in state.json in the folder of the weights; None if there are none."""
     state = _beside(source, "state.json")
-    return state.get("categories") if isinstance(state, dict) else None
+    stored = state.get("categories") if isinstance(state, dict) else None
+    try:
+        return None if stored is None else objects(stored, {"id": int, "name": str})
+    except ValueError as error:
+        raise ValueError(f"the categories in state.json are damaged: {error}") from None
 
 
 def _beside(source, name):
@@ -93,6 +98,8 @@ def locate(source: str | Path) -> Path:
     name, path = published_name(source), _on_disk(Path(source))
     if name:
         return download.fetch(zoo.ENTRIES[name])
+    if not path.is_file() and Path(source).is_dir():
+        raise ValueError(f"{source}: neither a run nor a checkpoint, it has no model.safetensors")
     if not path.is_file():
         refuse(str(source), path)
     return path

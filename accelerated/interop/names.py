@@ -4,10 +4,12 @@ One name a line; a JSON list; {"number": "name"}; a COCO json; or a YAML list or
 such as the `names:` of a data.yaml.
 """
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from accelerated.data.text_files import parse_json, parse_yaml, read_lines
+from accelerated.data.values import short
 
 BACKGROUND = ("__background__", "background")
 
@@ -35,9 +37,13 @@ def read(path: str | Path, count: int) -> list[dict]:
         content = _content(path)
         named = sorted(_named(content))
     except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{path}: no list of class names ({error})") from error
+        expected = "one a line, a list in JSON or YAML, or a COCO file"
+        raise ValueError(f"{path}: no list of class names ({error}); expected {expected}") from None
+    repeated = [name for name, times in Counter(name for _, name in named).items() if times > 1]
+    if set(repeated) - {"N/A"}:
+        raise ValueError(f"{path}: {short(repeated[0])} is the name of several classes")
     sparse = isinstance(content, dict) and "categories" in content
-    if sparse and len(named) < count and named[0][0] > 0 and named[-1][0] <= count:
+    if sparse and named and len(named) < count and named[0][0] > 0 and named[-1][0] <= count:
         names = dict(named)
         return [{"id": k, "name": names.get(k, unused(k))} for k in range(1, count + 1)]
     if len(named) == count + 1 and named[0][1].lower() in BACKGROUND:

@@ -26,6 +26,16 @@ def content_of(source: Source) -> dict[str, Any]:
     return parse_json(source.path) if source.content is None else source.content
 
 
+def without_crowds(content: dict) -> dict:
+    """Return the data with every crowd region as an object."""
+    entries = content["annotations"]
+    return content | {"annotations": [e | {"iscrowd": 0} if _is_crowd(e) else e for e in entries]}
+
+
+def _is_crowd(entry):
+    return isinstance(entry, dict) and bool(entry.get("iscrowd"))
+
+
 def write(content: dict, path: Path, format: str, image_root: str | Path) -> int:
     """Write the data; return the number of annotations that the format has no place for.
 
