@@ -90,6 +90,7 @@ def test_images_without_a_detection_are_counted(command, data, found, tmp_path):
         (lambda x: [e.update(image_id=str(e["image_id"])) for e in x], "it is text here and a num"),
         (lambda x: x[0].update(category_id=0), "have a category_id that .*, the first is 0"),
         (lambda x: x[0].pop("score"), "detection 1 of {n}: it has no score; is this a file of ann"),
+        (lambda x: x[1].update(category_id={}), "category_id is {}"),
         (lambda x: x[1].update(score=float("nan")), "score is nan"),
         (lambda x: x[1].update(bbox=[1, 2, 3]), "bbox is .1, 2, 3., not .x, y, width, height"),
         (lambda x: x[1].update(bbox=[9, 9, -3, 3]), "has a negative side"),

@@ -60,6 +60,6 @@ def test_what_cannot_be_split():
     for fraction in (0, 1, -0.2, 20, float("nan")):
         with pytest.raises(ValueError, match="expected a fraction between 0 and 1"):
             split([{1}, {1}], fraction, 0)
-    with pytest.raises(ValueError, match="a data set of 1 images cannot be split"):
+    with pytest.raises(ValueError, match="needs two images at least, the data has 1"):
         split([{1}], 0.2, 0)
     assert np.concatenate(split([{1}, {1}], 0.01, 0)).tolist() in ([0, 1], [1, 0])

@@ -26,7 +26,7 @@ def split(
     if not 0 < fraction < 1:
         raise ValueError(f"--split {fraction:g}: expected a fraction between 0 and 1, such as 0.2")
     if count < 2:
-        raise ValueError(f"--split {fraction:g}: a data set of {count} images cannot be split")
+        raise ValueError(f"--split {fraction:g} needs two images at least, the data has {count}")
     classes = sorted({c for found in image_categories for c in found}, key=str)
     column = {name: k for k, name in enumerate(classes)}
     present = np.zeros((count, len(classes)), dtype=bool)
