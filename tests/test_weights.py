@@ -14,7 +14,7 @@ from support.checkpoint_cases import filled, same
 
 import accelerated
 from accelerated import interop
-from accelerated.command_line import arguments
+from accelerated.command_line import loading
 from accelerated.data import synthetic
 from accelerated.data.coco import CocoDataset
 from accelerated.engine import checkpoint, evaluate
@@ -354,12 +354,12 @@ def test_names_that_nobody_knows(tmp_path, capsys):
     data, images = synthetic.ShapesDataset(1, size=64).write_coco(tmp_path)
     model = MaskRCNN(narrow.config("tiny", num_classes=3))
     dataset = CocoDataset(data, images)
-    arguments.check_classes("mine.pth", model, data, dataset)
+    loading.check_classes("mine.pth", model, data, dataset)
     assert "mine.pth does not name its classes: taken as those of" in capsys.readouterr().err
     assert model.categories == evaluate.categories(dataset)
     model = MaskRCNN(narrow.config("tiny", num_classes=4))
     with pytest.raises(ValueError, match=r"mine.pth has 4 classes, but .* has 3 categories"):
-        arguments.check_classes("mine.pth", model, data, dataset)
+        loading.check_classes("mine.pth", model, data, dataset)
 
 
 def test_labels_of_a_target_are_the_models(tmp_path):
@@ -368,6 +368,6 @@ def test_labels_of_a_target_are_the_models(tmp_path):
     dataset = CocoDataset(data, images)
     picture = [images / dataset.file_names[0]]
     categories = evaluate.categories(dataset)
-    [target] = arguments.targets_of(dataset, picture, categories)
-    [turned] = arguments.targets_of(dataset, picture, categories[::-1])
+    [target] = loading.targets_of(dataset, picture, categories)
+    [turned] = loading.targets_of(dataset, picture, categories[::-1])
     assert torch.equal(turned.labels, 4 - target.labels) and torch.equal(turned.boxes, target.boxes)

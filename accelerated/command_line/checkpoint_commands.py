@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from accelerated.command_line import arguments
+from accelerated.command_line import loading
 from accelerated.command_line.arguments import Changes, FilePreset, Names, Weights
 
 # The inputs and outputs of an exported program, as `export_model` reports them.
@@ -50,9 +50,7 @@ def convert_checkpoint(
         raise ValueError(f"{target} already exists")
     if format is not None and not target.suffix:
         raise ValueError(f"--format {format} is that of a file; {target} is a folder's name")
-    model, categories = arguments.load_model(
-        checkpoint, preset=preset, changes=changes, names=names
-    )
+    model, categories = loading.load_model(checkpoint, preset=preset, changes=changes, names=names)
     if target.suffix:
         target.parent.mkdir(parents=True, exist_ok=True)
         interop.save(model, target, format)
@@ -91,9 +89,7 @@ def export_model(
     """
     from accelerated.interop.export import export, program_shape
 
-    model, categories = arguments.load_model(
-        checkpoint, preset=preset, changes=changes, names=names
-    )
+    model, categories = loading.load_model(checkpoint, preset=preset, changes=changes, names=names)
     if height is None or width is None:
         default = program_shape(model.config)
         height, width = height or default[0], width or default[1]

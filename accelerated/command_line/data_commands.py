@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from accelerated.command_line import arguments
+from accelerated.command_line import loading
 from accelerated.command_line.arguments import (
     BoxesAsMasks,
     Crowd,
@@ -54,7 +54,7 @@ def inspect_data(
     for path in (fix, _changes(fix)) if fix is not None else ():
         if path.exists():
             raise ValueError(f"--fix {fix}: {path} exists; choose another name")
-    reading = arguments.reading(crowd, exif, boxes_as_masks, pixel_range)
+    reading = loading.reading(crowd, exif, boxes_as_masks, pixel_range)
     result = lint.check(data, images, reading=reading)
     for table in report.problems(result, data.name, everything):
         console.print(table)
@@ -185,7 +185,7 @@ def import_data(
     if format != "coco" and suffix in (".json", ".yaml", ".yml", ".txt", ".xml", ".zip"):
         raise ValueError(f"{output}: --format {format} writes a folder; expected a name of one")
     found = sources.find(source, images)
-    result = lint.read(found, reading=arguments.reading(crowd))[1]
+    result = lint.read(found, reading=loading.reading(crowd))[1]
     console = report.console()
     for table in report.problems(result, source.name):
         console.print(table)

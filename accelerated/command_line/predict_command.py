@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from accelerated.command_line import arguments
+from accelerated.command_line import loading
 from accelerated.command_line.arguments import (
     Amp,
     Backend,
@@ -73,11 +73,11 @@ def draw_predictions(
     saved = tuple(filter(None, (word.strip() for word in save.split(","))))
     if not saved or set(saved) - set(SAVED):
         raise ValueError(f"--save {save}: expected one or more of {','.join(SAVED)}")
-    reading = arguments.reading(exif=exif, pixel_range=pixel_range)
-    torch_device = arguments.select_device(device, backend)
+    reading = loading.reading(exif=exif, pixel_range=pixel_range)
+    torch_device = loading.select_device(device, backend)
     from accelerated.engine.predict import predict
 
-    model, categories = arguments.load_model(checkpoint, torch_device, preset, changes, names)
+    model, categories = loading.load_model(checkpoint, torch_device, preset, changes, names)
     result = predict(
         model,
         images,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from accelerated.command_line import arguments, run_options
+from accelerated.command_line import loading, run_options
 from accelerated.command_line.arguments import (
     Amp,
     Backend,
@@ -127,7 +127,7 @@ def train_model(
     if output is None:
         raise ValueError("name the folder of the run with --output")
     # Errors in the options come before the time that the data takes.
-    torch_device = arguments.select_device(device, backend)
+    torch_device = loading.select_device(device, backend)
     from accelerated.command_line import introduction
     from accelerated.command_line.configuration import configuration, continuation, sets_warmup
     from accelerated.data.summary import input_objects
@@ -142,8 +142,8 @@ def train_model(
     assert data is not None, "checked"
 
     def open_data(masks):
-        reading = arguments.reading(crowd, exif, boxes_as_masks, pixel_range, masks)
-        return arguments.open_dataset(data, images, skip_invalid, reading=reading)
+        reading = loading.reading(crowd, exif, boxes_as_masks, pixel_range, masks)
+        return loading.open_dataset(data, images, skip_invalid, reading=reading)
 
     if continued:
         typed = preset if run_options.is_given(context, "preset") else None
@@ -155,7 +155,7 @@ def train_model(
         dataset, evaluation, val = hold_out(dataset, output, split, seed)
     elif val:
         folder, reading = val_images or images, dataset.reading
-        evaluation = arguments.open_dataset(val, folder, skip_invalid, reading=reading)
+        evaluation = loading.open_dataset(val, folder, skip_invalid, reading=reading)
 
     batch_size = batch_size or config.optimizer.batch_size
     if epochs is not None:
@@ -185,7 +185,7 @@ def train_model(
     warnings = [_shared_images(dataset, evaluation), objects.advice]
     if continued:
         warnings.append(start.schedule_change(output, iterations, batch_size, keep_schedule))
-    arguments.note(f"warning: {warning}" for warning in warnings if warning)
+    loading.note(f"warning: {warning}" for warning in warnings if warning)
 
     result = train(
         config,

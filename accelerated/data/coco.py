@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from accelerated.data import images, lint, rle, sources
-from accelerated.data.dataset import Item, without_annotations
+from accelerated.data.dataset import Item, images_and_categories
 from accelerated.data.reading import DEFAULT, Reading
 from accelerated.data.sources import Source
 from accelerated.structures import Target
@@ -121,7 +121,7 @@ class CocoDataset:
             for instance in record.instances:
                 ids = {"id": len(annotations) + 1, "image_id": record.id}
                 annotations.append(ids | _for_evaluation(instance, record))
-        return without_annotations(self) | {"annotations": annotations}
+        return images_and_categories(self) | {"annotations": annotations}
 
 
 def _count_points(objects):

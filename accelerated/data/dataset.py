@@ -98,7 +98,7 @@ def categories(dataset: Dataset) -> list[dict]:
     return [{"id": category_id, "name": name} for category_id, name in pairs]
 
 
-def without_annotations(dataset: Dataset) -> dict:
+def images_and_categories(dataset: Dataset) -> dict:
     """Make COCO's dictionary of the images and categories of a data set."""
     rows = zip(dataset.image_ids, dataset.file_names, dataset.sizes, strict=True)
     images = [
@@ -127,4 +127,4 @@ def ground_truth(dataset: Dataset) -> dict:
                     "segmentation": {"size": list(mask.shape), "counts": counts},
                 }
             )
-    return without_annotations(dataset) | {"annotations": annotations}
+    return images_and_categories(dataset) | {"annotations": annotations}

@@ -7,7 +7,14 @@ import torch
 from accelerated.data.dataset import Dataset
 from accelerated.interop.names import is_unused
 from accelerated.labels import Layout, class_layout, delta_layout, mask_layout
+from accelerated.mask_rcnn import MaskRCNN
 from reference.config import Config
+
+
+def of_model(model: MaskRCNN) -> list[dict]:
+    """Return the categories of a model; numbered ones if nobody named its classes."""
+    numbered = [{"id": k, "name": name} for k, name in enumerate(model.class_names, start=1)]
+    return model.categories or numbered
 
 
 def first_difference(known: Sequence[dict], wanted: Sequence[dict]) -> str | None:
