@@ -105,16 +105,14 @@ TINY = merged(
     {"optimizer": {"steps": (0.75, 0.92), "gamma": 0.2, "clip_gradient_norm": 10.0}},
     poolers(aligned=True),
 )
-# For photographs: the same model, wider, on images of about 512 pixels.
+# For photographs: the same network on images of 512 pixels, in half an hour on two CPU cores.
 SMALL = merged(
     TINY,
     {"transform": {"min_size": (512,), "max_size": 512}},
     {"anchors": {"sizes": ((16,), (32,), (64,), (128,), (256,))}},
-    {"backbone": {"width": 32}, "fpn": {"channels": 64}},
     {"rpn": {"batch_size": 256, "pre_nms_top_n_train": 1000, "pre_nms_top_n_test": 1000}},
     {"rpn": {"post_nms_top_n_train": 500, "post_nms_top_n_test": 500}},
-    {"box_head": {"channels": 256, "conv_channels": 64, "batch_size": 64}},
-    {"mask_head": {"convs": 4, "channels": 64}},
+    {"box_head": {"batch_size": 64}, "mask_head": {"convs": 4}},
 )
 
 PRESETS = {
