@@ -90,7 +90,7 @@ def test_ids_suffice_for_a_file_of_others_if_no_name_is_shared(
     call = (tmp_path / checkpoint, model, shapes[1], opened)
     if fits:
         loading.check_classes(*call)
-        assert "taken by id, although its category 1 is 'disc', the model's is 'A'" in (
+        assert "are matched by id: its category 1 is 'disc', the model's is 'A'" in (
             capsys.readouterr().err
         )
         return

@@ -26,9 +26,9 @@ KNOWN = [{"id": 1, "name": "square"}, {"id": 2, "name": "triangle"}]
         ({1: "triangle", 2: "square"}, "its category 1 is 'triangle', the model's is 'square'"),
         (
             {0: "square", 1: "triangle"},
-            "the model knows no category 0 ('square', which is 1 for the model)",
+            "the model has no category 0 ('square', which is 1 for the model)",
         ),
-        ({1: "square", 3: "disc"}, "the model knows no category 3 ('disc')"),
+        ({1: "square", 3: "disc"}, "the model has no category 3 ('disc')"),
     ],
 )
 def test_first_difference(wanted, difference):

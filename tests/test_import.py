@@ -239,7 +239,7 @@ def test_train_holds_a_part_back(command, tmp_path):
     checked = ("evaluate", run / "last", "--data", run / "split/val.json", "--device", "cpu")
     code, out, error = command(*checked, "--output", tmp_path / "evaluation")
     assert code == 0, error
-    assert "the images are taken from" not in out and f"images in {run / 'split/images'}" in error
+    assert "the images are read from" not in out and f"images in {run / 'split/images'}" in error
     code, _, error = command(*where, "--iterations", 1, "--split", 0.5, "--seed", 1)
     assert code == 2 and "was split with fraction 0.34, not 0.5: choose another folder" in error
     (folder / "6.json").write_text((folder / "5.json").read_text().replace("5.png", "6.png"))

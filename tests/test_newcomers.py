@@ -45,7 +45,7 @@ def test_the_model_of_the_notebooks(command, here):
     training = ("--val", data, "--val-images", images, "--iterations", 1, *MADE)
     where = ("--data", data, "--images", images, "--weights", TINY, "--output", "run")
     code, out, error = command("train", *where, *training)
-    assert code == 0 and "knows 3 of 3 classes" in out, error
+    assert code == 0 and "has 3 of 3 classes" in out, error
 
 
 @pytest.mark.parametrize(

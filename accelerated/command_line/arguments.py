@@ -37,13 +37,11 @@ Images = Annotated[
 Split = Annotated[
     float | None,
     typer.Option(
-        help="Hold this fraction of the images back for validation, such as 0.2: chosen by --seed,"
-        " with every class on both sides."
+        help="Fraction of the images to hold back for validation, such as 0.2; --seed chooses them,"
+        " with every class on both sides where possible."
     ),
 ]
-Val = Annotated[
-    Path | None, typer.Option(help="Annotations of the evaluation data, as for --data.")
-]
+Val = Annotated[Path | None, typer.Option(help="Validation data, in the same formats as --data.")]
 ValImages = Annotated[
     Path | None,
     typer.Option(help="Folder with the images that --val names (default: --images)."),
@@ -51,8 +49,8 @@ ValImages = Annotated[
 Preset = Annotated[
     str | None,
     typer.Option(
-        help=f"Base configuration: {', '.join(PRESETS)} (default: with --weights the file's,"
-        " otherwise small, or tiny for images of at most 160 pixels).",
+        help=f"Base configuration: {', '.join(PRESETS)} (default: that of --weights; without them"
+        " small, or tiny for images of at most 160 pixels).",
         is_eager=True,
     ),
 ]
@@ -60,15 +58,15 @@ FilePreset = Annotated[
     str | None,
     typer.Option(
         "--preset",
-        help="Preset for what the tensors of the file do not show (default: the nearest).",
+        help="Preset for the settings that tensors do not show (default: the nearest).",
     ),
 ]
 Names = Annotated[
     Path | None,
     typer.Option(
         "--names",
-        help="File with the class names of the weights: one a line, a COCO json, or a JSON or YAML"
-        " list.",
+        help="File with the names of the model's classes: one per line, a list in JSON or YAML, or"
+        " a COCO file.",
     ),
 ]
 
@@ -131,30 +129,30 @@ Crowd = Annotated[
     str,
     typer.Option(
         "--crowd",
-        help="What annotations with iscrowd 1 are: ignore, regions of many objects, which are not"
-        " trained on; or objects, as CVAT marks its brush masks.",
+        help="Meaning of iscrowd 1. ignore: a region of many objects, which is not trained on;"
+        " objects: an object, as in CVAT's brush masks.",
     ),
 ]
 Exif = Annotated[
     str | None,
     typer.Option(
         "--exif",
-        help="Whether labels are on the picture as displayed (apply its EXIF orientation) or as"
-        " stored (ignore). Without it, pictures that leave this open stop the work.",
+        help="Frame of the labels. apply: the picture as displayed, turned by its EXIF orientation;"
+        " ignore: the picture as stored. Without --exif, pictures that leave this open are errors.",
     ),
 ]
 BoxesAsMasks = Annotated[
     bool,
     typer.Option(
-        "--boxes-as-masks", help="Take the box of an annotation without a mask as its mask."
+        "--boxes-as-masks", help="Use the box of an annotation without a mask as its mask."
     ),
 ]
 PixelRange = Annotated[
     str | None,
     typer.Option(
         "--pixel-range",
-        help="Values that become black and white, for example 0:4095, in pictures of 16 or 32 bits"
-        " (default: 0:65535, and none for 32 bits).",
+        help="Values that become black and white in pictures of 16 or 32 bits, such as 0:4095"
+        " (default: 0:65535 for 16 bits; required for 32 bits).",
         metavar="LOW:HIGH",
     ),
 ]

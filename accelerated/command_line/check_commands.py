@@ -24,8 +24,8 @@ def verify_model(
     data: Annotated[
         Path | None,
         typer.Option(
-            help="Annotations of the images, as `inspect` takes them (with --train). Without them,"
-            " the model's own detections serve as ground truth."
+            help="Annotations of the images, in any format of docs/data.md (with --train). Without"
+            " them, the model's own detections serve as ground truth."
         ),
     ] = None,
     threshold: Annotated[

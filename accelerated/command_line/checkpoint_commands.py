@@ -1,4 +1,4 @@
-"""Commands that rewrite checkpoints: convert, export."""
+"""Commands on checkpoints: convert, export, weights."""
 
 from pathlib import Path
 from typing import Annotated
@@ -117,9 +117,9 @@ def list_weights(
 ) -> None:
     """List the published weights, or download one and print its path.
 
-    They are kept in ~/.cache/maskrcnn/weights, or the folder that MASKRCNN_CACHE names, where a
-    file that was downloaded by hand is found, too. MASKRCNN_WEIGHTS_MIRROR, an address, serves them
-    by their file names instead of the publishers.
+    Files are kept in ~/.cache/maskrcnn/weights, or in the folder that MASKRCNN_CACHE names; files
+    put there by hand are found. MASKRCNN_WEIGHTS_MIRROR names an address to download them from, by
+    their file names, instead of the publishers'.
     """
     from accelerated.command_line import report
     from accelerated.interop import download, files, zoo

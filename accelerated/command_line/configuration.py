@@ -46,7 +46,7 @@ def configuration(
     weights          file, folder or name; of a detector, the configuration is the file's, and a
                      preset changes nothing that its weights depend on
     names            file with the names of the classes in the weights
-    open_data        opens the data set; told whether the model has a mask branch
+    open_data        opens the data set, given whether the model has a mask branch
     """
     source, lines, origin = weights, [], f"preset {preset}"
     if weights is None:
@@ -113,27 +113,27 @@ def _from_weights(preset, weights, changes, names):
         theirs, ours = attrgetter(field)(config), attrgetter(field)(base)
         if theirs != ours:
             raise ValueError(
-                f"{loaded} has {field} = {theirs}, not {ours} as {preset}: leave out --preset"
+                f"{loaded} has {field} = {theirs}, the preset {preset} {ours}: leave out --preset"
             )
     # A value may bring others into use.
     while difference := next(unseen.differences(config, base), None):
         path, theirs, ours = difference
         base = override(base, f"{path}={json.dumps(theirs)}")
         theirs, ours = unseen.text(theirs), unseen.text(ours)
-        lines.append(f"{path}={theirs}, as {loaded} was made for; {preset} has {ours}")
+        lines.append(f"{path}={theirs}, with which {loaded} was trained; {preset} has {ours}")
     return base, loaded, f"preset {preset}", lines
 
 
 def _load(preset, weights, changes, names) -> Loaded:
-    """Load a detector; what its file does not tell, the preset and the changes do."""
+    """Load a detector; what its file does not show comes from the preset and the changes."""
     # A folder of ours has its own configuration.
     preset = None if Path(weights).is_dir() else preset
     loaded = interop.read_model(weights, preset, names=names)
-    if not loaded.untold:
+    if not loaded.unknown:
         return loaded
-    fields = {*loaded.untold, *(path for row in unseen.TOLD for path in row)}
-    told = [change for change in changes if change.partition("=")[0].strip() in fields]
-    return interop.read_model(weights, preset, changes=told, names=names) if told else loaded
+    fields = {*loaded.unknown, *(path for row in unseen.NOTED for path in row)}
+    known = [change for change in changes if change.partition("=")[0].strip() in fields]
+    return interop.read_model(weights, preset, changes=known, names=names) if known else loaded
 
 
 def _from_backbone(preset, weights):
@@ -144,7 +144,8 @@ def _from_backbone(preset, weights):
         return config, weights, f"preset {name} with the {what} of {weights}", []
     base = named_preset(preset)
     lines = [
-        f"{weights} belongs to {path}={unseen.text(theirs)}, not {unseen.text(ours)}, and {name}"
+        f"{weights} was trained with {path}={unseen.text(theirs)}, as in {name}, not"
+        f" {unseen.text(ours)}, as in {preset}"
         for path, theirs, ours in unseen.differences(config, base)
         if path.startswith(("transform.", "backbone."))
     ]

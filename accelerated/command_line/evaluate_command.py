@@ -37,8 +37,8 @@ def evaluate_model(
     checkpoint: Annotated[
         str,
         typer.Argument(
-            help="Folder, file or name of a model, as for `predict`; or detections to score without"
-            " one: a .json file in COCO's result format, or predictions.json of `predict`.",
+            help="Folder, file or name of a model, as for `predict`; or detections to score: a"
+            " .json file in COCO's result format, or predictions.json of `predict`.",
             metavar="CHECKPOINT",
         ),
     ],
@@ -70,8 +70,8 @@ def evaluate_model(
 ) -> None:
     """Compute COCO's average precision of boxes and masks.
 
-    Data without annotations, such as COCO's test-dev, is not scored: its detections are written,
-    to be submitted.
+    For data without annotations, such as COCO's test-dev, only the detections are written, to be
+    submitted.
     """
     if Path(checkpoint).suffix == ".json":
         reading = partial(loading.reading, crowd, exif, boxes_as_masks, pixel_range)

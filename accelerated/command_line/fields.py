@@ -61,7 +61,7 @@ def _rows(lines) -> Iterator[tuple[list[str], str]]:
 
 
 def _value(part: Any, name: str) -> str:
-    """Write the value as --set takes it, and the other values that it may have."""
+    """Write the value as --set reads it, and the other values that it may have."""
     value, kind = getattr(part, name), get_type_hints(type(part))[name]
     text = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
     choices = get_args(kind) if get_origin(kind) is Literal else ()

@@ -47,7 +47,7 @@ def introduction(plan: Plan) -> list[str]:
     epochs = settings.iterations * settings.batch_size / size
     rows = {
         "Data": describe_data(*plan.data),
-        "Validation": describe_data(*plan.val) if plan.val else "none (--val: data to evaluate on)",
+        "Validation": describe_data(*plan.val) if plan.val else "none; add --val or --split",
         "Model": f"{plan.origin}: {_architecture(config)}, {parameters(config) / 1e6:.1f} million"
         f" parameters, {_start(plan)}",
         "Input": describe_input(config.transform, plan.objects),

@@ -68,9 +68,9 @@ def load_model(
     changes: list[str] | None = None,
     names: Path | None = None,
 ) -> "tuple[MaskRCNN, list[dict]]":
-    """Load a model in evaluation mode, and name its classes; print to stderr what was assumed.
+    """Load a model in evaluation mode and its categories; print to stderr what was assumed.
 
-    Where nobody names the classes, they are numbered, and the model's own `categories` stay None.
+    Classes without names are numbered; the model's own `categories` stay None then.
     """
     from accelerated import interop
     from accelerated.engine.classes import of_model
@@ -82,7 +82,7 @@ def load_model(
 
 
 def note(lines: Iterable[str]) -> None:
-    """Print lines to stderr that say what was assumed or done on the way."""
+    """Print lines to stderr: what was assumed, and warnings."""
     for line in lines:
         print(line if line.startswith(" ") else f"maskrcnn: {line}", file=sys.stderr)
 
@@ -121,7 +121,7 @@ def open_dataset(
     reading: "Reading | None" = None,
     need_annotations: bool = True,
 ) -> "CocoDataset":
-    """Open a data set and say on stderr which problems stop it, are skipped, or deserve a warning.
+    """Open a data set; print to stderr the problems that stop it, are skipped or need a warning.
 
     need_annotations  False: a COCO file without them, such as that of COCO's test-dev, has none
 
@@ -157,8 +157,8 @@ def check_classes(
     """Raise ValueError unless the model knows the classes of the data set, by id and name.
 
     For a file of another project, whose names may have been assumed, ids suffice if no name is
-    shared. Classes that only the model knows are named on stderr. If nobody named the model's
-    classes, they are those of the data set, by rising id.
+    shared. Classes that only the model has are printed to stderr. A model without class names gets
+    those of the data set, by rising id.
     """
     from accelerated.engine import classes, evaluate
     from accelerated.interop.names import is_unused
@@ -169,7 +169,7 @@ def check_classes(
             raise ValueError(
                 f"{checkpoint} has {count} classes, but {data} has {len(wanted)} categories"
             )
-        note([f"{checkpoint} does not name its classes: taken as those of {data}, by rising id"])
+        note([f"{checkpoint} has no class names: those of {data} are assumed, by rising id"])
         model.categories = wanted
     difference = classes.first_difference(model.categories, wanted)
     if (
@@ -177,11 +177,11 @@ def check_classes(
         and not Path(checkpoint).is_dir()
         and classes.share_only_ids(model.categories, wanted)
     ):
-        note([f"{data} shares no class name with {checkpoint}: taken by id, although {difference}"])
+        note([f"{data} and {checkpoint} share no class name and are matched by id: {difference}"])
     elif difference:
         raise ValueError(
-            f"{data} does not fit {checkpoint}: {difference}. If the names of the model are wrong:"
-            " --names FILE"
+            f"{data} does not fit {checkpoint}: {difference}. If the model's class names are"
+            " wrong, correct them with --names FILE"
         )
     ids = set(dataset.category_ids)
     others = [c["name"] for c in model.categories if c["id"] not in ids and not is_unused(c)]

@@ -38,14 +38,16 @@ def train_model(
     output: Annotated[
         Path | None,
         typer.Option(
-            help="Output folder, of one run; required.",
+            help="Folder of the run (required).",
             is_eager=True,
             callback=run_options.take_from_run,
         ),
     ] = None,
     data: Annotated[
         Path | None,
-        typer.Option(help="Data set, as `inspect` takes it; a resumed run knows its own."),
+        typer.Option(
+            help="Training data, in any format of docs/data.md (required, unless a run is resumed)."
+        ),
     ] = None,
     images: Images = None,
     iterations: Annotated[
@@ -53,7 +55,7 @@ def train_model(
     ] = None,
     epochs: Annotated[
         float | None,
-        typer.Option(help="Length in passes over the data instead of --iterations, such as 12.5."),
+        typer.Option(help="Passes over the data, such as 12.5, instead of --iterations."),
     ] = None,
     preset: Preset = None,
     changes: Changes = None,
@@ -90,8 +92,8 @@ def train_model(
         bool,
         typer.Option(
             "--resume",
-            help="Continue the run in the output folder with its own options and configuration;"
-            " start it if there is none.",
+            help="Continue the run in the output folder, with its own options and configuration;"
+            " start one if there is none.",
             is_eager=True,
             callback=run_options.take_from_run,
         ),
@@ -100,8 +102,7 @@ def train_model(
         bool,
         typer.Option(
             "--keep-schedule",
-            help="When --iterations changes with --resume, keep the learning rates of the length"
-            " before.",
+            help="With --resume and another length, keep the learning rates of the old length.",
         ),
     ] = False,
     amp: Amp = False,

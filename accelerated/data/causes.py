@@ -73,7 +73,7 @@ def find(records: Records, problems: list[Problem], source: Source) -> list[Caus
 
 
 def _names(case: Case) -> Cause | None:
-    """File names that name no file, with how many exist when mended."""
+    """File names that name no file, and how many are found under similar names."""
     codes = ("file_missing", "file_outside_root", "file_name_invalid")
     problems = [problem for code in codes for problem in case.problems[code]]
     names = [name for name in case.values(problems, "file_name") if isinstance(name, str)]
@@ -210,7 +210,7 @@ def _no_masks(case: Case) -> Cause | None:
     message += " with --skip-invalid"
     if len(problems) == len(case.content["annotations"]):
         message = "no annotation has a mask, only boxes: train with --set mask_head.kind=none"
-    message += ", or let their boxes be the masks with --boxes-as-masks"
+    message += ", or use their boxes as masks with --boxes-as-masks"
     return Cause("masks_missing", message, problems)
 
 
@@ -295,7 +295,7 @@ RULES = [
     _all(
         "size_mismatch",
         "images",
-        "{of} pictures have other sizes than the json says, as if they were resized after"
+        "{of} pictures have other sizes than stated, as if they were resized after"
         f" labelling: {FIX} scales the labels of those of the same shape",
     ),
     _all(

@@ -83,7 +83,7 @@ class CocoDataset:
         height, width = image.shape[:2]
         if (height, width) != (record.height, record.width):
             raise ValueError(
-                f"the file is {width}x{height}, the json says {record.width}x{record.height}"
+                f"the file is {width}x{height}, the stated size {record.width}x{record.height}"
             )
         return Item(image, self.target(index), record.id)
 

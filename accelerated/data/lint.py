@@ -190,14 +190,14 @@ def _frame_problem(record, header, exif) -> Remark | None:
         return None
     if stated in (stored, shown):
         frame, option = ("displayed", "apply") if stated == shown else ("stored", "ignore")
-        message = f"{turned}: the json has the size of the picture as {frame}"
+        message = f"{turned}: the stated size is that of the picture as {frame}"
         return "exif_rotated", "reject", f"{message}; if labels are on it, add --exif {option}"
     file = header.size(exif)
-    sizes = f"the json says {stated[0]}x{stated[1]}, the file is {file[0]}x{file[1]}"
+    sizes = f"the stated size is {stated[0]}x{stated[1]}, the file's {file[0]}x{file[1]}"
     if stated != file[::-1]:
         message = f"{sizes} (width x height), so labels would be misplaced; correct one of them"
         return "size_mismatch", "reject", message
-    message = f"{sizes}: width and height are swapped; correct the json"
+    message = f"{sizes}: width and height are swapped; correct them"
     return "size_swapped", "reject", message
 
 

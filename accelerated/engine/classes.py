@@ -31,7 +31,7 @@ def first_difference(known: Sequence[dict], wanted: Sequence[dict]) -> str | Non
         if number in names:
             return f"its category {number} is {name!r}, the model's is {names[number]!r}"
         elsewhere = f", which is {ids[name]} for the model" if name in ids else ""
-        return f"the model knows no category {number} ({name!r}{elsewhere})"
+        return f"the model has no category {number} ({name!r}{elsewhere})"
     return None
 
 

@@ -64,7 +64,7 @@ def read(path: str | Path) -> Detected:
     for key, number in counted.items():
         if 0 < number < len(content):
             raise ValueError(
-                f"{path}: {number} of {len(content)} detections have a {key}: give all"
+                f"{path}: {number} of {len(content)} detections have a {key}; give one to all"
             )
     kinds = [kind for kind, key in zip(("bbox", "segm"), keys, strict=True) if counted[key]]
     if content and not kinds:
@@ -163,10 +163,10 @@ def _rename(results, key, known, renamed, path, name):
     first, texts = unknown[0], {str(value) for value in known}
     hint = ""
     if str(first) in texts:
-        kinds = ("text", "a number") if isinstance(first, str) else ("a number", "text")
-        hint = f": it is {kinds[0]} here and {kinds[1]} there"
+        kinds = ("a text", "a number") if isinstance(first, str) else ("a number", "a text")
+        hint = f", which is {kinds[0]} here and {kinds[1]} there"
     raise ValueError(
-        f"{path}: {len(unknown)} of {len(results)} detections have a {key} that {name} lacks, the"
+        f"{path}: {len(unknown)} of {len(results)} detections have a {key} that {name} lacks; the"
         f" first is {short(first)}{hint}"
     )
 

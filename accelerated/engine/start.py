@@ -1,4 +1,4 @@
-"""The start of a training run: what fits, somebody's weights, or its own last checkpoint."""
+"""The start of a training run: from weights or its last checkpoint, and what must fit them."""
 
 import json
 from dataclasses import asdict, dataclass, replace
@@ -21,8 +21,8 @@ from reference.config import Config, flat
 class Taken:
     """What a model took over from weights.
 
-    fresh  names of its tensors that have new values, or new ones for some classes
-    lines  what was kept and what was not, in words
+    fresh  names of its tensors that stay newly initialised, for some classes at least
+    lines  what was copied and what was not, in words
     """
 
     fresh: list[str]
@@ -45,14 +45,15 @@ def initialize(model: MaskRCNN, weights: str | Path | Loaded) -> Taken:
         except interop.BareBackboneError:
             copied = set(interop.load_backbone(weights, model))
             fresh = [name for name in model.state_dict() if name not in copied]
-            return Taken(fresh, [f"{weights} is a backbone; fresh: {_layers(fresh, model)}"])
+            layers = _layers(fresh, model)
+            return Taken(fresh, [f"{weights} is a backbone; newly initialised: {layers}"])
         notes = weights.notes
     source = weights.model
     for path, theirs, ours in unseen.differences(source.config, model.config):
-        made = "is taken to be made" if path in weights.untold else "was made"
+        trained = "is assumed to be trained" if path in weights.unknown else "was trained"
         theirs, ours = json.dumps(theirs), json.dumps(ours)
         raise ValueError(
-            f"{weights} {made} for {path} = {theirs}, not {ours}: --set {path}={theirs}"
+            f"{weights} {trained} with {path} = {theirs}, not {ours}: add --set {path}={theirs}"
         )
     labels = classes.shared(source.categories, model.categories)
     their_layouts, our_layouts = classes.layouts(source.config), classes.layouts(model.config)
@@ -71,29 +72,29 @@ def initialize(model: MaskRCNN, weights: str | Path | Loaded) -> Taken:
         elif tensors[name].shape != tensor.shape:
             shapes = f"{list(tensors[name].shape)}, the model's {list(tensor.shape)}"
             raise ValueError(
-                f"{weights}: {name} is {shapes}; without --preset a training takes the file's"
+                f"{weights}: {name} is {shapes}; leave out --preset to use the file's architecture"
             )
         else:
             tensor.copy_(tensors[name])
     fresh = [name for name in fresh if not name.endswith("num_batches_tracked")]
     lines = [*notes, _classes_line(weights, model, [our for _, our in labels])]
     if predictors:
-        lines.append(f"fresh, for the other classes: {_layers(predictors, model)}")
+        lines.append(f"newly initialised for the other classes: {_layers(predictors, model)}")
     if fresh:
-        lines.append(f"fresh, not in {weights}: {_layers(fresh, model)}")
+        lines.append(f"newly initialised, not in {weights}: {_layers(fresh, model)}")
     unused = [name for name in tensors if name not in model.state_dict()]
     if unused:
-        lines.append(f"not used of {weights}: {_layers(unused, source)}")
+        lines.append(f"not used from {weights}: {_layers(unused, source)}")
     return Taken([*fresh, *predictors], lines)
 
 
 def _classes_line(weights, model, kept):
     if weights.model.categories is None or model.categories is None:
         owner = weights if weights.model.categories is None else "the model"
-        return f"the class names of {owner} are unknown: no class is kept (--names FILE)"
+        return f"{owner} has no class names: no class is kept (name them with --names)"
     names = [model.categories[label - 1]["name"] for label in kept]
     count = f"{len(names)} of {len(model.categories)} classes"
-    return f"{weights} knows {count}{': ' if names else ''}{_some(names)}"
+    return f"{weights} has {count}{': ' if names else ''}{_some(names)}"
 
 
 def _layers(names, model):

@@ -24,7 +24,7 @@ def is_file(content: Any) -> bool:
 
 
 def recognises(place: Place) -> bool:
-    """Tell whether a folder holds such a file. A single file is taken for one if nothing else."""
+    """Tell whether a folder holds such a file. A single file is one if it is nothing else."""
     return any(is_file(content) for _, content in place.samples)
 
 
@@ -94,7 +94,7 @@ def _image_folder(path):
                 f"{path}: name the folder of its images with --images; {names[0]} {state}"
             )
         best = (named or holding)[0]
-    return best, f"the images are taken from {best}, where {found[best]} of {len(names)} exist"
+    return best, f"the images are read from {best}, where {found[best]} of {len(names)} exist"
 
 
 def _folders(path):

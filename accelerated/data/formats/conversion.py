@@ -39,7 +39,7 @@ def _is_crowd(entry):
 def write(content: dict, path: Path, format: str, image_root: str | Path) -> int:
     """Write the data; return the number of annotations that the format has no place for.
 
-    "coco" takes everything as it is; the others, what is valid and no crowd region.
+    "coco" holds everything as it is; the others hold what is valid and no crowd region.
     """
     kept = content if format == "coco" else valid(content, path)
     WRITERS[format](kept, path, image_root)

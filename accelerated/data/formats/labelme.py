@@ -58,7 +58,7 @@ def read(place: Place, image_root: Path | None) -> Source:
         else:
             others += 1
     if others:
-        message = f"{others} of {len(files)} .json files are no LabelMe files and were not read"
+        message = f"{others} of {len(files)} .json files are no LabelMe files and are not read"
         made.report("file_ignored", "warn", message)
     made.report_left_out("LabelMe file")
     return made.source()

@@ -105,7 +105,7 @@ def _parsed(made, content) -> tuple[list[str], list[Region]]:
     for entry in entries.values() if isinstance(entries, dict) else []:
         file = entry.get("filename") if isinstance(entry, dict) else None
         if not isinstance(file, str):
-            message = f"an image is {short(entry)}; it needs a filename, and was left out"
+            message = f"an image is {short(entry)}; it needs a filename, and is left out"
             made.report("image_invalid", "skip", message)
             continue
         names.append(file)
@@ -120,7 +120,7 @@ def _parsed(made, content) -> tuple[list[str], list[Region]]:
 def _append(made, regions, file, region):
     shape = region.get("shape_attributes") if isinstance(region, dict) else None
     if not isinstance(shape, dict):
-        message = f"a region is {short(region)}; it needs shape_attributes, and was left out"
+        message = f"a region is {short(region)}; it needs shape_attributes, and is left out"
         made.report("region_invalid", "skip", message, file)
         return
     attributes = region.get("region_attributes")
@@ -165,7 +165,7 @@ def _version_3(made, content) -> tuple[list[str], list[Region]]:
             continue
         if file is None:
             message = f"a region belongs to view {short(entry.get('vid'))}, which shows no image"
-            made.report("region_invalid", "skip", f"{message}; it was left out")
+            made.report("region_invalid", "skip", f"{message}; it is left out")
             continue
         values = {}
         for key, value in _pairs(entry.get("av")):
@@ -257,7 +257,7 @@ def _describe(made, region, image) -> dict | None:
         return None
     values = [shape.get(key) for key in keys.get(name, ())]
     if not values or not all(map(finite, values)):
-        message = f"a {name} is {short(shape)}; it was left out: draw it again"
+        message = f"a {name} is {short(shape)}; it is left out: draw it again"
         made.report("region_invalid", "skip", message, region.file)
         return None
     if name == "rect":

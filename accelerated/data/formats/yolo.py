@@ -72,7 +72,7 @@ def read(place: Place, image_root: Path | None) -> Source:
             made.report("file_missing", "skip", message, name)
     empty = sum(label is None for label in label_of.values())
     if empty:
-        message = f"pictures without a text file: {empty}, taken as pictures without objects"
+        message = f"pictures without a text file: {empty}, read as pictures without objects"
         # So many may be pictures that nobody has labelled yet.
         severity = "warn" if 2 * empty > len(chosen) else "note"
         made.report("picture_unlabelled", severity, message)
@@ -187,8 +187,8 @@ def _chosen(made, place, folder, layout, labels):
 def _entry(made, folder, root, entry):
     """Return the pictures of an entry of data.yaml: a folder, a picture or a list of pictures.
 
-    Its path may begin above the data set, as data.yaml of other machines do: then the longest end
-    of it that exists is taken.
+    Its path may start above the data set, as in data.yaml of another machine: then the longest end
+    of it that exists is read.
     """
     parts = PurePosixPath(f"{root}/{entry}".replace("\\", "/")).parts
     parts = [part for part in parts if part not in ("/", ".", "..")]
@@ -204,7 +204,7 @@ def _entry(made, folder, root, entry):
                 made.report("file_missing", "skip", message, path)
         if inside:
             if start:
-                message = f"{root}{'/' * bool(root)}{entry} is taken to be {path}"
+                message = f"{root}{'/' * bool(root)}{entry} is read as {path}"
                 made.report("path_shortened", "note", message)
             return inside
     message = f"{entry} is not below {made.pictures.path}; name that folder with --images"
