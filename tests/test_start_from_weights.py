@@ -231,12 +231,12 @@ def test_architecture_from_a_folder_of_ours(shapes, tmp_path, command):
     [line] = [line for line in log.read(tmp_path / "b" / "log.jsonl") if "not_in_weights" in line]
     assert line["weights"] == str(tmp_path / "a")
     # A preset changes nothing that the weights depend on; a change is refused.
-    with pytest.raises(ValueError, match=r"backbone.width = 8, the preset tiny 16: leave out --preset"):
+    with pytest.raises(ValueError, match=r"backbone.width = 8, the preset tiny 16: leave out"):
         plan(str(tmp_path / "a"), shapes, "tiny")
     wide = ["backbone.width=8", "fpn.channels=8", "rpn.nms_iou=0.6"]
     start = plan(str(tmp_path / "a"), shapes, "tiny", wide)
     assert start.config.rpn.nms_iou == 0.6 and start.config.norm_groups == 4
-    assert any(line.startswith("norm_groups=4, as ") for line in start.lines)
+    assert any(line.startswith("norm_groups=4, with which ") for line in start.lines)
     code, _, error = command(
         "train",
         *where,
