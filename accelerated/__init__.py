@@ -14,10 +14,10 @@
     config = override(preset("small"), f"num_classes={len(dataset.class_names)}")
     model = train(config, dataset, "run", iterations=1000).model
 
-    from accelerated.engine.predict import predict                 # drawings, and a json of objects
+    from accelerated.engine.predict import predict                 # drawings, and a list of objects
     predict(model, ["new pictures"], "predictions")
 
-`help("accelerated.data.dataset")` shows a data set of your own, in 20 lines and without a json. The
+`help("accelerated.data.dataset")` shows a data set of your own, in 20 lines and without a file. The
 command `maskrcnn` does all this in a terminal.
 
     pooled = accelerated.roi_align.roi_align(features, rois, image_index, **options)
@@ -45,10 +45,11 @@ Which file holds what, in reading order:
     deepmask        what came before: DeepMask and SharpMask
     optimizer       parameter groups, learning rates and gradient clipping
     kernels         one file per operator and backend: Triton, plain PyTorch
-    data            data sets in COCO format, their checks, synthetic shapes
+    data            data sets in COCO's and other formats, their checks and repair, batches
     engine          training, evaluation, prediction, checkpoints
-    interop         checkpoints of torchvision, detectron2, maskrcnn-benchmark and Caffe2; our
-                    operators under torchvision's models; export to ONNX and torch.export
+    interop         checkpoints of torchvision, detectron2, maskrcnn-benchmark and Caffe2, some
+                    downloaded by name; our operators under torchvision's models; export to ONNX
+                    and torch.export
     verify          comparison with the NumPy reference, stage by stage
     drawing         pictures of detections and losses
     experiments     the ablation and the benchmark

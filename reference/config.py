@@ -6,7 +6,7 @@ decides any of them: a preset (presets.py) names a full set of choices, `overrid
 
 from dataclasses import asdict, dataclass, field
 from operator import attrgetter
-from typing import Literal
+from typing import Any, Literal
 
 from reference import typed
 from reference.presets import PRESETS, merged
@@ -311,12 +311,8 @@ def single_map_level(config: Config) -> int:
 def check(config: Config) -> None:
     """Raise one ValueError that names all fields that contradict each other."""
     # A problem is (the field to change, what it demands).
-    problems = [
-        *_backbone_problems(config.backbone),
-        *_wiring_problems(config),
-        *_level_problems(config),
-        *_group_problems(config),
-    ]
+    problems = [*_backbone_problems(config.backbone), *_wiring_problems(config)]
+    problems += [*_level_problems(config), *_group_problems(config)]
     texts = [f"{name} = {attrgetter(name)(config)}: {text}" for name, text in problems]
     if texts:
         raise ValueError(f"the configuration contradicts itself: {'; '.join(texts)}")
@@ -377,18 +373,22 @@ def to_dict(config: Config) -> dict:
     return asdict(config)
 
 
+def flat(config: Config) -> dict[str, Any]:
+    """Return {path: value} of every field, with paths such as "rpn.nms_iou"."""
+    return dict(typed.leaves(to_dict(config)))
+
+
 def from_dict(values: dict) -> Config:
     """Invert `to_dict`. ValueError names a field that is unknown, missing or of the wrong type."""
     return typed.build(Config, values, "config")
 
 
-def override(config: Config, assignment: str) -> Config:
-    """Change one field by a text such as "rpn.nms_iou=0.6" or "transform.min_size=[256, 320]".
-
-    The value is JSON or a bare word. ValueError names a field that does not accept it.
-    """
-    change, present = typed.change(to_dict(config), assignment)
-    try:
-        return from_dict(merged(to_dict(config), change))
-    except ValueError as error:
-        raise ValueError(f"{error}{present}") from None
+def override(config: Config, *assignments: str) -> Config:
+    """Change fields by texts such as "rpn.nms_iou=0.6". ValueError names one that does not fit."""
+    for assignment in assignments:
+        change, present = typed.change(to_dict(config), assignment)
+        try:
+            config = from_dict(merged(to_dict(config), change))
+        except ValueError as error:
+            raise ValueError(f"{error}{present}") from None
+    return config

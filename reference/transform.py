@@ -49,8 +49,7 @@ def check_labels(target: Target | None, num_classes: int) -> None:
     """Raise ValueError for a label above K, `num_classes`."""
     label = 0 if target is None else int(max(target.labels, default=0))
     if label > num_classes:
-        fix = f"labels are 1..{num_classes}: correct it, or raise num_classes"
-        raise ValueError(f"target: label {label} above num_classes {num_classes}; {fix}")
+        raise ValueError(f"target: label {label} above num_classes {num_classes}: correct either")
 
 
 def check_polygons(polygons: list | None, count: int) -> list[list[Array]] | None:

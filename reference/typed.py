@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import types
+from collections.abc import Iterator
 from difflib import get_close_matches
 from typing import Any, Literal, get_args, get_origin
 
@@ -57,7 +58,7 @@ def change(values: dict, assignment: str) -> tuple[dict, str]:
     Raises ValueError for a field that the nested `values` lack, suggesting one.
     """
     path, _, text = assignment.partition("=")
-    path, known = path.strip(), dict(_leaves(values))
+    path, known = path.strip(), dict(leaves(values))
     if not text:
         raise ValueError(f"{assignment!r}: expected FIELD=VALUE, for example rpn.nms_iou=0.6")
     if not any(f"{k}.".startswith(f"{path}.") or path.startswith(f"{k}.") for k in known):
@@ -78,6 +79,7 @@ def did_you_mean(path: str, known: dict) -> str:
     return f"; did you mean {' or '.join(found)}?" if found else ""
 
 
-def _leaves(values, prefix=""):
+def leaves(values: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (path, value), such as ("rpn.nms_iou", 0.7), of what nested dictionaries hold."""
     for k, v in values.items():
-        yield from _leaves(v, f"{prefix}{k}.") if isinstance(v, dict) else [(prefix + k, v)]
+        yield from leaves(v, f"{prefix}{k}.") if isinstance(v, dict) else [(prefix + k, v)]

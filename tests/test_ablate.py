@@ -75,9 +75,7 @@ def test_rows_differ_in_the_fields_they_name(scale):
     for comparison in compared:
         made = []
         for row in comparison.rows:
-            config = base
-            for change in row.changes:
-                config = configuration.override(config, change)
+            config = configuration.override(base, *row.changes)
             configuration.check(config)
             made.append((row, configuration.to_dict(config)))
         for (row, values), (other, others) in pairwise(made):

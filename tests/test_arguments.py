@@ -8,7 +8,7 @@ import torch
 import typer
 from support import narrow
 
-from accelerated.command_line import arguments
+from accelerated.command_line import loading
 from accelerated.data.coco import CocoDataset
 from accelerated.data.synthetic import ShapesDataset
 from accelerated.engine.evaluate import categories
@@ -25,10 +25,10 @@ def test_a_device_is_checked(monkeypatch):
     monkeypatch.setenv("MASKRCNN_BACKEND", "auto")
     monkeypatch.setenv("TRITON_INTERPRET", "0")
     assert (
-        arguments.select_device("cpu", "torch") == torch.device("cpu")
+        loading.select_device("cpu", "torch") == torch.device("cpu")
         and os.environ["MASKRCNN_BACKEND"] == "torch"
     )
-    arguments.select_device("cpu", "auto", interpret=True)
+    loading.select_device("cpu", "auto", interpret=True)
     assert os.environ["TRITON_INTERPRET"] == "0", "what the user says stays"
     for device, backend, said in (
         ("quantum", "auto", "expected auto, cpu"),
@@ -36,14 +36,14 @@ def test_a_device_is_checked(monkeypatch):
         ("cpu", "magic", "--backend"),
     ):
         with pytest.raises(ValueError, match=said):
-            arguments.select_device(device, backend)
+            loading.select_device(device, backend)
 
 
 def test_annotations_are_found_by_file_name(shapes, monkeypatch):
     made, json_path, folder = shapes
-    opened = arguments.open_dataset(json_path, "nowhere", open_images=False)
+    opened = loading.open_dataset(json_path, "nowhere", open_images=False)
     monkeypatch.chdir(folder)
-    third, first = arguments.targets_of(
+    third, first = loading.targets_of(
         opened, [folder / "000003.png", Path("000001.png")], categories(opened)
     )
     for target, item in ((third, made[2]), (first, made[0])):
@@ -52,15 +52,15 @@ def test_annotations_are_found_by_file_name(shapes, monkeypatch):
         )
     for name in ("000009.png", "x000001.png"):
         with pytest.raises(ValueError, match="no images of this name"):
-            arguments.targets_of(opened, [folder / name], categories(opened))
+            loading.targets_of(opened, [folder / name], categories(opened))
 
 
 def test_folders_in_file_names_tell_images_apart(shapes):
-    opened = arguments.open_dataset(shapes[1], "nowhere", open_images=False)
+    opened = loading.open_dataset(shapes[1], "nowhere", open_images=False)
     opened.file_names = ["a/1.png", "b/1.png", "1.png"]
-    assert len(arguments.targets_of(opened, [Path("c/1.png")], categories(opened))) == 1
+    assert len(loading.targets_of(opened, [Path("c/1.png")], categories(opened))) == 1
     with pytest.raises(ValueError, match="2 images of this name"):
-        arguments.targets_of(opened, [Path("photos/a/1.png")], categories(opened))
+        loading.targets_of(opened, [Path("photos/a/1.png")], categories(opened))
 
 
 def test_a_broken_data_set_is_listed(tmp_path, capsys):
@@ -68,7 +68,7 @@ def test_a_broken_data_set_is_listed(tmp_path, capsys):
         '{"images": [{"id": 1}], "annotations": [], "categories": []}'
     )
     with pytest.raises((typer.Exit, ValueError)):
-        arguments.open_dataset(tmp_path / "broken.json", tmp_path)
+        loading.open_dataset(tmp_path / "broken.json", tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -89,10 +89,10 @@ def test_ids_suffice_for_a_file_of_others_if_no_name_is_shared(
     model.categories = [{"id": k, "name": name} for k, name in enumerate(names, start=1)]
     call = (tmp_path / checkpoint, model, shapes[1], opened)
     if fits:
-        arguments.check_classes(*call)
-        assert "taken by id, although its category 1 is 'disc', the model's is 'A'" in (
+        loading.check_classes(*call)
+        assert "are matched by id: its category 1 is 'disc', the model's is 'A'" in (
             capsys.readouterr().err
         )
         return
     with pytest.raises(ValueError, match="does not fit"):
-        arguments.check_classes(*call)
+        loading.check_classes(*call)

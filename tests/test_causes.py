@@ -103,10 +103,10 @@ MENDED = {
         "4 of 4.*capital",
         lambda d: images_of(d, lambda i: {"file_name": i["file_name"].upper()}),
     ),
-    "text_in_images": ("image_ids", "8 of 8 annotations are numbers, .*images texts", text_ids),
+    "text_in_images": ("image_ids", "8 of 8 annotations is a number, .*images are texts", text_ids),
     "text_in_annotations": (
         "image_ids",
-        "8 of 8 annotations are texts, .*images numbers",
+        "8 of 8 annotations is a text, .*images are numbers",
         lambda d: annotations_of(d, lambda a: {"image_id": str(a["image_id"])}),
     ),
     "shifted": (
@@ -116,7 +116,7 @@ MENDED = {
     ),
     "category_names": (
         "category_ids",
-        "8 of 8 annotations are names",
+        "8 of 8 annotations is a name",
         lambda d: annotations_of(
             d, lambda a: {"category_id": ["square", "other"][a["category_id"] - 1]}
         ),
@@ -133,7 +133,7 @@ MENDED = {
     ),
     "category_texts": (
         "category_ids",
-        "are texts",
+        "is a text",
         lambda d: annotations_of(d, lambda a: {"category_id": str(a["category_id"])}),
     ),
     "category_null": (
@@ -502,7 +502,7 @@ def test_categories_with_texts_as_ids(root):
 def test_categories_that_via_leaves_empty(root):
     path = written(root, lambda d: annotations_of(d, lambda a: {"category_id": None}))
     (cause,) = lint.check(path, root).causes
-    assert "8 of 8 annotations have no category_id" in cause.message
+    assert "category_id of 8 of 8 annotations is missing" in cause.message
 
 
 def test_percents_are_suspected(tmp_path):

@@ -131,7 +131,7 @@ def remove_file(path):
 @pytest.mark.parametrize(
     "damage, message",
     [
-        (damage_json, "no JSON"),
+        (damage_json, "not JSON"),
         (damage_format, "format 1"),
         (damage_tensors, "damaged"),
         (damage_config, r"config\.backbone\.(depth|height)"),

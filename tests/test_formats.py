@@ -144,7 +144,7 @@ def test_parts_of_yolo(tmp_path):
     assert all(i["file_name"].startswith("images/val/") for i in source.content["images"])
     assert len(source.content["images"]) == 2 and len(source.content["annotations"]) == 2
     assert codes(source) == ["part_chosen", "picture_unlabelled"]
-    assert "is val; another is chosen by" in source.problems[0].message
+    assert "the part val is read" in source.problems[0].message
     train = sources.find(path).content
     assert sources.find(tmp_path).content == sources.find(f"{path}:train").content == train
     with pytest.raises(ValueError, match="has no part test, but train, val"):
@@ -290,7 +290,7 @@ def test_results_of_label_studio(tmp_path):
     assert (rectangle["bbox"], rectangle["segmentation"]) == ([40, 30, 20, 6], [])
     np.testing.assert_allclose(ellipse["bbox"], [32, 18, 16, 24])
     np.testing.assert_allclose(rotated["bbox"], [34, 30, 6, 20])
-    assert codes(source) == ["result_invalid", "shape_skipped", "shape_skipped"]
+    assert codes(source) == ["shape_invalid", "shape_skipped", "shape_skipped"]
 
 
 def test_shapes_of_cvat(tmp_path):

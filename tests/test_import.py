@@ -122,7 +122,8 @@ def test_every_format_becomes_coco(name, command, tmp_path):
     assert code == 0, error
     source = sources.find(data)
     assert json.loads((tmp_path / "out.json").read_text()) == source.content
-    assert f"Read as {source.format}. Images: {source.image_root}" in " ".join(out.split())
+    words = " ".join(out.split())
+    assert f"Read as {source.format}." in words and f"--images {source.image_root}" in words
     again = CocoDataset(tmp_path / "out.json", source.image_root)
     assert len(again) == len(source.content["images"]) and not again.report.blocking
 
@@ -132,7 +133,7 @@ def test_what_import_says(command, photos, tmp_path):
     other = tmp_path / "lm"
     code, out, error = command("import", path, other, "--images", root, "--format", "labelme")
     assert code == 0, error
-    assert "4 images, 6 objects, 3 classes." in out and "1 annotations" in out
+    assert "4 images, 6 objects, 3 classes." in out and "1 annotation." in out
     assert (other / "b/a.json").exists() and (other / "b/c d.json").exists()
     for arguments, said in (
         (("import", path, other), "exists; choose another name"),
@@ -238,7 +239,7 @@ def test_train_holds_a_part_back(command, tmp_path):
     checked = ("evaluate", run / "last", "--data", run / "split/val.json", "--device", "cpu")
     code, out, error = command(*checked, "--output", tmp_path / "evaluation")
     assert code == 0, error
-    assert "the images are taken from" not in out and f"images in {run / 'split/images'}" in error
+    assert "the images are read from" not in out and f"images in {run / 'split/images'}" in error
     code, _, error = command(*where, "--iterations", 1, "--split", 0.5, "--seed", 1)
     assert code == 2 and "was split with fraction 0.34, not 0.5: choose another folder" in error
     (folder / "6.json").write_text((folder / "5.json").read_text().replace("5.png", "6.png"))

@@ -60,7 +60,7 @@ def test_a_repaired_copy_is_written_once(inspect, tmp_path):
 
 def test_nothing_is_written_where_nothing_is_mended(inspect, tmp_path):
     code, out, _ = inspect(shapes_file.data(), "--fix", tmp_path / "out.json")
-    assert code == 0 and "No problem: " in out and not (tmp_path / "out.json").exists()
+    assert code == 0 and "There is no problem: " in out and not (tmp_path / "out.json").exists()
     content = shapes_file.data()
     for entry in content["annotations"]:
         entry["segmentation"] = []
@@ -95,10 +95,10 @@ def test_what_counts_nothing_is_left_out(inspect):
     for image in content["images"]:
         image["file_name"] = "nothing-" + image["file_name"]
     code, out, _ = inspect(content)
-    assert code == 1 and "Data set" not in out and "What train sees" not in out
+    assert code == 1 and "Data set" not in out and "Input of the network" not in out
     code, out, _ = inspect(shapes_file.data() | {"annotations": []})
     assert code == 0 and "images 4" in out and "objects 0 crowd" in out
-    assert "Classes" not in out and "What train sees" not in out
+    assert "Classes" not in out and "Input of the network" not in out
 
 
 def test_a_repair_is_named_where_it_helps(inspect, tmp_path):

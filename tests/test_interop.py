@@ -205,7 +205,7 @@ def test_convert_there_and_back(peer, name, tmp_path, monkeypatch, capsys):
         return stop.value.code, capsys.readouterr().err
 
     code, error = convert(tmp_path / "theirs.pth", tmp_path / "ours")
-    assert code == 0 and f"assumed what its tensors do not show, as in {name}" in error
+    assert code == 0 and f"tensors do not show are assumed as in {name}" in error
     assert convert(tmp_path / "theirs.pth", tmp_path / "told", "--preset", name) == (0, "")
     assert convert(tmp_path / "ours", tmp_path / "again.safetensors") == (0, "")
     assert convert(tmp_path / "ours", tmp_path / "again.pth", "--format", peer) == (0, "")
@@ -265,7 +265,7 @@ def test_our_own(tmp_path, name):
     with pytest.raises(ValueError, match=r"lack their config.json; .* preset="):
         interop.load(model.state_dict())
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(ValueError, match=r"config.json: not valid JSON"):
+    with pytest.raises(ValueError, match=r"config.json: the file is not JSON"):
         interop.load(tmp_path)
 
 

@@ -299,5 +299,5 @@ def test_start_from_another_layout_is_refused(tmp_path):
     source = interop.read_model(tmp_path / "c4.pth", config)
     left = initialize(MaskRCNN(config), source).fresh
     assert {name.rpartition(".")[0] for name in left} == set(checkpoint.PREDICTORS)
-    with pytest.raises(ValueError, match=r"c4.pth is taken to be made for .*: --set"):
+    with pytest.raises(ValueError, match=r"c4.pth is assumed to be trained with .*: add --set"):
         initialize(MaskRCNN(narrow.config("detectron2_r50_dc5")), source)

@@ -45,7 +45,7 @@ def test_the_model_of_the_notebooks(command, here):
     training = ("--val", data, "--val-images", images, "--iterations", 1, *MADE)
     where = ("--data", data, "--images", images, "--weights", TINY, "--output", "run")
     code, out, error = command("train", *where, *training)
-    assert code == 0 and "knows 3 of 3 classes" in out, error
+    assert code == 0 and "has 3 of 3 classes" in out, error
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,10 @@ def test_the_model_of_the_notebooks(command, here):
         (("predict", TINY, "picture.jpg", "--output", "picture.jpg"), "picture.jpg: File exists"),
         (("predict", TINY, "picture.jpg", "--pixel-range", "0:inf"), "expected LOW:HIGH, such as"),
         (("predict", "photos", "picture.jpg"), "photos: neither a run nor a checkpoint, it has no"),
-        (("predict", TINY, "picture.jpg", "--names", "none.txt"), "none.txt: No such file or"),
+        (
+            ("predict", TINY, "picture.jpg", "--names", "none.txt"),
+            "(the file cannot be read: No such file or",
+        ),
         (("predict", TINY, "picture.jpg", "--names", "names.txt"), "'two' is the name of several"),
         (("predict", TINY, "picture.jpg", "--names", "via.json"), "expected one a line, a list in"),
         (("verify", TINY, "nothing.jpg"), "nothing.jpg: no such file"),
@@ -91,7 +94,7 @@ def test_verify_takes_labels_of_any_format(command, here, monkeypatch):
     def compare(model, images, targets, **_):
         raise ValueError(f"reached with {len(targets[0].boxes)} objects")
 
-    monkeypatch.setattr("accelerated.command_line.arguments.check_classes", lambda *_: None)
+    monkeypatch.setattr("accelerated.command_line.loading.check_classes", lambda *_: None)
     monkeypatch.setattr("accelerated.verify.training.compare", compare)
     picture = here / "photos" / "photos" / annotated.NAMES[0]
     # Pictures are not below the working folder.

@@ -211,7 +211,8 @@ def test_a_longer_run_moves_the_rate_or_keeps_its_schedule(two_steps, tmp_path):
     texts = [f"{learning_rate(config.optimizer, 2, steps, 2):.3g}" for steps in (2, 8)]
     assert start.schedule_change(two_steps, 8, 2) == (
         f"learning rate at step 2: {texts[0]} under the schedule of 2 steps,"
-        f" {texts[1]} under that of 8"
+        f" {texts[1]} under that of 8; training goes on with the latter"
+        " (--keep-schedule: the former)"
     )
     for keep in (False, True):
         folder = tmp_path / str(keep)

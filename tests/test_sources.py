@@ -72,11 +72,13 @@ def test_a_folder_of_two_formats_says_which_is_read(tmp_path):
     assert source.content == content and [
         p.code for p in source.problems if p.severity == "warn"
     ] == ["format_chosen", "file_ignored"]
-    assert "read as LabelMe, but has files of COCO too" in source.problems[0].message
+    assert "read as LabelMe, but also has files of COCO" in source.problems[0].message
 
 
 def test_an_unknown_folder_says_what_it_holds(tmp_path):
-    with pytest.raises(ValueError, match=r"which holds no files\. Looked for: LabelMe \(.*COCO \("):
+    with pytest.raises(
+        ValueError, match=r"which holds no files\. The formats are: LabelMe \(.*COCO \("
+    ):
         sources.find(tmp_path)
     for k in range(3):
         (tmp_path / f"{k}.json").write_text('{"a": 1}')

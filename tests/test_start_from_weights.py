@@ -29,10 +29,8 @@ def categories(names):
 def source_and_target(name, target_name=None, *changes):
     """Make two models whose tensors all differ; the source as if read from a file."""
     config = narrow.config(name)
-    source, target = filled(config), narrow.config(target_name or name)
-    for change in changes:
-        target = override(target, change)
-    target = MaskRCNN(target)
+    source = filled(config)
+    target = MaskRCNN(override(narrow.config(target_name or name), *changes))
     source.categories, target.categories = categories(SOURCE), categories(TARGET)
     loaded = interop.Loaded("weights", source, None, frozenset(), [])
     return loaded, source.state_dict(), target
@@ -71,8 +69,8 @@ def test_a_class_keeps_its_rows(name):
         assert torch.equal(after[key], theirs[key]), key
     assert {key.rpartition(".")[0] for key in taken.fresh} == set(layers)
     assert taken.lines == [
-        "weights knows 2 of 4 classes: eel, Cat",
-        f"fresh, for the other classes: {', '.join(layers)}",
+        "weights has 2 of 4 classes: eel, Cat",
+        f"newly initialised for the other classes: {', '.join(layers)}",
     ]
 
 
@@ -126,7 +124,9 @@ def test_without_names_no_class_is_kept():
     loaded, _, model = source_and_target("tiny")
     loaded.model.categories = None
     taken = initialize(model, loaded)
-    assert "the class names of weights are unknown: no class is kept (--names FILE)" in taken.lines
+    assert (
+        "weights has no class names: no class is kept (name them with --names)" in taken.lines
+    )
     assert {key.rpartition(".")[0] for key in taken.fresh} == set(checkpoint.PREDICTORS)
 
 
@@ -159,12 +159,12 @@ def test_another_meaning_of_the_weights_is_refused(change):
     path = change.partition("=")[0]
     loaded = interop.Loaded("weights", MaskRCNN(source), None, frozenset(), [])
     with pytest.raises(
-        ValueError, match=f"^weights was made for {path} = .*, not .*: --set {path}"
+        ValueError, match=f"^weights was trained with {path} = .*, not .*: add --set {path}"
     ):
         initialize(MaskRCNN(override(source, change)), loaded)
-    untold = replace(loaded, untold=frozenset([path]))
-    with pytest.raises(ValueError, match=f"^weights is taken to be made for {path} = "):
-        initialize(MaskRCNN(override(source, change)), untold)
+    unknown = replace(loaded, unknown=frozenset([path]))
+    with pytest.raises(ValueError, match=f"^weights is assumed to be trained with {path} = "):
+        initialize(MaskRCNN(override(source, change)), unknown)
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_what_is_free_is_not_refused(change):
     source = narrow.config("torchvision_r50_fpn")
     loaded = interop.Loaded("weights", filled(source), None, frozenset(), [])
     taken = initialize(MaskRCNN(override(source, change)), loaded)
-    unused = "not used of weights: mask_head" in taken.lines
+    unused = "not used from weights: mask_head" in taken.lines
     assert unused == change.startswith("mask_head") and not any("norm" in n for n in taken.fresh)
 
 
@@ -198,7 +198,7 @@ def test_architecture_from_a_foreign_file(shapes, tmp_path):
     assert start.config.num_classes == 3 and start.config.backbone.norm_eps == 0
     assert start.config.backbone.width == 8 and start.config.fpn.channels == 16
     assert start.config.optimizer == preset("torchvision_r50_fpn").optimizer
-    assert start.origin.startswith("architecture of ") and "torchvision_r50_fpn" in start.origin
+    assert start.text.startswith("architecture of ") and "torchvision_r50_fpn" in start.text
     # What the user says of the file counts for its weights, too.
     model = MaskRCNN(start.config)
     model.categories = categories("abc")
@@ -226,17 +226,17 @@ def test_architecture_from_a_folder_of_ours(shapes, tmp_path, command):
     code, out, error = command(
         "train", *where, "--weights", tmp_path / "a", "--output", tmp_path / "b"
     )
-    assert code == 0 and "knows 2 of 3 classes: rectangle, triangle" in out, error
-    assert "fresh, for the other classes: box_head.class_logits" in out
+    assert code == 0 and "has 2 of 3 classes: rectangle, triangle" in out, error
+    assert "newly initialised for the other classes: box_head.class_logits" in out
     [line] = [line for line in log.read(tmp_path / "b" / "log.jsonl") if "not_in_weights" in line]
     assert line["weights"] == str(tmp_path / "a")
     # A preset changes nothing that the weights depend on; a change is refused.
-    with pytest.raises(ValueError, match=r"backbone.width = 8, not 16 as tiny: leave out --preset"):
+    with pytest.raises(ValueError, match=r"backbone.width = 8, the preset tiny 16: leave out"):
         plan(str(tmp_path / "a"), shapes, "tiny")
     wide = ["backbone.width=8", "fpn.channels=8", "rpn.nms_iou=0.6"]
     start = plan(str(tmp_path / "a"), shapes, "tiny", wide)
     assert start.config.rpn.nms_iou == 0.6 and start.config.norm_groups == 4
-    assert any(line.startswith("norm_groups=4, as ") for line in start.lines)
+    assert any(line.startswith("norm_groups=4, with which ") for line in start.lines)
     code, _, error = command(
         "train",
         *where,
@@ -247,7 +247,7 @@ def test_architecture_from_a_folder_of_ours(shapes, tmp_path, command):
         "--set",
         "anchors.offset=0.5",
     )
-    assert code == 2 and "was made for anchors.offset = 0.0, not 0.5" in error
+    assert code == 2 and "was trained with anchors.offset = 0.0, not 0.5" in error
 
 
 def test_architecture_of_a_backbone(shapes, tmp_path):
@@ -256,11 +256,13 @@ def test_architecture_of_a_backbone(shapes, tmp_path):
     torch.save(full | {"fc.bias": torch.zeros(3)}, tmp_path / "r50.pth")
     start = plan(str(tmp_path / "r50.pth"), shapes)
     assert start.config.backbone.width == 8 and start.config.transform.channel_order == "rgb"
-    assert "preset torchvision_r50_fpn with the ResNet-50 of" in start.origin
+    assert "preset torchvision_r50_fpn with the ResNet-50 of" in start.text
     start = plan(str(tmp_path / "r50.pth"), shapes, "detectron2_r50_fpn")
     told = "\n".join(start.lines)
-    assert "belongs to transform.channel_order=rgb, not bgr" in told
-    assert "belongs to backbone.stride_in_1x1=false, not true" in told
+    assert (
+        "was trained with transform.channel_order=rgb, as in torchvision_r50_fpn, not" in told
+    )
+    assert "was trained with backbone.stride_in_1x1=false, as in" in told
 
 
 def test_from_scratch(shapes):
@@ -287,7 +289,7 @@ def test_from_the_published_file_to_pictures(shapes, tmp_path, command, publish)
     small_run = ("--iterations", 1, "--batch-size", 1, "--set", "transform.min_size=[64]")
     limit = ("--set", "rpn.post_nms_top_n_train=20", "--set", "box_head.score_threshold=0")
     code, out, error = command("train", "--weights", "coco", *where, *small_run, *limit)
-    assert code == 0 and "coco knows 1 of 3 classes: dog" in out, error
+    assert code == 0 and "coco has 1 of 3 classes: dog" in out, error
     assert checkpoint.read(tmp_path / "run").config.backbone.norm_eps == 0.0
     picture = sorted(images.iterdir())[0]
     output = ("--output", tmp_path / "out", "--device", "cpu", "--threshold", 0)

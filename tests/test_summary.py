@@ -49,8 +49,7 @@ def test_advice_makes_small_objects_large_enough():
     seen = input_objects(dataset, config.transform)
     assert seen.median == pytest.approx(80 * 0.128) and "less than 16 pixels" in seen.advice
     changes = [word for word in seen.advice.split() if word.startswith("transform.")]
-    for change in changes:
-        config = override(config, change)
+    config = override(config, *changes)
     after = input_objects(dataset, config.transform)
     assert len(changes) == 2 and 24 <= after.median < 26 and after.advice is None
     # No input is large enough: the advice stops at 2048 pixels.

@@ -323,7 +323,8 @@ def test_starting_from_weights(tmp_path):
         )
     bgr = replace(wider, transform=replace(wider.transform, channel_order="bgr"))
     with pytest.raises(
-        ValueError, match=r'first was made for transform.channel_order = "rgb", not "bgr": --set'
+        ValueError,
+        match=r'was trained with transform.channel_order = "rgb", not "bgr": add --set',
     ):
         initialize(MaskRCNN(bgr), tmp_path / "first")
 

@@ -14,7 +14,7 @@ from support.checkpoint_cases import filled, same
 
 import accelerated
 from accelerated import interop
-from accelerated.command_line import arguments
+from accelerated.command_line import loading
 from accelerated.data import synthetic
 from accelerated.data.coco import CocoDataset
 from accelerated.engine import checkpoint, evaluate
@@ -70,7 +70,7 @@ def test_download_once(publish):
 def test_an_interrupted_download_goes_on(publish):
     server, path = publish(CONTENT)
     server.limit = 1000
-    with pytest.raises(OSError, match=r"1,000 of 1,280,000 bytes.*bring the file to .* by hand"):
+    with pytest.raises(OSError, match=r"1,000 of 1,280,000 bytes.*put the file at .* by hand"):
         download.fetch(zoo.ENTRIES["coco"])
     partial = path.with_name(f"{path.name}.partial")
     assert partial.read_bytes() == CONTENT[:1000] and not path.exists()
@@ -101,7 +101,7 @@ def test_a_complete_partial_file_and_one_that_is_too_long(publish, content, requ
 def test_a_wrong_digest_is_deleted_and_said(publish):
     server, path = publish(CONTENT)
     server.files[path.name] = CONTENT[:-1] + b"x"
-    with pytest.raises(ValueError, match=r"as published \(sha256 does not begin .*deleted"):
+    with pytest.raises(ValueError, match=r"as published, whose sha256 starts .*deleted"):
         download.fetch(zoo.ENTRIES["coco"])
     assert not [*path.parent.iterdir()]
     # Also a file that somebody brought, which is left where it is.
@@ -123,12 +123,12 @@ def test_two_at_once(publish):
 
 
 def test_without_a_network(cache, command):
-    """One line with the address and the path of a file that is brought by hand."""
+    """One line with the address and the path of a file that is put there by hand."""
     code, _, error = command("predict", "coco", ".")
     assert code == 2 and len(error.splitlines()) == 1
     name = "maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth"
     assert re.search(
-        rf"cannot download http://127.0.0.1:9/{name} \(.*\): .* to {cache / name} by hand", error
+        rf"cannot download http://127.0.0.1:9/{name} \(.*\): .* at {cache / name} by hand", error
     )
     code, _, error = command("weights", "cocoa")
     assert code == 2 and "did you mean coco?" in error
@@ -170,14 +170,14 @@ def test_a_renamed_file_is_known_by_its_digest(publish, coco, tmp_path):
     publish(content)
     (tmp_path / "renamed.pth").write_bytes(content)
     known = interop.read_model(tmp_path / "renamed.pth")
-    assert known.model.config.backbone.norm_eps == 0.0 and not known.notes and not known.untold
+    assert known.model.config.backbone.norm_eps == 0.0 and not known.notes and not known.unknown
     tensors = torch.load(tmp_path / "renamed.pth")
     tensors["roi_heads.box_predictor.cls_score.bias"] += 1
     torch.save(tensors, tmp_path / "mine.pth")
     mine = interop.read_model(tmp_path / "mine.pth")
-    assert mine.model.config.backbone.norm_eps == 1e-5 and "backbone.norm_eps" in mine.untold
+    assert mine.model.config.backbone.norm_eps == 1e-5 and "backbone.norm_eps" in mine.unknown
     assert mine.notes[0].startswith(
-        f"{tmp_path / 'mine.pth'}: assumed what its tensors do not show"
+        f"{tmp_path / 'mine.pth'}: settings that its tensors do not show are assumed"
     )
     text = "\n".join(mine.notes)
     for told in (
@@ -186,7 +186,7 @@ def test_a_renamed_file_is_known_by_its_digest(publish, coco, tmp_path):
         "box_head.pooler.sampling_ratio=2",
         "anchors.sizes=[[32.0],[64.0],[128.0],[256.0],[512.0]]",
         "--set backbone.norm_eps=0",
-        "90 classes: taken as COCO's; --names FILE for others",
+        "its 90 classes are assumed to be COCO's; --names FILE names others",
     ):
         assert told in text, text
     changes = ["backbone.norm_eps=0", "mask_head.pooler.output_size=28"]
@@ -212,7 +212,7 @@ def test_what_was_said_is_stored(command, coco, tmp_path):
     assert stored.config.mask_head.pooler.output_size == 28
     ours = interop.read_model(tmp_path / "ours")
     assert not ours.notes and ours.model.categories == stored.categories
-    assert not ours.untold and ours.model.config == stored.config
+    assert not ours.unknown and ours.model.config == stored.config
 
 
 def test_a_missing_tensor_is_called_missing(coco, tmp_path):
@@ -302,7 +302,7 @@ def test_a_checkpoint_of_coco_evaluates_on_coco(command, coco, tmp_path):
     code, _, error = command(*how)
     assert code == 2 and "its category 17 is 'lion', the model's is 'cat'" in error
     code, _, error = command(*how, "--names", data)
-    assert code == 0 and "taken as COCO's" not in error, error
+    assert code == 0 and "assumed to be COCO's" not in error, error
 
 
 def _pixels(path):
@@ -344,11 +344,9 @@ def test_every_field_is_seen_unseen_or_free():
     """A field of the configuration that is new must be put in one of the tables."""
     tables = (unseen.SEEN, unseen.UNSEEN, unseen.FREE)
     named = [field for table in tables for field in table]
-    assert sorted(named) == sorted(
-        path for path, _ in unseen.fields(configuration.to_dict(configuration.Config()))
-    )
-    told = {path for row in unseen.TOLD for path in row}
-    assert not told & set(unseen.SEEN)
+    assert sorted(named) == sorted(configuration.flat(configuration.Config()))
+    noted = {path for row in unseen.NOTED for path in row}
+    assert not noted & set(unseen.SEEN)
 
 
 def test_names_that_nobody_knows(tmp_path, capsys):
@@ -356,12 +354,12 @@ def test_names_that_nobody_knows(tmp_path, capsys):
     data, images = synthetic.ShapesDataset(1, size=64).write_coco(tmp_path)
     model = MaskRCNN(narrow.config("tiny", num_classes=3))
     dataset = CocoDataset(data, images)
-    arguments.check_classes("mine.pth", model, data, dataset)
-    assert "mine.pth does not name its classes: taken as those of" in capsys.readouterr().err
+    loading.check_classes("mine.pth", model, data, dataset)
+    assert "mine.pth has no class names: those of" in capsys.readouterr().err
     assert model.categories == evaluate.categories(dataset)
     model = MaskRCNN(narrow.config("tiny", num_classes=4))
     with pytest.raises(ValueError, match=r"mine.pth has 4 classes, but .* has 3 categories"):
-        arguments.check_classes("mine.pth", model, data, dataset)
+        loading.check_classes("mine.pth", model, data, dataset)
 
 
 def test_labels_of_a_target_are_the_models(tmp_path):
@@ -370,6 +368,6 @@ def test_labels_of_a_target_are_the_models(tmp_path):
     dataset = CocoDataset(data, images)
     picture = [images / dataset.file_names[0]]
     categories = evaluate.categories(dataset)
-    [target] = arguments.targets_of(dataset, picture, categories)
-    [turned] = arguments.targets_of(dataset, picture, categories[::-1])
+    [target] = loading.targets_of(dataset, picture, categories)
+    [turned] = loading.targets_of(dataset, picture, categories[::-1])
     assert torch.equal(turned.labels, 4 - target.labels) and torch.equal(turned.boxes, target.boxes)

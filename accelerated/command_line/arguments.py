@@ -1,26 +1,12 @@
-"""Arguments of the commands: types and help texts, and the device, model or data they name."""
+"""Arguments and options that commands share: their types and help texts."""
 
-import json
-import math
-import os
-import sys
-from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from accelerated.command_line import fields
-from reference.config import PRESETS, override, preset
-
-if TYPE_CHECKING:
-    import torch
-
-    from accelerated.data.coco import CocoDataset
-    from accelerated.data.reading import Reading
-    from accelerated.mask_rcnn import MaskRCNN
-    from accelerated.structures import Target
+from reference.config import PRESETS
 
 # Proposals per image that `verify` follows on a CPU, where Triton kernels run in an interpreter:
 # half a second for each.
@@ -51,13 +37,11 @@ Images = Annotated[
 Split = Annotated[
     float | None,
     typer.Option(
-        help="Hold this fraction of the images back for validation, such as 0.2: chosen by --seed,"
-        " with every class on both sides."
+        help="Fraction of the images to hold back for validation, such as 0.2; --seed chooses them,"
+        " with every class on both sides where possible."
     ),
 ]
-Val = Annotated[
-    Path | None, typer.Option(help="Annotations of the evaluation data, as for --data.")
-]
+Val = Annotated[Path | None, typer.Option(help="Validation data, in the same formats as --data.")]
 ValImages = Annotated[
     Path | None,
     typer.Option(help="Folder with the images that --val names (default: --images)."),
@@ -65,8 +49,8 @@ ValImages = Annotated[
 Preset = Annotated[
     str | None,
     typer.Option(
-        help=f"Base configuration: {', '.join(PRESETS)} (default: with --weights the file's,"
-        " otherwise small, or tiny for images of at most 160 pixels).",
+        help=f"Base configuration: {', '.join(PRESETS)} (default: that of --weights; without them"
+        " small, or tiny for images of at most 160 pixels).",
         is_eager=True,
     ),
 ]
@@ -74,30 +58,17 @@ FilePreset = Annotated[
     str | None,
     typer.Option(
         "--preset",
-        help="Preset for what the tensors of the file do not show (default: the nearest).",
+        help="Preset for the settings that tensors do not show (default: the nearest).",
     ),
 ]
 Names = Annotated[
     Path | None,
     typer.Option(
         "--names",
-        help="File with the class names of the weights: one a line, a COCO json, or a JSON or YAML"
-        " list.",
+        help="File with the names of the model's classes: one per line, a list in JSON or YAML, or"
+        " a COCO file.",
     ),
 ]
-
-
-def list_fields(context: typer.Context, changes: list[str] | None) -> list[str] | None:
-    """Print the fields of the configuration and exit if one of the changes is "help"."""
-    if changes and "help" in changes and not context.resilient_parsing:
-        name = context.params.get("preset") or "small"
-        config = preset(name)
-        for change in changes:
-            config = config if change == "help" else override(config, change)
-        print(f"The fields that --set changes, with their values in the preset {name}.")
-        print(*fields.listing(config), sep="\n")
-        raise typer.Exit()
-    return changes
 
 
 Changes = Annotated[
@@ -107,7 +78,7 @@ Changes = Annotated[
         help="Change one configuration field, for example optimizer.learning_rate=0.01."
         " May be repeated. `--set help` lists the fields.",
         metavar="FIELD=VALUE",
-        callback=list_fields,
+        callback=fields.list_and_exit,
     ),
 ]
 Output = Annotated[Path, typer.Option(help="Output folder.")]
@@ -158,243 +129,30 @@ Crowd = Annotated[
     str,
     typer.Option(
         "--crowd",
-        help="What annotations with iscrowd 1 are: ignore, regions of many objects, which are not"
-        " trained on; or objects, as CVAT marks its brush masks.",
+        help="Meaning of iscrowd 1. ignore: a region of many objects, which is not trained on;"
+        " objects: an object, as in CVAT's brush masks.",
     ),
 ]
 Exif = Annotated[
     str | None,
     typer.Option(
         "--exif",
-        help="Whether labels are on the picture as displayed (apply its EXIF orientation) or as"
-        " stored (ignore). Without it, pictures that leave this open stop the work.",
+        help="Frame of the labels. apply: the picture as displayed, turned by its EXIF orientation;"
+        " ignore: the picture as stored. Without --exif, pictures that leave this open are errors.",
     ),
 ]
 BoxesAsMasks = Annotated[
     bool,
     typer.Option(
-        "--boxes-as-masks", help="Take the box of an annotation without a mask as its mask."
+        "--boxes-as-masks", help="Use the box of an annotation without a mask as its mask."
     ),
 ]
 PixelRange = Annotated[
     str | None,
     typer.Option(
         "--pixel-range",
-        help="Values that become black and white, for example 0:4095, in pictures of 16 or 32 bits"
-        " (default: 0:65535, and none for 32 bits).",
+        help="Values that become black and white in pictures of 16 or 32 bits, such as 0:4095"
+        " (default: 0:65535 for 16 bits; required for 32 bits).",
         metavar="LOW:HIGH",
     ),
 ]
-
-
-def select_device(device: str, backend: str, interpret: bool = False) -> "torch.device":
-    """Check the device and the backend, and set up the environment that Triton reads on import.
-
-    interpret   without a GPU, run Triton kernels in its interpreter
-
-    Raises ValueError if the device does not exist, a name is unknown, or this is one of several
-    processes that would do the same.
-    """
-    _check_alone()
-    import torch
-
-    if backend not in ("auto", "torch", "triton"):
-        raise ValueError(f"--backend {backend}: expected auto, torch or triton")
-    if backend != "auto":
-        os.environ["MASKRCNN_BACKEND"] = backend
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        selected = torch.device(device)
-    except RuntimeError:
-        raise ValueError(f"--device {device}: expected auto, cpu, cuda or cuda:INDEX") from None
-    if selected.type == "cuda":
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if (selected.index or 0) >= count:
-            raise ValueError(f"--device {device}: PyTorch {torch.__version__} sees {count} GPUs")
-    if interpret and selected.type == "cpu":
-        os.environ.setdefault("TRITON_INTERPRET", "1")
-    return selected
-
-
-def _check_alone():
-    """Raise ValueError under torchrun and its like."""
-    numbers = {name: os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
-    several = numbers["WORLD_SIZE"] not in ("", "0", "1") or numbers["RANK"] not in ("", "0")
-    if several or numbers["LOCAL_RANK"]:
-        named = ", ".join(f"{name}={value}" for name, value in numbers.items() if value)
-        raise ValueError(
-            f"started as one of several processes ({named}), each of which would do the whole work:"
-            " several GPUs are not supported; start the command without torchrun"
-        )
-
-
-def load_model(
-    checkpoint: str | Path,
-    device: "torch.device | str" = "cpu",
-    preset: str | None = None,
-    changes: list[str] | None = None,
-    names: Path | None = None,
-) -> "tuple[MaskRCNN, list[dict]]":
-    """Load a model in evaluation mode, and name its classes; print to stderr what was assumed.
-
-    Where nobody names the classes, they are numbered, and the model's own `categories` stay None.
-    """
-    from accelerated import interop
-
-    loaded = interop.read_model(checkpoint, preset, changes=changes or [], names=names)
-    note(loaded.notes)
-    model = loaded.model.to(device)
-    return model, model.categories or numbered_categories(model)
-
-
-def note(lines: Iterable[str]) -> None:
-    """Print lines to stderr that say what was assumed or done on the way."""
-    for line in lines:
-        print(line if line.startswith(" ") else f"maskrcnn: {line}", file=sys.stderr)
-
-
-def numbered_categories(model: "MaskRCNN") -> list[dict]:
-    """Name the classes of a model without categories by their labels."""
-    return [{"id": k, "name": name} for k, name in enumerate(model.class_names, start=1)]
-
-
-def reading(
-    crowd: str = "ignore",
-    exif: str | None = None,
-    boxes_as_masks: bool = False,
-    pixel_range: str | None = None,
-    masks: bool = True,
-) -> "Reading":
-    """Check the options that say how data is read. Raises ValueError for an unknown value."""
-    from accelerated.data.reading import Reading
-
-    if crowd not in ("ignore", "objects"):
-        raise ValueError(f"--crowd {crowd}: expected ignore or objects")
-    if exif not in ("ignore", "apply", None):
-        raise ValueError(f"--exif {exif}: expected apply or ignore")
-    limits = None
-    if pixel_range is not None:
-        try:
-            low, high = map(float, pixel_range.split(":"))
-        except ValueError:
-            low = high = 0.0
-        if not -math.inf < low < high < math.inf:
-            raise ValueError(f"--pixel-range {pixel_range}: expected LOW:HIGH, such as 0:4095")
-        limits = low, high
-    return Reading(crowd, exif, boxes_as_masks, masks, limits)
-
-
-def open_dataset(
-    data: Path,
-    images: Path | str | None,
-    skip_invalid: bool = False,
-    open_images: bool = True,
-    reading: "Reading | None" = None,
-    need_annotations: bool = True,
-) -> "CocoDataset":
-    """Open a data set and say on stderr which problems stop it, are skipped, or deserve a warning.
-
-    need_annotations  False: a COCO file without them, such as that of COCO's test-dev, has none
-
-    Raises typer.Exit with code 2 after a list of problems, ValueError for a single one.
-    """
-    from accelerated.data.coco import CocoDataset
-    from accelerated.data.reading import DEFAULT
-
-    try:
-        source = data if need_annotations else _perhaps_without_annotations(data, images)
-        dataset = CocoDataset(source, images, skip_invalid, open_images, reading or DEFAULT)
-    except ValueError as error:
-        if str(error).count("\n") < 2 or os.environ.get("MASKRCNN_DEBUG"):
-            raise
-        print(f"maskrcnn: {data}: {error}", file=sys.stderr)
-        raise typer.Exit(2) from None
-    if images is None or dataset.source.format != "COCO":
-        where = f"{dataset.source.format}, with images in {dataset.image_root}"
-        print(f"maskrcnn: {data}: read as {where}", file=sys.stderr)
-    for line in dataset.report.lines(dataset.report.blocking):
-        print(f"maskrcnn: {data}: skipped: {line}", file=sys.stderr)
-    for line in dataset.report.warnings:
-        print(f"maskrcnn: {data}: {line}", file=sys.stderr)
-    return dataset
-
-
-def _perhaps_without_annotations(data, images):
-    from accelerated.data import sources
-
-    source = sources.find(data, images)
-    if source.format != "COCO" or source.content is not None or not source.path.is_file():
-        return source
-    raw = source.path.read_bytes()
-    if b'"annotations"' in raw:
-        return source
-    try:
-        content = json.loads(raw)
-    # The reader says what is wrong.
-    except ValueError:
-        return source
-    whole = isinstance(content, dict) and {"images", "categories"} <= content.keys()
-    return replace(source, content=content | {"annotations": []}) if whole else source
-
-
-def check_classes(
-    checkpoint: str | Path, model: "MaskRCNN", data: Path, dataset: "CocoDataset"
-) -> None:
-    """Raise ValueError unless the model knows the classes of the data set, by id and name.
-
-    For a file of another project, whose names may have been assumed, ids suffice if no name is
-    shared. Classes that only the model knows are named on stderr. If nobody named the model's
-    classes, they are those of the data set, by rising id.
-    """
-    from accelerated.engine import classes, evaluate
-    from accelerated.interop.names import is_unused
-
-    wanted, count = evaluate.categories(dataset), model.config.num_classes
-    if model.categories is None:
-        if len(wanted) != count:
-            raise ValueError(
-                f"{checkpoint} has {count} classes, but {data} has {len(wanted)} categories"
-            )
-        note([f"{checkpoint} does not name its classes: taken as those of {data}, by rising id"])
-        model.categories = wanted
-    difference = classes.first_difference(model.categories, wanted)
-    if (
-        difference
-        and not Path(checkpoint).is_dir()
-        and classes.share_only_ids(model.categories, wanted)
-    ):
-        note([f"{data} shares no class name with {checkpoint}: taken by id, although {difference}"])
-    elif difference:
-        raise ValueError(
-            f"{data} does not fit {checkpoint}: {difference}. If the names of the model are wrong:"
-            " --names FILE"
-        )
-    ids = set(dataset.category_ids)
-    others = [c["name"] for c in model.categories if c["id"] not in ids and not is_unused(c)]
-    if others:
-        names = ", ".join(others[:5]) + (", ..." if len(others) > 5 else "")
-        note([f"left out: detections of {len(others)} classes that {data} lacks: {names}"])
-
-
-def targets_of(
-    dataset: "CocoDataset", images: Iterable[Path], categories: list[dict]
-) -> "list[Target]":
-    """Find the ground truth of image files by name, with the labels that `categories` have.
-
-    Raises ValueError unless the path ends in exactly one file name of the data set.
-    """
-    names = [Path(name).parts for name in dataset.file_names]
-    targets = []
-    label_of = {category["id"]: k for k, category in enumerate(categories, start=1)}
-    for image in images:
-        parts = image.resolve().parts
-        matches = [index for index, name in enumerate(names) if parts[-len(name) :] == name]
-        if len(matches) != 1:
-            raise ValueError(
-                f"{image}: the annotations list {len(matches) or 'no'} images of this name"
-            )
-        target = dataset.target(matches[0])
-        labels = [label_of[dataset.category_ids[k - 1]] for k in target.labels.tolist()]
-        targets.append(replace(target, labels=target.labels.new_tensor(labels)))
-    return targets

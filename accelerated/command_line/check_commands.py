@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from accelerated.command_line import arguments
+from accelerated.command_line import arguments, loading
 from accelerated.command_line.arguments import Changes, Device, FilePreset, Names, Weights
 
 
@@ -24,8 +24,8 @@ def verify_model(
     data: Annotated[
         Path | None,
         typer.Option(
-            help="Annotations of the images, as `inspect` takes them (with --train). Without them,"
-            " the model's own detections serve as ground truth."
+            help="Annotations of the images, in any format of docs/data.md (with --train). Without"
+            " them, the model's own detections serve as ground truth."
         ),
     ] = None,
     threshold: Annotated[
@@ -59,7 +59,7 @@ def verify_model(
     """
     if data and not train:
         raise ValueError("--data is used in training only; add --train")
-    torch_device = arguments.select_device(device, "auto", interpret=True)
+    torch_device = loading.select_device(device, "auto", interpret=True)
     from accelerated.command_line import report
     from accelerated.data.formats import coco
     from accelerated.data.formats.place import Place
@@ -67,7 +67,7 @@ def verify_model(
     from accelerated.verify import detection, training
 
     console = report.console()
-    model, _ = arguments.load_model(checkpoint, torch_device, preset, changes, names)
+    model, _ = loading.load_model(checkpoint, torch_device, preset, changes, names)
     arrays = [read(image) for image in images]
     if proposals is None and torch_device.type == "cpu":
         proposals = arguments.INTERPRETED_TRAINING if train else arguments.INTERPRETED
@@ -83,9 +83,9 @@ def verify_model(
         if data:
             # No image of the data is opened. A COCO file's could be anywhere.
             folder = "." if coco.is_file(Place(data).content) else None
-            dataset = arguments.open_dataset(data, folder, open_images=False)
-            arguments.check_classes(checkpoint, model, data, dataset)
-            targets = arguments.targets_of(dataset, images, model.categories or [])
+            dataset = loading.open_dataset(data, folder, open_images=False)
+            loading.check_classes(checkpoint, model, data, dataset)
+            targets = loading.targets_of(dataset, images, model.categories or [])
         else:
             targets = training.own_targets(model, arrays, threshold)
             console.print(

@@ -1,11 +1,11 @@
-"""Commands that rewrite checkpoints: convert, export."""
+"""Commands on checkpoints: convert, export, weights."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from accelerated.command_line import arguments
+from accelerated.command_line import loading
 from accelerated.command_line.arguments import Changes, FilePreset, Names, Weights
 
 # The inputs and outputs of an exported program, as `export_model` reports them.
@@ -50,9 +50,7 @@ def convert_checkpoint(
         raise ValueError(f"{target} already exists")
     if format is not None and not target.suffix:
         raise ValueError(f"--format {format} is that of a file; {target} is a folder's name")
-    model, categories = arguments.load_model(
-        checkpoint, preset=preset, changes=changes, names=names
-    )
+    model, categories = loading.load_model(checkpoint, preset=preset, changes=changes, names=names)
     if target.suffix:
         target.parent.mkdir(parents=True, exist_ok=True)
         interop.save(model, target, format)
@@ -91,9 +89,7 @@ def export_model(
     """
     from accelerated.interop.export import export, program_shape
 
-    model, categories = arguments.load_model(
-        checkpoint, preset=preset, changes=changes, names=names
-    )
+    model, categories = loading.load_model(checkpoint, preset=preset, changes=changes, names=names)
     if height is None or width is None:
         default = program_shape(model.config)
         height, width = height or default[0], width or default[1]
@@ -121,9 +117,9 @@ def list_weights(
 ) -> None:
     """List the published weights, or download one and print its path.
 
-    They are kept in ~/.cache/maskrcnn/weights, or the folder that MASKRCNN_CACHE names, where a
-    file that was downloaded by hand is found, too. MASKRCNN_WEIGHTS_MIRROR, an address, serves them
-    by their file names instead of the publishers.
+    Files are kept in ~/.cache/maskrcnn/weights, or in the folder that MASKRCNN_CACHE names; files
+    put there by hand are found. MASKRCNN_WEIGHTS_MIRROR names an address to download them from, by
+    their file names, instead of the publishers'.
     """
     from accelerated.command_line import report
     from accelerated.interop import download, files, zoo

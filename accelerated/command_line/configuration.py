@@ -19,17 +19,17 @@ from reference.config import preset as named_preset
 PARTS = ("neck", "backbone.kind", "backbone.depth", "backbone.width", "fpn.channels")
 
 
-class Start(NamedTuple):
+class Origin(NamedTuple):
     """What a training starts from.
 
-    origin  where the configuration comes from
-    lines   what was assumed
+    text   where the configuration comes from
+    lines  what was assumed
     """
 
     config: Config
     dataset: CocoDataset
     weights: Loaded | str | None
-    origin: str
+    text: str
     lines: list[str]
 
 
@@ -39,27 +39,27 @@ def configuration(
     changes: Sequence[str],
     names: Path | None,
     open_data: Callable[[bool], CocoDataset],
-) -> Start:
+) -> Origin:
     """Find the configuration of a training, for the classes of its data.
 
     preset, changes  name or None, and FIELD=VALUE on top of all else
     weights          file, folder or name; of a detector, the configuration is the file's, and a
                      preset changes nothing that its weights depend on
     names            file with the names of the classes in the weights
-    open_data        opens the data set; told whether the model has a mask branch
+    open_data        opens the data set, given whether the model has a mask branch
     """
     source, lines, origin = weights, [], f"preset {preset}"
     if weights is None:
         base = None if preset is None else named_preset(preset)
     else:
         base, source, origin, lines = _from_weights(preset, weights, changes, names)
-    masks = _changed(base or Config(), changes).mask_head.kind != "none"
+    masks = override(base or Config(), *changes).mask_head.kind != "none"
     dataset = open_data(masks)
     if base is None:
         name = default_preset(dataset.sizes)
         base, origin = named_preset(name), f"preset {name}, which suits these images"
-    config = _for_classes(_changed(base, changes), changes, dataset)
-    return Start(config, dataset, source, origin, lines)
+    config = _for_classes(override(base, *changes), changes, dataset)
+    return Origin(config, dataset, source, origin, lines)
 
 
 def continuation(
@@ -67,20 +67,20 @@ def continuation(
     preset: str | None,
     changes: Sequence[str],
     open_data: Callable[[bool], CocoDataset],
-) -> Start:
+) -> Origin:
     """Find the configuration with which the run in folder `run` goes on.
 
     It is the run's, or for comparison with it that of a preset, with changes. The run's warm-up,
     which fits its length, stays unless a change names it.
     """
     stored = checkpoint.read(run).config
-    config = _changed(stored if preset is None else named_preset(preset), changes)
+    config = override(stored if preset is None else named_preset(preset), *changes)
     if not sets_warmup(changes):
         steps = stored.optimizer.warmup_iterations
         config = replace(config, optimizer=replace(config.optimizer, warmup_iterations=steps))
     dataset = open_data(config.mask_head.kind != "none")
     config = _for_classes(config, changes, dataset)
-    return Start(config, dataset, None, f"configuration of {run}", [])
+    return Origin(config, dataset, None, f"configuration of {run}", [])
 
 
 def _for_classes(config, changes, dataset):
@@ -108,32 +108,32 @@ def _from_weights(preset, weights, changes, names):
     if preset is None:
         origin = f"nearest preset {loaded.preset}" if loaded.preset else "its config.json"
         return config, loaded, f"architecture of {loaded} ({origin})", loaded.notes
-    lines, base = list(loaded.notes), _changed(named_preset(preset), changes)
+    lines, base = list(loaded.notes), override(named_preset(preset), *changes)
     for field in PARTS:
         theirs, ours = attrgetter(field)(config), attrgetter(field)(base)
         if theirs != ours:
             raise ValueError(
-                f"{loaded} has {field} = {theirs}, not {ours} as {preset}: leave out --preset"
+                f"{loaded} has {field} = {theirs}, the preset {preset} {ours}: leave out --preset"
             )
     # A value may bring others into use.
     while difference := next(unseen.differences(config, base), None):
         path, theirs, ours = difference
         base = override(base, f"{path}={json.dumps(theirs)}")
         theirs, ours = unseen.text(theirs), unseen.text(ours)
-        lines.append(f"{path}={theirs}, as {loaded} was made for; {preset} has {ours}")
+        lines.append(f"{path}={theirs}, with which {loaded} was trained; {preset} has {ours}")
     return base, loaded, f"preset {preset}", lines
 
 
 def _load(preset, weights, changes, names) -> Loaded:
-    """Load a detector; what its file does not tell, the preset and the changes do."""
+    """Load a detector; what its file does not show comes from the preset and the changes."""
     # A folder of ours has its own configuration.
     preset = None if Path(weights).is_dir() else preset
     loaded = interop.read_model(weights, preset, names=names)
-    if not loaded.untold:
+    if not loaded.unknown:
         return loaded
-    fields = {*loaded.untold, *(path for row in unseen.TOLD for path in row)}
-    told = [change for change in changes if change.partition("=")[0].strip() in fields]
-    return interop.read_model(weights, preset, changes=told, names=names) if told else loaded
+    fields = {*loaded.unknown, *(path for row in unseen.NOTED for path in row)}
+    known = [change for change in changes if change.partition("=")[0].strip() in fields]
+    return interop.read_model(weights, preset, changes=known, names=names) if known else loaded
 
 
 def _from_backbone(preset, weights):
@@ -144,14 +144,9 @@ def _from_backbone(preset, weights):
         return config, weights, f"preset {name} with the {what} of {weights}", []
     base = named_preset(preset)
     lines = [
-        f"{weights} belongs to {path}={unseen.text(theirs)}, not {unseen.text(ours)}, and {name}"
+        f"{weights} was trained with {path}={unseen.text(theirs)}, as in {name}, not"
+        f" {unseen.text(ours)}, as in {preset}"
         for path, theirs, ours in unseen.differences(config, base)
         if path.startswith(("transform.", "backbone."))
     ]
     return base, weights, f"preset {preset}", lines
-
-
-def _changed(config, changes):
-    for change in changes:
-        config = override(config, change)
-    return config

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from accelerated.command_line import arguments
+from accelerated.command_line import loading
 from accelerated.command_line.arguments import (
     BoxesAsMasks,
     Crowd,
@@ -24,7 +24,7 @@ def inspect_data(
     images: Images = None,
     output: Annotated[
         Path | None,
-        typer.Option(help="Image file for a sample of the images with their masks drawn."),
+        typer.Option(help="Picture file for a sample of the images with their masks drawn."),
     ] = None,
     samples: Annotated[int, typer.Option(help="Images in the sample.", min=1)] = 12,
     seed: Seed = 0,
@@ -34,7 +34,8 @@ def inspect_data(
     fix: Annotated[
         Path | None,
         typer.Option(
-            help="JSON file for a repaired copy in COCO format; each change is listed beside it.",
+            help="New JSON file for a repaired copy in COCO's format; OUT.changes.json beside it"
+            " lists each change.",
             metavar="OUT.json",
         ),
     ] = None,
@@ -43,19 +44,17 @@ def inspect_data(
     boxes_as_masks: BoxesAsMasks = False,
     pixel_range: PixelRange = None,
 ) -> None:
-    """Summarise a data set, list every problem in it and, with --fix, repair it."""
-    from accelerated.command_line import introduction, report
+    """Summarise a data set, list its problems and, with --fix, repair a copy of it."""
+    from accelerated.command_line import report
     from accelerated.data import lint
     from accelerated.data.coco import CocoDataset
-    from accelerated.data.summary import default_preset, input_objects, summary
     from accelerated.drawing import detections
-    from reference.config import preset
 
     console = report.console()
     for path in (fix, _changes(fix)) if fix is not None else ():
         if path.exists():
             raise ValueError(f"--fix {fix}: {path} exists; choose another name")
-    reading = arguments.reading(crowd, exif, boxes_as_masks, pixel_range)
+    reading = loading.reading(crowd, exif, boxes_as_masks, pixel_range)
     result = lint.check(data, images, reading=reading)
     for table in report.problems(result, data.name, everything):
         console.print(table)
@@ -63,16 +62,7 @@ def inspect_data(
         console.print("--all lists every single problem.")
     if not result.fatal:
         dataset = CocoDataset(data, images, skip_invalid=True, reading=reading)
-        for table in report.dataset(summary(dataset)):
-            console.print(table)
-        name = default_preset(dataset.sizes)
-        transform = preset(name).transform
-        objects = input_objects(dataset, transform)
-        if objects.count:
-            text = introduction.describe_input(transform, objects)
-            console.print(f"What train sees by default, with the preset {name}: {text}.")
-        if objects.advice:
-            console.print(f"Warning: {objects.advice}.")
+        _print_summary(dataset, console)
         if output is not None and len(dataset):
             detections.save(detections.sample(dataset, samples, seed), output)
             console.print(f"Sample: {output}.")
@@ -97,8 +87,25 @@ def inspect_data(
     console.print(f"The {subject} is ready for training.")
 
 
+def _print_summary(dataset, console):
+    """Print what the data set contains, and what its images are in the network's input."""
+    from accelerated.command_line import introduction, report
+    from accelerated.data.summary import default_preset, input_objects, summary
+    from reference.config import preset
+
+    console.print(*report.dataset(summary(dataset)))
+    name = default_preset(dataset.sizes)
+    transform = preset(name).transform
+    objects = input_objects(dataset, transform)
+    if objects.count:
+        text = introduction.describe_input(transform, objects)
+        console.print(f"Input of the network, with the default preset {name}: {text}.")
+    if objects.advice:
+        console.print(f"Warning: {objects.advice}.")
+
+
 def _changes(path):
-    """Return the path of the list of changes that belongs to a repaired copy."""
+    """Return the path of the list of changes beside a repaired copy."""
     return path.with_suffix(".changes.json")
 
 
@@ -121,14 +128,13 @@ def _write_repaired(data, images, path, reading, console):
     from accelerated.command_line import report
     from accelerated.data import sources
     from accelerated.data.repair import repair
-    from accelerated.engine.evaluate import write_json
+    from accelerated.data.text_files import write_json
 
     repaired = repair(sources.find(data, images), reading)
     if not repaired.changes:
-        known = (
-            "No repair is known for these problems" if repaired.report.problems else "No problem"
-        )
-        console.print(f"{known}: {path} was not written.")
+        problems = repaired.report.problems
+        reason = "No repair is known for these problems" if problems else "There is no problem"
+        console.print(f"{reason}: {path} was not written.")
         return None
     write_json(path, repaired.content)
     write_json(_changes(path), [asdict(change) for change in repaired.changes])
@@ -142,7 +148,7 @@ def _write_repaired(data, images, path, reading, console):
 def import_data(
     source: Annotated[
         Path,
-        typer.Argument(help="Data set, as `inspect --data` takes it.", metavar="SOURCE"),
+        typer.Argument(help="Data set in any format of docs/data.md.", metavar="SOURCE"),
     ],
     output: Annotated[
         Path,
@@ -151,16 +157,15 @@ def import_data(
         ),
     ],
     images: Images = None,
-    format: Annotated[
-        str, typer.Option(help="Format that is written: coco, labelme or yolo.")
-    ] = "coco",
+    format: Annotated[str, typer.Option(help="Format to write: coco, labelme or yolo.")] = "coco",
     split: Split = None,
     seed: Seed = 0,
     crowd: Crowd = "ignore",
 ) -> None:
     """Convert a data set to COCO's format, or to LabelMe's or YOLO's.
 
-    Pictures are neither copied nor changed. With --split, OUTPUT_train and OUTPUT_val are written.
+    Picture files are neither copied nor changed. With --split, OUTPUT_train and OUTPUT_val are
+    written.
     """
     from accelerated.command_line import report
     from accelerated.data import lint, sources
@@ -180,10 +185,10 @@ def import_data(
     if format != "coco" and suffix in (".json", ".yaml", ".yml", ".txt", ".xml", ".zip"):
         raise ValueError(f"{output}: --format {format} writes a folder; expected a name of one")
     found = sources.find(source, images)
-    result = lint.read(found, reading=arguments.reading(crowd))[1]
+    result = lint.read(found, reading=loading.reading(crowd))[1]
     console = report.console()
-    for shown in report.problems(result, source.name):
-        console.print(shown)
+    for table in report.problems(result, source.name):
+        console.print(table)
     if result.fatal:
         console.print(
             "Nothing was written. Correct the file, or see whether `inspect --fix` repairs it."
@@ -202,8 +207,9 @@ def import_data(
         ]
         console.print(f"{path}: {', '.join(counts)}.")
         if lost:
-            console.print(f"Left out, because {format} has no place for them: {lost} annotations.")
+            left_out = report.count(lost, "annotation")
+            console.print(f"Left out, because {format} has no place for them: {left_out}.")
     # A folder of labels has a link to its images.
     linked = all((path / "images").is_symlink() for path in parts)
-    advice = "" if linked else "; name this folder with --images"
-    console.print(f"Read as {found.format}. Images: {found.image_root}{advice}.")
+    advice = "" if linked else f" To read the result, add --images {found.image_root}."
+    console.print(f"Read as {found.format}.{advice}")

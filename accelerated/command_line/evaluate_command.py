@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from accelerated.command_line import arguments
+from accelerated.command_line import loading
 from accelerated.command_line.arguments import (
     Amp,
     Backend,
@@ -37,8 +37,8 @@ def evaluate_model(
     checkpoint: Annotated[
         str,
         typer.Argument(
-            help="Folder, file or name of a model, as for `predict`; or detections to score without"
-            " one: a .json file in COCO's result format, or predictions.json of `predict`.",
+            help="Folder, file or name of a model, as for `predict`; or detections to score: a"
+            " .json file in COCO's result format, or predictions.json of `predict`.",
             metavar="CHECKPOINT",
         ),
     ],
@@ -70,11 +70,11 @@ def evaluate_model(
 ) -> None:
     """Compute COCO's average precision of boxes and masks.
 
-    Data without annotations, such as COCO's test-dev, is not scored: its detections are written,
-    to be submitted.
+    For data without annotations, such as COCO's test-dev, only the detections are written, to be
+    submitted.
     """
     if Path(checkpoint).suffix == ".json":
-        reading = partial(arguments.reading, crowd, exif, boxes_as_masks, pixel_range)
+        reading = partial(loading.reading, crowd, exif, boxes_as_masks, pixel_range)
         options = {"--preset": preset, "--set": changes, "--names": names}
         options |= {"--amp": amp, "--compile": compile, "--graph": graph}
         given = [name for name, value in options.items() if value]
@@ -82,17 +82,17 @@ def evaluate_model(
             raise ValueError(f"{given[0]} changes a model; {checkpoint} holds its results")
         _score_file(Path(checkpoint), data, images, output, skip_invalid, reading)
         return
-    torch_device = arguments.select_device(device, backend)
+    torch_device = loading.select_device(device, backend)
     from accelerated.command_line import report
     from accelerated.engine.evaluate import evaluate
 
-    model, _ = arguments.load_model(checkpoint, torch_device, preset, changes, names)
+    model, _ = loading.load_model(checkpoint, torch_device, preset, changes, names)
     masks = model.config.mask_head.kind != "none"
-    reading = arguments.reading(crowd, exif, boxes_as_masks, pixel_range, masks)
-    dataset = arguments.open_dataset(
+    reading = loading.reading(crowd, exif, boxes_as_masks, pixel_range, masks)
+    dataset = loading.open_dataset(
         data, images, skip_invalid, reading=reading, need_annotations=False
     )
-    arguments.check_classes(checkpoint, model, data, dataset)
+    loading.check_classes(checkpoint, model, data, dataset)
     metrics = evaluate(
         model,
         dataset,
@@ -127,11 +127,12 @@ def _score_file(
 ) -> None:
     """Score the detections of a file."""
     from accelerated.command_line import report
+    from accelerated.data.text_files import write_json
     from accelerated.engine import evaluate, results
 
     detected = results.read(path)
     # No image is opened, so that the folder of a file's images does not matter.
-    dataset = arguments.open_dataset(
+    dataset = loading.open_dataset(
         data,
         images or (data.parent if data.is_file() else None),
         skip_invalid,
@@ -142,7 +143,7 @@ def _score_file(
         raise ValueError(f"{data} has no annotations to score detections by")
     found = results.fit(detected, dataset, data)
     metrics = evaluate.score(dataset.coco, found, iou_types=detected.iou_types)
-    evaluate.write_json(output / "metrics.json", metrics)
+    write_json(output / "metrics.json", metrics)
     console = report.console()
     console.print(report.metrics(metrics), report.class_metrics(metrics))
     counted = report.count(len(found), "detection")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from accelerated.command_line import arguments
+from accelerated.command_line import loading
 from accelerated.command_line.arguments import (
     Backend,
     BatchSize,
@@ -47,7 +47,7 @@ def run_demo(
     if numpy:
         # So small matrices gain nothing from a second thread, which slows them on shared cores.
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    torch_device = arguments.select_device(device, backend, interpret=not numpy)
+    torch_device = loading.select_device(device, backend, interpret=not numpy)
     from accelerated.command_line import demo
 
     if numpy:
@@ -122,7 +122,7 @@ def run_ablation(
     to continue an interrupted ablation.
     """
     start = time.perf_counter()
-    torch_device = arguments.select_device(device, backend)
+    torch_device = loading.select_device(device, backend)
     from accelerated.command_line import report
     from accelerated.experiments import ablate, ablation_results
     from accelerated.experiments.ablation_rows import FULL, REDUCED
@@ -136,8 +136,8 @@ def run_ablation(
     elif images is None or val is None:
         raise ValueError("--data also needs --images and --val")
     else:
-        train_data = arguments.open_dataset(data, images, skip_invalid)
-        val_data = arguments.open_dataset(val, val_images or images, skip_invalid)
+        train_data = loading.open_dataset(data, images, skip_invalid)
+        val_data = loading.open_dataset(val, val_images or images, skip_invalid)
         description = f"{data}, {val}"
     comparisons, runs = ablate.plan(
         scale,
@@ -247,7 +247,7 @@ def run_benchmark(
         return
     if every:
         raise ValueError("--all also needs --compiled")
-    torch_device = arguments.select_device(device, "auto")
+    torch_device = loading.select_device(device, "auto")
     from accelerated.experiments import benchmark
 
     result = benchmark.report(

@@ -10,7 +10,20 @@ from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from reference.config import Config
+import typer
+
+from reference.config import Config, override, preset
+
+
+def list_and_exit(context: typer.Context, changes: list[str] | None) -> list[str] | None:
+    """Print the fields of the configuration and exit if one of the changes is "help"."""
+    if changes and "help" in changes and not context.resilient_parsing:
+        name = context.params.get("preset") or "small"
+        config = override(preset(name), *(change for change in changes if change != "help"))
+        print(f"The fields that --set changes, with their values in the preset {name}.")
+        print(*listing(config), sep="\n")
+        raise typer.Exit()
+    return changes
 
 
 def listing(config: Config) -> Iterator[str]:
@@ -48,7 +61,7 @@ def _rows(lines) -> Iterator[tuple[list[str], str]]:
 
 
 def _value(part: Any, name: str) -> str:
-    """Write the value as --set takes it, and the other values that it may have."""
+    """Write the value as --set reads it, and the other values that it may have."""
     value, kind = getattr(part, name), get_type_hints(type(part))[name]
     text = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
     choices = get_args(kind) if get_origin(kind) is Literal else ()

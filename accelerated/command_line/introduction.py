@@ -19,23 +19,26 @@ class Plan:
     """A run before it starts.
 
     origin       where the configuration is from, such as "preset small"
-    start        what the weights are at first, such as "random weights"
+    resumed      steps that a resumed run has taken; None: a new run
+    weights      what the initial weights are of; None: random
     data, val    (name, data set); None: no evaluation
     objects      of the training data, in the network's input
     warmup       the configuration's steps of warm-up, of which the run may take fewer
-    execution    such as "bfloat16"
+    compile, graph  how steps are run
     """
 
     config: Config
     origin: str
-    start: str
+    resumed: int | None
+    weights: str | None
     data: tuple[Path, Dataset]
     val: tuple[Path, Dataset] | None
     objects: InputObjects
     settings: Settings
     warmup: int
     device: torch.device
-    execution: tuple[str, ...]
+    compile: bool
+    graph: bool
 
 
 def introduction(plan: Plan) -> list[str]:
@@ -44,9 +47,9 @@ def introduction(plan: Plan) -> list[str]:
     epochs = settings.iterations * settings.batch_size / size
     rows = {
         "Data": describe_data(*plan.data),
-        "Validation": describe_data(*plan.val) if plan.val else "none (--val: data to evaluate on)",
+        "Validation": describe_data(*plan.val) if plan.val else "none; add --val or --split",
         "Model": f"{plan.origin}: {_architecture(config)}, {parameters(config) / 1e6:.1f} million"
-        f" parameters, {plan.start}",
+        f" parameters, {_start(plan)}",
         "Input": describe_input(config.transform, plan.objects),
         "Length": f"{count(settings.iterations, 'step')} of {count(settings.batch_size, 'image')},"
         f" {epochs:.1f} epochs of {count(size, 'image')}",
@@ -54,7 +57,7 @@ def introduction(plan: Plan) -> list[str]:
         "Schedule": _schedule(config.optimizer, settings.schedule),
         "Warm-up": _warmup(config.optimizer.warmup_iterations, plan.warmup),
         "Seed": str(settings.seed),
-        "Runs on": _machine(plan.device, plan.execution),
+        "Runs on": _machine(plan),
     }
     width = max(map(len, rows)) + 2
     return [f"{label:{width}}{text}" for label, text in rows.items()]
@@ -80,6 +83,12 @@ def parameters(config: Config) -> int:
     """Count the parameters of a model, trained or frozen, without their memory."""
     with torch.device("meta"):
         return sum(parameter.numel() for parameter in MaskRCNN(config).parameters())
+
+
+def _start(plan: Plan) -> str:
+    if plan.resumed is not None:
+        return f"resumed from step {plan.resumed}"
+    return "random weights" if plan.weights is None else f"weights of {plan.weights}"
 
 
 def _architecture(config: Config) -> str:
@@ -128,8 +137,13 @@ def _warmup(steps: int, configured: int) -> str:
     return f"{count(steps, 'step')} instead of {configured}, at most a tenth of the run"
 
 
-def _machine(device: torch.device, execution: tuple[str, ...]) -> str:
+def _machine(plan: Plan) -> str:
+    device, settings = plan.device, plan.settings
     operators = backend.resolve("auto", torch.empty(0, device=device))
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     threads = count(torch.get_num_threads(), "thread")
-    return ", ".join([f"{name} with {threads}", f"backend {operators}", *execution])
+    precision = "bfloat16 autocast" if settings.amp else "float32"
+    ways = {"fixed shapes": settings.fixed_shapes, "compiled": plan.compile}
+    ways |= {"CUDA graphs": plan.graph}
+    chosen = [way for way, used in ways.items() if used]
+    return ", ".join([f"{name} with {threads}", f"backend {operators}", precision, *chosen])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from accelerated.command_line import arguments
+from accelerated.command_line import loading
 from accelerated.command_line.arguments import (
     Amp,
     Backend,
@@ -32,28 +32,28 @@ def draw_predictions(
     checkpoint: Weights,
     images: Annotated[
         list[str],
-        typer.Argument(help="Image files, folders or glob patterns.", metavar="IMAGES..."),
+        typer.Argument(help="Picture files, folders or glob patterns.", metavar="IMAGES..."),
     ],
     output: Output = Path("predictions"),
     threshold: Threshold = 0.5,
     recursive: Annotated[
         bool,
-        typer.Option("--recursive", help="Search the folders in folders too, and keep them apart."),
+        typer.Option("--recursive", help="Search folders in folders, and keep them in the output."),
     ] = False,
     save: Annotated[
         str,
         typer.Option(
-            help="What is written, separated by commas: json (predictions.json in COCO format), png"
-            " (drawings; those of .jpg pictures are .jpg), labelme, yolo (folders of labels to"
-            " correct by hand or to train on).",
+            help="What to write, separated by commas: json (predictions.json in COCO's format), png"
+            " (drawings; those of .jpg pictures are .jpg), labelme, yolo (folders of labels, to be"
+            " corrected by hand or trained on).",
             metavar="LIST",
         ),
     ] = "json,png",
     exif: Annotated[
         str,
         typer.Option(
-            help="Turn pictures upright by their EXIF orientation (apply), or take them as stored"
-            " (ignore), for a model that was trained so."
+            help="apply: turn pictures upright by their EXIF orientation; ignore: read them as"
+            " stored, for a model that was trained on stored frames."
         ),
     ] = "apply",
     pixel_range: PixelRange = None,
@@ -66,18 +66,18 @@ def draw_predictions(
     changes: Changes = None,
     names: Names = None,
 ) -> None:
-    """Detect objects in images, draw them, and write them to a JSON file in COCO format.
+    """Detect objects in pictures, draw them, and write them to a JSON file in COCO's format.
 
-    Unreadable images are reported and skipped.
+    Unreadable pictures are reported and skipped.
     """
     saved = tuple(filter(None, (word.strip() for word in save.split(","))))
     if not saved or set(saved) - set(SAVED):
         raise ValueError(f"--save {save}: expected one or more of {','.join(SAVED)}")
-    reading = arguments.reading(exif=exif, pixel_range=pixel_range)
-    torch_device = arguments.select_device(device, backend)
+    reading = loading.reading(exif=exif, pixel_range=pixel_range)
+    torch_device = loading.select_device(device, backend)
     from accelerated.engine.predict import predict
 
-    model, categories = arguments.load_model(checkpoint, torch_device, preset, changes, names)
+    model, categories = loading.load_model(checkpoint, torch_device, preset, changes, names)
     result = predict(
         model,
         images,
@@ -119,7 +119,7 @@ def _summary(result: "Result", output: Path, saved: tuple[str, ...], exif: str) 
         done, other = (
             ("turned upright by EXIF orientation", "ignore keeps the stored frame")
             if exif == "apply"
-            else ("taken as stored, not as displayed", "apply follows the EXIF orientation")
+            else ("read as stored, not as displayed", "apply follows the EXIF orientation")
         )
         yield f"{some} {verb} {done}; --exif {other}."
     found = result.found

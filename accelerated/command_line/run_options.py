@@ -1,4 +1,4 @@
-"""The options of a run, kept in RUN/run.json: what `--resume` takes from there."""
+"""The options of a run, which are kept in RUN/run.json for `--resume`."""
 
 import json
 import os
@@ -7,14 +7,14 @@ from typing import Any
 
 import typer
 
-# What every start of a run says anew.
+# Options that are not kept: every start of a run has its own.
 ANEW = ("output", "resume", "keep_schedule", "epochs")
 
 
 def take_from_run(context: typer.Context, parameter: typer.CallbackParam, value: Any) -> Any:
-    """Make the options in RUN/run.json the defaults of the others; of --output and --resume.
+    """Make the options in RUN/run.json the defaults: the callback of --output and --resume.
 
-    Both are eager, so that this precedes the other options, whatever their order.
+    Both are eager, so that this precedes the other options in any order.
     """
     given = context.params | {parameter.name: value}
     path = Path(given.get("output") or "") / "run.json"
@@ -22,7 +22,7 @@ def take_from_run(context: typer.Context, parameter: typer.CallbackParam, value:
         try:
             context.default_map = dict(json.loads(path.read_text()))
         except (ValueError, TypeError) as error:
-            raise ValueError(f"{path}: damaged ({error}); delete it to go on without it") from None
+            raise ValueError(f"{path}: damaged ({error}); delete it to do without") from None
     return value
 
 

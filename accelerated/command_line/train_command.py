@@ -1,13 +1,12 @@
 """The command `train`."""
 
 import math
-import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from accelerated.command_line import arguments, run_options
+from accelerated.command_line import loading, run_options
 from accelerated.command_line.arguments import (
     Amp,
     Backend,
@@ -29,20 +28,26 @@ from accelerated.command_line.arguments import (
     Workers,
 )
 
+if TYPE_CHECKING:
+    from accelerated.data.coco import CocoDataset
+    from accelerated.engine.train import Result
+
 
 def train_model(
     context: typer.Context,
     output: Annotated[
         Path | None,
         typer.Option(
-            help="Output folder, of one run; required.",
+            help="Folder of the run (required).",
             is_eager=True,
             callback=run_options.take_from_run,
         ),
     ] = None,
     data: Annotated[
         Path | None,
-        typer.Option(help="Data set, as `inspect` takes it; a resumed run knows its own."),
+        typer.Option(
+            help="Training data, in any format of docs/data.md (required, unless a run is resumed)."
+        ),
     ] = None,
     images: Images = None,
     iterations: Annotated[
@@ -50,7 +55,7 @@ def train_model(
     ] = None,
     epochs: Annotated[
         float | None,
-        typer.Option(help="Length in passes over the data instead of --iterations, such as 12.5."),
+        typer.Option(help="Passes over the data, such as 12.5, instead of --iterations."),
     ] = None,
     preset: Preset = None,
     changes: Changes = None,
@@ -87,8 +92,8 @@ def train_model(
         bool,
         typer.Option(
             "--resume",
-            help="Continue the run in the output folder with its own options and configuration;"
-            " start it if there is none.",
+            help="Continue the run in the output folder, with its own options and configuration;"
+            " start one if there is none.",
             is_eager=True,
             callback=run_options.take_from_run,
         ),
@@ -97,8 +102,7 @@ def train_model(
         bool,
         typer.Option(
             "--keep-schedule",
-            help="When --iterations changes with --resume, keep the learning rates of the length"
-            " before.",
+            help="With --resume and another length, keep the learning rates of the old length.",
         ),
     ] = False,
     amp: Amp = False,
@@ -123,14 +127,11 @@ def train_model(
     """Train a model on a data set."""
     if output is None:
         raise ValueError("name the folder of the run with --output")
-    if data is None and not resume:
-        raise ValueError("name the data to train on with --data")
     # Errors in the options come before the time that the data takes.
-    torch_device = arguments.select_device(device, backend)
-    from accelerated.command_line import introduction, report
+    torch_device = loading.select_device(device, backend)
+    from accelerated.command_line import introduction
     from accelerated.command_line.configuration import configuration, continuation, sets_warmup
     from accelerated.data.summary import input_objects
-    from accelerated.drawing import curves
     from accelerated.engine import checkpoint, settings, start
     from accelerated.engine.held_out import hold_out
     from accelerated.engine.train import train
@@ -138,68 +139,55 @@ def train_model(
     continued = resume and checkpoint.exists(output)
     compiler = "inductor" if compile else None
     settings.check_execution(torch_device, fixed_shapes, compiler, graph)
-    if data is None:
-        what = "does not say what it was trained on" if continued else "holds no run yet"
-        raise ValueError(f"{output} {what}: name the data with --data")
-    both = epochs is not None and run_options.is_given(context, "iterations")
-    if both or (epochs is not None and not 0 < epochs < math.inf):
-        raise ValueError("--epochs: expected a number above 0, and no --iterations beside it")
-    if split is not None and val:
-        raise ValueError("--split makes validation data of --data: leave --val out")
-    _check_used(context, val, split, weights)
+    _check_options(context, output, resume, continued)
+    assert data is not None, "checked"
 
     def open_data(masks):
-        reading = arguments.reading(crowd, exif, boxes_as_masks, pixel_range, masks)
-        return arguments.open_dataset(data, images, skip_invalid, reading=reading)
+        reading = loading.reading(crowd, exif, boxes_as_masks, pixel_range, masks)
+        return loading.open_dataset(data, images, skip_invalid, reading=reading)
 
     if continued:
         typed = preset if run_options.is_given(context, "preset") else None
-        begin = continuation(output, typed, changes or [], open_data)
+        origin = continuation(output, typed, changes or [], open_data)
     else:
-        begin = configuration(preset, weights, changes or [], names, open_data)
-    config, dataset = begin.config, begin.dataset
-    evaluation = None
+        origin = configuration(preset, weights, changes or [], names, open_data)
+    config, dataset, evaluation = origin.config, origin.dataset, None
     if split is not None:
         dataset, evaluation, val = hold_out(dataset, output, split, seed)
     elif val:
         folder, reading = val_images or images, dataset.reading
-        evaluation = arguments.open_dataset(val, folder, skip_invalid, reading=reading)
+        evaluation = loading.open_dataset(val, folder, skip_invalid, reading=reading)
+
     batch_size = batch_size or config.optimizer.batch_size
     if epochs is not None:
         iterations = math.ceil(epochs * math.ceil(len(dataset) / batch_size))
     iterations, warmup = iterations or 1000, config.optimizer.warmup_iterations
     if not continued and not sets_warmup(changes or []):
         config = settings.fit_warmup(config, iterations)
-    plan = settings.Settings(seed, batch_size, amp, iterations, fixed_shapes, iterations)
-    plan = start.check(output, config, dataset, evaluation, plan, resume, keep_schedule)
+    run = settings.Settings(seed, batch_size, amp, iterations, fixed_shapes, iterations)
+    run = start.check(output, config, dataset, evaluation, run, resume, keep_schedule)
+
     objects = input_objects(dataset, config.transform)
-    lines = introduction.introduction(
-        introduction.Plan(
-            config=config,
-            origin=begin.origin,
-            start=_start(output if continued else None, weights),
-            data=(data, dataset),
-            val=(val, evaluation) if val and evaluation else None,
-            objects=objects,
-            settings=plan,
-            warmup=warmup,
-            device=torch_device,
-            execution=_execution(amp, fixed_shapes, compile, graph),
-        )
+    plan = introduction.Plan(
+        config=config,
+        origin=origin.text,
+        resumed=checkpoint.read(output).iteration if continued else None,
+        weights=weights,
+        data=(data, dataset),
+        val=(val, evaluation) if val and evaluation else None,
+        objects=objects,
+        settings=run,
+        warmup=warmup,
+        device=torch_device,
+        compile=compile,
+        graph=graph,
     )
-    print(*begin.lines, *lines, sep="\n", flush=True)
-    val_files = evaluation.files() if evaluation is not None else set()
-    shared = len(dataset.files() & val_files)
-    if shared:
-        some = f"{shared} of the {report.count(len(val_files), 'validation image')}"
-        message = f"{some} are trained on: average precision says little about new images"
-        print(f"maskrcnn: warning: {message}", file=sys.stderr)
-    if objects.advice:
-        print(f"maskrcnn: warning: {objects.advice}", file=sys.stderr)
-    change = start.schedule_change(output, iterations, batch_size) if continued else None
-    if change:
-        goes_on = "the former" if keep_schedule else "the latter (--keep-schedule: the former)"
-        print(f"maskrcnn: warning: {change}; training goes on with {goes_on}", file=sys.stderr)
+    print(*origin.lines, *introduction.introduction(plan), sep="\n", flush=True)
+    warnings = [_shared_images(dataset, evaluation), objects.advice]
+    if continued:
+        warnings.append(start.schedule_change(output, iterations, batch_size, keep_schedule))
+    loading.note(f"warning: {warning}" for warning in warnings if warning)
+
     result = train(
         config,
         dataset,
@@ -213,7 +201,7 @@ def train_model(
         fixed_shapes=fixed_shapes,
         compile=compiler,
         graph=graph,
-        weights=begin.weights,
+        weights=origin.weights,
         resume=resume,
         keep_schedule=keep_schedule,
         evaluation=evaluation,
@@ -221,42 +209,58 @@ def train_model(
         checkpoint_every=checkpoint_every,
         options=run_options.to_keep(context, iterations=iterations, batch_size=batch_size),
     )
-    curves.loss_curve(output / "log.jsonl").savefig(output / "loss.png")
-    if result.metrics:
-        report.console().print(report.metrics(result.metrics))
-    best = result.best
-    if best:
-        print(f"Best {best.metric} {best.value:.3f} at step {best.iteration}: {output / 'best'}.")
+    _report(result, output)
     if result.interrupted:
-        print(f"Interrupted after {report.count(result.iteration, 'step')}: go on with --resume.")
         raise typer.Exit(130)
-    print(
-        f"Trained for {report.count(result.iteration, 'step')}."
-        f" Weights: {output / 'last'}. Loss curve: {output / 'loss.png'}."
-    )
 
 
-def _check_used(context, val, split, weights):
-    """Raise ValueError for an option that was typed and would do nothing."""
-    evaluated = val is not None or split is not None
+def _check_options(context: typer.Context, output: Path, resume: bool, continued: bool) -> None:
+    """Raise ValueError for options that are missing, contradict each other or would do nothing."""
+    options = context.params
+    data, val, split, epochs = (options[name] for name in ("data", "val", "split", "epochs"))
+    if data is None and not resume:
+        raise ValueError("name the data to train on with --data")
+    if data is None:
+        what = "does not say what it was trained on" if continued else "holds no run yet"
+        raise ValueError(f"{output} {what}: name the data with --data")
+    both = epochs is not None and run_options.is_given(context, "iterations")
+    if both or (epochs is not None and not 0 < epochs < math.inf):
+        raise ValueError("--epochs: expected a number above 0, and no --iterations beside it")
+    if split is not None and val:
+        raise ValueError("--split makes validation data of --data: leave --val out")
     for name, used, needed in (
         ("val_images", val is not None, "--val"),
-        ("evaluate_every", evaluated, "--val or --split"),
-        ("names", weights is not None, "--weights"),
+        ("evaluate_every", val is not None or split is not None, "--val or --split"),
+        ("names", options["weights"] is not None, "--weights"),
     ):
         if run_options.is_given(context, name) and not used:
             raise ValueError(f"--{name.replace('_', '-')} does nothing without {needed}")
 
 
-def _start(run, weights):
-    from accelerated.engine import checkpoint
+def _shared_images(dataset: "CocoDataset", evaluation: "CocoDataset | None") -> str | None:
+    """Warn of images that are in the training data and in the validation data."""
+    from accelerated.command_line import report
 
-    if run is not None:
-        return f"resumed from step {checkpoint.read(run).iteration}"
-    return "random weights" if weights is None else f"weights of {weights}"
+    shared = len(dataset.files() & evaluation.files()) if evaluation is not None else 0
+    if evaluation is None or not shared:
+        return None
+    some = f"{shared} of the {report.count(len(evaluation), 'validation image')}"
+    return f"{some} are trained on: average precision says little about new images"
 
 
-def _execution(amp, fixed_shapes, compile, graph):
-    named = {"fixed shapes": fixed_shapes, "compiled": compile, "CUDA graphs": graph}
-    precision = "bfloat16 autocast" if amp else "float32"
-    return (precision, *(name for name, chosen in named.items() if chosen))
+def _report(result: "Result", output: Path) -> None:
+    """Print the result of a run, and draw its losses."""
+    from accelerated.command_line import report
+    from accelerated.drawing import curves
+
+    curves.loss_curve(output / "log.jsonl").savefig(output / "loss.png")
+    if result.metrics:
+        report.console().print(report.metrics(result.metrics))
+    best, steps = result.best, report.count(result.iteration, "step")
+    if best:
+        print(f"Best {best.metric} {best.value:.3f} at step {best.iteration}: {output / 'best'}.")
+    if result.interrupted:
+        print(f"Interrupted after {steps}: continue with --resume.")
+    else:
+        where = f"Weights: {output / 'last'}. Loss curve: {output / 'loss.png'}."
+        print(f"Trained for {steps}. {where}")

@@ -19,6 +19,12 @@ from accelerated.data.instance import Instance, read_instance
 from accelerated.data.reading import DEFAULT, Reading
 from accelerated.data.values import Invalid, plain, short, whole
 
+# The lists of a COCO file.
+PARTS = ("images", "annotations", "categories")
+SEVERITIES = ("reject", "skip", "warn", "note")
+# What corrects a file, for messages.
+FIX = "inspect --fix OUT.json"
+
 
 @dataclass
 class Problem:
@@ -47,6 +53,16 @@ class Problem:
     def blocking(self) -> bool:
         """Tell whether the problem stops a training run."""
         return self.severity in ("reject", "skip")
+
+    @property
+    def part(self) -> str:
+        """The list of the file that `index` counts in."""
+        return "images" if self.scope == "image" else "annotations"
+
+    def entry(self, content: dict) -> dict:
+        """Return the image or annotation with the problem, as it is in the file."""
+        entry = None if self.index is None else content[self.part][self.index]
+        return entry if isinstance(entry, dict) else {}
 
     @property
     def where(self) -> str:
@@ -142,7 +158,7 @@ class _Reader:
                 message = f"this is a list of {kind}"
             needed = "write an object with images, annotations, categories"
             raise Invalid("not_coco", f"{message}; {needed}")
-        for key in ("images", "annotations", "categories"):
+        for key in PARTS:
             if not isinstance(data.get(key), list):
                 state = "is not a list" if key in data else "is missing"
                 raise Invalid(
@@ -197,7 +213,7 @@ class _Reader:
             if category_id is None:
                 message = f"category {short(category)} needs an integer as id"
                 if isinstance(category, dict) and number(category.get("id")) is not None:
-                    message += ", not a text: inspect --fix OUT.json mends that"
+                    message += f", not a text: {FIX} corrects this"
                 raise Invalid("category_invalid", message)
             name = category.get("name")
             if not isinstance(name, str) or not name:
@@ -354,6 +370,11 @@ class _Reader:
             hint += "; write the same for both"
         value = short(annotation["image_id"])
         raise Invalid("unknown_image", f"image_id {value} belongs to no image; {hint}")
+
+
+def has_parts(content: Any) -> bool:
+    """Tell whether parsed JSON has the three lists of a COCO file."""
+    return isinstance(content, dict) and all(isinstance(content.get(p), list) for p in PARTS)
 
 
 def number(text: Any) -> int | None:

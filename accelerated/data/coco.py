@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from accelerated.data import images, lint, rle, sources
-from accelerated.data.dataset import Item
+from accelerated.data.dataset import Item, images_and_categories
 from accelerated.data.reading import DEFAULT, Reading
 from accelerated.data.sources import Source
 from accelerated.structures import Target
@@ -83,7 +83,7 @@ class CocoDataset:
         height, width = image.shape[:2]
         if (height, width) != (record.height, record.width):
             raise ValueError(
-                f"the file is {width}x{height}, the json says {record.width}x{record.height}"
+                f"the file is {width}x{height}, the stated size {record.width}x{record.height}"
             )
         return Item(image, self.target(index), record.id)
 
@@ -121,17 +121,7 @@ class CocoDataset:
             for instance in record.instances:
                 ids = {"id": len(annotations) + 1, "image_id": record.id}
                 annotations.append(ids | _for_evaluation(instance, record))
-        return {
-            "images": [
-                {"id": r.id, "file_name": r.file_name, "width": r.width, "height": r.height}
-                for r in self.records
-            ],
-            "categories": [
-                {"id": category_id, "name": name}
-                for category_id, name in zip(self.category_ids, self.class_names, strict=True)
-            ],
-            "annotations": annotations,
-        }
+        return images_and_categories(self) | {"annotations": annotations}
 
 
 def _count_points(objects):

@@ -92,19 +92,26 @@ class Dataset(Protocol):
         ]
 
 
-def ground_truth(dataset: Dataset) -> dict:
-    """Make COCO's dictionary, with masks as RLE, of all items of a data set."""
-    ids, names = dataset.image_ids, dataset.file_names
+def categories(dataset: Dataset) -> list[dict]:
+    """Return {"id", "name"} of the labels 1..K."""
+    pairs = zip(dataset.category_ids, dataset.class_names, strict=True)
+    return [{"id": category_id, "name": name} for category_id, name in pairs]
+
+
+def images_and_categories(dataset: Dataset) -> dict:
+    """Make COCO's dictionary of the images and categories of a data set."""
+    rows = zip(dataset.image_ids, dataset.file_names, dataset.sizes, strict=True)
     images = [
         {"id": image_id, "file_name": name, "width": width, "height": height}
-        for image_id, name, (height, width) in zip(ids, names, dataset.sizes, strict=True)
+        for image_id, name, (height, width) in rows
     ]
-    categories = [
-        {"id": category_id, "name": name}
-        for category_id, name in zip(dataset.category_ids, dataset.class_names, strict=True)
-    ]
+    return {"images": images, "categories": categories(dataset)}
+
+
+def ground_truth(dataset: Dataset) -> dict:
+    """Make COCO's dictionary, with masks as RLE, of all items of a data set."""
     annotations = []
-    for index, image_id in enumerate(ids):
+    for index, image_id in enumerate(dataset.image_ids):
         target = dataset[index].target
         for box, label, mask in zip(target.boxes, target.labels, target.masks, strict=True):
             x1, y1, x2, y2 = box.tolist()
@@ -120,4 +127,4 @@ def ground_truth(dataset: Dataset) -> dict:
                     "segmentation": {"size": list(mask.shape), "counts": counts},
                 }
             )
-    return {"images": images, "categories": categories, "annotations": annotations}
+    return images_and_categories(dataset) | {"annotations": annotations}

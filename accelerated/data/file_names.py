@@ -12,12 +12,17 @@ import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable
-from pathlib import Path
+from itertools import islice
+from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote
 
+from accelerated.data import images
+
 # Files that are indexed at most, against an image folder that is a whole disk.
 MOST = 1_000_000
+# Names that are looked up in other folders.
+TRIED = 100
 # How a name was mended, in the order of the attempts.
 SLASHES = "with / instead of \\"
 DECODED = "with %20 and the like decoded"
@@ -27,7 +32,6 @@ LETTERS = "with capital and small letters, accents or blanks as in the file's na
 UPLOADED = "with or without the digits that Label Studio puts before names"
 HASHED = "with or without Roboflow's .rf. hash"
 SUFFIX = "with another file extension"
-PICTURE = "jpe?g?|png|bmp|webp|tiff?|gif|ppm"
 
 
 class Folder:
@@ -51,7 +55,7 @@ class Folder:
         """Return the one file that a name can mean, below the folder, and how the name differs."""
         mended = self._mend(name)
         # Not a link that leads outside.
-        return mended if mended and _exists(self.root, mended[0]) else None
+        return mended if mended and exists(self.root, mended[0]) else None
 
     def mend_all(self, names: Iterable[str]) -> dict[str, tuple[str, tuple[str, ...]]]:
         """Mend the names that name no file; two that mean the same file stay as they are."""
@@ -107,12 +111,12 @@ def _uploaded(name):
 
 def _hashed(name):
     """Take NAME_jpg.rf.HASH.jpg for NAME.jpg."""
-    return re.sub(rf"_({PICTURE})\.rf\.\w+(?=\.\w+$)", "", _uploaded(name))
+    return re.sub(r"_[a-z]+\.rf\.\w+(?=\.\w+$)", "", _uploaded(name))
 
 
 def _suffix(name):
-    stem, dot, suffix = _hashed(name).rpartition(".")
-    return stem if dot and re.fullmatch(PICTURE, suffix) else stem + dot + suffix
+    path = PurePosixPath(_hashed(name))
+    return path.stem if path.suffix in images.SUFFIXES else path.name
 
 
 # Ever looser keys under which names are the same.
@@ -120,23 +124,21 @@ _LOOSENED = [(LETTERS, _letters), (UPLOADED, _uploaded), (HASHED, _hashed), (SUF
 
 
 def other_root(root: Path, data: Path, names: Iterable[Any]) -> Path | None:
-    """Return the folder near `root` or the file `data` in which all of the names exist, or None."""
+    """Return the folder near `root` or the file `data` in which the first names exist, or None."""
     near = [root.parent, data.parent, data.parent / "images", data.parent.parent / "images"]
     with contextlib.suppress(OSError):
         near += sorted(path for path in root.iterdir() if path.is_dir())
-    for folder in near:
-        if all(_exists(folder, name) for name in names):
-            return folder
-    return None
+    names = list(islice(names, TRIED))
+    return next((folder for folder in near if all(exists(folder, name) for name in names)), None)
 
 
-def _exists(folder, name):
+def exists(folder: Path, name: Any) -> bool:
+    """Tell whether a name, of any type, is that of a file below the folder."""
     try:
-        path = (folder / name).resolve()
-        return path.is_relative_to(folder.resolve()) and path.is_file()
-    # Names that no file can have.
-    except (OSError, ValueError, RuntimeError, TypeError):
+        images.locate(folder, name)
+    except images.ImageError:
         return False
+    return True
 
 
 def nearest(path: Path, suffix: str = "") -> str:

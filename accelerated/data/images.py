@@ -14,6 +14,8 @@ from PIL import Image
 
 # Without EPS, for which Pillow would start Ghostscript.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+# Endings of their names.
+SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 # Pillow's limit against decompression bombs, 89 million.
 MAX_PIXELS = cast(int, Image.MAX_IMAGE_PIXELS)
 # The EXIF tag.
@@ -192,8 +194,8 @@ def _values(image, path, pixel_range):
     if pixel_range is None:
         raise ImageError(
             "pixel_range_missing",
-            f"{_name(path)} has 32-bit pixels, here from {values.min():g} to {values.max():g}; say"
-            " which values become black and white with --pixel-range LOW:HIGH",
+            f"{_name(path)} has 32-bit pixels, here from {values.min():g} to {values.max():g}; name"
+            " the values that become black and white with --pixel-range LOW:HIGH",
         )
     return values.astype(np.float64)
 

@@ -1,4 +1,4 @@
-"""What `MaskRCNN.detect` takes besides arrays: paths of picture files, and Pillow's images."""
+"""What `MaskRCNN.detect` accepts besides arrays: paths of picture files, and Pillow's images."""
 
 import warnings
 from pathlib import Path
@@ -14,8 +14,8 @@ from accelerated.data import images
 def arrays(inputs: Any) -> list[np.ndarray | torch.Tensor]:
     """Turn paths and Pillow's images of a list into arrays [H, W, 3] uint8; leave other items.
 
-    A path is read as `maskrcnn predict` reads it: turned upright by its EXIF orientation, of which
-    a warning tells. An image of Pillow's is taken as it is.
+    A path is read as `maskrcnn predict` reads it: turned upright by its EXIF orientation, with a
+    warning. An image of Pillow's is used as it is.
     Raises ValueError for a single image instead of a list, for a file that cannot be read and for
     an image of 16 or 32 bits.
     """

@@ -105,8 +105,7 @@ def _rectangle(value, image, reading, remarks):
     if reading.masks and not reading.boxes_as_masks:
         raise Invalid(
             "mask_missing",
-            "a rectangle without a mask; draw one, or take the box as its mask with"
-            " --boxes-as-masks",
+            "a rectangle without a mask; draw a mask, or use the box as one with --boxes-as-masks",
             "skip",
         )
     if reading.masks:

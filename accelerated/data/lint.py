@@ -1,4 +1,4 @@
-"""Find all problems of a COCO data set before work starts, in the json and in its image files."""
+"""Find all problems of a data set before work starts, in its annotations and its image files."""
 
 import os
 from collections import Counter
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from accelerated.data import annotations, causes, images, plausibility, sources
-from accelerated.data.annotations import Problem, Records
+from accelerated.data.annotations import SEVERITIES, Problem, Records
 from accelerated.data.causes import Cause
 from accelerated.data.file_names import nearest, other_root
 from accelerated.data.images import Header, ImageError
@@ -16,11 +16,8 @@ from accelerated.data.reading import DEFAULT, Reading
 from accelerated.data.sources import Source
 from accelerated.data.values import Remark
 
-SEVERITIES = ("reject", "skip", "warn", "note")
 # Problems that an error lists.
 LISTED = 5
-# Pictures that are looked for in other folders.
-LOOKED_FOR = 100
 # Greatest values of pictures in fractions, and with 8, 10, 12, 14 and 16 bits.
 DEPTHS = (1, 255, 1023, 4095, 16383, 65535)
 
@@ -66,7 +63,7 @@ class Report:
         return dict(Counter((problem.severity, problem.code) for problem in self.problems))
 
     def lines(self, blocking: list[Problem]) -> list[str]:
-        """Say some of the blocking problems in a few entries, causes first."""
+        """Describe some of the blocking problems in a few entries, causes first."""
         chosen = {id(problem) for problem in blocking}
         lines = []
         for cause in self.causes:
@@ -130,7 +127,7 @@ def read(
     records, problems = annotations.read(source.path, source.content, reading, size_of)
     problems = [*source.problems, *problems]
     if open_images and records.images and not root.is_dir():
-        names = [record.file_name for record in records.images.values()][:LOOKED_FOR]
+        names = (record.file_name for record in records.images.values())
         other = other_root(root, source.path, names)
         hint = f"; the pictures exist in {str(other)!r}" if other else nearest(root)
         message = f"the image folder {str(root)!r} does not exist{hint}"
@@ -138,23 +135,13 @@ def read(
             Problem("image_folder_missing", "reject", "file", name, None, None, message)
         )
     elif open_images:
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            checked = pool.map(
-                lambda record: _image_problems(record, root, reading, probe),
-                list(records.images.values()),
-            )
-            for record, found in zip(list(records.images.values()), checked, strict=True):
-                for code, severity, message in found:
-                    file = record.file_name
-                    file = file if isinstance(file, str) else repr(file)
-                    where = file, record.id, None
-                    problems.append(Problem(code, severity, "image", *where, message, record.index))
+        problems += _check_images(list(records.images.values()), root, reading, probe)
     problems += plausibility.check(records, problems, reading, name)
     for problem in problems:
         if problem.blocking and problem.scope == "image":
             records.images.pop(problem.image_id, None)
     problems.sort(key=lambda problem: SEVERITIES.index(problem.severity))
-    found = causes.find(records, problems, source, reading)
+    found = causes.find(records, problems, source)
     records.content = None
     kept = records.images.values()
     valid = sum(len(record.instances) for record in kept)
@@ -162,7 +149,20 @@ def read(
     return records, Report(problems, len(kept), valid, objects, found)
 
 
-def _image_problems(record, root, reading, probe) -> list[Remark]:
+def _check_images(records, root, reading, probe) -> list[Problem]:
+    """Check the image files of records, several at a time."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        remarks = pool.map(lambda record: _image_remarks(record, root, reading, probe), records)
+        problems = []
+        for record, found in zip(records, remarks, strict=True):
+            file = record.file_name if isinstance(record.file_name, str) else repr(record.file_name)
+            for code, severity, message in found:
+                where = file, record.id, None
+                problems.append(Problem(code, severity, "image", *where, message, record.index))
+    return problems
+
+
+def _image_remarks(record, root, reading, probe) -> list[Remark]:
     """Check the image file of a record."""
     try:
         path = images.locate(root, record.file_name)
@@ -190,14 +190,14 @@ def _frame_problem(record, header, exif) -> Remark | None:
         return None
     if stated in (stored, shown):
         frame, option = ("displayed", "apply") if stated == shown else ("stored", "ignore")
-        message = f"{turned}: the json has the size of the picture as {frame}"
-        return "exif_rotated", "reject", f"{message}; if labels are on it, say --exif {option}"
+        message = f"{turned}: the stated size is that of the picture as {frame}"
+        return "exif_rotated", "reject", f"{message}; if labels are on it, add --exif {option}"
     file = header.size(exif)
-    sizes = f"the json says {stated[0]}x{stated[1]}, the file is {file[0]}x{file[1]}"
+    sizes = f"the stated size is {stated[0]}x{stated[1]}, the file's {file[0]}x{file[1]}"
     if stated != file[::-1]:
         message = f"{sizes} (width x height), so labels would be misplaced; correct one of them"
         return "size_mismatch", "reject", message
-    message = f"{sizes}: width and height are swapped; correct the json"
+    message = f"{sizes}: width and height are swapped; correct them"
     return "size_swapped", "reject", message
 
 
@@ -209,7 +209,7 @@ def _range_problem(header, reading) -> Remark | None:
     values = f"its values are {least:g} to {greatest:g} of {low:g} to {high:g}"
     if 16 * (greatest - low) < high - low:
         likely = next((limit for limit in DEPTHS if greatest <= limit), greatest)
-        message = f"the picture is nearly black: {values}; if {likely:g} means white, say"
+        message = f"the picture is nearly black: {values}; if {likely:g} is white, add"
         return "image_dark", "warn", f"{message} --pixel-range 0:{likely:g}"
     if least >= high:
         return "image_bright", "warn", f"the picture is white: {values}; correct --pixel-range"

@@ -36,12 +36,6 @@ class Case:
     reading: Reading
     probe: Callable[..., images.Header]
 
-    def entry(self, problem: Problem) -> dict:
-        """Return the image or annotation that has a problem."""
-        part = "images" if problem.scope == "image" else "annotations"
-        entry = self.content[part][problem.index] if problem.index is not None else None
-        return entry if isinstance(entry, dict) else {}
-
     @cached_property
     def annotations(self) -> dict[Any, list[tuple[int, dict, ImageRecord]]]:
         """Index, entry and image of the annotations that have an image, by the image's id."""
@@ -114,10 +108,9 @@ def fixes(case: Case, problems: list[Problem]) -> Iterator[Fix]:
     shared = set()
     for problem in problems:
         if problem.code in OF_ENTRY and problem.index is not None:
-            part = "images" if problem.scope == "image" else "annotations"
-            fields = OF_ENTRY[problem.code](case, case.entry(problem))
+            fields = OF_ENTRY[problem.code](case, problem.entry(case.content))
             if fields is not None:
-                yield problem.code, part, problem.index, fields
+                yield problem.code, problem.part, problem.index, fields
         if problem.code in OF_FILE and problem.code not in shared:
             shared.add(problem.code)
             for part, index, fields in OF_FILE[problem.code](case):

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
 
 from accelerated.data import bbox
 from accelerated.data.annotations import Problem, Records
@@ -45,7 +44,7 @@ def _crowds(records, reading):
     if reading.crowd == "objects" or sum(crowds) <= UNUSUAL_CROWDS * len(crowds):
         return None
     message = f"{sum(crowds)} of {len(crowds)} annotations have iscrowd 1 and are not trained on;"
-    message += " CVAT writes this for brush masks: --crowd objects takes them as objects"
+    message += " CVAT writes this for brush masks: --crowd objects makes them objects"
     return "crowds_unusual", "warn", message
 
 
@@ -63,10 +62,10 @@ def _corners(content, records):
     """Find boxes without masks that are corners: they end right of and below where they start."""
     beyond, total = 0, 0
     for entry in content["annotations"]:
-        image = (
-            records.images.get(plain(entry.get("image_id"))) if isinstance(entry, dict) else None
-        )
-        if image is None or not is_blank(entry.get("segmentation")):
+        if not isinstance(entry, dict) or not is_blank(entry.get("segmentation")):
+            continue
+        image = records.images.get(plain(entry.get("image_id")))
+        if image is None:
             continue
         try:
             x, y, w, h = bbox.numbers(entry.get("bbox"))
@@ -78,10 +77,9 @@ def _corners(content, records):
         beyond += x + w > image.width + 1 or y + h > image.height + 1
     if total < CORNERS or 3 * beyond < total:
         return None
-    message = (
-        f"all {total} boxes without masks fit into their images as x1, y1, x2, y2, {beyond} of"
-    )
-    return "bbox_all_corners", "reject", f"{message} them not as x, y, width, height; write these"
+    message = f"all {total} boxes without masks fit into their images as x1, y1, x2, y2, but"
+    message += f" {beyond} do not as x, y, width, height; write the latter"
+    return "bbox_all_corners", "reject", message
 
 
 def _percent(records):
@@ -93,26 +91,23 @@ def _percent(records):
     small = min(min(record.width, record.height) for record in used) < LARGE
     if small or not (80 < right <= 100 and 80 < bottom <= 100):
         return None
-    message = f"all {len(boxes)} objects lie within the first 100 pixels of their images; if the"
-    return "coordinates_percent", "warn", f"{message} coordinates are percents, convert them"
+    message = f"all {len(boxes)} objects lie within the first 100 pixels of their images; convert"
+    return "coordinates_percent", "warn", f"{message} the coordinates if they are percentages"
 
 
 def superclasses(content: dict) -> Iterator[tuple[int, Remark]]:
     """Yield the index of each category that only groups others, and a note on it."""
     entries = [entry for entry in content["annotations"] if isinstance(entry, dict)]
     used = {whole(entry.get("category_id")) for entry in entries}
-    categories = [entry for entry in content["categories"] if isinstance(entry, dict)]
+    categories = [(k, c) for k, c in enumerate(content["categories"]) if isinstance(c, dict)]
     parents = {
-        str(c.get("supercategory")) for c in categories if c.get("supercategory") != c.get("name")
+        str(c.get("supercategory"))
+        for _, c in categories
+        if c.get("supercategory") != c.get("name")
     }
-    for index, category in enumerate(content["categories"]):
-        if not isinstance(category, dict):
-            continue
-        category_id: Any = whole(category.get("id"))
-        name = category.get("name")
+    for index, category in categories:
+        category_id, name = whole(category.get("id")), category.get("name")
         if category_id not in used and str(name) in parents and used:
             message = f"category {category_id}, {name!r}, is the supercategory of others and has no"
-            message += (
-                " annotation, as Roboflow writes it; the model has a class for it all the same"
-            )
+            message += " annotation, as Roboflow writes it; the model has a class for it even so"
             yield index, ("category_is_superclass", "note", message)

@@ -67,8 +67,7 @@ def repair(source: Source, reading: Reading = DEFAULT) -> Repair:
         # One of the two values is lost.
         if any(problem.code == "duplicate_key" for problem in problems):
             lint.read(source, False, reading)[1].require()
-    parts = ("images", "annotations", "categories")
-    if not isinstance(content, dict) or not all(isinstance(content.get(p), list) for p in parts):
+    if not annotations.has_parts(content):
         lint.read(source, False, reading)[1].require()
     content, changes, probe = copy.deepcopy(content), [], cache(images.probe)
 
@@ -84,8 +83,8 @@ def repair(source: Source, reading: Reading = DEFAULT) -> Repair:
             break
         changes += made
         report = check()
-    broken = [(p.code, *_place(p), None) for p in report.blocking if p.index is not None]
-    left_out = _apply(content, [fix for fix in broken if fix[0] not in OPEN])
+    broken = [p for p in report.blocking if p.index is not None and p.code not in OPEN]
+    left_out = _apply(content, [(p.code, p.part, p.index, None) for p in broken])
     left_out += _apply(content, _orphans(content))
     if left_out:
         report = check()
@@ -93,10 +92,6 @@ def repair(source: Source, reading: Reading = DEFAULT) -> Repair:
         if not content[part] and any(change.part == part for change in left_out):
             raise ValueError(f"{source.path}: no repair is known for any of its {part}")
     return Repair(content, changes + left_out, report)
-
-
-def _place(problem):
-    return "images" if problem.scope == "image" else "annotations", problem.index
 
 
 def _orphans(content) -> Iterable[tuple[str, str, int, None]]:

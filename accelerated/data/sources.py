@@ -30,12 +30,12 @@ class Format(Protocol):
 
     @property
     def NAME(self) -> str:
-        """What it is called."""
+        """The format's name."""
         ...
 
     @property
     def LOOKED_FOR(self) -> str:
-        """Its name, and what it is recognised by."""
+        """The format's name, and what it is recognised by."""
         ...
 
     @staticmethod
@@ -80,8 +80,7 @@ def find(data: str | Path, image_root: str | Path | None = None) -> Source:
         hint = nearest(place.path, place.path.suffix)
         raise ValueError(f"{place.path}: no such file or folder{hint}")
     if place.folder is not None and root is not None and root.is_file():
-        message = f"is a folder, and the image folder {root} a file: exchange the two"
-        raise ValueError(f"{data}: {message}")
+        raise ValueError(f"{data} is a folder and --images {root} a file: exchange the two")
     fitting = [format for format in FORMATS if format.recognises(place)]
     if place.split is not None and fitting and fitting[0] not in WITH_PARTS:
         raise ValueError(f"{data}: {fitting[0].NAME} has no parts; name the file or folder of each")
@@ -96,7 +95,7 @@ def find(data: str | Path, image_root: str | Path | None = None) -> Source:
         looked_for = "; ".join(format.LOOKED_FOR for format in FORMATS)
         raise ValueError(
             f"{data}: no data set is recognised in this folder, which holds {_contents(place)}."
-            f" Looked for: {looked_for}. See docs/data.md"
+            f" The formats are: {looked_for}. See docs/data.md"
         )
     if place.split is not None:
         raise ValueError(f"{data}: a COCO file has no parts; name the file of each")
@@ -108,10 +107,8 @@ def _others(source, formats):
     """Report the formats that a folder also has files of."""
     if formats:
         names = " and ".join(format.NAME for format in formats)
-        message = (
-            f"it is read as {source.format}, but has files of {names} too: if those are meant,"
-        )
-        message += " name their file or give them a folder of their own"
+        message = f"the folder is read as {source.format}, but also has files of {names}; to read"
+        message += " those, name their file or give them a folder of their own"
         yield Problem("format_chosen", "warn", "file", source.path.name, None, None, message)
 
 

@@ -101,7 +101,7 @@ class InputObjects:
         sides = [-(-round(side * factor) // 32) * 32 for side in (short, long)]
         return (
             f"half of the objects have less than {TOO_SMALL} pixels a side in the input and will"
-            f" hardly be found. Take larger images: --set transform.min_size=[{sides[0]}]"
+            f" hardly be found. Use a larger input: --set transform.min_size=[{sides[0]}]"
             f" --set transform.max_size={sides[1]}{tiles}"
         )
 

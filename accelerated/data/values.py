@@ -44,6 +44,11 @@ def is_number(value: Any) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+def is_point(value: Any) -> bool:
+    """Tell whether a value is a list of two finite numbers."""
+    return isinstance(value, list) and len(value) == 2 and all(map(finite, value))
+
+
 def short(value: Any) -> str:
     """Return the value as text for messages, cut to 60 characters."""
     try:

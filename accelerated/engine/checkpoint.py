@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from accelerated.data.text_files import parse_json
 from accelerated.data.values import objects
 from reference.config import Config, from_dict, to_dict
 
@@ -243,9 +244,9 @@ def _tensors(path) -> dict:
 
 def _json(path):
     try:
-        return json.loads(path.read_text())
+        return parse_json(path)
     except ValueError as error:
-        raise ValueError(f"{path}: no JSON ({error})") from None
+        raise ValueError(f"{path}: {error}") from None
 
 
 def _sync(path):

@@ -7,7 +7,14 @@ import torch
 from accelerated.data.dataset import Dataset
 from accelerated.interop.names import is_unused
 from accelerated.labels import Layout, class_layout, delta_layout, mask_layout
+from accelerated.mask_rcnn import MaskRCNN
 from reference.config import Config
+
+
+def of_model(model: MaskRCNN) -> list[dict]:
+    """Return the categories of a model; numbered ones if nobody named its classes."""
+    numbered = [{"id": k, "name": name} for k, name in enumerate(model.class_names, start=1)]
+    return model.categories or numbered
 
 
 def first_difference(known: Sequence[dict], wanted: Sequence[dict]) -> str | None:
@@ -24,7 +31,7 @@ def first_difference(known: Sequence[dict], wanted: Sequence[dict]) -> str | Non
         if number in names:
             return f"its category {number} is {name!r}, the model's is {names[number]!r}"
         elsewhere = f", which is {ids[name]} for the model" if name in ids else ""
-        return f"the model knows no category {number} ({name!r}{elsewhere})"
+        return f"the model has no category {number} ({name!r}{elsewhere})"
     return None
 
 
@@ -34,13 +41,11 @@ def share_only_ids(known: Sequence[dict], wanted: Sequence[dict]) -> bool:
     return all(category["id"] in ids and category["name"] not in names for category in wanted)
 
 
-def label_ids(known: Sequence[dict] | None, dataset: Dataset) -> list[int | None]:
-    """Return the data set's category id of each of a model's labels 1..K; None if it has none.
+def label_ids(known: Sequence[dict], dataset: Dataset) -> list[int | None]:
+    """Return the category id of each of a model's labels 1..K; None where the data set lacks it.
 
-    known  the model's categories; None: those of the data set
+    known  the model's categories
     """
-    if known is None:
-        return list(dataset.category_ids)
     ids = set(dataset.category_ids)
     return [category["id"] if category["id"] in ids else None for category in known]
 

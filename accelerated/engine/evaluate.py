@@ -2,8 +2,6 @@
 
 import contextlib
 import io
-import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,8 +14,9 @@ from rich.progress import track
 
 from accelerated import transform
 from accelerated.data import rle
-from accelerated.data.dataset import Dataset
+from accelerated.data.dataset import Dataset, categories
 from accelerated.data.loader import loader
+from accelerated.data.text_files import write_json
 from accelerated.engine.capture import detector
 from accelerated.engine.classes import label_ids
 from accelerated.mask_rcnn import MaskRCNN
@@ -84,7 +83,7 @@ def detect(
     run = detector(model, compile, graph, amp)
     device = next(model.parameters()).device
     training, results = model.training, []
-    ids = label_ids(getattr(model, "categories", None), dataset)
+    ids = label_ids(getattr(model, "categories", None) or categories(dataset), dataset)
     model.eval()
     batches = loader(dataset, model.config, batch_size=batch_size, workers=workers, training=False)
     total = -(-len(dataset) // batch_size)
@@ -97,14 +96,6 @@ def detect(
                 results.append({"image_id": image_id} | result)
     model.train(training)
     return results
-
-
-def categories(dataset: Dataset) -> list[dict]:
-    """Return {"id", "name"} of the labels 1..K."""
-    return [
-        {"id": category_id, "name": name}
-        for category_id, name in zip(dataset.category_ids, dataset.class_names, strict=True)
-    ]
 
 
 def coco_results(detections: Detections, category_ids: Sequence[int | None]) -> list[dict]:
@@ -164,18 +155,6 @@ def write_results(folder: Path, results: list[dict]) -> None:
     if results and "segmentation" in results[0]:
         masks = [{key: x for key, x in result.items() if key != "bbox"} for result in results]
         write_json(folder / "results_segm.json", masks)
-
-
-def write_json(path: str | Path, content: Any) -> None:
-    """Write the whole JSON file or none of it, and create its folder."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}")
-    with partial.open("w") as file:
-        json.dump(content, file)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
 
 
 def _score(coco, results, iou_type, max_detections):

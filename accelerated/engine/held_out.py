@@ -1,12 +1,11 @@
 """The part of a data set that a run does not train on, kept in RUN/split."""
 
-import json
 from pathlib import Path, PurePosixPath
 
 from accelerated.data.coco import CocoDataset
 from accelerated.data.formats import writing
 from accelerated.data.split import split
-from accelerated.engine.evaluate import write_json
+from accelerated.data.text_files import parse_json, write_json
 
 
 def hold_out(
@@ -44,7 +43,7 @@ def _stored(path, dataset, how):
     """Return the indices of the parts that a file lists."""
     index = {image_id: k for k, image_id in enumerate(dataset.image_ids)}
     try:
-        stored = json.loads(path.read_text())
+        stored = parse_json(path)
         before = {name: stored[name] for name in how}
         ids, files = [*stored["train"], *stored["val"]], list(stored.get("files", ()))
         same = sorted(map(str, ids)) == sorted(map(str, index)) and index.keys() == set(ids)

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from accelerated.data.text_files import written_whole
 from accelerated.engine.progress import Shown
 
 
@@ -32,9 +33,8 @@ class Log:
     def __init__(self, path: str | Path, start: int, iterations: int, *, bar: bool = True):
         path = Path(path)
         kept = [line for line in _lines(path) if line["iteration"] <= start] if start else []
-        partial = path.with_name(f".{path.name}")
-        partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        partial.replace(path)
+        with written_whole(path) as file:
+            file.writelines(json.dumps(line) + "\n" for line in kept)
         self._file = path.open("a")
         self.shown = Shown(start, iterations, visible=bar)
         self.evaluated = any(line["iteration"] == start and "evaluation" in line for line in kept)

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 
-SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+from accelerated.data.images import SUFFIXES
+
 # A drawing keeps these and is a PNG otherwise.
 KEPT = {".jpeg", ".jpg", ".png"}
 # What `predict` can write.

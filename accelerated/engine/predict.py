@@ -10,10 +10,12 @@ from rich.progress import track
 
 from accelerated.data import images
 from accelerated.data.formats import labelme, yolo
+from accelerated.data.text_files import write_json
 from accelerated.drawing.detections import draw, save
 from accelerated.engine import pictures
 from accelerated.engine.capture import detector
-from accelerated.engine.evaluate import coco_results, write_json
+from accelerated.engine.classes import of_model
+from accelerated.engine.evaluate import coco_results
 from accelerated.engine.pictures import Found
 from accelerated.interop.names import is_unused
 from accelerated.mask_rcnn import MaskRCNN
@@ -83,9 +85,7 @@ def predict(
     output = Path(output)
     found = pictures.find(inputs, recursive, output)
     drawn = pictures.drawings(found.pictures, output)
-    if categories is None:
-        categories = [{"id": k, "name": name} for k, name in enumerate(model.class_names, 1)]
-        categories = model.categories or categories
+    categories = categories or of_model(model)
     ids = [category["id"] for category in categories]
     names = [category["name"] for category in categories]
     # Labels that stand for no class, such as ten of torchvision's for COCO, are not offered.

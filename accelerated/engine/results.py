@@ -1,14 +1,14 @@
 """Detections that a file holds, checked against a data set, so that they can be scored."""
 
-import json
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from accelerated.data import rle
 from accelerated.data.dataset import Dataset
-from accelerated.data.values import objects, short
+from accelerated.data.formats.coco import is_file
+from accelerated.data.text_files import parse_json
+from accelerated.data.values import finite, objects, short
 
 # A threshold of scores that hardly changes AP, the model's own in most presets.
 LOWEST = 0.05
@@ -41,11 +41,11 @@ def read(path: str | Path) -> Detected:
     """
     path = Path(path)
     try:
-        content = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not JSON: {error}") from None
+        content = parse_json(path)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
     images = categories = None
-    if isinstance(content, dict) and {"images", "categories", "annotations"} <= content.keys():
+    if is_file(content):
         images, categories = content["images"], content["categories"]
         content = content["annotations"]
         ids = {"id": (int, str)}
@@ -64,7 +64,7 @@ def read(path: str | Path) -> Detected:
     for key, number in counted.items():
         if 0 < number < len(content):
             raise ValueError(
-                f"{path}: {number} of {len(content)} detections have a {key}: give all"
+                f"{path}: {number} of {len(content)} detections have a {key}; give one to all"
             )
     kinds = [kind for kind, key in zip(("bbox", "segm"), keys, strict=True) if counted[key]]
     if content and not kinds:
@@ -124,17 +124,13 @@ def _check_numbers(entry):
     for key in ("image_id", "category_id"):
         if isinstance(entry[key], list | dict):
             raise ValueError(f"{key} is {short(entry[key])}")
-    if not _is_number(entry["score"]):
+    if not finite(entry["score"]):
         raise ValueError(f"score is {short(entry['score'])}, not a finite number")
     box = entry.get("bbox", [0, 0, 0, 0])
-    if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
+    if not isinstance(box, list) or len(box) != 4 or not all(map(finite, box)):
         raise ValueError(f"bbox is {short(box)}, not [x, y, width, height]")
     if min(box[2:]) < 0:
         raise ValueError(f"bbox {box} has a negative side; write [x, y, width, height]")
-
-
-def _is_number(value):
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _runs(value: Any, size: tuple[int, int]) -> dict:
@@ -167,10 +163,10 @@ def _rename(results, key, known, renamed, path, name):
     first, texts = unknown[0], {str(value) for value in known}
     hint = ""
     if str(first) in texts:
-        kinds = ("text", "a number") if isinstance(first, str) else ("a number", "text")
-        hint = f": it is {kinds[0]} here and {kinds[1]} there"
+        kinds = ("a text", "a number") if isinstance(first, str) else ("a number", "a text")
+        hint = f", which is {kinds[0]} here and {kinds[1]} there"
     raise ValueError(
-        f"{path}: {len(unknown)} of {len(results)} detections have a {key} that {name} lacks, the"
+        f"{path}: {len(unknown)} of {len(results)} detections have a {key} that {name} lacks; the"
         f" first is {short(first)}{hint}"
     )
 

@@ -1,31 +1,28 @@
-"""The start of a training run: what fits, somebody's weights, or its own last checkpoint."""
+"""The start of a training run: from weights or its last checkpoint, and what must fit them."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from accelerated import interop
-from accelerated.data.dataset import Dataset
+from accelerated.data.dataset import Dataset, categories
 from accelerated.engine import checkpoint, classes
-from accelerated.engine.evaluate import categories
 from accelerated.engine.settings import Settings
 from accelerated.interop import Loaded, unseen
 from accelerated.mask_rcnn import MaskRCNN
 from accelerated.optimizer import learning_rate
-from reference.config import Config, to_dict
+from reference.config import Config, flat
 
 
 @dataclass(frozen=True)
 class Taken:
     """What a model took over from weights.
 
-    fresh  names of its tensors that have new values, or new ones for some classes
-    lines  what was kept and what was not, in words
+    fresh  names of its tensors that stay newly initialised, for some classes at least
+    lines  what was copied and what was not, in words
     """
 
     fresh: list[str]
@@ -48,14 +45,15 @@ def initialize(model: MaskRCNN, weights: str | Path | Loaded) -> Taken:
         except interop.BareBackboneError:
             copied = set(interop.load_backbone(weights, model))
             fresh = [name for name in model.state_dict() if name not in copied]
-            return Taken(fresh, [f"{weights} is a backbone; fresh: {_layers(fresh, model)}"])
+            layers = _layers(fresh, model)
+            return Taken(fresh, [f"{weights} is a backbone; newly initialised: {layers}"])
         notes = weights.notes
     source = weights.model
     for path, theirs, ours in unseen.differences(source.config, model.config):
-        made = "is taken to be made" if path in weights.untold else "was made"
+        trained = "is assumed to be trained" if path in weights.unknown else "was trained"
         theirs, ours = json.dumps(theirs), json.dumps(ours)
         raise ValueError(
-            f"{weights} {made} for {path} = {theirs}, not {ours}: --set {path}={theirs}"
+            f"{weights} {trained} with {path} = {theirs}, not {ours}: add --set {path}={theirs}"
         )
     labels = classes.shared(source.categories, model.categories)
     their_layouts, our_layouts = classes.layouts(source.config), classes.layouts(model.config)
@@ -74,29 +72,29 @@ def initialize(model: MaskRCNN, weights: str | Path | Loaded) -> Taken:
         elif tensors[name].shape != tensor.shape:
             shapes = f"{list(tensors[name].shape)}, the model's {list(tensor.shape)}"
             raise ValueError(
-                f"{weights}: {name} is {shapes}; without --preset a training takes the file's"
+                f"{weights}: {name} is {shapes}; leave out --preset to use the file's architecture"
             )
         else:
             tensor.copy_(tensors[name])
     fresh = [name for name in fresh if not name.endswith("num_batches_tracked")]
     lines = [*notes, _classes_line(weights, model, [our for _, our in labels])]
     if predictors:
-        lines.append(f"fresh, for the other classes: {_layers(predictors, model)}")
+        lines.append(f"newly initialised for the other classes: {_layers(predictors, model)}")
     if fresh:
-        lines.append(f"fresh, not in {weights}: {_layers(fresh, model)}")
+        lines.append(f"newly initialised, not in {weights}: {_layers(fresh, model)}")
     unused = [name for name in tensors if name not in model.state_dict()]
     if unused:
-        lines.append(f"not used of {weights}: {_layers(unused, source)}")
+        lines.append(f"not used from {weights}: {_layers(unused, source)}")
     return Taken([*fresh, *predictors], lines)
 
 
 def _classes_line(weights, model, kept):
     if weights.model.categories is None or model.categories is None:
         owner = weights if weights.model.categories is None else "the model"
-        return f"the class names of {owner} are unknown: no class is kept (--names FILE)"
+        return f"{owner} has no class names: no class is kept (name them with --names)"
     names = [model.categories[label - 1]["name"] for label in kept]
     count = f"{len(names)} of {len(model.categories)} classes"
-    return f"{weights} knows {count}{': ' if names else ''}{_some(names)}"
+    return f"{weights} has {count}{': ' if names else ''}{_some(names)}"
 
 
 def _layers(names, model):
@@ -150,12 +148,13 @@ def check(
             raise ValueError(f"{folder} already holds a run: resume it, or choose another folder")
         return settings
     # What older checkpoints do not name, they had no choice of.
-    before = to_dict(last.config) | {"fixed_shapes": False} | last.settings
-    for path, then, now in _differences(before, to_dict(config) | asdict(settings)):
+    before = flat(last.config) | {"fixed_shapes": False} | last.settings
+    now = flat(config) | asdict(settings)
+    for path, value in before.items():
         # A longer run may continue a shorter one.
-        if path not in ("iterations", "schedule"):
+        if path not in ("iterations", "schedule") and value != now.get(path):
             raise ValueError(
-                f"{folder} was started with {path} = {then!r}, not {now!r}:"
+                f"{folder} was started with {path} = {value!r}, not {now.get(path)!r}:"
                 " resume it with that, or choose another folder"
             )
     if last.iteration > settings.iterations:
@@ -193,7 +192,9 @@ def _laid_out(last, iterations):
     return last.settings.get("schedule", planned), planned
 
 
-def schedule_change(folder: Path, iterations: int, batch_size: int) -> str | None:
+def schedule_change(
+    folder: Path, iterations: int, batch_size: int, keep_schedule: bool = False
+) -> str | None:
     """Tell what a run of other `iterations` does to the learning rate; None if nothing."""
     last = checkpoint.read(folder)
     before, planned = _laid_out(last, iterations)
@@ -205,16 +206,8 @@ def schedule_change(folder: Path, iterations: int, batch_size: int) -> str | Non
     )
     if old == new:
         return None
+    goes_on = "the former" if keep_schedule else "the latter (--keep-schedule: the former)"
     return (
         f"learning rate at step {last.iteration}: {old:.3g} under the schedule of {before} steps,"
-        f" {new:.3g} under that of {iterations}"
+        f" {new:.3g} under that of {iterations}; training goes on with {goes_on}"
     )
-
-
-def _differences(a: dict, b: dict, path: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Yield (path, value in a, value in b) of the fields of nested dictionaries that differ."""
-    for name in a:
-        if isinstance(a[name], dict):
-            yield from _differences(a[name], b[name], f"{path}{name}.")
-        elif a[name] != b.get(name):
-            yield f"{path}{name}", a[name], b.get(name)

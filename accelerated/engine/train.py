@@ -21,12 +21,13 @@ import torch
 
 from accelerated import optimizer as torch_optimizer
 from accelerated.data import padding
-from accelerated.data.dataset import Dataset
+from accelerated.data.dataset import Dataset, categories
 from accelerated.data.loader import loader
+from accelerated.data.text_files import write_json
 from accelerated.engine import best, checkpoint, start
 from accelerated.engine.best import Best
 from accelerated.engine.capture import Draws, Graphs, draw_priorities
-from accelerated.engine.evaluate import categories, evaluate, write_json
+from accelerated.engine.evaluate import evaluate
 from accelerated.engine.failure import NotFiniteError, first_failure
 from accelerated.engine.interruption import interruptible
 from accelerated.engine.log import Log, Window

@@ -27,10 +27,10 @@ import torch
 
 from accelerated.data.dataset import Dataset
 from accelerated.data.synthetic import ShapesDataset
-from accelerated.engine.evaluate import write_json
+from accelerated.data.text_files import write_json
 from accelerated.engine.train import train
-from accelerated.experiments.ablation_rows import Comparison, Scale, base, changed, comparisons
-from reference.config import Config, check, to_dict
+from accelerated.experiments.ablation_rows import Comparison, Scale, base, comparisons
+from reference.config import Config, check, override, to_dict
 from reference.shapes import HARD
 
 # Describes the built-in data in the settings of a run.
@@ -107,7 +107,7 @@ def plan(
     for comparison in compared:
         for row in comparison.rows:
             names.setdefault(row.changes, row.name)
-    configs = {row: changed(config, row) for row in names}
+    configs = {row: override(config, *row) for row in names}
     for row_config in configs.values():
         check(row_config)
     data = f"{data}: {len(train_data)} images to train on, {len(val_data)} to evaluate"

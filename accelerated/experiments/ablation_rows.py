@@ -111,14 +111,7 @@ FULL = Scale(
 
 def base(scale: Scale) -> Config:
     """Return the configuration that every row changes."""
-    return changed(preset("tiny"), scale.base)
-
-
-def changed(config: Config, changes: tuple[str, ...]) -> Config:
-    """Apply changes such as "rpn.nms_iou=0.6" to a configuration, in order."""
-    for change in changes:
-        config = override(config, change)
-    return config
+    return override(preset("tiny"), *scale.base)
 
 
 def comparisons(scale: Scale) -> tuple[Comparison, ...]:

@@ -46,8 +46,8 @@ def cached(entry: Entry) -> Path | None:
 def fetch(entry: Entry) -> Path:
     """Return the path of a published file, after downloading what is missing of it.
 
-    Raises OSError if that fails, naming the address and the path of a file that is brought by hand;
-    ValueError if the digest is not the publisher's.
+    Raises OSError if that fails, naming the address, and the path for a file that is put there by
+    hand; ValueError if the digest is not the publisher's.
     """
     path = folder() / entry.file_name
     folder().mkdir(parents=True, exist_ok=True)
@@ -55,7 +55,7 @@ def fetch(entry: Entry) -> Path:
         # Another process may have finished it in the meantime.
         if path.is_file():
             if not zoo.matches(path, entry):
-                raise ValueError(f"{path} is not {_wanted(entry)}: delete it, or bring the file")
+                raise ValueError(f"{path} is not {_wanted(entry)}: delete or replace it")
             return path
         partial = path.with_name(f"{path.name}.partial")
         try:
@@ -63,19 +63,19 @@ def fetch(entry: Entry) -> Path:
         except (OSError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", None) or error
             raise OSError(
-                f"cannot download {address(entry)} ({reason}): try again, or bring the file to"
+                f"cannot download {address(entry)} ({reason}): try again, or put the file at"
                 f" {path} by hand"
             ) from error
         if not zoo.matches(partial, entry):
             partial.unlink()
-            raise ValueError(f"{address(entry)} is not {_wanted(entry)}: deleted")
+            raise ValueError(f"{address(entry)} is not {_wanted(entry)}; it was deleted")
         partial.replace(path)
     return path
 
 
 def _wanted(entry):
     algorithm, _, digits = entry.digest.partition(":")
-    return f"{entry.file_name} as published ({algorithm} does not begin with {digits})"
+    return f"{entry.file_name} as published, whose {algorithm} starts with {digits}"
 
 
 def _complete(entry, partial):

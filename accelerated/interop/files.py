@@ -1,7 +1,6 @@
 """Files of tensors: safetensors, torch.save, pickles of arrays, folders. Nothing is executed."""
 
 import difflib
-import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from typing import Any, NoReturn
 import numpy as np
 import torch
 
+from accelerated.data.text_files import parse_json
 from accelerated.data.values import objects
 from accelerated.interop import download, unpickle, zoo
 from reference.config import Config, from_dict
@@ -78,9 +78,9 @@ def _beside(source, name):
     if not path.is_file():
         return None
     try:
-        return json.loads(path.read_text())
+        return parse_json(path)
     except ValueError as error:
-        raise ValueError(f"{path}: not valid JSON ({error})") from error
+        raise ValueError(f"{path}: {error}") from None
 
 
 def published_name(source: Source) -> str | None:

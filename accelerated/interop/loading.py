@@ -29,7 +29,7 @@ from accelerated.interop import (
 from accelerated.interop import names as class_names
 from accelerated.interop.peers import Peer
 from accelerated.mask_rcnn import MaskRCNN
-from reference.config import Config, override, to_dict
+from reference.config import Config, flat, override
 from reference.config import preset as named_preset
 
 EXPORTERS = {"torchvision": torchvision, "detectron2": detectron2}
@@ -46,14 +46,14 @@ class Loaded:
     source     the file, the folder or the published name
     model      in evaluation mode, on the CPU, with its `categories`
     preset     the nearest preset, or None for a folder with a configuration
-    untold     the UNSEEN fields (unseen.py) that the file does not tell
-    notes      what was assumed, in lines: what the file does not tell and the caller did not
+    unknown    the UNSEEN fields (unseen.py) that the file does not state
+    notes      what was assumed, in lines: what neither the file nor the caller states
     """
 
     source: str
     model: MaskRCNN
     preset: str | None
-    untold: frozenset[str]
+    unknown: frozenset[str]
     notes: list[str]
 
     def __str__(self) -> str:
@@ -80,7 +80,7 @@ def load(
     names                file with the names of the classes (names.py) where the file has none
 
     The model's `categories` are those of the folder, COCO's for 80 and 90 classes in other formats,
-    or `names`. What had to be assumed is a warning, until `preset` or `changes` tell it.
+    or `names`. What had to be assumed is a warning, unless `preset` or `changes` state it.
     Raises ValueError if the file is not a checkpoint of a supported model, and for missing,
     unexpected or mis-shaped tensors, naming them.
     """
@@ -109,7 +109,7 @@ def read_model(
         published = _published(source, tensors) if foreign else None
         nearest = peer.nearest_preset(tensors)
         if config is not None:
-            config = _changed(config, changes)
+            config = override(config, *changes)
         else:
             # A given configuration says everything.
             known = zoo.ENTRIES[published].changes if published else ()
@@ -117,21 +117,22 @@ def read_model(
             config = _configuration(tensors, theirs, peer, preset, [*known, *changes])
         model = _fill(config, tensors, original, peer)
         model.categories = _categories(source, config.num_classes, names, foreign)
-    notes, untold = [], set()
+    notes, unknown = [], set()
     if foreign and not published:
-        untold = set(unseen.UNSEEN)
+        unknown = set(unseen.UNSEEN)
         if preset is None:
-            # The format, or tensors beside the weights, may tell more than the preset.
-            values = dict(unseen.fields(to_dict(named_preset(nearest or ""))))
-            said = {path for path, v in unseen.fields(to_dict(model.config)) if v != values[path]}
-            said |= {change.partition("=")[0].strip() for change in changes}
-            notes += unseen.assumptions(model.config, nearest or "", said)
+            # The format, or tensors beside the weights, may show more than the preset.
+            values = flat(named_preset(nearest or ""))
+            stated = {path for path, value in flat(model.config).items() if value != values[path]}
+            stated |= {change.partition("=")[0].strip() for change in changes}
+            notes += unseen.assumptions(model.config, nearest or "", stated)
         if names is None and model.categories:
-            notes.append(f"{config.num_classes} classes: taken as COCO's; --names FILE for others")
+            count = config.num_classes
+            notes.append(f"its {count} classes are assumed to be COCO's; --names FILE names others")
     label = "the given tensors" if isinstance(source, Mapping) else str(source)
-    # Lines that begin with a space belong to the line above.
+    # Indented lines belong to the line above.
     notes = [note if note.startswith(" ") else f"{label}: {note}" for note in notes]
-    return Loaded(label, model, nearest, frozenset(untold), notes)
+    return Loaded(label, model, nearest, frozenset(unknown), notes)
 
 
 def backbone_config(source: files.Source) -> tuple[str, Config]:
@@ -253,12 +254,6 @@ def _categories(source, classes: int, names, foreign: bool) -> list[dict] | None
     return stored
 
 
-def _changed(config: Config, changes) -> Config:
-    for change in changes:
-        config = override(config, change)
-    return config
-
-
 def _configuration(tensors, theirs, peer: Peer, preset, changes) -> Config:
     """Complete the given or the nearest preset with `changes` and what the tensors reveal."""
     try:
@@ -266,7 +261,7 @@ def _configuration(tensors, theirs, peer: Peer, preset, changes) -> Config:
             config = named_preset(preset)
         else:
             config = preset or peer.base_config(tensors, theirs)
-        wanted = _changed(config, changes)
+        wanted = override(config, *changes)
         config = infer.widths(wanted, tensors)
         _check_changes(wanted, config, changes)
         return config
@@ -278,7 +273,7 @@ def _configuration(tensors, theirs, peer: Peer, preset, changes) -> Config:
 
 def _check_changes(wanted, config, changes):
     """Raise ValueError for a change that contradicts the tensors."""
-    asked, shown = (dict(unseen.fields(to_dict(c))) for c in (wanted, config))
+    asked, shown = flat(wanted), flat(config)
     for path in (change.partition("=")[0].strip() for change in changes):
         if asked.get(path) != shown.get(path):
             raise ValueError(f"{path}: the tensors have {shown[path]!r}, not {asked[path]!r}")

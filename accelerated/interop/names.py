@@ -4,13 +4,11 @@ One name a line; a JSON list; {"number": "name"}; a COCO json; or a YAML list or
 such as the `names:` of a data.yaml.
 """
 
-import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from accelerated.data.text_files import parse_json, parse_yaml, read_lines
 from accelerated.data.values import short
 
 BACKGROUND = ("__background__", "background")
@@ -36,12 +34,11 @@ def read(path: str | Path, count: int) -> list[dict]:
     """
     path = Path(path)
     try:
-        content = _content(path.read_text(encoding="utf-8-sig"), path.suffix.lower())
+        content = _content(path)
         named = sorted(_named(content))
-    except (ValueError, TypeError, KeyError, yaml.YAMLError) as error:
+    except (ValueError, TypeError, KeyError) as error:
         expected = "one a line, a list in JSON or YAML, or a COCO file"
-        why = str(error).partition("\n")[0]
-        raise ValueError(f"{path}: no list of class names ({why}); expected {expected}") from error
+        raise ValueError(f"{path}: no list of class names ({error}); expected {expected}") from None
     repeated = [name for name, times in Counter(name for _, name in named).items() if times > 1]
     if set(repeated) - {"N/A"}:
         raise ValueError(f"{path}: {short(repeated[0])} is the name of several classes")
@@ -61,13 +58,13 @@ def read(path: str | Path, count: int) -> list[dict]:
     ]
 
 
-def _content(text: str, suffix: str) -> Any:
-    if suffix == ".json":
-        return json.loads(text)
-    if suffix in (".yaml", ".yml"):
-        content = yaml.safe_load(text)
+def _content(path: Path) -> Any:
+    if path.suffix.lower() == ".json":
+        return parse_json(path)
+    if path.suffix.lower() in (".yaml", ".yml"):
+        content = parse_yaml(path)
         return content["names"] if isinstance(content, dict) and "names" in content else content
-    return [line.strip() for line in text.splitlines() if line.strip()]
+    return [line.strip() for line in read_lines(path) if line.strip()]
 
 
 def _named(content) -> list[tuple[int, str]]:

@@ -1,15 +1,15 @@
 """What the shapes of tensors do not reveal about a model: which fields, and what was assumed.
 
-Every field of `Config` stands in one of three tables. SEEN: names and shapes of tensors tell it, or
-they do not fit. UNSEEN: weights are wrong without the value that they were trained with. FREE: it
-decides how to train or what to report, and any value goes with any weights.
+Every field of `Config` stands in one of three tables. SEEN: names and shapes of tensors show it.
+UNSEEN: weights are wrong without the value that they were trained with. FREE: it decides how to
+train or what to report, and any value goes with any weights.
 """
 
 import json
 from collections.abc import Collection, Iterator
 from typing import Any
 
-from reference.config import Config, to_dict
+from reference.config import Config, flat
 
 POOLERS = ("box_head.pooler", "mask_head.pooler")
 SEEN = (
@@ -144,8 +144,8 @@ FREE = (
         )
     ),
 )
-# What is told of a file without a configuration, by line.
-TOLD = (
+# Fields whose assumed values are printed, by line, for a file without a configuration.
+NOTED = (
     ("transform.min_size", "transform.max_size"),
     ("transform.channel_order", "transform.mean", "transform.std"),
     ("anchors.sizes", "anchors.ratios"),
@@ -159,21 +159,12 @@ TOLD = (
 )
 
 
-def fields(values: dict, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield (path, value) of every field of a configuration's dictionary."""
-    for name, value in values.items():
-        if isinstance(value, dict):
-            yield from fields(value, f"{path}{name}.")
-        else:
-            yield f"{path}{name}", value
-
-
 def differences(theirs: Config, ours: Config) -> Iterator[tuple[str, Any, Any]]:
     """Yield (path, their value, our value) of the UNSEEN fields that differ where both use them.
 
     Norms that differ in where their statistics come from are the same.
     """
-    values, others = dict(fields(to_dict(theirs))), dict(fields(to_dict(ours)))
+    values, others = flat(theirs), flat(ours)
     for path in UNSEEN:
         a, b = values[path], others[path]
         same = _statistics(a) == _statistics(b) if path.endswith(".norm") else a == b
@@ -182,7 +173,7 @@ def differences(theirs: Config, ours: Config) -> Iterator[tuple[str, Any, Any]]:
 
 
 def is_used(path: str, config: Config) -> bool:
-    """Tell whether a model of `config` depends on a field of UNSEEN or TOLD at all."""
+    """Tell whether a model of `config` depends on a field of UNSEEN or NOTED at all."""
     backbone, box, mask = config.backbone, config.box_head, config.mask_head
     norms = (backbone.norm, config.fpn.norm, box.norm, mask.norm)
     unused = {
@@ -204,30 +195,30 @@ def _statistics(norm):
     return "batch" if norm in ("frozen", "sync_batch") else norm
 
 
-def assumptions(config: Config, preset: str, said: Collection[str]) -> list[str]:
-    """Tell in a few lines what was assumed about a model whose file holds tensors alone.
+def assumptions(config: Config, preset: str, stated: Collection[str]) -> list[str]:
+    """Say in a few lines what was assumed about a model whose file holds tensors alone.
 
     preset  that the values are from
-    said    fields that were told with the file
+    stated  fields that are not assumed
     """
-    values = dict(fields(to_dict(config)))
+    values = flat(config)
     lines = [
-        f"assumed what its tensors do not show, as in {preset}; other values by --set FIELD=VALUE"
-        " (in Python, changes=[...]):"
+        f"settings that its tensors do not show are assumed as in {preset}; --set FIELD=VALUE (in"
+        " Python: changes=[...]) changes them:"
     ]
-    for row in TOLD:
-        told = [path for path in row if path not in said and is_used(path, config)]
-        if told:
-            lines.append("  " + " ".join(f"{path}={text(values[path])}" for path in told))
+    for row in NOTED:
+        assumed = [path for path in row if path not in stated and is_used(path, config)]
+        if assumed:
+            lines.append("  " + " ".join(f"{path}={text(values[path])}" for path in assumed))
     frozen = preset == "torchvision_r50_fpn" and config.backbone.norm == "frozen"
-    if frozen and "backbone.norm_eps" not in said:
+    if frozen and "backbone.norm_eps" not in stated:
         lines.append(
-            "  torchvision keeps an eps of 0 in models that were fine-tuned from its COCO weights:"
+            "  a model that torchvision fine-tuned from its COCO weights has an eps of 0: add"
             " --set backbone.norm_eps=0"
         )
     return lines
 
 
 def text(value: Any) -> str:
-    """Write the value of a field as --set takes it, without spaces."""
+    """Write the value of a field as --set reads it, without spaces."""
     return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))

@@ -7,10 +7,11 @@ from PIL import Image, ImageDraw
 
 from accelerated.data.formats import draft, indexed
 from accelerated.data.formats.draft import Draft, Source
-from accelerated.data.formats.place import Listing, Place, parse_json
+from accelerated.data.formats.place import Listing, Place
 from accelerated.data.images import MAX_PIXELS
 from accelerated.data.instance import FAR
-from accelerated.data.values import finite, short
+from accelerated.data.text_files import parse_json
+from accelerated.data.values import is_point, short
 
 NAME = "Cityscapes"
 LOOKED_FOR = "Cityscapes (gtFine and leftImg8bit)"
@@ -70,8 +71,7 @@ def read(place: Place, image_root: Path | None) -> Source:
     part = place.split or ("train" if "train" in parts else None)
     if part:
         stems = {stem for stem in stems if part in PurePosixPath(stem).parts}
-        message = f"the part read is {part}; another is chosen by {place.path}:PART"
-        made.report("part_chosen", "note", message)
+        made.report_part(part)
     if not stems:
         listed = ", ".join(sorted(parts))
         raise ValueError(f"{place.path}: has no part {part}; its parts are {listed}")
@@ -85,8 +85,7 @@ def _read_image(made, folder, stem):
     base = PurePosixPath(stem).name.partition("_gt")[0]
     found = made.pictures.find_stem(f"{base}_leftImg8bit") or made.pictures.find_stem(base)
     if found is None:
-        message = f"{base}_leftImg8bit.png is not in the image folder; name it with --images"
-        made.report("file_missing", "skip", message, stem)
+        made.report_missing(f"{base}_leftImg8bit.png", stem)
         return
     try:
         if stem + IDS in folder.files:
@@ -138,9 +137,4 @@ def _painted(content):
 
 
 def _is_point(value, size):
-    limit = (FAR + 1) * max(size)
-    return (
-        isinstance(value, list)
-        and len(value) == 2
-        and all(finite(side) and abs(side) <= limit for side in value)
-    )
+    return is_point(value) and max(map(abs, value)) <= (FAR + 1) * max(size)

@@ -1,6 +1,5 @@
 """Write COCO's dictionary in one of the formats, whole or in parts."""
 
-import json
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -9,18 +8,12 @@ from typing import Any
 from accelerated.data import annotations
 from accelerated.data.formats import labelme, yolo
 from accelerated.data.formats.draft import Source
-from accelerated.data.formats.place import parse_json
 from accelerated.data.split import split as split_images
+from accelerated.data.text_files import parse_json, write_json
 from accelerated.data.values import plain
 
-
-def _write_coco(content: dict, path: Path, image_root: str | Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content))
-
-
 WRITERS: dict[str, Callable[[dict, Path, str | Path], None]] = {
-    "coco": _write_coco,
+    "coco": lambda content, path, image_root: write_json(path, content),
     "labelme": labelme.write,
     "yolo": yolo.write,
 }
@@ -46,7 +39,7 @@ def _is_crowd(entry):
 def write(content: dict, path: Path, format: str, image_root: str | Path) -> int:
     """Write the data; return the number of annotations that the format has no place for.
 
-    "coco" takes everything as it is; the others, what is valid and no crowd region.
+    "coco" holds everything as it is; the others hold what is valid and no crowd region.
     """
     kept = content if format == "coco" else valid(content, path)
     WRITERS[format](kept, path, image_root)

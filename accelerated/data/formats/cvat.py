@@ -1,6 +1,7 @@
 """CVAT for images 1.1: one XML file for all images, in pixels."""
 
 import math
+from functools import partial
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -16,8 +17,6 @@ NAME = "CVAT"
 LOOKED_FOR = "CVAT for images (.xml)"
 # How much of a file is looked at to recognise it.
 HEAD = 200_000
-# Elements that outline nothing.
-OTHERS = ("points", "polyline", "cuboid", "skeleton", "tag")
 
 
 def recognises(place: Place) -> bool:
@@ -34,10 +33,7 @@ def read(place: Place, image_root: Path | None) -> Source:
     """
     path = place.path
     if place.folder is not None:
-        files = _files(place.folder)
-        if len(files) > 1:
-            raise ValueError(f"{path}: has several CVAT files, {', '.join(files)}; name one")
-        path = place.path / files[0]
+        path = place.only(_files(place.folder), NAME)
     try:
         raw = path.read_bytes()
         # Entities can be made to fill the memory; CVAT writes none.
@@ -75,21 +71,12 @@ def _read_image(made, element):
     name = element.get("name", "")
     found = made.pictures.find(name) if name else None
     if found is None:
-        message = f"it is not in {made.pictures.path}; add it, or name its folder with --images"
-        made.report("file_missing", "skip", message, name)
+        made.report_missing("it", name)
         return
     size = draft.stated_size(_number(element, "width"), _number(element, "height"))
     image = made.image(found, size)
-    if image is None:
-        return
-    shapes = []
-    for number, shape in enumerate(element, start=1):
-        try:
-            shapes.append(_shape(made, shape))
-        except ValueError as error:
-            message = f"shape {number} is skipped: {error}; correct it or delete it"
-            made.report("shape_invalid", "skip", message, found)
-    made.add_shapes(image, list(filter(None, shapes)))
+    if image is not None:
+        made.add_shapes(image, element, partial(_shape, made), found)
 
 
 def _shape(made, element) -> Shape | None:
@@ -97,8 +84,7 @@ def _shape(made, element) -> Shape | None:
     kind, label, group = element.tag, element.get("label"), element.get("group_id")
     group = None if group in (None, "", "0") else group
     if kind == "polygon":
-        words = element.get("points", "").replace(";", ",").split(",")
-        numbers = [_float(word) for word in words]
+        numbers = [_float(w) for w in element.get("points", "").replace(";", ",").split(",")]
         if not all(map(finite, numbers)):
             raise ValueError(f"its points are {short(element.get('points'))}")
         return Shape("outline", label, group, numbers)
@@ -108,26 +94,17 @@ def _shape(made, element) -> Shape | None:
         made.skip(f"shapes of type {short(kind)}, which outline nothing")
         return None
     keys = ("cx", "cy", "rx", "ry") if kind == "ellipse" else ("xtl", "ytl", "xbr", "ybr")
-    values = [_number(element, key) for key in keys]
+    a, b, c, d = values = [_number(element, key) for key in keys]
     if not all(map(finite, values)):
         raise ValueError(f"its {', '.join(keys)} are {short(values)}")
     turn = _number(element, "rotation")
     angle = math.radians(turn) if finite(turn) else 0.0
     if kind == "ellipse":
-        return Shape(
-            "outline",
-            label,
-            group,
-            draft.ellipse(values[0], values[1], values[2], values[3], angle),
-        )
+        return Shape("outline", label, group, draft.ellipse(a, b, c, d, angle))
     if not angle:
-        return Shape("box", label, None, tuple(values))
-    # Turned about its centre.
-    x1, y1, x2, y2 = values
-    corners = np.array([[x1, y1], [x2, y1], [x2, y2], [x1, y2]])
-    centre, (cos, sin) = corners.mean(axis=0), (math.cos(angle), math.sin(angle))
-    turned = (corners - centre) @ np.array([[cos, sin], [-sin, cos]]) + centre
-    return Shape("outline", label, group, turned.ravel().tolist())
+        return Shape("box", label, None, (a, b, c, d))
+    corners = draft.rectangle(a, b, c, d)
+    return Shape("outline", label, group, draft.turned(corners, corners.mean(axis=0), angle))
 
 
 def _window(element):

@@ -1,7 +1,7 @@
 """A data set on its way from another format to COCO's dictionary."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -78,6 +78,16 @@ class Draft:
         """Count something that is left out, such as "points"; the total is reported once."""
         self.skipped[what] += 1
 
+    def report_missing(self, what: str, file: str | Path) -> None:
+        """Report a picture that a file of annotations names and that is not in the folder."""
+        message = f"{what} is not in {self.pictures.path}; add it, or name its folder with --images"
+        self.report("file_missing", "skip", message, file)
+
+    def report_part(self, part: str) -> None:
+        """Report which part of a data set is read."""
+        message = f"the part {part} is read; {self.path}:PART names another"
+        self.report("part_chosen", "note", message)
+
     def report_left_out(self, label: str) -> None:
         """Report how many pictures of the folder have no `label`, such as "LabelMe file"."""
         used = {entry["file_name"] for entry in self.images}
@@ -94,11 +104,12 @@ class Draft:
     def image(self, file_name: str, size: tuple[int, int] | None = None) -> dict | None:
         """Add an image and return its entry; None, after a report, if its size is unknown.
 
-        size  (width, height); None: as displayed, from the file
+        size  (width, height); None: that of the file as displayed, where programs let people draw
         """
         if size is None:
             try:
-                size = displayed_size(images.locate(self.pictures.path, file_name))
+                path = images.locate(self.pictures.path, file_name)
+                size = images.probe(path, decode=False).size("apply")
             except images.ImageError as error:
                 self.report(error.code, "reject", str(error), file_name)
                 return None
@@ -117,19 +128,33 @@ class Draft:
             self.report("mask_empty", "skip", message, image["file_name"])
             return
         if not isinstance(name, str) or not name.strip():
-            message = f"the class of an object is {short(name)}; it was left out: name it"
+            message = f"the class of an object is {short(name)}; it is left out: name the class"
             self.report("class_missing", "skip", message, image["file_name"])
             return
         ids = {"id": len(self.annotations) + 1, "image_id": image["id"], "category": name.strip()}
         self.annotations.append(ids | {"iscrowd": 0} | values)
 
-    def add_shapes(self, image: dict, shapes: Sequence[Shape]) -> None:
-        """Add the objects that shapes are, or are parts of."""
+    def add_shapes(
+        self, image: dict, items: Iterable, read: Callable[[Any], Shape | None], file: str
+    ) -> None:
+        """Add the objects that the shapes of a file are, or are parts of.
+
+        read  converts an item to a shape, or to None if it outlines nothing; raises ValueError,
+              with the reason, if it is wrong
+        file  the name of the file, for problems
+        """
         groups: dict[Any, list[Shape]] = {}
-        for index, shape in enumerate(shapes):
-            alone = shape.group is None or shape.kind == "box"
-            key = index if alone else (shape.kind, str(shape.label), str(shape.group))
-            groups.setdefault(key, []).append(shape)
+        for number, item in enumerate(items, start=1):
+            try:
+                shape = read(item)
+            except ValueError as error:
+                message = f"shape {number} is skipped: {error}; correct it or delete it"
+                self.report("shape_invalid", "skip", message, file)
+                continue
+            if shape is not None:
+                alone = shape.group is None or shape.kind == "box"
+                key = number if alone else (shape.kind, str(shape.label), str(shape.group))
+                groups.setdefault(key, []).append(shape)
         for parts in groups.values():
             kind, label, _, value = parts[0]
             values = [part.value for part in parts]
@@ -158,14 +183,6 @@ class Draft:
         }
         root, problems = self.pictures.path, tuple(self.problems)
         return Source(self.path, self.format, root, content, problems)
-
-
-def displayed_size(path: Path) -> tuple[int, int]:
-    """Return width and height of an image as displayed, where tools let people draw.
-
-    Raises ImageError.
-    """
-    return images.probe(path, decode=False).size("apply")
 
 
 def stated_size(width: Any, height: Any) -> tuple[int, int] | None:
@@ -232,14 +249,21 @@ def united(windows: Sequence[tuple[int, int, np.ndarray]], image: dict) -> dict 
 
 
 def ellipse(x: float, y: float, rx: float, ry: float, angle: float = 0.0) -> list[float]:
-    """Return a polygon of 64 points; `angle` in radians turns the first axis towards the second."""
+    """Return a polygon of 64 points, turned by `angle`, see `turned`."""
     turns = np.linspace(0, 2 * np.pi, 64, endpoint=False)
-    along, across = rx * np.cos(turns), ry * np.sin(turns)
-    points = [
-        x + along * np.cos(angle) - across * np.sin(angle),
-        y + along * np.sin(angle) + across * np.cos(angle),
-    ]
-    return np.stack(points, axis=1).ravel().tolist()
+    points = np.stack([x + rx * np.cos(turns), y + ry * np.sin(turns)], axis=1)
+    return turned(points, np.array([x, y]), angle)
+
+
+def rectangle(x1: float, y1: float, x2: float, y2: float) -> np.ndarray:
+    """Return the corners [4, 2] of a box."""
+    return np.array([[x1, y1], [x2, y1], [x2, y2], [x1, y2]])
+
+
+def turned(points: np.ndarray, centre: np.ndarray, angle: float) -> list[float]:
+    """Turn points [V, 2] about a centre by radians, the first axis towards the second: flat."""
+    cos, sin = np.cos(angle), np.sin(angle)
+    return ((points - centre) @ np.array([[cos, sin], [-sin, cos]]) + centre).ravel().tolist()
 
 
 def _area(points):

@@ -124,7 +124,7 @@ def _read_image(made, folder, name, masks, category):
             values = (values > 0).astype(np.uint8)
         found = indexed.runs(values)
         if len(loaded) == 1 and found.keys() == {255}:
-            message = "its mask has the values 0 and 255: all of 255 is taken as one object"
+            message = "its mask has the values 0 and 255: all of 255 is read as one object"
             made.report("mask_binary", "warn", message, name)
         for counts in found.values():
             made.add(image, category, draft.masked(counts, image))

@@ -1,18 +1,18 @@
 """Label Studio's own json: tasks with results, in percent of the image's sides."""
 
 import math
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import numpy as np
 
-from accelerated.data import rle
 from accelerated.data.formats import draft
-from accelerated.data.formats.draft import Draft, Source
+from accelerated.data.formats.draft import Draft, Shape, Source
 from accelerated.data.formats.place import Listing, Place
 from accelerated.data.images import MAX_PIXELS
-from accelerated.data.values import finite, short
+from accelerated.data.values import finite, is_point, short
 
 NAME = "Label Studio"
 LOOKED_FOR = "Label Studio (.json)"
@@ -59,28 +59,13 @@ def _read_task(made, task, number, results):
     found = _picture(made.pictures, task["data"])
     if found is None:
         named = ", ".join(short(value) for value in task["data"].values()) or "nothing"
-        message = f"task {number} shows {named}, which is not in {made.pictures.path};"
-        made.report("file_missing", "skip", f"{message} name the folder with --images")
+        made.report_missing(f"the picture of task {number} ({named})", "")
         return
     results = [result for result in results if isinstance(result, dict)]
     stated = (draft.stated_size(r.get("original_width"), r.get("original_height")) for r in results)
     image = made.image(found, next(filter(None, stated), None))
-    if image is None:
-        return
-    for result in results:
-        kind, value = result.get("type"), result.get("value")
-        if not isinstance(kind, str) or kind not in KINDS or not isinstance(value, dict):
-            made.skip(f"results of type {short(kind)}, which outline nothing")
-            continue
-        labels = value.get(kind)
-        label = labels[0] if isinstance(labels, list) and labels else None
-        try:
-            described = _describe(kind, value, image)
-        except ValueError as error:
-            message = f"a result of {kind} is skipped: {error}; draw it again"
-            made.report("result_invalid", "skip", message, found)
-        else:
-            made.add(image, label, described)
+    if image is not None:
+        made.add_shapes(image, results, partial(_shape, made, image), found)
 
 
 def _picture(pictures, data):
@@ -103,16 +88,23 @@ def _picture(pictures, data):
     return None
 
 
-def _describe(kind: str, value: dict[str, Any], image: dict) -> dict:
-    """Describe an object. Raises ValueError, with the reason."""
+def _shape(made, image, result) -> Shape | None:
+    """Read a shape; None for one that is counted only. Raises ValueError, with the reason."""
+    kind, value = result.get("type"), result.get("value")
+    if not isinstance(kind, str) or kind not in KINDS or not isinstance(value, dict):
+        made.skip(f"results of type {short(kind)}, which outline nothing")
+        return None
+    labels = value.get(kind)
+    label = labels[0] if isinstance(labels, list) and labels else None
     width, height = image["width"] / 100, image["height"] / 100
     if kind == "brushlabels":
-        return _brush(value.get("rle"), image)
+        return Shape("mask", label, None, (0, 0, _brush(value.get("rle"), image)))
     if kind == "polygonlabels":
         points = value.get("points")
-        if not isinstance(points, list) or not all(map(_is_point, points)):
+        if not isinstance(points, list) or not all(map(is_point, points)):
             raise ValueError(f"its points are {short(points)}")
-        return draft.outlined([[s for x, y in points for s in (x * width, y * height)]], image)
+        outline = [side for x, y in points for side in (x * width, y * height)]
+        return Shape("outline", label, None, outline)
     names = ("x", "y", "radiusX", "radiusY")
     if kind == "rectanglelabels":
         names = ("x", "y", "width", "height")
@@ -123,18 +115,15 @@ def _describe(kind: str, value: dict[str, Any], image: dict) -> dict:
     rotation = value.get("rotation")
     angle = math.radians(rotation) if finite(rotation) else 0.0
     if kind == "ellipselabels":
-        return draft.outlined([draft.ellipse(x, y, w, h, angle)], image)
+        return Shape("outline", label, None, draft.ellipse(x, y, w, h, angle))
     if not angle:
-        return draft.boxed(x, y, x + w, y + h)
-    # Turned about its first corner.
-    cos, sin = math.cos(angle), math.sin(angle)
-    corners = [(0, 0), (w, 0), (w, h), (0, h)]
-    turned = [s for a, b in corners for s in (x + a * cos - b * sin, y + a * sin + b * cos)]
-    return draft.outlined([turned], image)
+        return Shape("box", label, None, (x, y, x + w, y + h))
+    corners = draft.rectangle(x, y, x + w, y + h)
+    return Shape("outline", label, None, draft.turned(corners, corners[0], angle))
 
 
-def _brush(values: Any, image: dict) -> dict:
-    """Describe a brush mask: run lengths of an RGBA picture, of which alpha counts."""
+def _brush(values: Any, image: dict) -> np.ndarray:
+    """Return a brush mask [H, W]: run lengths of an RGBA picture, of which alpha counts."""
     if not isinstance(values, list) or not all(
         type(value) is int and 0 <= value < 256 for value in values
     ):
@@ -143,10 +132,7 @@ def _brush(values: Any, image: dict) -> dict:
     if height * width > MAX_PIXELS:
         raise ValueError(f"the image has more than {MAX_PIXELS:,} pixels")
     pixels = _decode(bytes(values), 4 * height * width).reshape(height, width, 4)
-    described = draft.masked(rle.of_mask(pixels[..., 3] > 127), image)
-    if described is None:
-        raise ValueError("it covers no pixel")
-    return described
+    return pixels[..., 3] > 127
 
 
 def _decode(data: bytes, expected: int) -> np.ndarray:
@@ -186,7 +172,3 @@ def _decode(data: bytes, expected: int) -> np.ndarray:
             position += count
         filled = end
     return out
-
-
-def _is_point(value):
-    return isinstance(value, list) and len(value) == 2 and all(map(finite, value))

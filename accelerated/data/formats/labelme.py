@@ -5,13 +5,15 @@ import binascii
 import json
 import math
 import os
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from accelerated.data.formats import draft, indexed, outlines, writing
 from accelerated.data.formats.draft import Draft, Shape, Source
-from accelerated.data.formats.place import Listing, Place, linked_images, parse_json, read_lines
-from accelerated.data.values import finite, short
+from accelerated.data.formats.place import Listing, Place, linked_images
+from accelerated.data.text_files import parse_json, read_lines
+from accelerated.data.values import is_point, short
 
 NAME = "LabelMe"
 LOOKED_FOR = "LabelMe (a .json beside each picture)"
@@ -56,7 +58,7 @@ def read(place: Place, image_root: Path | None) -> Source:
         else:
             others += 1
     if others:
-        message = f"{others} of {len(files)} .json files are no LabelMe files and were not read"
+        message = f"{others} of {len(files)} .json files are no LabelMe files and are not read"
         made.report("file_ignored", "warn", message)
     made.report_left_out("LabelMe file")
     return made.source()
@@ -83,22 +85,13 @@ def _read_file(made, name, content):
         found = made.pictures.find(reference, str(path.parent), written_in)
     found = found or made.pictures.find_stem(str(path.with_suffix("")))
     if found is None:
-        embedded = " (it is embedded as imageData: save it)" if content.get("imageData") else ""
-        message = f"its picture {short(reference)} is not in the image folder{embedded}; add it"
-        made.report("file_missing", "skip", message, name)
+        embedded = " (embedded as imageData)" if content.get("imageData") else ""
+        made.report_missing(f"its picture {short(reference)}{embedded}", name)
         return
     size = draft.stated_size(content.get("imageWidth"), content.get("imageHeight"))
     image = made.image(found, size)
-    if image is None:
-        return
-    shapes = []
-    for index, shape in enumerate(content["shapes"]):
-        try:
-            shapes.append(_shape(made, shape))
-        except ValueError as error:
-            message = f"shape {index + 1} is skipped: {error}; correct it or delete it"
-            made.report("shape_invalid", "skip", message, name)
-    made.add_shapes(image, list(filter(None, shapes)))
+    if image is not None:
+        made.add_shapes(image, content["shapes"], partial(_shape, made), name)
 
 
 def _shape(made, shape) -> Shape | None:
@@ -110,7 +103,7 @@ def _shape(made, shape) -> Shape | None:
         made.skip(f"shapes of type {short(form)}, which outline nothing")
         return None
     points = shape.get("points")
-    if not isinstance(points, list) or not all(map(_is_point, points)):
+    if not isinstance(points, list) or not all(map(is_point, points)):
         raise ValueError(f"its points are {short(points)}")
     if form != "rectangle":
         group = shape.get("group_id")
@@ -135,10 +128,6 @@ def _shape(made, shape) -> Shape | None:
     except binascii.Error as error:
         raise ValueError(f"its mask is no base64 text: {error}") from None
     return Shape("mask", label, group, (int(points[0][0]), int(points[0][1]), pixels))
-
-
-def _is_point(value):
-    return isinstance(value, list) and len(value) == 2 and all(map(finite, value))
 
 
 def write(content: dict, folder: Path, image_root: str | Path | None = None) -> None:

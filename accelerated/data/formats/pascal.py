@@ -6,7 +6,8 @@ import numpy as np
 
 from accelerated.data.formats import draft, indexed
 from accelerated.data.formats.draft import Draft, Source
-from accelerated.data.formats.place import Listing, Place, read_lines
+from accelerated.data.formats.place import Listing, Place
+from accelerated.data.text_files import read_lines
 
 NAME = "Pascal VOC"
 LOOKED_FOR = "Pascal VOC (SegmentationObject)"
@@ -80,8 +81,7 @@ def _listed(made, place, folder, top):
             lines = read_lines(folder.path / lists[part])
         except ValueError as error:
             raise ValueError(f"{lists[part]}: {error}") from None
-        message = f"the part read is {part}; another is chosen by {place.path}:PART"
-        made.report("part_chosen", "note", message)
+        made.report_part(part)
         return [line.split()[0] for line in lines if line.strip()]
     if place.split:
         parts = ", ".join(sorted(lists)) or "none"
@@ -141,8 +141,7 @@ def _read_image(made, folder, top, stem, names, colours):
         return
     found = made.pictures.find_stem(f"{top}JPEGImages/{stem}")
     if found is None:
-        message = f"{stem}.jpg is not in JPEGImages; add it, or name the folder with --images"
-        made.report("file_missing", "skip", message, stem)
+        made.report_missing(f"JPEGImages/{stem}.jpg", stem)
         return
     image = made.image(found, (objects.shape[1], objects.shape[0]))
     if classes.ndim == 3:

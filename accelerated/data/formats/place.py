@@ -1,15 +1,16 @@
 """What `--data` names: a file, parsed once, or a folder, listed once."""
 
-import json
 import os
 from collections import defaultdict
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import yaml
+from accelerated.data.images import SUFFIXES
+from accelerated.data.text_files import parse_json
 
-PICTURES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+# Files that an error lists.
+LISTED = 5
 
 
 class Listing:
@@ -33,7 +34,7 @@ class Listing:
     @cached_property
     def pictures(self) -> list[str]:
         """The files that look like pictures."""
-        return [name for name in self.files if PurePosixPath(name).suffix.lower() in PICTURES]
+        return [name for name in self.files if PurePosixPath(name).suffix.lower() in SUFFIXES]
 
     @cached_property
     def _known(self):
@@ -108,6 +109,13 @@ class Place:
         """The list of files, if it is a folder."""
         return Listing(self.path) if self.path.is_dir() else None
 
+    def only(self, files: list[str], format: str) -> Path:
+        """Return the path of the only file. Raises ValueError if the folder has several."""
+        if len(files) > 1:
+            some = ", ".join([*files[:LISTED], *(["..."] if len(files) > LISTED else [])])
+            raise ValueError(f"{self.path}: has several {format} files, {some}; name one")
+        return self.path / files[0]
+
     @cached_property
     def content(self) -> Any:
         """The parsed content of a JSON file; None for anything else."""
@@ -133,39 +141,6 @@ class Place:
             except ValueError:
                 continue
         return samples
-
-
-def parse_json(path: Path) -> Any:
-    """Parse a JSON file. Raises ValueError, with the reason, whatever is wrong with it."""
-    try:
-        return json.loads(path.read_bytes().decode("utf-8-sig"))
-    except OSError as error:
-        raise ValueError(f"the file cannot be read: {error.strerror}") from None
-    except RecursionError:
-        raise ValueError("the file is not JSON: it is nested too deeply") from None
-    except ValueError as error:
-        raise ValueError(f"the file is not JSON: {error}") from None
-
-
-def parse_yaml(path: Path) -> Any:
-    """Parse a YAML file. Raises ValueError, with the reason, whatever is wrong with it."""
-    try:
-        return yaml.safe_load(path.read_bytes())
-    except OSError as error:
-        raise ValueError(f"the file cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ValueError(f"the file is not YAML: {' '.join(str(error).split())}") from None
-
-
-def read_lines(path: Path) -> list[str]:
-    """Read the lines of a text file. Raises ValueError, with the reason, if that is not possible.
-
-    Bytes that are no UTF-8 are replaced.
-    """
-    try:
-        return path.read_bytes().decode("utf-8-sig", errors="replace").splitlines()
-    except OSError as error:
-        raise ValueError(f"the file cannot be read: {error.strerror}") from None
 
 
 def _hidden(name):

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 from accelerated.data.formats import draft
 from accelerated.data.formats.draft import Draft, Source
-from accelerated.data.formats.place import Listing, Place, read_lines
+from accelerated.data.formats.place import Listing, Place
+from accelerated.data.text_files import read_lines
 from accelerated.data.values import finite, short
 
 NAME = "VIA"
@@ -49,10 +50,7 @@ def read(place: Place, image_root: Path | None) -> Source:
     """
     path, content = place.path, place.content
     if place.folder is not None:
-        files = _files(place)
-        if len(files) > 1:
-            raise ValueError(f"{path}: has several VIA files, {', '.join(files)}; name one")
-        path = place.path / files[0]
+        path = place.only(_files(place), NAME)
         content = Place(path).content
     made = Draft(place.path, NAME, Listing(path.parent if image_root is None else image_root))
     names, regions = _table(made, path) if content is None else _parsed(made, content)
@@ -107,7 +105,7 @@ def _parsed(made, content) -> tuple[list[str], list[Region]]:
     for entry in entries.values() if isinstance(entries, dict) else []:
         file = entry.get("filename") if isinstance(entry, dict) else None
         if not isinstance(file, str):
-            message = f"an image is {short(entry)}; it needs a filename, and was left out"
+            message = f"an image is {short(entry)}; it needs a filename, and is left out"
             made.report("image_invalid", "skip", message)
             continue
         names.append(file)
@@ -122,7 +120,7 @@ def _parsed(made, content) -> tuple[list[str], list[Region]]:
 def _append(made, regions, file, region):
     shape = region.get("shape_attributes") if isinstance(region, dict) else None
     if not isinstance(shape, dict):
-        message = f"a region is {short(region)}; it needs shape_attributes, and was left out"
+        message = f"a region is {short(region)}; it needs shape_attributes, and is left out"
         made.report("region_invalid", "skip", message, file)
         return
     attributes = region.get("region_attributes")
@@ -167,7 +165,7 @@ def _version_3(made, content) -> tuple[list[str], list[Region]]:
             continue
         if file is None:
             message = f"a region belongs to view {short(entry.get('vid'))}, which shows no image"
-            made.report("region_invalid", "skip", f"{message}; it was left out")
+            made.report("region_invalid", "skip", f"{message}; it is left out")
             continue
         values = {}
         for key, value in _pairs(entry.get("av")):
@@ -236,8 +234,7 @@ def _images(made, names) -> dict[str, dict]:
     for name in dict.fromkeys(names):
         found = made.pictures.find(name)
         if found is None:
-            message = f"{short(name)} is not in {made.pictures.path}; add it, or name its folder"
-            made.report("file_missing", "skip", message, PurePosixPath(name).name)
+            made.report_missing(short(name), PurePosixPath(name).name)
             continue
         if found not in entries:
             entries[found] = made.image(found)
@@ -260,7 +257,7 @@ def _describe(made, region, image) -> dict | None:
         return None
     values = [shape.get(key) for key in keys.get(name, ())]
     if not values or not all(map(finite, values)):
-        message = f"a {name} is {short(shape)}; it was left out: draw it again"
+        message = f"a {name} is {short(shape)}; it is left out: draw it again"
         made.report("region_invalid", "skip", message, region.file)
         return None
     if name == "rect":

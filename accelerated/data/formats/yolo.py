@@ -8,7 +8,8 @@ import yaml
 
 from accelerated.data.formats import draft, outlines, writing
 from accelerated.data.formats.draft import Draft, Source
-from accelerated.data.formats.place import Listing, Place, linked_images, parse_yaml, read_lines
+from accelerated.data.formats.place import Listing, Place, linked_images
+from accelerated.data.text_files import parse_yaml, read_lines
 from accelerated.data.values import finite, short, whole
 
 NAME = "YOLO"
@@ -71,7 +72,7 @@ def read(place: Place, image_root: Path | None) -> Source:
             made.report("file_missing", "skip", message, name)
     empty = sum(label is None for label in label_of.values())
     if empty:
-        message = f"pictures without a text file: {empty}, taken as pictures without objects"
+        message = f"pictures without a text file: {empty}, read as pictures without objects"
         # So many may be pictures that nobody has labelled yet.
         severity = "warn" if 2 * empty > len(chosen) else "note"
         made.report("picture_unlabelled", severity, message)
@@ -170,13 +171,11 @@ def _chosen(made, place, folder, layout, labels):
         for entry in entries if isinstance(entries, list) else [entries]:
             chosen += _entry(made, folder, str(layout.get("path") or ""), str(entry))
         if chosen:
-            message = f"the part read is {stated[0]}; another is chosen by {place.path}:PART"
-            made.report("part_chosen", "note", message)
+            made.report_part(stated[0])
             return sorted(set(chosen))
     parts = {part: _split(part) for name in pictures for part in PurePosixPath(name).parts[:-1]}
     if wanted in parts.values() and (place.split or set(parts.values()) & {"val", "test"}):
-        message = f"the part read is {wanted}; another is chosen by {place.path}:PART"
-        made.report("part_chosen", "note", message)
+        made.report_part(wanted)
         folders = [part for part, split in parts.items() if split == wanted]
         return [n for n in pictures if set(PurePosixPath(n).parts[:-1]).intersection(folders)]
     if place.split:
@@ -188,8 +187,8 @@ def _chosen(made, place, folder, layout, labels):
 def _entry(made, folder, root, entry):
     """Return the pictures of an entry of data.yaml: a folder, a picture or a list of pictures.
 
-    Its path may begin above the data set, as data.yaml of other machines do: then the longest end
-    of it that exists is taken.
+    Its path may start above the data set, as in data.yaml of another machine: then the longest end
+    of it that exists is read.
     """
     parts = PurePosixPath(f"{root}/{entry}".replace("\\", "/")).parts
     parts = [part for part in parts if part not in ("/", ".", "..")]
@@ -205,7 +204,7 @@ def _entry(made, folder, root, entry):
                 made.report("file_missing", "skip", message, path)
         if inside:
             if start:
-                message = f"{root}{'/' * bool(root)}{entry} is taken to be {path}"
+                message = f"{root}{'/' * bool(root)}{entry} is read as {path}"
                 made.report("path_shortened", "note", message)
             return inside
     message = f"{entry} is not below {made.pictures.path}; name that folder with --images"
