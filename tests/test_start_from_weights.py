@@ -124,9 +124,7 @@ def test_without_names_no_class_is_kept():
     loaded, _, model = source_and_target("tiny")
     loaded.model.categories = None
     taken = initialize(model, loaded)
-    assert (
-        "weights has no class names: no class is kept (name them with --names)" in taken.lines
-    )
+    assert "weights has no class names: no class is kept (name them with --names)" in taken.lines
     assert {key.rpartition(".")[0] for key in taken.fresh} == set(checkpoint.PREDICTORS)
 
 
@@ -259,9 +257,7 @@ def test_architecture_of_a_backbone(shapes, tmp_path):
     assert "preset torchvision_r50_fpn with the ResNet-50 of" in start.text
     start = plan(str(tmp_path / "r50.pth"), shapes, "detectron2_r50_fpn")
     told = "\n".join(start.lines)
-    assert (
-        "was trained with transform.channel_order=rgb, as in torchvision_r50_fpn, not" in told
-    )
+    assert "was trained with transform.channel_order=rgb, as in torchvision_r50_fpn, not" in told
     assert "was trained with backbone.stride_in_1x1=false, as in" in told
 
 
