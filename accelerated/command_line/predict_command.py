@@ -52,7 +52,7 @@ def draw_predictions(
     exif: Annotated[
         str,
         typer.Option(
-            help="apply: turn pictures upright by their EXIF orientation; ignore: read them as"
+            help="How to read pictures. apply: turned upright by their EXIF orientation; ignore: as"
             " stored, for a model that was trained on stored frames."
         ),
     ] = "apply",
