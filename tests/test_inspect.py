@@ -95,10 +95,10 @@ def test_what_counts_nothing_is_left_out(inspect):
     for image in content["images"]:
         image["file_name"] = "nothing-" + image["file_name"]
     code, out, _ = inspect(content)
-    assert code == 1 and "Data set" not in out and "Input of the network" not in out
+    assert code == 1 and "Data set" not in out and "What train sees" not in out
     code, out, _ = inspect(shapes_file.data() | {"annotations": []})
     assert code == 0 and "images 4" in out and "objects 0 crowd" in out
-    assert "Classes" not in out and "Input of the network" not in out
+    assert "Classes" not in out and "What train sees" not in out
 
 
 def test_a_repair_is_named_where_it_helps(inspect, tmp_path):

@@ -99,7 +99,7 @@ def _print_summary(dataset, console):
     objects = input_objects(dataset, transform)
     if objects.count:
         text = introduction.describe_input(transform, objects)
-        console.print(f"Input of the network, with the default preset {name}: {text}.")
+        console.print(f"What train sees by default, with the preset {name}: {text}.")
     if objects.advice:
         console.print(f"Warning: {objects.advice}.")
 
