@@ -115,7 +115,7 @@ def test_a_folder_of_pictures_becomes_a_model(command, write, tmp_path, rng):
 
     code, out, error = command("inspect", *where)
     assert code == 0 and "The data is ready for training." in out, out + error
-    assert "with the default preset small: long side 512 pixels; objects have a median side of" in out
+    assert "with the preset small: long side 512 pixels; objects have a median side of" in out
 
     run, changes = tmp_path / "run", [word for change in NARROW for word in ("--set", change)]
     training = ("train", *where, *val_where, "--output", run, *changes, "--device", "cpu")
