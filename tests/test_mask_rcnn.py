@@ -309,7 +309,7 @@ def test_what_detect_refuses_says_what_to_do(finder, tmp_path):
     ):
         with pytest.raises(ValueError, match=said):
             finder.detect([image])
-    with pytest.raises(FileNotFoundError, match=r"none\.png"):
+    with pytest.raises(ValueError, match=r"none\.png: no such file"):
         finder.detect([tmp_path / "none.png"])
 
 
