@@ -23,7 +23,7 @@ def test_the_images_of_a_coco_file_are_found(tmp_path):
     source = sources.find(path)
     assert (source.format, source.content) == ("COCO", None)
     assert source.image_root == tmp_path / "photos/images"
-    assert "taken from" in source.problems[0].message and "2 of 2" in source.problems[0].message
+    assert "are read from" in source.problems[0].message and "2 of 2" in source.problems[0].message
     assert not lint.check(path).blocking
     # Folders of parts, one of which the file's name tells.
     for part in ("train2", "val2"):
