@@ -202,7 +202,7 @@ def test_a_compiled_detection_is_the_same(rng):
 
 
 def test_mixed_precision_detects_the_same_objects(rng):
-    """Of a model whose scores lie apart; boxes move by the rounding of bfloat16."""
+    """The model's scores lie apart; boxes move by the rounding of bfloat16."""
     model = narrow.model(narrow.config("torchvision_r50_fpn"), dtype=torch.float32)
     run = capture.detector(model, amp=True)
     [images, *_] = scenes(rng)

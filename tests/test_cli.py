@@ -11,6 +11,7 @@ import pytest
 import torch
 import typer
 from PIL import Image
+from support import small
 
 import accelerated
 from accelerated.command_line import cli
@@ -32,17 +33,6 @@ COMMANDS = (
     "benchmark",
     "doctor",
 )
-SMALL = (
-    "transform.min_size=[64]",
-    "transform.max_size=64",
-    "norm_groups=4",
-    "backbone.width=8",
-    "fpn.channels=8",
-    "rpn.pre_nms_top_n_test=16",
-    "box_head.channels=16",
-    "mask_head.convs=1",
-    "mask_head.channels=8",
-)
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +42,7 @@ def shapes(tmp_path_factory):
 
 
 def training(shapes, output, iterations=2):
-    changes = [word for change in SMALL for word in ("--set", change)]
+    changes = small.CHANGES
     where = ("--data", shapes[0], "--images", shapes[1], "--output", output)
     return (
         "train",

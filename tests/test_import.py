@@ -6,26 +6,13 @@ import shutil
 import numpy as np
 import pytest
 from PIL import Image
-from support import annotated
+from support import annotated, small
 from test_formats_written import blob, filled, iou
 
 from accelerated.data import rle, sources
 from accelerated.data.coco import CocoDataset
 from accelerated.data.formats import conversion
 from accelerated.data.split import split
-
-NARROW = (
-    "transform.min_size=[64]",
-    "transform.max_size=64",
-    "norm_groups=4",
-    "backbone.width=8",
-    "fpn.channels=8",
-    "rpn.pre_nms_top_n_test=16",
-    "box_head.channels=16",
-    "box_head.max_detections=4",
-    "mask_head.convs=1",
-    "mask_head.channels=8",
-)
 
 
 @pytest.fixture
@@ -220,7 +207,7 @@ def test_train_holds_a_part_back(command, tmp_path):
         ]
         file = annotated.labelme_file(f"{k}.png", shapes)
         (folder / f"{k}.json").write_text(json.dumps(file))
-    run, changes = tmp_path / "run", [word for c in NARROW for word in ("--set", c)]
+    run, changes = tmp_path / "run", (*small.CHANGES, "--set", "box_head.max_detections=4")
     fixed = ("--preset", "tiny", "--batch-size", 2, "--device", "cpu", *changes)
     where = ("train", "--data", folder, "--output", run, *fixed)
     code, out, error = command(*where, "--iterations", 1, "--split", 0.34, "--seed", 1)

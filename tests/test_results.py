@@ -48,7 +48,7 @@ def test_a_file_scores_what_its_detections_score(command, data, found, tmp_path)
 
 
 def test_boxes_alone_and_masks_alone(command, data, found, tmp_path):
-    """Of what the detections have; boxes need no mask in the data."""
+    """Only what the detections hold is scored, and boxes need no masks in the data."""
     content = json.loads(data.read_text())
     for annotation in content["annotations"]:
         del annotation["segmentation"]

@@ -27,7 +27,7 @@ STRIDES = (4, 8, 16, 32, 64)
 
 
 def grids(config):
-    """Of as many maps as the configuration has, from the finest on."""
+    """Return as many maps as the configuration has, from the finest on."""
     shapes, strides = SHAPES[: len(config.anchors.sizes)], STRIDES[: len(config.anchors.sizes)]
     slow = anchors.grid(shapes, IMAGE, config.anchors, strides=strides)
     return slow, fast_anchors.grid(

@@ -8,24 +8,12 @@ import subprocess
 import sys
 
 import pytest
+from support import small
 
 from accelerated.command_line import fields
 from accelerated.data import synthetic
 from accelerated.engine import checkpoint, log
 from reference.config import override, preset, to_dict
-
-NARROW = (
-    "transform.min_size=[64]",
-    "transform.max_size=64",
-    "norm_groups=4",
-    "backbone.width=8",
-    "fpn.channels=8",
-    "rpn.pre_nms_top_n_test=16",
-    "box_head.channels=16",
-    "mask_head.convs=1",
-    "mask_head.channels=8",
-)
-CHANGES = [word for change in NARROW for word in ("--set", change)]
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +26,7 @@ def shapes(tmp_path_factory):
 @pytest.fixture
 def train(command, shapes, tmp_path):
     """train(options): in RUN, of two images per step; (exit code, standard output, error)."""
-    fixed = ("train", *shapes, "--output", tmp_path / "run", "--batch-size", 2, *CHANGES)
+    fixed = ("train", *shapes, "--output", tmp_path / "run", "--batch-size", 2, *small.CHANGES)
     return lambda *options: command(*fixed, "--device", "cpu", *options)
 
 
@@ -98,7 +86,7 @@ def test_objects_that_are_too_small_are_warned_of(train):
 
 
 def test_epochs(train, tmp_path):
-    """Of six images in batches of two: three steps."""
+    """An epoch of six images in batches of two is three steps."""
     code, out, error = train("--epochs", 0.5)
     assert code == 0 and "2 steps of 2 images, 0.7 epochs" in out, error
     wrongs = [("--epochs", epochs) for epochs in (0, "inf", "nan")]

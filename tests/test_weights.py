@@ -165,7 +165,7 @@ def test_names_load_and_a_file_on_the_disk_goes_before(publish, coco, tmp_path, 
 
 
 def test_a_renamed_file_is_known_by_its_digest(publish, coco, tmp_path):
-    """And a changed one is not: then its eps, its pixels and its classes are assumed, and said."""
+    """What a changed file does not show (eps, pixels, classes) is assumed, and said."""
     _, content = coco
     publish(content)
     (tmp_path / "renamed.pth").write_bytes(content)

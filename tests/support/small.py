@@ -5,6 +5,20 @@ from dataclasses import replace
 from accelerated.data.synthetic import ShapesDataset
 from reference.config import Optimizer, preset
 
+# A narrow model as options of a command.
+NARROW = (
+    "transform.min_size=[64]",
+    "transform.max_size=64",
+    "norm_groups=4",
+    "backbone.width=8",
+    "fpn.channels=8",
+    "rpn.pre_nms_top_n_test=16",
+    "box_head.channels=16",
+    "mask_head.convs=1",
+    "mask_head.channels=8",
+)
+CHANGES = tuple(word for change in NARROW for word in ("--set", change))
+
 
 def config(**optimizer):
     """Shrink the preset `tiny`: 64-pixel images, few proposals and samples."""
