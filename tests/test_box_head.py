@@ -157,3 +157,14 @@ def test_targets_twins(seed, objects, proposals, append):
         expected.matched[objects_chosen],
         "matched",
     )
+
+
+def test_losses_of_no_sample_are_zero():
+    config = settings("two_fc", "none")
+    logits = torch.randn(3, config.num_classes + 1, requires_grad=True)
+    deltas = torch.randn(3, 4 * delta_layout(config).columns, requires_grad=True)
+    labels = torch.full((3,), -1)
+    losses = fast.losses(logits, deltas, labels, torch.full((3, 4), torch.nan), config)
+    assert [loss.item() for loss in losses] == [0, 0]
+    for x in torch.autograd.grad(sum(losses), (logits, deltas)):
+        assert not x.any()

@@ -142,6 +142,15 @@ def test_evaluate(command, shapes, trained, tmp_path):
     assert isinstance(json.loads((tmp_path / "e" / "results.json").read_text()), list)
 
 
+def test_problems_of_data_stand_under_its_name(command, shapes, tmp_path):
+    content = json.loads(shapes[0].read_text())
+    content["annotations"][0]["bbox"][2] = -3
+    data = tmp_path / "wrong.json"
+    data.write_text(json.dumps(content))
+    code, _, error = command(*training((data, shapes[1]), tmp_path / "out", 1))
+    assert code == 2 and error.startswith(f"maskrcnn: {data}: the data has 1 problem:\n")
+
+
 def test_predict_does_the_good_pictures_and_names_the_bad(command, shapes, trained, tmp_path):
     bad = tmp_path / "bad.jpg"
     bad.write_text("no picture")

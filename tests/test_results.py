@@ -150,6 +150,21 @@ def test_predictions_json_has_ids_of_its_own(command, data, found, tmp_path):
             results.fit(results.read(write(file, spoilt)), dataset, data)
 
 
+@pytest.mark.parametrize(
+    ("part", "key"), [("images", "width"), ("images", "file_name"), ("categories", "name")]
+)
+def test_a_damaged_predictions_json_is_refused(tmp_path, part, key):
+    content = {
+        "images": [{"id": 1, "file_name": "a.png", "width": 4, "height": 3}],
+        "categories": [{"id": 1, "name": "a"}],
+        "annotations": [],
+    }
+    assert results.read(write(tmp_path / "right.json", content)).categories == content["categories"]
+    del content[part][0][key]
+    with pytest.raises(ValueError, match=r"wrong\.json: images and categories are damaged"):
+        results.read(write(tmp_path / "wrong.json", content))
+
+
 def test_data_without_annotations_is_not_scored(command, data, tmp_path):
     """Like COCO's test-dev: results are written to be submitted, AP of nothing is not."""
     config = small.config()

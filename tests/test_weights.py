@@ -109,6 +109,17 @@ def test_a_complete_partial_file_and_one_that_is_too_long(publish, content, requ
     assert path.read_bytes() == CONTENT and len(server.requests) == requests
 
 
+def test_a_file_that_the_server_has_no_more_leaves_its_part(publish):
+    server, path = publish(CONTENT)
+    partial = path.with_name(f"{path.name}.partial")
+    path.parent.mkdir()
+    partial.write_bytes(CONTENT[:1000])
+    server.files.clear()
+    with pytest.raises(OSError, match="Not Found"):
+        download.fetch(zoo.ENTRIES["coco"])
+    assert partial.read_bytes() == CONTENT[:1000] and len(server.requests) == 1
+
+
 def test_a_wrong_digest_is_deleted_and_said(publish):
     server, path = publish(CONTENT)
     server.files[path.name] = CONTENT[:-1] + b"x"
