@@ -23,6 +23,7 @@ from accelerated import (
     masks,
     neck,
     postprocess,
+    processes,
     rpn,
     shared_head,
     transform,
@@ -274,11 +275,15 @@ class MaskRCNN(nn.Module):
         gt_boxes: torch.Tensor,
         generator: torch.Generator | None = None,
     ) -> dict[str, torch.Tensor]:
-        """Draw random priorities for the anchors, and for proposal and ground-truth slots."""
+        """Draw random priorities for the anchors, and for proposal and ground-truth slots.
+
+        Of several processes with generators alike, each takes its rows of the whole batch.
+        """
         slots = self.config.rpn.post_nms_top_n_train + gt_boxes.shape[1]
         widths = {"rpn": logits.shape[1], "roi": slots}
+        images, device = len(logits) * processes.number(), logits.device
         return {
-            name: torch.rand(len(logits), width, device=logits.device, generator=generator)
+            name: processes.own_rows(torch.rand(images, width, device=device, generator=generator))
             for name, width in widths.items()
         }
 

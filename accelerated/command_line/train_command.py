@@ -18,6 +18,7 @@ from accelerated.command_line.arguments import (
     Exif,
     Images,
     Names,
+    Patience,
     PixelRange,
     Preset,
     Seed,
@@ -123,16 +124,18 @@ def train_model(
     exif: Exif = None,
     boxes_as_masks: BoxesAsMasks = False,
     pixel_range: PixelRange = None,
+    patience: Patience = 1800.0,
 ) -> None:
     """Train a model on a data set."""
     if output is None:
         raise ValueError("name the folder of the run with --output")
     # Errors in the options come before the time that the data takes.
-    torch_device = loading.select_device(device, backend)
+    torch_device = loading.select_device(device, backend, several=True)
+    loading.join(context, torch_device, patience)
     from accelerated.command_line import introduction
     from accelerated.command_line.configuration import configuration, continuation, sets_warmup
     from accelerated.data.summary import input_objects
-    from accelerated.engine import checkpoint, settings, start
+    from accelerated.engine import checkpoint, group, settings, start
     from accelerated.engine.held_out import hold_out
     from accelerated.engine.train import train
 
@@ -153,7 +156,8 @@ def train_model(
         origin = configuration(preset, weights, changes or [], names, open_data)
     config, dataset, evaluation = origin.config, origin.dataset, None
     if split is not None:
-        dataset, evaluation, val = hold_out(dataset, output, split, seed)
+        with group.in_turn():
+            dataset, evaluation, val = hold_out(dataset, output, split, seed)
     elif val:
         folder, reading = val_images or images, dataset.reading
         evaluation = loading.open_dataset(val, folder, skip_invalid, reading=reading)
@@ -209,7 +213,8 @@ def train_model(
         checkpoint_every=checkpoint_every,
         options=run_options.to_keep(context, iterations=iterations, batch_size=batch_size),
     )
-    _report(result, output)
+    if group.is_first():
+        _report(result, output)
     if result.interrupted:
         raise typer.Exit(130)
 

@@ -32,6 +32,7 @@ def loader(
     iterations: int | None = None,
     flip_probability: float = 0.5,
     shapes: Shapes | None = None,
+    part: tuple[int, int] = (0, 1),
 ) -> "Loader":
     """Return an iterable of batches, to be finished on the device by `transform.finish`.
 
@@ -41,6 +42,8 @@ def loader(
     start_iteration      index of the first training batch
     iterations           index after the last training batch; None: without end
     shapes               shapes to pad the batches to; None: each to its own images and objects
+    part                 (k, n): for process k of n, the k-th of n equal slices of every training
+                         batch, as it is in the whole batch; of the others every n-th, from the k-th
 
     Outlines are in the batch if the mask head's targets are drawn from them; then masks are left
     out, unless an object of the data set has no outline.
@@ -53,11 +56,11 @@ def loader(
     if len(dataset) == 0:
         raise ValueError("the data set has no images")
     if training:
-        order = _Shuffled(dataset.sizes, batch_size, seed, start_iteration, iterations)
+        order = _Shuffled(dataset.sizes, batch_size, seed, start_iteration, iterations, part)
     else:
         indices = list(range(len(dataset)))
-        firsts = range(0, len(dataset), batch_size)
-        order = [(None, indices[first : first + batch_size]) for first in firsts]
+        firsts = range(0, len(dataset), batch_size)[part[0] :: part[1]]
+        order = [(None, 0, indices[first : first + batch_size]) for first in firsts]
     drawn = config.mask_head.target == "polygon"
     prepared: Any = _Prepared(
         dataset, config.transform, config.num_classes, seed, flip_probability, shapes, drawn
@@ -124,22 +127,26 @@ class Loader:
 
 @dataclass
 class _Shuffled:
-    """Yields (iteration, image indices) of the training batches `start` to `stop`."""
+    """Yields (iteration, first slot, image indices) of the training batches `start` to `stop`."""
 
     sizes: list
     batch_size: int
     seed: int
     start: int
     stop: int | None
+    part: tuple[int, int] = (0, 1)
 
     def __iter__(self):
         iteration, current, batches = self.start, None, []
         length = len(epoch(self.sizes, self.batch_size, self.seed, 0))
+        process, processes = self.part
+        count = self.batch_size // processes
+        first = process * count
         while self.stop is None or iteration < self.stop:
             index, position = divmod(iteration, length)
             if index != current:
                 current, batches = index, epoch(self.sizes, self.batch_size, self.seed, index)
-            yield iteration, batches[position]
+            yield iteration, first, batches[position][first : first + count]
             iteration += 1
 
 
@@ -152,7 +159,7 @@ class _Failure:
 
 @dataclass
 class _Prepared:
-    """Maps (iteration or None, image indices) to a RawBatch or a _Failure."""
+    """Maps (iteration or None, first slot, image indices) to a RawBatch or a _Failure."""
 
     dataset: Dataset
     transform: Transform
@@ -164,15 +171,15 @@ class _Prepared:
     drawn: bool
 
     def __getitem__(self, task):
-        iteration, indices = task
+        iteration, first, indices = task
         ids = [self.dataset.image_ids[index] for index in indices]
         prepared, sizes = [], []
-        for slot, index in enumerate(indices):
+        for slot, index in enumerate(indices, start=first):
             try:
                 *image, size = self.prepare(iteration, slot, index)
             except Exception as error:
                 file_name = self.dataset.file_names[index]
-                return _Failure(f"image {ids[slot]}, file {file_name!r}: {error}")
+                return _Failure(f"image {ids[slot - first]}, file {file_name!r}: {error}")
             prepared.append(image)
             sizes.append(size)
         sides = slots = points = None

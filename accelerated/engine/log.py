@@ -27,20 +27,26 @@ class Log:
     Lines of later iterations than `start`, which a killed run may have written, are removed first.
     So the log of a resumed run does not show the interruption.
 
+    path       None, for a process that is not the first: nothing is written or shown
     evaluated  whether the run was evaluated at step `start`
     """
 
-    def __init__(self, path: str | Path, start: int, iterations: int, *, bar: bool = True):
+    def __init__(self, path: str | Path | None, start: int, iterations: int, *, bar: bool = True):
+        self.shown = Shown(start, iterations, visible=bar and path is not None)
+        self._file, self.evaluated = None, False
+        if path is None:
+            return
         path = Path(path)
         kept = [line for line in _lines(path) if line["iteration"] <= start] if start else []
         with written_whole(path) as file:
             file.writelines(json.dumps(line) + "\n" for line in kept)
         self._file = path.open("a")
-        self.shown = Shown(start, iterations, visible=bar)
         self.evaluated = any(line["iteration"] == start and "evaluation" in line for line in kept)
 
     def write(self, iteration: int, **values: Any) -> None:
         """Write one line to the disk. Raises ValueError for NaN and infinity."""
+        if self._file is None:
+            return
         self._file.write(json.dumps({"iteration": iteration} | values, allow_nan=False) + "\n")
         self._file.flush()
         os.fsync(self._file.fileno())
@@ -53,7 +59,8 @@ class Log:
 
     def __exit__(self, *error: object) -> None:
         self.shown.__exit__(*error)
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
 
 
 def read(path: str | Path) -> list[dict]:

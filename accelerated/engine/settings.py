@@ -4,8 +4,9 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from accelerated import processes
 from accelerated.engine.capture import check_capture
-from reference.config import Config
+from reference.config import Config, flat
 
 
 @dataclass(frozen=True)
@@ -38,3 +39,24 @@ def check_execution(
     if (graph or compile is not None) and not fixed_shapes:
         option = "--graph" if graph else "--compile"
         raise ValueError(f"{option} needs batches of a few shapes: add --fixed-shapes")
+
+
+def check_processes(config: Config, batch_size: int, compile: str | None, graph: bool) -> None:
+    """Raise ValueError for what several processes cannot do as one would."""
+    count = processes.number()
+    if count == 1:
+        return
+    if batch_size % count:
+        raise ValueError(
+            f"--batch-size {batch_size} is that of all {count} processes together: choose a"
+            " multiple of their number"
+        )
+    for path, value in flat(config).items():
+        if path.endswith(".norm") and value == "batch":
+            raise ValueError(
+                f"{path} = batch would average over the images of one process alone:"
+                f" add --set {path}=sync_batch"
+            )
+    if graph or compile is not None:
+        option = "--graph" if graph else "--compile"
+        raise ValueError(f"{option} is for one process: leave it out")

@@ -5,7 +5,8 @@
 
 The random draws of a step (images, augmentation, sampling priorities) are a function of (seed,
 iteration) alone. So the state of a run is its weights, its optimizer and the number of steps taken,
-and on a CPU a resumed run continues bit for bit.
+and on a CPU a resumed run continues bit for bit. Several processes, see `group`, take a slice of
+every batch each; their gradients, averaged, are those of one process.
 Between two lines of the log nothing waits for the step in flight.
 """
 
@@ -20,19 +21,20 @@ import numpy as np
 import torch
 
 from accelerated import optimizer as torch_optimizer
+from accelerated import processes
 from accelerated.data import padding
 from accelerated.data.dataset import Dataset, categories
 from accelerated.data.loader import loader
 from accelerated.data.text_files import write_json
-from accelerated.engine import best, checkpoint, start
+from accelerated.engine import best, checkpoint, group, start
 from accelerated.engine.best import Best
 from accelerated.engine.capture import Draws, Graphs, draw_priorities
 from accelerated.engine.evaluate import evaluate
-from accelerated.engine.failure import NotFiniteError, first_failure
+from accelerated.engine.failure import NORM, NotFiniteError, first_failure
 from accelerated.engine.interruption import interruptible
 from accelerated.engine.log import Log, Window
 from accelerated.engine.prefetch import Pace, prefetched
-from accelerated.engine.settings import Settings, check_execution
+from accelerated.engine.settings import Settings, check_execution, check_processes
 from accelerated.interop import Loaded
 from accelerated.mask_rcnn import MaskRCNN
 from accelerated.parameters import set_memory_format
@@ -111,11 +113,15 @@ def train(
     batch_size = batch_size or config.optimizer.batch_size
     settings = Settings(seed, batch_size, amp, iterations, fixed_shapes, iterations)
     check_execution(device, fixed_shapes, compile, graph)
+    check_processes(config, batch_size, compile, graph)
     settings = start.check(folder, config, dataset, evaluation, settings, resume, keep_schedule)
     resume = resume and checkpoint.exists(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    if options is not None:
-        write_json(folder / "run.json", options)
+    is_first = group.is_first()
+    group.require_same(settings=settings, configuration=config, images=len(dataset), resume=resume)
+    if is_first:
+        folder.mkdir(parents=True, exist_ok=True)
+        if options is not None:
+            write_json(folder / "run.json", options)
 
     torch.manual_seed(seed)
     model = MaskRCNN(config)
@@ -124,7 +130,7 @@ def train(
     if weights is not None and not resume:
         taken = start.initialize(model, weights)
         fresh = taken.fresh
-        if bar:
+        if bar and is_first:
             print(*taken.lines, sep="\n", flush=True)
     model.to(device).train()
     # A step is fastest with channels-last weights.
@@ -133,7 +139,7 @@ def train(
     first = checkpoint.restore(folder, model, optimizer).iteration if resume else 0
 
     with (
-        Log(folder / "log.jsonl", first, iterations, bar=bar) as log,
+        Log(folder / "log.jsonl" if is_first else None, first, iterations, bar=bar) as log,
         interruptible() as interrupted,
     ):
         if fresh:
@@ -165,7 +171,8 @@ def _loop(run, interrupted, checkpoint_every, log_every, evaluate_every, keep):
     batches, iterations = run.batches(run.iteration), run.settings.iterations
     is_last = run.iteration == iterations
     # The run was killed before the evaluation that was due.
-    if run.is_due(evaluate_every) and not (is_last or run.log.evaluated or run.iteration == 0):
+    evaluated = group.share(run.log.evaluated)
+    if run.is_due(evaluate_every) and not (is_last or evaluated or run.iteration == 0):
         run.evaluate()
     while not is_last:
         batch, waited = run.load(batches)
@@ -206,13 +213,15 @@ class Run:
         self.device = model.weight.device
         self.window, self.rate, self.pace = Window(self.device), 0.0, Pace(self.device)
         # 1 once a loss or gradient was not finite: then weights are no longer updated.
-        self.failed = torch.zeros((), device=self.device)
+        self.failed = torch.zeros((), device=self.device, dtype=torch.float32)
         self.metrics, self.best = None, best.read(folder) if iteration else None
         self.compile, self.graph, self.batch_losses = compile, graph, model.batch_losses
         if compile is not None:
             self.batch_losses = torch.compile(
                 model.batch_losses, backend=compile, fullgraph=True, dynamic=False
             )
+        if processes.number() > 1:
+            self.batch_losses = group.parallel(model)
         self.release()
 
     def batches(self, start: int) -> Iterator[Batch]:
@@ -231,7 +240,10 @@ class Run:
             start_iteration=start,
             iterations=settings.iterations,
             shapes=shapes,
+            part=(processes.rank(), processes.number()),
         )
+        if processes.number() > 1:
+            source = (padding.pad_alike(batch, shapes, group.maximum) for batch in source)
         return prefetched(source, config.transform, self.device)
 
     def load(self, batches: Iterator[Batch]) -> tuple[Batch, float]:
@@ -244,6 +256,7 @@ class Run:
     def step(self, batch: Batch, waited: float) -> None:
         """Update the weights once, without waiting for the device."""
         settings = self.settings
+        group.at_step(self.iteration)
         self.rate = torch_optimizer.learning_rate(
             self.model.config.optimizer, self.iteration, settings.schedule, settings.batch_size
         )
@@ -263,11 +276,13 @@ class Run:
         losses = self.losses(batch, draws)
         loss = reduce(torch.add, losses.values())
         loss.backward()
-        failed = (~loss.detach().isfinite()).float()
+        values = processes.mean(torch.stack([*losses.values(), loss]).detach())
+        *averages, loss = values.unbind()
+        failed = (~loss.isfinite()).float()
         self.failed.copy_(torch.maximum(self.failed, failed))
         limit = self.model.config.optimizer.clip_gradient_norm
         norm = torch_optimizer.update(self.optimizer, limit, self.failed)
-        return {name: value.detach() for name, value in losses.items()}, loss.detach(), norm
+        return dict(zip(losses, averages, strict=True)), loss, norm
 
     def draws(self, batch: Batch, iteration: int) -> Draws:
         """Return what step `iteration` samples by: a generator, or the numbers drawn from it."""
@@ -305,8 +320,12 @@ class Run:
         self.release()
         batch = next(self.batches(iteration))
         losses_of = partial(self.losses, batch, self.draws(batch, iteration))
-        stage = first_failure(self.model, losses_of, batch)
-        images = ", ".join(str(image_id) for image_id in batch.image_ids)
+        with processes.apart():
+            stage = first_failure(self.model, losses_of, batch)
+        found = group.share(group.collect((stage, batch.image_ids)))
+        # The first process that has one, unless all have finite values.
+        stage, image_ids = min(found, key=lambda pair: pair[0] == NORM)
+        images = ", ".join(map(str, image_ids))
         return (
             f"iteration {iteration}: {stage} is not finite (images {images});"
             " training stopped, the last checkpoint precedes this step"
@@ -314,6 +333,8 @@ class Run:
 
     def save_checkpoint(self, keep: int) -> None:
         """Write a checkpoint and delete all but the `keep` newest."""
+        if not group.is_first():
+            return
         checkpoint.save(
             self.folder,
             self.model,
@@ -332,7 +353,9 @@ class Run:
         self.release()
         output = best.evaluations(self.folder, self.iteration)
         self.metrics = evaluate(self.model, self.evaluation, workers=self.workers, output=output)
-        self.best = best.update(self.folder, self.iteration, self.metrics, self.best)
+        if group.is_first():
+            self.best = best.update(self.folder, self.iteration, self.metrics, self.best)
+        self.best = group.share(self.best)
         step = None if self.best is None else self.best.iteration
         self.log.write(self.iteration, evaluation=self.metrics, best=step)
         self.log.shown.say(best.describe(self.iteration, self.metrics, self.best))
