@@ -29,7 +29,7 @@ from accelerated.engine.best import Best
 from accelerated.engine.capture import Draws, Graphs, draw_priorities
 from accelerated.engine.evaluate import evaluate
 from accelerated.engine.failure import NotFiniteError, first_failure
-from accelerated.engine.interruption import interruptible
+from accelerated.engine.interruption import Asked, interruptible
 from accelerated.engine.log import Log, Window
 from accelerated.engine.prefetch import Pace, prefetched
 from accelerated.engine.settings import Settings, check_execution
@@ -47,8 +47,8 @@ class Result:
     model: MaskRCNN
     # Steps taken.
     iteration: int
-    # By SIGINT, after a checkpoint.
-    interrupted: bool
+    # The signal that ended it early, after a checkpoint.
+    interrupted: int | None
     # Of the last evaluation, see `evaluate.score`.
     metrics: dict | None
     # The checkpoint RUN/best; None without an evaluation.
@@ -75,6 +75,7 @@ def train(
     evaluation: Dataset | None = None,
     evaluate_every: int = 0,
     checkpoint_every: int = 1000,
+    checkpoint_minutes: float = 0.0,
     keep: int = 3,
     log_every: int = 20,
     bar: bool = True,
@@ -98,14 +99,17 @@ def train(
                       boxes for a model without masks
     checkpoint_every  steps between two checkpoints, of which the `keep` newest and the best stay
                       (0: only at evaluations and at the end)
+    checkpoint_minutes
+                      also write one when so many minutes have passed since the last (0: never)
     log_every         steps between two lines of the log
     bar               show the progress on standard output: a bar in a terminal, elsewhere lines
     options           written to output/run.json: how the run can be started again
 
-    SIGINT finishes the step, writes a checkpoint and returns.
+    SIGINT, SIGTERM and SIGHUP finish the step, write a checkpoint and return; SIGUSR1 finishes the
+    step, writes a checkpoint and goes on.
     Raises ValueError for settings that do not fit the data or the checkpoint.
     Raises NotFiniteError for a loss or gradient that is not finite, naming the step, its images and
-    the first stage that is not finite; the last checkpoint precedes that step.
+    the first stage that is not finite; a checkpoint, if there is one, precedes that step.
     """
     folder, device = Path(output), torch.device(device)
     batch_size = batch_size or config.optimizer.batch_size
@@ -134,7 +138,7 @@ def train(
 
     with (
         Log(folder / "log.jsonl", first, iterations, bar=bar) as log,
-        interruptible() as interrupted,
+        interruptible() as asked,
     ):
         if fresh:
             log.write(first, weights=str(weights), not_in_weights=fresh)
@@ -151,18 +155,23 @@ def train(
             compile,
             graph,
         )
-        _loop(run, interrupted, checkpoint_every, log_every, evaluate_every, keep)
+        stop = _loop(
+            run, asked, checkpoint_every, checkpoint_minutes, log_every, evaluate_every, keep
+        )
         if run.iteration == iterations:
             run.evaluate()
     # Safetensors, for one, takes no other weights.
     set_memory_format(model, torch.contiguous_format)
-    is_interrupted = run.iteration < iterations
-    return Result(model, run.iteration, is_interrupted, run.metrics, run.best)
+    interrupted = stop if run.iteration < iterations else None
+    return Result(model, run.iteration, interrupted, run.metrics, run.best)
 
 
-def _loop(run, interrupted, checkpoint_every, log_every, evaluate_every, keep):
-    """Train until the last iteration or an interruption, and end with a checkpoint."""
-    batches, iterations = run.batches(run.iteration), run.settings.iterations
+def _loop(run, asked, checkpoint_every, checkpoint_minutes, log_every, evaluate_every, keep) -> int:
+    """Train until the last iteration or a signal, and end with a checkpoint.
+
+    Returns the signal or 0.
+    """
+    batches, iterations, stop = run.batches(run.iteration), run.settings.iterations, 0
     is_last = run.iteration == iterations
     # The run was killed before the evaluation that was due.
     if run.is_due(evaluate_every) and not (is_last or run.log.evaluated or run.iteration == 0):
@@ -170,16 +179,18 @@ def _loop(run, interrupted, checkpoint_every, log_every, evaluate_every, keep):
     while not is_last:
         batch, waited = run.load(batches)
         run.step(batch, waited)
-        is_last = run.iteration == iterations or interrupted.is_set()
+        stop, save = run.agree(asked, checkpoint_minutes)
+        is_last = run.iteration == iterations or stop > 0
         evaluate = run.evaluation is not None and run.is_due(evaluate_every)
         # What is evaluated may be the best so far.
-        save = is_last or evaluate or run.is_due(checkpoint_every)
+        save = save or is_last or evaluate or run.is_due(checkpoint_every)
         if save or run.is_due(log_every):
             run.check_and_log()
         if save:
             run.save_checkpoint(keep)
         if evaluate and not is_last:
             run.evaluate()
+    return stop
 
 
 class Run:
@@ -201,8 +212,8 @@ class Run:
     ):
         self.model, self.optimizer, self.settings, self.folder = model, optimizer, settings, folder
         self.dataset, self.evaluation, self.log, self.workers = dataset, evaluation, log, workers
-        # Steps taken.
-        self.iteration = iteration
+        # Steps taken, and when the last checkpoint was written.
+        self.iteration, self.saved = iteration, time.monotonic()
         self.device = model.weight.device
         self.window, self.rate, self.pace = Window(self.device), 0.0, Pace(self.device)
         # 1 once a loss or gradient was not finite: then weights are no longer updated.
@@ -288,6 +299,11 @@ class Run:
         """Drop captured steps: their memory, and what they rely on to stay in caches."""
         self.take = Graphs(self.update, self.device) if self.graph else self.update
 
+    def agree(self, asked: Asked, minutes: float) -> tuple[int, bool]:
+        """Return the signal to stop by, or 0, and whether to save now: by a signal or the clock."""
+        stop, save = asked.take()
+        return stop, save or 0 < 60 * minutes <= time.monotonic() - self.saved
+
     def is_due(self, every: int) -> bool:
         """Tell whether the number of steps taken is a multiple of `every` (0: never)."""
         return every > 0 and self.iteration % every == 0
@@ -307,9 +323,11 @@ class Run:
         losses_of = partial(self.losses, batch, self.draws(batch, iteration))
         stage = first_failure(self.model, losses_of, batch)
         images = ", ".join(str(image_id) for image_id in batch.image_ids)
+        exists = checkpoint.exists(self.folder)
+        last = "the last checkpoint precedes this step" if exists else "no checkpoint was written"
         return (
             f"iteration {iteration}: {stage} is not finite (images {images});"
-            " training stopped, the last checkpoint precedes this step"
+            f" training stopped, {last}"
         )
 
     def save_checkpoint(self, keep: int) -> None:
@@ -324,6 +342,7 @@ class Run:
             settings=asdict(self.settings),
             keep=keep,
         )
+        self.saved = time.monotonic()
 
     def evaluate(self) -> None:
         """Evaluate the model, if there is a data set for it; show, log and compare its metrics."""
