@@ -65,7 +65,7 @@ def scripted(monkeypatch):
             return metrics
 
         remaining = list(values)
-        monkeypatch.setattr(training, "evaluate", evaluate)
+        monkeypatch.setattr("accelerated.engine.run.evaluate", evaluate)
 
     return use
 

@@ -18,8 +18,9 @@ from support import small
 from accelerated.engine import checkpoint, log
 from accelerated.engine.evaluate import detect
 from accelerated.engine.failure import NotFiniteError
+from accelerated.engine.run import Run, _generator
 from accelerated.engine.start import initialize
-from accelerated.engine.train import _generator, train
+from accelerated.engine.train import train
 from accelerated.mask_rcnn import MaskRCNN
 
 LOSSES = ["rpn_objectness", "rpn_box", "class", "box", "mask"]
@@ -157,7 +158,7 @@ def test_an_interrupted_run_saves_and_resumes_bit_for_bit(tmp_path, monkeypatch)
 def test_an_image_that_is_not_finite_is_named_and_the_last_checkpoint_is_good(
     tmp_path, monkeypatch
 ):
-    module = sys.modules[train.__module__]
+    module = sys.modules[Run.__module__]
 
     def poisoned(*arguments, **options):
         for batch in loader(*arguments, **options):

@@ -217,7 +217,9 @@ def test_exchanged_categories_are_refused_and_reordered_ones_are_not(
         {"WORLD_SIZE": "2"},
     ],
 )
-def test_processes_that_torchrun_did_not_start_are_refused(command, environment, monkeypatch, tmp_path):
+def test_processes_that_torchrun_did_not_start_are_refused(
+    command, environment, monkeypatch, tmp_path
+):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     for arguments in (

@@ -8,6 +8,7 @@ from itertools import chain, count
 from pathlib import Path
 
 import torch
+import typer
 from rich.progress import track
 
 from accelerated.command_line import report
@@ -26,10 +27,10 @@ def train_on_shapes(
     workers: int,
     device: torch.device,
     seed: int,
-) -> bool | None:
+) -> bool:
     """Train `tiny` on synthetic shapes, evaluate it, draw its detections, verify it against NumPy.
 
-    Returns whether the implementations agree; None if training was interrupted.
+    Returns whether the implementations agree. An interruption raises typer.Exit.
     """
     start = time.perf_counter()
     console = report.console()
@@ -53,7 +54,7 @@ def train_on_shapes(
         evaluation=val_data,
     )
     if result.interrupted:
-        return None
+        raise typer.Exit(128 + result.interrupted)
     assert result.metrics is not None, "evaluated at the end"
     console.print(report.metrics(result.metrics))
     curves.loss_curve(output / "log.jsonl").savefig(output / "loss.png")

@@ -75,6 +75,14 @@ def train_model(
         int,
         typer.Option(help="Steps between checkpoints (0: at evaluations and at the end).", min=0),
     ] = 500,
+    checkpoint_minutes: Annotated[
+        float,
+        typer.Option(
+            help="Also write a checkpoint when so many minutes have passed since the last one"
+            " (0: never).",
+            min=0,
+        ),
+    ] = 0,
     weights: Annotated[
         str | None,
         typer.Option(
@@ -211,12 +219,13 @@ def train_model(
         evaluation=evaluation,
         evaluate_every=evaluate_every,
         checkpoint_every=checkpoint_every,
+        checkpoint_minutes=checkpoint_minutes,
         options=run_options.to_keep(context, iterations=iterations, batch_size=batch_size),
     )
     if group.is_first():
         _report(result, output)
     if result.interrupted:
-        raise typer.Exit(130)
+        raise typer.Exit(128 + result.interrupted)
 
 
 def _check_options(context: typer.Context, output: Path, resume: bool, continued: bool) -> None:

@@ -4,7 +4,10 @@ Training batch i is a function of (seed, i) alone. Shuffling, augmentation and t
 have no other state, so a run resumed at iteration i continues bit for bit.
 """
 
+import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -221,5 +224,21 @@ class _Prepared:
 
 
 def _ignore_interrupts(worker):
-    """Leave Ctrl-C, which reaches every process of the terminal, to the main process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Leave signals, which reach every process of a terminal or a job, to the main process.
+
+    Its own SIGTERM, and its end, end this process.
+    """
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    # A blocked signal waits for the thread, which learns who sent it.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent():
+    parent = multiprocessing.parent_process()
+    while parent is not None and os.getppid() == parent.pid:
+        received = signal.sigtimedwait({signal.SIGTERM}, 1.0)
+        if received is not None and received.si_pid == parent.pid:
+            break
+    os._exit(0)
