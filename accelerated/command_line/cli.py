@@ -66,7 +66,9 @@ def main() -> None:
         if os.environ.get("MASKRCNN_DEBUG"):
             raise
         text = " ".join(_said(error).split()) or type(error).__name__
-        print(f"maskrcnn: {text if len(text) < 600 else text[:600] + ' ...'}", file=sys.stderr)
+        process = os.environ.get("RANK", "0")
+        prefix = "maskrcnn" if process == "0" else f"maskrcnn, process {process}"
+        print(f"{prefix}: {text if len(text) < 600 else text[:600] + ' ...'}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

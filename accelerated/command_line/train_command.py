@@ -1,6 +1,7 @@
 """The command `train`."""
 
 import math
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -237,6 +238,10 @@ def _check_options(context: typer.Context, output: Path, resume: bool, continued
     if data is None:
         what = "does not say what it was trained on" if continued else "holds no run yet"
         raise ValueError(f"{output} {what}: name the data with --data")
+    if int(os.environ.get("TORCHELASTIC_MAX_RESTARTS") or 0) > 0 and not resume:
+        raise ValueError(
+            "torchrun --max-restarts starts the run again, which needs it to go on: add --resume"
+        )
     both = epochs is not None and run_options.is_given(context, "iterations")
     if both or (epochs is not None and not 0 < epochs < math.inf):
         raise ValueError("--epochs: expected a number above 0, and no --iterations beside it")

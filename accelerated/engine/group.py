@@ -92,7 +92,8 @@ def joined(device: torch.device, seconds: float = 1800.0) -> Iterator[None]:
     _joined = _Joined(distributed.new_group(backend="gloo", timeout=wait), store, seconds)
     try:
         at_step(None)
-        yield
+        with explained():
+            yield
         barrier()
     except LostError:
         # Leaving in order would wait for the missing process.
@@ -111,6 +112,8 @@ def parallel(model: nn.Module) -> nn.Module:
 
     They are exchanged in buckets while the backward goes on.
     """
+    # Of a 1x1 convolution's weights, whose strides over its single pixel mean nothing.
+    warnings.filterwarnings("ignore", "Grad strides do not match", UserWarning)
     with warnings.catch_warnings():
         # PyTorch 2.13 wants the argument to be called forward_sync_buffers, unknown to 2.12.
         warnings.simplefilter("ignore", FutureWarning)
