@@ -12,6 +12,7 @@ import torch
 
 from accelerated.data.text_files import parse_json
 from accelerated.data.values import objects
+from accelerated.engine import checkpoint
 from accelerated.interop import download, unpickle, zoo
 from reference.config import Config, from_dict
 
@@ -43,6 +44,7 @@ def read(source: Source) -> dict[str, torch.Tensor]:
     if isinstance(source, Mapping):
         return _tensors(source)
     path = locate(source)
+    checkpoint.check_weights(path)
     if path.suffix == ".safetensors":
         # Here, because `interop.use_our_operators` needs only PyTorch and torchvision.
         import safetensors.torch
