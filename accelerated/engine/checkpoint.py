@@ -22,7 +22,8 @@ from torch import nn
 
 from accelerated.data.text_files import parse_json
 from accelerated.data.values import objects
-from reference.config import Config, from_dict, to_dict
+from accelerated.interop import ranges
+from reference.config import Config, to_dict
 
 FORMAT = 1
 FILES = ("model.safetensors", "optimizer.safetensors", "config.json", "state.json")
@@ -148,7 +149,7 @@ def read(path: str | Path) -> Checkpoint:
     for name in FILES:
         if not (path / name).is_file():
             raise ValueError(f"{path}: incomplete checkpoint, no {name}")
-    config, state = from_dict(_json(path / "config.json")), _json(path / "state.json")
+    config, state = ranges.read(path / "config.json"), _json(path / "state.json")
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise ValueError(f"{path / 'state.json'}: not a checkpoint of format {FORMAT}")
     for name, expected in (("iteration", int), ("categories", list), ("settings", dict)):
