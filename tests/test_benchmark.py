@@ -209,7 +209,7 @@ def test_it_needs_no_more_than_torch_and_numpy():
     """The command line and its packages are not imported."""
     code = """
 import sys
-for name in ("typer", "rich", "pycocotools", "safetensors", "matplotlib"):
+for name in ("typer", "rich", "faster_coco_eval", "safetensors", "matplotlib"):
     sys.modules[name] = None
 from accelerated.experiments import benchmark
 assert benchmark.can_import("torch") and not benchmark.can_import("typer")

@@ -1,6 +1,7 @@
 """engine.evaluate: perfect detections score 1, none score 0, all numbers are pycocotools'."""
 
 import contextlib
+import copy
 import io
 import json
 from dataclasses import replace
@@ -8,11 +9,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from support import small
 
+from accelerated.data import rle
 from accelerated.data.coco import CocoDataset
 from accelerated.engine import evaluate
 from accelerated.mask_rcnn import MaskRCNN
@@ -48,12 +52,11 @@ class Oracle(torch.nn.Module):
             )
 
 
-def pycocotools(truth, results_path, iou_type, max_detections=100):
+def pycocotools(truth, results_path, iou_type):
     """Score the two files as a user would."""
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO(truth)
         evaluation = COCOeval(coco, coco.loadRes(str(results_path)), iou_type)
-        evaluation.params.maxDets = [1, 10, max_detections]
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
@@ -126,6 +129,97 @@ NAMES = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs
 def twelve(metrics):
     """Return pycocotools' numbers, of which -1 means None."""
     return [-1 if metrics[name] is None else metrics[name] for name in NAMES]
+
+
+@st.composite
+def scenes(draw):
+    """Draw (a data set, results) on a coarse grid: equal scores and overlaps, crowds, nothing."""
+    shape = (8, 9)
+    corner, side = st.integers(0, 7), st.integers(0, 6)
+
+    def drawn():
+        x, y, width, height = (draw(part) for part in (corner, corner, side, side))
+        mask = np.zeros(shape, bool)
+        mask[y : y + height, x : x + width] = True
+        counts = rle.compress(rle.of_mask(mask)).decode()
+        return {
+            "image_id": draw(st.integers(0, 2)),
+            "category_id": draw(st.integers(0, 1)),
+            "bbox": [x, y, width, height],
+            "segmentation": {"size": [*shape], "counts": counts},
+        }
+
+    areas = st.lists(st.sampled_from([0, 9, 1024, 1025, 9216, 20000]), max_size=6)
+    scores = st.lists(st.sampled_from([0.0, 0.25, 0.5, 1.0]), max_size=12)
+    annotations = [
+        drawn() | {"id": n, "area": area, "iscrowd": draw(st.sampled_from([0, 0, 1]))}
+        for n, area in enumerate(draw(areas), start=1)
+    ]
+    truth = {
+        "images": [{"id": n, "height": shape[0], "width": shape[1]} for n in (2, 0, 1)],
+        "categories": [{"id": n, "name": f"class {n}"} for n in (1, 0)],
+        "annotations": annotations,
+    }
+    return truth, [drawn() | {"score": score} for score in draw(scores)]
+
+
+def accumulated(truth, results, iou_type, limit):
+    """Return pycocotools' precision and recall of data in memory."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco, found = COCO(), COCO()
+        coco.dataset = truth | {"annotations": [dict(a) for a in truth["annotations"]]}
+        found.dataset = truth | {"annotations": []}
+        coco.createIndex(), found.createIndex()
+        if results:
+            unused = {"bbox"} if iou_type == "segm" else set()
+            found = coco.loadRes([{k: r[k] for k in r.keys() - unused} for r in results])
+        evaluation = COCOeval(coco, found, iou_type)
+        evaluation.params.maxDets = sorted({1, min(10, limit), limit})
+        evaluation.evaluate()
+        evaluation.accumulate()
+    return evaluation.eval["precision"], evaluation.eval["recall"]
+
+
+@given(scenes(), st.sampled_from([1, 3, 10, 100]), st.sampled_from(["bbox", "segm"]))
+def test_equals_pycocotools_everywhere(scene, limit, iou_type):
+    """Every class, size and number of detections, whatever the ids of images and classes are."""
+    truth, results = scene
+    precision, recall = accumulated(truth, results, iou_type, limit)
+    numbers = {"AP": precision[..., 0, -1], "AP50": precision[0, ..., 0, -1]}
+    numbers |= {"AP75": precision[5, ..., 0, -1]}
+    for k, size in enumerate("sml", start=1):
+        numbers |= {f"AP{size}": precision[..., k, -1], f"AR{size}": recall[..., k, -1]}
+    for k, most in enumerate(sorted({1, min(10, limit), limit})):
+        numbers[f"AR{most}"] = recall[..., 0, k]
+    expected = {name: mean(values) for name, values in numbers.items()}
+    classes = {f"class {k}": mean(precision[:, :, k, 0, -1]) for k in (0, 1)}
+    # Each keeps the order of ids, in which equal scores follow each other: numbers before texts.
+    for image, category in (
+        (lambda n: n, lambda n: n),
+        (lambda n: n - 2**70, lambda n: n - 5),
+        (lambda n: f"{n}.png", lambda n: n),
+        (lambda n: f"{n}.png" if n else 7, lambda n: n + 2**40),
+    ):
+        images = [i | {"id": image(i["id"])} for i in truth["images"]]
+        categories = [c | {"id": category(c["id"])} for c in truth["categories"]]
+        annotations, found = (
+            [
+                e | {"image_id": image(e["image_id"]), "category_id": category(e["category_id"])}
+                for e in entries
+            ]
+            for entries in (truth["annotations"], results)
+        )
+        renamed = {"images": images, "categories": categories, "annotations": annotations}
+        before = copy.deepcopy((renamed, found))
+        metrics = evaluate.score(renamed, found, limit, [iou_type])[iou_type]
+        assert (renamed, found) == before
+        assert metrics.pop("classes") == pytest.approx(classes, abs=1e-15)
+        assert metrics == pytest.approx(expected, abs=1e-15)
+
+
+def mean(values):
+    values = values[values > -1]
+    return values.mean() if values.size else None
 
 
 def test_results_are_in_coco_format_with_the_data_sets_ids():

@@ -236,8 +236,11 @@ def test_settings_that_do_not_fit_are_refused_in_one_line(tmp_path):
             r"optimizer\.momentum = 0\.9, not 0\.8",
         ),
         (dict(resume=True, iterations=0), "1 steps already"),
-        (dict(config=replace(small.config(), num_classes=5)), "3 categories, but num_classes is 5"),
-        (dict(dataset=small.shapes(0)), "no images"),
+        (
+            dict(resume=True, config=replace(small.config(), num_classes=5)),
+            "3 categories, but num_classes is 5",
+        ),
+        (dict(resume=True, dataset=small.shapes(0)), "no images"),
     ]
     for options, message in cases:
         with pytest.raises(ValueError, match=message) as caught:
@@ -252,7 +255,7 @@ def test_fixed_shapes_train_and_older_checkpoints_had_none(tmp_path):
     run(tmp_path / "run", 2, resume=True, fixed_shapes=True)
     run(tmp_path / "older", 1)
     state = tmp_path / "older" / "last" / "state.json"
-    older = json.loads(state.read_text())
+    older = json.loads(state.read_text()) | {"format": 1}
     del older["settings"]["fixed_shapes"]
     state.write_text(json.dumps(older))
     with pytest.raises(ValueError, match="fixed_shapes = False, not True"):

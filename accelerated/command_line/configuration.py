@@ -64,16 +64,17 @@ def configuration(
 
 def continuation(
     run: Path,
+    resumed: Path,
     preset: str | None,
     changes: Sequence[str],
     open_data: Callable[[bool], CocoDataset],
 ) -> Origin:
-    """Find the configuration with which the run in folder `run` goes on.
+    """Find the configuration with which the run in folder `run` goes on from a checkpoint.
 
     It is the run's, or for comparison with it that of a preset, with changes. The run's warm-up,
     which fits its length, stays unless a change names it.
     """
-    stored = checkpoint.read(run).config
+    stored = checkpoint.read(resumed).config
     config = override(stored if preset is None else named_preset(preset), *changes)
     if not sets_warmup(changes):
         steps = stored.optimizer.warmup_iterations

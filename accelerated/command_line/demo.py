@@ -57,7 +57,7 @@ def train_on_shapes(
         raise typer.Exit(128 + result.interrupted)
     assert result.metrics is not None, "evaluated at the end"
     console.print(report.metrics(result.metrics))
-    curves.loss_curve(output / "log.jsonl").savefig(output / "loss.png")
+    curves.save(curves.loss_curve(output / "log.jsonl"), output / "loss.png")
     model = result.model.eval()
     images = [val_data[index].image for index in range(min(12, len(val_data)))]
     drawings = [
@@ -99,7 +99,7 @@ def train_in_numpy(
     pairs = list(track(steps, total=iterations, transient=True, disable=not sys.stdout.isatty()))
     output.mkdir(parents=True)
     (output / "log.jsonl").write_text("".join(json.dumps(vars(pair)) + "\n" for pair in pairs))
-    curves.loss_comparison(pairs).savefig(output / "loss.png")
+    curves.save(curves.loss_comparison(pairs), output / "loss.png")
     console.print(report.training(pairs))
     worst = max(pairs, key=lambda pair: pair.difference)
     passed = worst.difference <= equality.MODEL["float64"]

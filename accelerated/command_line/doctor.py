@@ -10,7 +10,7 @@ PACKAGES = (
     "torch",
     "triton",
     "torchvision",
-    "pycocotools",
+    "faster-coco-eval",
     "pillow",
     "safetensors",
     "matplotlib",
@@ -31,7 +31,7 @@ def versions() -> list[tuple[str, str]]:
 
 def missing() -> list[str]:
     """List the required packages that cannot be imported, each with the reason."""
-    modules = {"pillow": "PIL"}
+    modules = {"pillow": "PIL", "faster-coco-eval": "faster_coco_eval"}
     return [
         f"{name}: {reason}"
         for name in PACKAGES

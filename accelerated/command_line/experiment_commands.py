@@ -60,6 +60,7 @@ def run_demo(
 
 
 def run_ablation(
+    context: typer.Context,
     output: Output = Path("runs/ablation"),
     reduced: Annotated[
         bool | None,
@@ -122,9 +123,12 @@ def run_ablation(
     start = time.perf_counter()
     torch_device = loading.select_device(device, backend)
     from accelerated.command_line import report
+    from accelerated.engine import lock
     from accelerated.experiments import ablate, ablation_results
     from accelerated.experiments.ablation_rows import FULL, REDUCED
 
+    # Until the command ends.
+    loading.note(context.with_resource(lock.held(output)))
     if reduced is None:
         reduced = torch_device.type == "cpu"
     scale = REDUCED if reduced else FULL

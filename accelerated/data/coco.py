@@ -112,7 +112,7 @@ class CocoDataset:
 
     @cached_property
     def coco(self) -> dict:
-        """The valid part as a COCO dictionary for pycocotools, crowd regions included.
+        """The valid part as a COCO dictionary for evaluation, crowd regions included.
 
         Annotations are numbered from 1, and masks are RLE.
         """

@@ -8,7 +8,8 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,6 +20,7 @@ from accelerated import transform
 from accelerated.data.augment import augment
 from accelerated.data.dataset import Dataset
 from accelerated.data.padding import Shapes
+from accelerated.data.workers import PATIENCE, Board, share, watched
 from accelerated.structures import RawBatch
 from reference.config import Config, Transform
 
@@ -36,6 +38,7 @@ def loader(
     flip_probability: float = 0.5,
     shapes: Shapes | None = None,
     part: tuple[int, int] = (0, 1),
+    patience: float = PATIENCE,
 ) -> "Loader":
     """Return an iterable of batches, to be finished on the device by `transform.finish`.
 
@@ -47,12 +50,15 @@ def loader(
     shapes               shapes to pad the batches to; None: each to its own images and objects
     part                 (k, n): for process k of n, the k-th of n equal slices of every training
                          batch, as it is in the whole batch; of the others every n-th, from the k-th
+    patience             seconds that a batch is waited for while no worker begins or finishes an
+                         image; without workers there is no limit
 
     Outlines are in the batch if the mask head's targets are drawn from them; then masks are left
     out, unless an object of the data set has no outline.
 
     Raises ValueError if there is nothing to train on. While iterating, raises RuntimeError naming
-    the image and file that cannot be prepared.
+    the image and file that cannot be prepared, or at which a worker was killed or hangs. However
+    the iteration ends, no worker is left.
     """
     if training and dataset.max_objects == 0:
         raise ValueError("no image has a labelled object: there is nothing to train on")
@@ -66,7 +72,14 @@ def loader(
         order = [(None, 0, indices[first : first + batch_size]) for first in firsts]
     drawn = config.mask_head.target == "polygon"
     prepared: Any = _Prepared(
-        dataset, config.transform, config.num_classes, seed, flip_probability, shapes, drawn
+        dataset,
+        config.transform,
+        config.num_classes,
+        seed,
+        flip_probability,
+        shapes,
+        drawn,
+        Board(workers),
     )
     batches = torch.utils.data.DataLoader(
         prepared,
@@ -76,7 +89,7 @@ def loader(
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=_ignore_interrupts,
     )
-    return Loader(batches, order)
+    return Loader(batches, order, patience)
 
 
 def epoch(
@@ -105,27 +118,23 @@ def epoch(
 
 @dataclass
 class Loader:
-    """The batches; errors of worker processes are explained."""
+    """The batches; see `loader`."""
 
     batches: torch.utils.data.DataLoader
     order: Any
+    patience: float
 
     def __len__(self) -> int:
         return len(self.order)
 
-    def __iter__(self) -> Iterator[RawBatch]:
-        try:
-            for batch in self.batches:
+    def __iter__(self) -> Generator[RawBatch, None, None]:
+        prepared: Any = self.batches.dataset
+        source = watched(self.batches, prepared.board, prepared.name, self.patience)
+        with closing(source):
+            for batch in source:
                 if isinstance(batch, _Failure):
                     raise RuntimeError(batch.message)
                 yield batch
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
-                raise
-            raise RuntimeError(
-                "a process that prepares images was killed (out of memory, or of shared memory in a"
-                " container: try fewer --workers, or 0)"
-            ) from error
 
 
 @dataclass
@@ -172,17 +181,27 @@ class _Prepared:
     shapes: Shapes | None
     # Whether mask targets are drawn from outlines.
     drawn: bool
+    board: Board
 
     def __getitem__(self, task):
-        iteration, first, indices = task
+        batch = self.batch(*task)
+        self.board.write(-1)
+        return batch
+
+    def name(self, index):
+        """Name an image and its file."""
+        return f"image {self.dataset.image_ids[index]}, file {self.dataset.file_names[index]!r}"
+
+    def batch(self, iteration, first, indices):
+        """Return the RawBatch or _Failure of some images."""
         ids = [self.dataset.image_ids[index] for index in indices]
         prepared, sizes = [], []
         for slot, index in enumerate(indices, start=first):
+            self.board.write(index)
             try:
                 *image, size = self.prepare(iteration, slot, index)
             except Exception as error:
-                file_name = self.dataset.file_names[index]
-                return _Failure(f"image {ids[slot - first]}, file {file_name!r}: {error}")
+                return _Failure(f"{self.name(index)}: {error}")
             prepared.append(image)
             sizes.append(size)
         sides = slots = points = None
@@ -192,7 +211,7 @@ class _Prepared:
             sides, slots = self.shapes.of_batch(resized, counts)
             points = self.dataset.max_points
         try:
-            return transform.collate_pixels(
+            batch = transform.collate_pixels(
                 prepared,
                 self.transform,
                 sizes,
@@ -201,8 +220,11 @@ class _Prepared:
                 pad_to=sides,
                 max_points=points,
             )
+            if torch.utils.data.get_worker_info() is not None:
+                share(batch.tensors().values())
         except ValueError as error:
             return _Failure(f"images {', '.join(map(str, ids))}: {error}")
+        return batch
 
     def prepare(self, iteration, slot, index):
         """Read one image, and augment it if it is for a training iteration.

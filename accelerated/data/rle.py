@@ -3,16 +3,16 @@
 `counts` are run lengths down the columns (column-major), background first. The compressed text form
 writes each count in base 32, from the fourth count on as the difference from the second to last.
 
-pycocotools only converts polygons to runs, after `instance` has checked them: NaN or huge
-coordinates crash it.
+faster-coco-eval, a library, only converts polygons to runs, after `instance` has checked them: NaN
+or huge coordinates crash it.
 """
 
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from faster_coco_eval import mask as coco_mask
 from numpy.typing import ArrayLike
-from pycocotools import mask as pycoco
 
 
 def decompress(text: bytes | str) -> np.ndarray:
@@ -59,8 +59,8 @@ def of_polygons(polygons: Sequence[ArrayLike], height: int, width: int) -> bytes
     polygons  finite [x1, y1, x2, y2, ..] of at least 3 points each
     """
     numbers = [np.asarray(polygon, dtype=float).tolist() for polygon in polygons]
-    merged: Any = pycoco.merge(pycoco.frPyObjects(numbers, height, width))
-    return merged["counts"]
+    runs: Any = coco_mask.frPyObjects(numbers, height, width)
+    return coco_mask.merge(runs)["counts"]
 
 
 def of_mask(mask: ArrayLike) -> np.ndarray:

@@ -12,6 +12,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from accelerated.data.text_files import written_whole
+
 DPI = 120
 LOSSES = ("rpn_objectness", "rpn_box", "class", "box", "mask")
 
@@ -40,6 +42,12 @@ def loss_curve(log: str | Path) -> Figure:
     axes.grid(alpha=0.3)
     figure.legend(loc="outside right upper")
     return figure
+
+
+def save(figure: Figure, path: str | Path) -> None:
+    """Write a whole PNG file or none of it."""
+    with written_whole(path, "wb") as file:
+        figure.savefig(file, format="png")
 
 
 def loss_comparison(pairs: Sequence[Any]) -> Figure:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from accelerated.data.text_files import written_whole
+from accelerated.data.text_files import naming, written_whole
 from accelerated.engine.progress import Shown
 
 
@@ -36,20 +36,28 @@ class Log:
         self._file, self.evaluated = None, False
         if path is None:
             return
-        path = Path(path)
+        self.path = path = Path(path)
         kept = [line for line in _lines(path) if line["iteration"] <= start] if start else []
         with written_whole(path) as file:
             file.writelines(json.dumps(line) + "\n" for line in kept)
-        self._file = path.open("a")
+        # Without a buffer, whose content a failed write would leave for the next.
+        self._file = path.open("ab", buffering=0)
         self.evaluated = any(line["iteration"] == start and "evaluation" in line for line in kept)
 
     def write(self, iteration: int, **values: Any) -> None:
-        """Write one line to the disk. Raises ValueError for NaN and infinity."""
+        """Write one line to the disk, or none of it. Raises ValueError for NaN and infinity."""
         if self._file is None:
             return
-        self._file.write(json.dumps({"iteration": iteration} | values, allow_nan=False) + "\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        line = json.dumps({"iteration": iteration} | values, allow_nan=False).encode() + b"\n"
+        end = self._file.seek(0, os.SEEK_END)
+        try:
+            with naming(self.path):
+                while line:
+                    line = line[self._file.write(line) :]
+                os.fsync(self._file.fileno())
+        except OSError:
+            self._file.truncate(end)
+            raise
         if "loss" in values:
             self.shown.step(iteration, values)
 
@@ -64,18 +72,27 @@ class Log:
 
 
 def read(path: str | Path) -> list[dict]:
-    """Read the lines of a log. An incomplete last line is skipped."""
+    """Read the lines of a log. An incomplete last line is skipped.
+
+    Raises ValueError for another line that is none of a log.
+    """
     return list(_lines(Path(path)))
 
 
 def _lines(path):
     if not path.exists():
         return
-    for line in path.read_text().splitlines():
+    lines = path.read_bytes().splitlines()
+    for number, line in enumerate(lines, start=1):
         try:
-            yield json.loads(line)
+            values = json.loads(line)
+            is_line = isinstance(values, dict) and isinstance(values.get("iteration"), int)
         except ValueError:
-            return
+            is_line = False
+        if is_line:
+            yield values
+        elif number < len(lines):
+            raise ValueError(f"{path}: line {number} is damaged: mend it, or move the file away")
 
 
 class Window:

@@ -5,10 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from pycocotools import mask as coco_mask
 from rich.progress import track
 
-from accelerated.data import images
+from accelerated.data import images, rle
 from accelerated.data.formats import labelme, yolo
 from accelerated.data.text_files import write_json
 from accelerated.drawing.detections import draw, save
@@ -170,7 +169,7 @@ def _add(predictions, record, results):
     predictions["images"].append({"id": image_id} | record)
     for result in results:
         if "segmentation" in result:
-            area = int(coco_mask.area(result["segmentation"]))
+            area = rle.area(rle.decompress(result["segmentation"]["counts"]))
         else:
             area = result["bbox"][2] * result["bbox"][3]
         annotation_id = len(predictions["annotations"]) + 1

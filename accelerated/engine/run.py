@@ -24,7 +24,7 @@ from accelerated.engine.failure import NORM, NotFiniteError, first_failure
 from accelerated.engine.interruption import Asked
 from accelerated.engine.log import Log, Window
 from accelerated.engine.prefetch import Pace, prefetched
-from accelerated.engine.settings import Settings
+from accelerated.engine.settings import Settings, machine
 from accelerated.mask_rcnn import MaskRCNN
 from accelerated.structures import Batch, Stages
 
@@ -191,6 +191,7 @@ class Run:
                 self.optimizer,
                 self.iteration,
                 settings=asdict(self.settings),
+                machine=machine(self.device, self.compile),
                 keep=keep,
             )
         self.saved = time.monotonic()

@@ -4,7 +4,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from accelerated import processes
+import accelerated
+from accelerated import backend, processes
 from accelerated.engine.capture import check_capture
 from reference.config import Config, flat
 
@@ -60,3 +61,32 @@ def check_processes(config: Config, batch_size: int, compile: str | None, graph:
     if graph or compile is not None:
         option = "--graph" if graph else "--compile"
         raise ValueError(f"{option} is for one process: leave it out")
+
+
+def machine(device: torch.device, compile: str | None = None) -> dict[str, str | int]:
+    """Name what decides the last bits of a run's numbers besides its settings.
+
+    A checkpoint stores it. `machine_change` tells a change.
+    """
+    name = f"cpu with {torch.backends.cpu.get_cpu_capability()}"
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    return {
+        "processes": processes.number(),
+        "threads": torch.get_num_threads(),
+        "device": name,
+        "backend": backend.resolve("auto", torch.empty(0, device=device)),
+        "PyTorch": torch.__version__,
+        "maskrcnn": accelerated.__version__,
+        "compiled by": compile or "nothing",
+    }
+
+
+def machine_change(before: dict, now: dict) -> str | None:
+    """Tell what differs between two machines; None if nothing that both name."""
+    changes = [
+        f"{name}: {before[name]} before, {now[name]} now"
+        for name in now
+        if name in before and before[name] != now[name]
+    ]
+    return f"goes on, but not bit for bit: {'; '.join(changes)}" if changes else None

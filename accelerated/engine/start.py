@@ -120,11 +120,12 @@ def check(
     dataset: Dataset,
     evaluation: Dataset | None,
     settings: Settings,
-    resume: bool,
+    resumed: Path | None,
     keep_schedule: bool = False,
 ) -> Settings:
-    """Return the settings with which the run in `folder` starts, or goes on if it may be resumed.
+    """Return the settings with which the run in `folder` starts or goes on.
 
+    resumed        the checkpoint from which it goes on, see `run_folder.origin`; None: it starts
     keep_schedule  a run of another length keeps its learning rates
 
     Raises ValueError if configuration, data and settings do not fit each other or the run.
@@ -136,7 +137,7 @@ def check(
             f"the data set has {len(dataset.category_ids)} categories,"
             f" but num_classes is {config.num_classes}"
         )
-    last = checkpoint.read(folder) if resume and checkpoint.exists(folder) else None
+    last = None if resumed is None else checkpoint.read(resumed)
     if last is not None:
         _check_categories(folder, last.categories, categories(dataset))
     if evaluation is not None:
@@ -144,8 +145,6 @@ def check(
         if difference:
             raise ValueError(f"the evaluation data does not fit the training data: {difference}")
     if last is None:
-        if checkpoint.exists(folder):
-            raise ValueError(f"{folder} already holds a run: resume it, or choose another folder")
         return settings
     # What older checkpoints do not name, they had no choice of.
     before = flat(last.config) | {"fixed_shapes": False} | last.settings
@@ -193,10 +192,10 @@ def _laid_out(last, iterations):
 
 
 def schedule_change(
-    folder: Path, iterations: int, batch_size: int, keep_schedule: bool = False
+    resumed: Path, iterations: int, batch_size: int, keep_schedule: bool = False
 ) -> str | None:
     """Tell what a run of other `iterations` does to the learning rate; None if nothing."""
-    last = checkpoint.read(folder)
+    last = checkpoint.read(resumed)
     before, planned = _laid_out(last, iterations)
     if iterations in (planned, before):
         return None

@@ -18,11 +18,12 @@ import torch
 from accelerated import optimizer as torch_optimizer
 from accelerated.data.dataset import Dataset, categories
 from accelerated.data.text_files import write_json
-from accelerated.engine import checkpoint, group, start
+from accelerated.engine import checkpoint, fingerprint, group, start
 from accelerated.engine.best import Best
 from accelerated.engine.interruption import interruptible
 from accelerated.engine.log import Log
 from accelerated.engine.run import Run
+from accelerated.engine.run_folder import alone, origin, settle
 from accelerated.engine.settings import Settings, check_execution, check_processes
 from accelerated.interop import Loaded
 from accelerated.mask_rcnn import MaskRCNN
@@ -45,6 +46,7 @@ class Result:
     best: Best | None
 
 
+@alone
 def train(
     config: Config,
     dataset: Dataset,
@@ -61,6 +63,7 @@ def train(
     graph: bool = False,
     weights: str | Path | Loaded | None = None,
     resume: bool = False,
+    resume_from: int | None = None,
     keep_schedule: bool = False,
     evaluation: Dataset | None = None,
     evaluate_every: int = 0,
@@ -83,6 +86,7 @@ def train(
     weights           file, folder, name or loaded model to start from, see `interop`; None: random
     resume            continue from output/last, if there is one, with the same configuration,
                       categories, seed and batch size
+    resume_from       step of the checkpoint to continue from instead, with `resume`
     keep_schedule     a resumed run of another length keeps the learning rates of the old one
     evaluation        data set to evaluate at the end and every `evaluate_every` steps (0: only at
                       the end). output/best is the checkpoint with the highest AP of masks, or of
@@ -97,7 +101,9 @@ def train(
 
     SIGINT, SIGTERM and SIGHUP finish the step, write a checkpoint and return; SIGUSR1 finishes the
     step, writes a checkpoint and goes on.
-    Raises ValueError for settings that do not fit the data or the checkpoint.
+    Raises ValueError for settings that do not fit the data or the checkpoint, a checkpoint that is
+    damaged, or a folder in which another process trains. Raises OSError for a file that cannot be
+    written, naming it and the checkpoint from which the run can go on.
     Raises NotFiniteError for a loss or gradient that is not finite, naming the step, its images and
     the first stage that is not finite; a checkpoint, if there is one, precedes that step.
     """
@@ -106,20 +112,27 @@ def train(
     settings = Settings(seed, batch_size, amp, iterations, fixed_shapes, iterations)
     check_execution(device, fixed_shapes, compile, graph)
     check_processes(config, batch_size, compile, graph)
-    settings = start.check(folder, config, dataset, evaluation, settings, resume, keep_schedule)
-    resume = resume and checkpoint.exists(folder)
+    resumed = origin(folder, resume, resume_from)
+    settings = start.check(folder, config, dataset, evaluation, settings, resumed, keep_schedule)
     is_first = group.is_first()
-    group.require_same(settings=settings, configuration=config, images=len(dataset), resume=resume)
+    group.require_same(
+        settings=settings,
+        configuration=config,
+        data=fingerprint.summary(dataset),
+        checkpoint=resumed and resumed.name,
+    )
     if is_first:
-        folder.mkdir(parents=True, exist_ok=True)
+        resumed = resumed and settle(folder, resumed)
+        fingerprint.write(folder, dataset, evaluation)
         if options is not None:
             write_json(folder / "run.json", options)
+    resumed = group.share(resumed)
 
     torch.manual_seed(seed)
     model = MaskRCNN(config)
     model.categories = categories(dataset)
     fresh = []
-    if weights is not None and not resume:
+    if weights is not None and resumed is None:
         taken = start.initialize(model, weights)
         fresh = taken.fresh
         if bar and is_first:
@@ -128,7 +141,7 @@ def train(
     # A step is fastest with channels-last weights.
     set_memory_format(model, torch.channels_last)
     optimizer = torch_optimizer.build(model, config.optimizer)
-    first = checkpoint.restore(folder, model, optimizer).iteration if resume else 0
+    first = 0 if resumed is None else checkpoint.restore(resumed, model, optimizer).iteration
 
     with (
         Log(folder / "log.jsonl" if is_first else None, first, iterations, bar=bar) as log,
