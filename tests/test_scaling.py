@@ -76,7 +76,7 @@ def test_the_document_holds_what_is_printed(capsys):
     assert scaling.main([]) == 0
     printed = capsys.readouterr().out.strip()
     page = (ROOT / "docs" / "distributed.md").read_text()
-    begin, end = "<!-- scaling -->\n", "\n<!-- end of scaling -->"
+    begin, end = "<!-- scaling: printed by the module -->\n", "\n<!-- end of scaling -->"
     held = page.partition(begin)[2].partition(end)[0]
     shape = re.compile(r"\d[\d,.]*")
     assert shape.sub("0", held) == shape.sub("0", printed)

@@ -162,7 +162,8 @@ def report(config: Config, loaded: Loading = COCO) -> str:
     parts = [exchanges(counts)]
     for images, gpu in GPU.items():
         base = 1e3 * max(gpu, HOST)
-        parts.append(f"{images} images on each GPU; {base:.1f} ms a step on one GPU alone:")
+        alone = f"one H200 alone takes {base:.1f} ms for a step of {PRESET}"
+        parts.append(f"{images} images on each GPU; {alone}:")
         parts.append(steps(counts, gpu))
     small, large = (GPU[images] for images in sorted(GPU))
     eight = step_times(counts, small, Cluster(1, LOCAL, NVLINK, NVLINK)).step
