@@ -141,12 +141,12 @@ def test_what_the_backward_overlaps_is_hidden():
 
 
 def test_buckets_are_those_of_pytorch(rng):
-    limits = scaling_counts.FIRST_BUCKET, scaling_counts.BUCKET
+    first = distributed._DEFAULT_FIRST_BUCKET_BYTES  # pyright: ignore
     for _ in range(20):
         sizes = (4 * rng.integers(1, 4e6, 30)).tolist()
         tensors = [torch.empty(size // 4, device="meta") for size in sizes]
         groups, _ = distributed._compute_bucket_assignment_by_size(  # pyright: ignore
-            tensors, list(limits), [False] * len(sizes)
+            tensors, [first, scaling_counts.BUCKET], [False] * len(sizes)
         )
         made = scaling_counts.buckets(zip(sizes, range(len(sizes)), strict=True))
         expected = [Bucket(sum(sizes[i] for i in group), group[-1]) for group in groups]
