@@ -172,6 +172,25 @@ def test_predict_does_the_good_pictures_and_names_the_bad(command, shapes, train
     }
 
 
+def test_predict_hands_its_options_on(command, shapes, trained, tmp_path, monkeypatch):
+    given = {}
+
+    def predict(model, images, output, **options):
+        given.update(options, images=images, output=output)
+        raise ValueError("That is all.")
+
+    monkeypatch.setattr("accelerated.engine.predict.predict", predict)
+    words = ("predict", trained, shapes[1], "--output", tmp_path, "--device", "cpu", "--recursive")
+    words += ("--threshold", 0.25, "--exif", "ignore", "--save", "json,yolo")
+    code, _, error = command(*words)
+    assert code == 2 and "That is all." in error
+    expected = {"threshold": 0.25, "recursive": True, "exif": "ignore", "saved": ("json", "yolo")}
+    expected |= {"output": tmp_path, "amp": False, "compile": None, "graph": False}
+    assert expected.items() <= given.items()
+    assert list(map(str, given["images"])) == [str(shapes[1])]
+    assert [c["name"] for c in given["categories"]] == ["disc", "rectangle", "triangle"]
+
+
 def test_verify(command, shapes, trained):
     code, out, error = command(
         "verify", trained, shapes[1] / "000001.png", "--proposals", 2, "--device", "cpu"

@@ -1,6 +1,7 @@
 """engine.group: several processes train and evaluate as one, and name the one that is missing."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,8 +9,9 @@ import torch
 from support import several_processes, small
 
 from accelerated.data.dataset import Dataset, Item
-from accelerated.engine import evaluate, log
+from accelerated.engine import evaluate, group, log
 from accelerated.engine.failure import NotFiniteError
+from accelerated.engine.settings import check_processes
 from accelerated.engine.train import train
 from accelerated.mask_rcnn import MaskRCNN
 from accelerated.structures import Target
@@ -133,3 +135,49 @@ def test_two_and_four_processes_train_as_one(case, tmp_path):
             assert result["image_id"] == expected["image_id"]
             assert result["score"] == pytest.approx(expected["score"], rel=1e-6)
         assert [p.name for p in (folder / "ten" / "checkpoints").iterdir()] == ["00000010"]
+
+
+def test_what_several_processes_cannot_do_is_refused(monkeypatch):
+    monkeypatch.setattr("accelerated.processes.number", lambda: 3)
+    for config, options, text in (
+        (configuration(), (4, None, False), "--batch-size 4 is that of all 3 processes together"),
+        (configuration("backbone.norm=batch"), (6, None, False), "--set backbone.norm=sync_batch"),
+        (configuration(), (6, None, True), "--graph is for one process"),
+        (configuration(), (6, "inductor", False), "--compile is for one process"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            check_processes(config, *options)
+    check_processes(configuration("backbone.norm=sync_batch"), 6, None, False)
+
+
+def apart(rank, folder):
+    """Give process 1 other data, and let the processes write after one another."""
+    with pytest.raises(ValueError) as caught:
+        train(configuration(), Mixed(13 - rank), folder, iterations=1, batch_size=2, bar=False)
+    lines = []
+    with group.in_turn():
+        path = Path(folder) / "turns"
+        lines = path.read_text().split() if path.exists() else []
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(" ".join([*lines, str(rank)]))
+    return str(caught.value), lines, group.maximum(rank, 5 - rank), group.collect(rank)
+
+
+def test_processes_need_the_same_data_and_take_turns(tmp_path):
+    results = several_processes.run(apart, tmp_path / "store", str(tmp_path / "run"))
+    (message, before, largest, all_), (other, after, same, none) = results
+    assert message == other and message.startswith("process 1: data is '12 images, checksum")
+    assert (before, after, largest, all_, none) == ([], ["0"], [1, 5], [0, 1], None)
+    assert same == largest
+
+
+def test_results_of_processes_are_put_in_order():
+    parts = [[0, 3, 6], [1, 4], [2, 5]]
+    assert group.alternate(parts) == list(range(7)) and group.alternate([[], []]) == []
+
+
+def test_alone_a_process_agrees_with_itself():
+    assert group.maximum(3, 1) == [3, 1] and group.share("x") == "x" and group.collect(1) == [1]
+    group.require_same(data="any")
+    with group.in_turn(), group.explained():
+        group.barrier()

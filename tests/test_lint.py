@@ -152,6 +152,8 @@ CASES = {
     "bbox_beyond_float": ("bbox_not_finite", "reject", annotation(bbox=[5, 10**400, 20, 20])),
     "bbox_negative": ("bbox_negative", "reject", annotation(bbox=[25, 5, -20, 20])),
     "bbox_flat": ("bbox_empty", "skip", annotation(bbox=[5, 5, 20, 0])),
+    "bbox_of_the_least_side": ("bbox_disagrees", "warn", annotation(bbox=[0, 5, 0.01, 20])),
+    "bbox_narrower": ("bbox_empty", "skip", annotation(bbox=[0, 5, 0.0099, 20])),
     "bbox_outside": ("bbox_outside", "skip", annotation(bbox=[100, 5, 20, 20])),
     "bbox_corners": (
         "bbox_corners",

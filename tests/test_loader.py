@@ -44,6 +44,22 @@ def test_resumes_bit_for_bit_and_whatever_the_workers():
     assert [b.image_ids for b in other] != [b.image_ids for b in batches]
 
 
+class Same(ShapesDataset):
+    """Every image is the first."""
+
+    def __getitem__(self, index):
+        return super().__getitem__(0)
+
+
+def test_every_place_of_a_batch_is_augmented_by_itself():
+    [batch] = training(Same(8, size=32), batch_size=8, iterations=1)
+    images = list(batch.images())
+    mirrored = [torch.equal(image, images[0].flip(2)) for image in images]
+    alike = [torch.equal(image, images[0]) for image in images]
+    assert any(mirrored) and any(alike[1:]) and not any(map(all, zip(mirrored, alike, strict=True)))
+    assert len(set(batch.new_shapes)) == 2
+
+
 def test_without_end():
     stream = iter(loader(ShapesDataset(3, size=32), CONFIG, batch_size=2, seed=0, training=True))
     seen = Counter(image_id for _ in range(10) for image_id in next(stream).image_ids)

@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 
+from accelerated.drawing import curves
 from accelerated.engine import log
 
 
@@ -36,6 +37,33 @@ def test_a_resumed_log_has_no_line_of_the_lost_steps(tmp_path):
     # A new run.
     with log.Log(path, 0, 10, bar=False):
         assert log.read(path) == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "[1]",
+        "3",
+        "null",
+        "{}",
+        '{"iteration": "2"}',
+        '{"iteration": true}',
+        '{"iteration": 1.5}',
+        "x",
+        '{"iteration": 2, "loss": "1"}',
+        '{"iteration": 2, "loss": [1]}',
+        "[" * 100_000,
+        "\xff",
+    ],
+)
+def test_a_line_that_is_none_is_named(tmp_path, line):
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(b'{"iteration": 1}\n' + line.encode("latin1") + b'\n{"iteration": 3}\n')
+    for read in (log.read, lambda path: log.Log(path, 2, 9, bar=False), curves.loss_curve):
+        with pytest.raises(ValueError, match=r"log\.jsonl, line 2: expected an object") as error:
+            read(path)
+        assert "\n" not in str(error.value) and len(str(error.value)) < 300 + len(str(path))
+    assert path.read_bytes().endswith(b'\n{"iteration": 3}\n'), "nothing is lost"
 
 
 def test_window_averages_and_finds_the_first_step_that_is_not_finite():

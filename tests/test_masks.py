@@ -1,6 +1,7 @@
 """Mask targets and pasting: against torchvision and detectron2; the twins against each other."""
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -117,7 +118,7 @@ def test_binary_targets_include_one_half():
     masks = np.zeros((1, 8, 8), dtype=bool)
     masks[:, :, :2] = True
     boxes = np.array([[0.0, 0.0, 8.0, 8.0]])  # bins of four pixels, the left ones half covered
-    for twin in (reference.targets, targets):
+    for twin in (reference.targets, targets, partial(targets, backend="triton")):
         assert_equal(twin(masks, np.array([0]), boxes, DETECTRON2, 2), [[[1, 0], [1, 0]]])
         assert_close(
             twin(masks, np.array([0]), boxes, replace(DETECTRON2, target="soft"), 2)[0, 0, 0],

@@ -92,6 +92,16 @@ def test_twins(seed, size, step, dtype, padding):
     check(seed, size, step, dtype, "torch", more_points=padding, more_objects=padding)
 
 
+@pytest.mark.parametrize("backend", ["torch", "triton"])
+def test_a_thin_roi_counts_as_a_tenth_of_a_pixel_wide(backend):
+    """The outline begins 0.02 pixels right of the RoIs, in the second of ten columns or rows."""
+    boxes = np.array([[7.98, 10.0, 8.03, 18.0], [10.0, 7.98, 18.0, 8.03]])
+    across = np.arange(10)[None].repeat(10, 0) >= 2
+    expected = np.stack([across, across.T]).astype(float)
+    assert_equal(reference.polygon_targets([[SQUARE]] * 2, boxes, 10), expected)
+    assert_equal(drawn([[SQUARE]], [0, 0], boxes, 10, backend), expected)
+
+
 @settings(max_examples=8)
 @given(st.integers(0, 2**31), SIZES, STEPS, st.sampled_from(["float32", "float64"]))
 def test_in_triton(seed, size, step, dtype):

@@ -187,6 +187,13 @@ def test_a_sliver_goes_under_torchvision_only(config):
 
 
 @both_configs
+def test_a_box_of_the_least_side_stays(config):
+    boxes = np.tile([0.0, 5.0, 0.01, 30.0], (1, K, 1))
+    found = select_twins(boxes, np.full((1, K), 0.3), (50, 50), config.box_head)
+    assert found[2].tolist() == [1, 2, 3]
+
+
+@both_configs
 def test_a_proposal_with_anything_not_finite_goes_whole(config):
     boxes, scores = (
         np.tile([5.0, 5.0, 25.0, 30.0], (4, K, 1)) + np.arange(4)[:, None, None] * 30,

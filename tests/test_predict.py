@@ -99,6 +99,12 @@ def test_the_json_is_a_coco_data_set(pictures, tmp_path):
     assert len(result.predictions["annotations"]) == 2
 
 
+@pytest.mark.parametrize(("threshold", "count"), [(0.91, 0), (0.9, 1), (0.31, 1), (0.3, 2)])
+def test_a_score_at_the_threshold_counts(pictures, tmp_path, threshold, count):
+    result = predict(Finder(), [pictures / "a.png"], tmp_path / "out", threshold=threshold)
+    assert len(result.predictions["annotations"]) == count
+
+
 def test_input_pictures_are_never_overwritten(pictures, tmp_path):
     before = (pictures / "a.png").read_bytes()
     with pytest.raises(ValueError, match=r"a\.png is an input picture and would be overwritten"):

@@ -114,7 +114,11 @@ def test_what_the_paper_says():
 
 
 def test_resnext():
-    backbone = config.preset("detectron2_x101_fpn").backbone
+    resnext = config.preset("detectron2_x101_fpn")
+    # Of the channels in the order of the network's input.
+    assert resnext.transform.channel_order == "bgr"
+    assert resnext.transform.std == (57.375, 57.12, 58.395)
+    backbone = resnext.backbone
     assert (backbone.depth, backbone.groups, backbone.group_width, backbone.stride_in_1x1) == (
         101,
         32,

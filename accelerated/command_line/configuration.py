@@ -11,7 +11,7 @@ from accelerated import interop
 from accelerated.data.coco import CocoDataset
 from accelerated.data.summary import default_preset
 from accelerated.engine import checkpoint
-from accelerated.interop import Loaded, unseen
+from accelerated.interop import Loaded, ranges, unseen
 from reference.config import Config, override
 from reference.config import preset as named_preset
 
@@ -90,7 +90,7 @@ def _for_classes(config, changes, dataset):
     named = any(change.partition("=")[0].strip() == "num_classes" for change in changes)
     if named and config.num_classes != count:
         raise ValueError(f"num_classes is {count}, as in the data, not {config.num_classes}")
-    return replace(config, num_classes=count)
+    return ranges.check(replace(config, num_classes=count))
 
 
 def sets_warmup(changes: Sequence[str]) -> bool:

@@ -26,7 +26,8 @@ from torch import nn
 from accelerated.data.text_files import make_folder, naming, parse_json, sync
 from accelerated.data.values import objects
 from accelerated.engine import digests
-from reference.config import Config, from_dict, to_dict
+from accelerated.interop import ranges
+from reference.config import Config, to_dict
 
 # The first had no digests.
 FORMATS = (1, 2)
@@ -174,7 +175,7 @@ def read(path: str | Path) -> Checkpoint:
         if not (path / name).is_file():
             raise ValueError(f"{path}: incomplete checkpoint, no {name}")
     state = _state(path, "config.json")
-    config = from_dict(_json(path / "config.json"))
+    config = ranges.read(path / "config.json")
     state: Any = {"machine": {}} | state
     for name, expected in TYPES.items():
         if not isinstance(state.get(name), expected):

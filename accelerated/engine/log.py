@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from accelerated.data.text_files import naming, written_whole
+from accelerated.data.values import is_number, short
 from accelerated.engine.progress import Shown
 
 
@@ -80,19 +81,26 @@ def read(path: str | Path) -> list[dict]:
 
 
 def _lines(path):
-    if not path.exists():
-        return
-    lines = path.read_bytes().splitlines()
+    """Yield the lines; a last one that is incomplete, which a killed process leaves, is left out.
+
+    Raises ValueError that names the file and the line for anything else.
+    """
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
     for number, line in enumerate(lines, start=1):
         try:
             values = json.loads(line)
-            is_line = isinstance(values, dict) and isinstance(values.get("iteration"), int)
-        except ValueError:
-            is_line = False
-        if is_line:
-            yield values
-        elif number < len(lines):
-            raise ValueError(f"{path}: line {number} is damaged: mend it, or move the file away")
+        except (ValueError, RecursionError):
+            if number == len(lines) and not line.endswith(b"\n"):
+                return
+            values = None
+        fits = isinstance(values, dict) and type(values.get("iteration")) is int
+        # A line of steps holds numbers; an evaluation may hold anything.
+        if not fits or ("loss" in values and not all(map(is_number, values.values()))):
+            raise ValueError(
+                f"{path}, line {number}: expected an object with an iteration and numbers, got"
+                f" {short(line.decode(errors='replace').strip())}"
+            )
+        yield values
 
 
 class Window:

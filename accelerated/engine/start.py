@@ -139,6 +139,7 @@ def check(
         )
     last = None if resumed is None else checkpoint.read(resumed)
     if last is not None:
+        _check_size(last)
         _check_categories(folder, last.categories, categories(dataset))
     if evaluation is not None:
         difference = classes.first_difference(categories(dataset), categories(evaluation))
@@ -161,6 +162,18 @@ def check(
             f"{folder} has taken {last.iteration} steps already, more than {settings.iterations}"
         )
     return replace(settings, schedule=_schedule(last, config, settings.iterations, keep_schedule))
+
+
+def _check_size(last):
+    """Raise ValueError if the model of a checkpoint is larger than the file of its weights."""
+    with torch.device("meta"):
+        model = MaskRCNN(last.config)
+    size = sum(tensor.nbytes for tensor in model.state_dict().values())
+    path = last.path / "model.safetensors"
+    if size > path.stat().st_size:
+        raise ValueError(
+            f"{path}: {path.stat().st_size:,} bytes, but the model of its config.json has {size:,}"
+        )
 
 
 def _check_categories(folder, before, now):

@@ -13,9 +13,9 @@ import torch
 from accelerated.data.text_files import parse_json
 from accelerated.data.values import objects, short
 from accelerated.engine import checkpoint
-from accelerated.interop import download, torch_files, unpickle, zoo
+from accelerated.interop import download, ranges, torch_files, unpickle, zoo
 from accelerated.interop.torch_files import FACTOR
-from reference.config import Config, from_dict
+from reference.config import Config
 
 # A file, a folder, the name of a published file, or the tensors themselves by name.
 Source = str | Path | Mapping[str, Any]
@@ -65,13 +65,17 @@ def read(source: Source) -> dict[str, torch.Tensor]:
 
 def read_config(source: Source) -> Config | None:
     """Read config.json from the folder of the weights; None if there is none."""
-    values = _beside(source, "config.json")
-    return None if values is None else from_dict(values)
+    path = _beside(source, "config.json")
+    return None if path is None else ranges.read(path)
 
 
 def read_categories(source: Source) -> list[dict] | None:
     """Read the categories in state.json in the folder of the weights; None if there are none."""
-    state = _beside(source, "state.json")
+    path = _beside(source, "state.json")
+    try:
+        state = None if path is None else parse_json(path)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
     stored = state.get("categories") if isinstance(state, dict) else None
     try:
         return None if stored is None else objects(stored, {"id": int, "name": str})
@@ -80,16 +84,9 @@ def read_categories(source: Source) -> list[dict] | None:
 
 
 def _beside(source, name):
-    """Read a JSON file in the folder of the weights; None if there is none."""
-    if isinstance(source, Mapping):
-        return None
-    path = locate(source).with_name(name)
-    if not path.is_file():
-        return None
-    try:
-        return parse_json(path)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+    """Return the path of a file in the folder of the weights; None if there is none."""
+    path = None if isinstance(source, Mapping) else locate(source).with_name(name)
+    return path if path is not None and path.is_file() else None
 
 
 def published_name(source: Source) -> str | None:
