@@ -101,11 +101,18 @@ def test_a_large_sum_takes_its_bytes_and_a_small_one_its_messages():
     eight = Cluster(8, 1, NETWORK, NETWORK)
     ideal = 2 * 7 / 8 * 1e9 / (scaling.REACHED * NETWORK.rate)
     assert ideal < scaling.all_reduce(1e9, eight) < 1.001 * ideal
-    # A tree of eight machines is three deep, up and down.
-    assert scaling.all_reduce(8, eight) == pytest.approx(6.8e-6 + 6 * INFINIBAND[0], rel=1e-2)
+    # A tree of eight machines is three deep, up and down; in each machine it is a chain.
+    for local in (1, 8):
+        messages = 6 * INFINIBAND[0] + 2 * (local - 1) * NVLINK.hop[0]
+        found = scaling.all_reduce(8, Cluster(8, local, NVLINK, NETWORK))
+        assert found == pytest.approx(6.8e-6 + messages, rel=1e-2)
     # Inside of a machine a ring: 14 messages.
     inside = scaling.all_reduce(8, Cluster(1, 8, NVLINK, NVLINK))
     assert inside == pytest.approx(6.6e-6 + 14 * NVLINK.hop[0], rel=1e-2)
+    # A ring over two machines of two: of its six messages two cross.
+    four = scaling.all_reduce(1e5, Cluster(2, 2, NVLINK, NETWORK))
+    messages = 4 * NVLINK.hop[1] + 2 * INFINIBAND[1]
+    assert four == pytest.approx(8.4e-6 + messages + 1.5e5 / (scaling.REACHED * NETWORK.rate))
     # The slower of both links decides, and more machines never make it faster.
     times = [scaling.all_reduce(1e8, Cluster(n, 8, NVLINK, NETWORK)) for n in (1, 2, 8, 64)]
     assert times == sorted(times) and times[1] > 10 * times[0]
@@ -143,14 +150,14 @@ def test_what_the_backward_overlaps_is_hidden():
 def test_buckets_are_those_of_pytorch(rng):
     first = distributed._DEFAULT_FIRST_BUCKET_BYTES  # pyright: ignore
     for _ in range(20):
-        sizes = (4 * rng.integers(1, 4e6, 30)).tolist()
+        sizes = (4 * (10 ** rng.uniform(4, 6.6, 60)).astype(int)).tolist()
         tensors = [torch.empty(size // 4, device="meta") for size in sizes]
         groups, _ = distributed._compute_bucket_assignment_by_size(  # pyright: ignore
             tensors, [first, scaling_counts.BUCKET], [False] * len(sizes)
         )
         made = scaling_counts.buckets(zip(sizes, range(len(sizes)), strict=True))
         expected = [Bucket(sum(sizes[i] for i in group), group[-1]) for group in groups]
-        assert made == expected and len(made) > 5
+        assert made == expected and len(made) > 2
 
 
 def test_the_loader_is_measured(tmp_path):
