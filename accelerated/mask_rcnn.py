@@ -9,6 +9,7 @@ B sampled RoIs and D detection slots of an image.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -275,17 +276,11 @@ class MaskRCNN(nn.Module):
         gt_boxes: torch.Tensor,
         generator: torch.Generator | None = None,
     ) -> dict[str, torch.Tensor]:
-        """Draw random priorities for the anchors, and for proposal and ground-truth slots.
-
-        Of several processes with generators alike, each takes its rows of the whole batch.
-        """
+        """Draw random priorities for the anchors, and for proposal and ground-truth slots."""
         slots = self.config.rpn.post_nms_top_n_train + gt_boxes.shape[1]
         widths = {"rpn": logits.shape[1], "roi": slots}
-        images, device = len(logits) * processes.number(), logits.device
-        return {
-            name: processes.own_rows(torch.rand(images, width, device=device, generator=generator))
-            for name, width in widths.items()
-        }
+        draw = partial(processes.rand, len(logits), device=logits.device, generator=generator)
+        return {name: draw(width) for name, width in widths.items()}
 
     def features(
         self, images: torch.Tensor, record: Stages | None = None

@@ -66,6 +66,12 @@ def count(chosen: torch.Tensor) -> torch.Tensor:
     return counted if number() == 1 or _apart else counted / number()
 
 
-def own_rows(x: torch.Tensor) -> torch.Tensor:
-    """Return the rows for this process, of as many for each: [n R, ...] -> [R, ...]."""
-    return x.chunk(number())[rank()]
+def rand(
+    rows: int, width: int, device: torch.device, generator: torch.Generator | None
+) -> torch.Tensor:
+    """Draw numbers in [0, 1) [rows, width]: of several processes, its rows of the whole batch.
+
+    Their generators must be alike.
+    """
+    whole = torch.rand(rows * number(), width, device=device, generator=generator)
+    return whole.chunk(number())[rank()]

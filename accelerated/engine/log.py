@@ -88,7 +88,7 @@ def _lines(path):
     lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
     for number, line in enumerate(lines, start=1):
         try:
-            values = json.loads(line)
+            values: Any = json.loads(line)
         except (ValueError, RecursionError):
             if number == len(lines) and not line.endswith(b"\n"):
                 return
