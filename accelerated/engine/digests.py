@@ -3,12 +3,16 @@
 import hashlib
 import json
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 
 def seal(state: dict, folder: Path, names: Iterable[str]) -> dict:
     """Return `state` with the digests of files in `folder`, and one of all this."""
-    state = state | {"files": {name: _of_file(folder / name) for name in names}}
+    names = list(names)
+    with ThreadPoolExecutor() as pool:
+        files = dict(zip(names, pool.map(_of_file, map(folder.joinpath, names)), strict=True))
+    state = state | {"files": files}
     return state | {"sha256": _of_values(state)}
 
 
