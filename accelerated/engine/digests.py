@@ -3,16 +3,12 @@
 import hashlib
 import json
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 
 def seal(state: dict, folder: Path, names: Iterable[str]) -> dict:
     """Return `state` with the digests of files in `folder`, and one of all this."""
-    names = list(names)
-    with ThreadPoolExecutor() as pool:
-        files = dict(zip(names, pool.map(_of_file, map(folder.joinpath, names)), strict=True))
-    state = state | {"files": files}
+    state = state | {"files": {name: _of_file(folder / name) for name in names}}
     return state | {"sha256": _of_values(state)}
 
 
