@@ -129,3 +129,18 @@ def test_a_folder_that_is_a_file_or_cannot_be_made_is_refused(tmp_path, monkeypa
         2,
         f"maskrcnn: {tmp_path / 'run'} cannot be written to: Read-only file system\n",
     )
+
+
+def test_a_lock_that_its_holder_removed_meanwhile_is_none(tmp_path, monkeypatch):
+    """The holder ends between the opening of the file and its locking."""
+    original, calls = fcntl.flock, []
+
+    def flock(*arguments):
+        original(*arguments)
+        calls.append(arguments)
+        if len(calls) == 1:
+            (tmp_path / ".lock").unlink()
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with lock.held(tmp_path):
+        assert len(calls) == 2 and (tmp_path / ".lock").exists()
