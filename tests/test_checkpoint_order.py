@@ -83,6 +83,10 @@ def watched(monkeypatch, request):
         def examine():
             disk.look()
             problems.extend(filter(None, (disk.problem(*link) for link in links)))
+            # A killed process leaves what is there now: each checkpoint complete or absent.
+            for path in checkpoint.stored(run):
+                if not all((path / name).exists() for name in checkpoint.FILES):
+                    problems.append(f"a part of {path.name}")
 
         def patched(name):
             original = getattr(os, name)

@@ -2,6 +2,10 @@
 
 import json
 import math
+import os
+import subprocess
+import sys
+import textwrap
 
 import pytest
 import torch
@@ -95,3 +99,19 @@ def test_window_averages_and_finds_the_first_step_that_is_not_finite():
     for value, norm in ((1.0, 1.0), (1.0, math.inf), (math.nan, 1.0)):
         window.add({"class": torch.tensor(value)}, torch.tensor(value), torch.tensor(norm), 1, 0.0)
     assert window.read()[1] == 1
+
+
+def test_a_closed_terminal_or_pipe_does_not_stop_the_run():
+    code = """
+        from accelerated.engine.progress import Shown
+        for _ in range(2):
+            with Shown(0, 2) as shown:
+                shown.step(1, dict(loss=1, learning_rate=1, images_per_second=1, seconds=1))
+                shown.say("evaluated")
+    """
+    read, written = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    ended = subprocess.run(command, stdout=written, stderr=subprocess.PIPE, text=True)
+    os.close(written)
+    assert (ended.returncode, ended.stderr) == (0, "")

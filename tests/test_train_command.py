@@ -304,3 +304,44 @@ def test_validation_on_training_images_is_said(train, shapes, tmp_path):
     code, out, error = train("--iterations", 1, "--val", tmp_path / "val.json")
     assert code == 0 and "warning: 2 of the 2 validation images are trained on" in error
     assert out.splitlines()[-1].startswith("Trained for 1 step. ")
+
+
+def test_a_resumed_run_tells_other_data_and_another_machine(
+    train, resume, shapes, tmp_path, monkeypatch
+):
+    # The folder of a run may be relative.
+    monkeypatch.chdir(tmp_path)
+    assert train("--iterations", 2, "--checkpoint-every", 1, "--val", shapes[1])[0] == 0
+    content = json.loads(shapes[1].read_text())
+    removed = content["annotations"].pop()
+    (tmp_path / "less.json").write_text(json.dumps(content))
+    [image] = [i for i in content["images"] if i["id"] == removed["image_id"]]
+    monkeypatch.setattr("torch.get_num_threads", lambda: 99)
+    options = ("--output", "run", "--data", tmp_path / "less.json", "--val", shapes[1])
+    code, out, error = resume(*options, "--iterations", 3, "--resume-from", 1)
+    assert code == 0 and "resumed from step 1" in out and "configuration of run:" in out, error
+    lines = [line for line in error.splitlines() if line.startswith("maskrcnn: warning: ")]
+    count = len(content["annotations"])
+    assert (
+        "maskrcnn: warning: the training data is not what it was:"
+        f" 6 images with {count + 1} objects before, 6 images with {count} objects now;"
+        f" the first image that differs is {image['file_name']!r} (id {image['id']})"
+    ) in lines
+    assert any("not bit for bit: threads: " in line and "before, 99 now" in line for line in lines)
+    assert not any("validation data" in line for line in lines)
+    # Said once.
+    code, _, error = resume("--iterations", 4, "--val", tmp_path / "less.json")
+    assert code == 0 and "the validation data is not what it was" in error
+    assert "training data" not in error
+
+
+def test_the_step_to_resume_from_needs_a_run(train, resume, tmp_path):
+    assert train("--iterations", 1)[0] == 0
+    for options, said in (
+        (("--resume-from", 7), "00000007: no such checkpoint; the newest whole one is that of"),
+        (("--resume-from", -1), "--resume-from"),
+    ):
+        code, _, error = resume(*options)
+        assert code == 2 and said in error
+    code, _, error = train("--resume-from", 1)
+    assert code == 2 and error == "maskrcnn: --resume-from does nothing without --resume\n"

@@ -141,7 +141,7 @@ def point(run: Path, name: str, path: Path) -> None:
     """Make RUN/<name> a link to a checkpoint at once, so that a killed process leaves the old."""
     link = run / f".{name}"
     link.unlink(missing_ok=True)
-    link.symlink_to(path.relative_to(run), target_is_directory=True)
+    link.symlink_to(Path("checkpoints", path.name), target_is_directory=True)
     link.replace(run / name)
     sync(run)
 

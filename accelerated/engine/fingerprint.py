@@ -4,6 +4,7 @@ It holds {"training", "validation"}: the numbers of images and objects, and a ch
 its id, file name, size and objects as read, but not of its pixels.
 """
 
+import struct
 import zlib
 from dataclasses import asdict, dataclass
 from itertools import zip_longest
@@ -14,6 +15,8 @@ from accelerated.data.text_files import parse_json, write_json
 
 # Hexadecimal digits of a checksum.
 DIGITS = 8
+# The numbers of an object.
+NUMBERS = struct.Struct("<5d?")
 
 
 @dataclass(frozen=True)
@@ -44,10 +47,9 @@ def summary(dataset: Dataset) -> str:
 def _of_image(image_id, file_name, size, objects):
     checksum = zlib.crc32(repr((image_id, file_name, tuple(size))).encode())
     for each in objects:
-        values = (each.category_id, each.box, each.crowd)
-        checksum = zlib.crc32(repr(values).encode() + each.counts, checksum)
-        for polygon in each.polygons or ():
-            checksum = zlib.crc32(polygon.tobytes(), checksum)
+        values = NUMBERS.pack(each.category_id, *each.box, each.crowd)
+        outlines = (polygon.tobytes() for polygon in each.polygons or ())
+        checksum = zlib.crc32(b"".join((values, each.counts, *outlines)), checksum)
     return checksum
 
 

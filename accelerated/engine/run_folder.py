@@ -141,7 +141,8 @@ def explained(run: Path) -> Iterator[None]:
         if error.filename is None or run not in Path(error.filename).parents:
             raise
         whole = _newest_whole(run)
-        kept = "it has no checkpoint yet: --resume begins it again"
+        kept = "there is no checkpoint yet; once that is mended, --resume begins the run again"
         if whole is not None:
-            kept = f"{whole.path} of step {whole.iteration} is whole: --resume goes on from there"
+            path = run / "checkpoints" / whole.path.name
+            kept = f"{path} is whole; once that is mended, --resume goes on from there"
         raise OSError(error.errno, f"{error.strerror}; {kept}", error.filename) from error
