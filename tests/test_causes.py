@@ -549,6 +549,16 @@ def test_one_entry_is_mended_or_left_out(root, change, code, field):
         assert repaired.content["annotations"][0]["bbox"] == data()["annotations"][0]["bbox"]
 
 
+def test_a_shift_is_mended_beside_entries_without_an_id(root):
+    def damage(content):
+        images_of(content, lambda i: {"id": i["id"] - 1})
+        content["annotations"] += [None, {"category_id": 1}, {"image_id": "1"}]
+
+    repaired = repair(sources.find(written(root, damage), root))
+    assert not repaired.report.problems
+    assert [a["image_id"] for a in repaired.content["annotations"]] == [0, 0, 1, 1, 2, 2, 3, 3]
+
+
 def test_the_annotations_of_a_broken_image_go_with_it(root):
     path = written(root, lambda d: d["images"][1].update(file_name="lost.png"))
     repaired = repair(sources.find(path, root))

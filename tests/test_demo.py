@@ -29,6 +29,7 @@ def test_the_whole_way(small, tmp_path, capsys):
     assert demo.train_on_shapes(tmp_path / "demo", 1, 2, 0, CPU, 0)
     out = capsys.readouterr().out
     assert "Mask AP" in out and "agree in all" in out
+    assert "predictions.png, loss.png, log.jsonl, last" in " ".join(out.split())
     assert all(
         Image.open(tmp_path / "demo" / f"{name}.png").size[0] > 500
         for name in ("predictions", "loss")

@@ -370,6 +370,9 @@ def test_a_model_that_knows_nothing_is_evaluated_too(tmp_path):
     results = json.loads((tmp_path / "results.json").read_text())
     assert results and {result["image_id"] for result in results} <= {1, 2, 3}
     assert all(result["segmentation"]["size"] == [64, 64] for result in results)
+    # Unless asked to, `detect` does nothing to be fast that would change a bit.
+    again = evaluate.detect(model, small.shapes(3), batch_size=2)
+    assert json.loads(json.dumps(again)) == results and model.training
 
 
 def test_crops_give_the_results_of_full_masks():

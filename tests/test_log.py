@@ -70,6 +70,18 @@ def test_a_line_that_is_none_is_named(tmp_path, line):
     assert path.read_bytes().endswith(b'\n{"iteration": 3}\n'), "nothing is lost"
 
 
+def test_a_resumed_log_knows_whether_its_step_was_evaluated(tmp_path):
+    path = tmp_path / "log.jsonl"
+    with log.Log(path, 0, 10, bar=False) as lines:
+        assert not lines.evaluated
+        lines.write(2)
+        lines.write(2, evaluation={})
+        lines.write(4)
+    for start, evaluated in ((4, False), (2, True)):
+        with log.Log(path, start, 10, bar=False) as lines:
+            assert lines.evaluated is evaluated
+
+
 def test_window_averages_and_finds_the_first_step_that_is_not_finite():
     window = log.Window("cpu")
     for value in (1.0, 2.0, 6.0):

@@ -1,6 +1,7 @@
 """Published weights: the table, the download, the files that are known by their digest."""
 
 import json
+import os
 import re
 import threading
 import warnings
@@ -65,6 +66,16 @@ def test_download_once(publish):
     assert download.fetch(zoo.ENTRIES["coco"]) == path and path.read_bytes() == CONTENT
     assert download.fetch(zoo.ENTRIES["coco"]) == path
     assert server.requests == [(path.name, None)] and [*path.parent.iterdir()] == [path]
+
+
+def test_a_download_is_on_the_disk_before_it_has_its_name(publish, monkeypatch):
+    _, path = publish(CONTENT)
+    synced = []
+    monkeypatch.setattr(
+        os, "fsync", lambda file: synced.append((os.fstat(file).st_size, path.exists()))
+    )
+    download.fetch(zoo.ENTRIES["coco"])
+    assert synced == [(len(CONTENT), False)] and path.exists()
 
 
 def test_an_interrupted_download_goes_on(publish):
