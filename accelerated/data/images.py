@@ -172,8 +172,8 @@ def _rgb(image, path, pixel_range):
         values = _values(image, path, pixel_range)
         pixels = np.empty((*values.shape, 3), np.uint8)
         # Row by row, because a whole large picture in float64 would need gigabytes.
-        for row, grey in zip(values, pixels, strict=True):
-            grey[:] = _eight_bits(row, pixel_range)[:, None]
+        for index, row in enumerate(values):
+            pixels[index] = _eight_bits(row, pixel_range)[:, None]
         return pixels
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
