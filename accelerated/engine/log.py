@@ -11,6 +11,7 @@ import os
 import resource
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -80,19 +81,19 @@ def read(path: str | Path) -> list[dict]:
     return list(_lines(Path(path)))
 
 
-def _lines(path):
+def _lines(path: Path) -> Iterator[dict]:
     """Yield the lines; a last one that is incomplete, which a killed process leaves, is left out.
 
     Raises ValueError that names the file and the line for anything else.
     """
     lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
     for number, line in enumerate(lines, start=1):
+        values: Any = None
         try:
             values: Any = json.loads(line)
         except (ValueError, RecursionError):
             if number == len(lines) and not line.endswith(b"\n"):
                 return
-            values = None
         fits = isinstance(values, dict) and type(values.get("iteration")) is int
         # A line of steps holds numbers; an evaluation may hold anything.
         if not fits or ("loss" in values and not all(map(is_number, values.values()))):

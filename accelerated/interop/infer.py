@@ -76,7 +76,9 @@ def widths(config: Config, tensors: Tensors) -> Config:
     Raises ValueError, naming it, if the tensors have another part than `config`.
     """
     classes = count_classes(tensors)
-    deltas = shape(tensors, "box_head.box_deltas.weight", 2)[0] // 4
+    deltas, rest = divmod(shape(tensors, "box_head.box_deltas.weight", 2)[0], 4)
+    if rest:
+        raise TensorError("box_head.box_deltas.weight", f"{4 * deltas + rest} rows are no boxes")
     if deltas == 1 < classes:
         raise ValueError("class-agnostic box regression is not supported")
     first = deltas == Layout.background_first(classes).columns
