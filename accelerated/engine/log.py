@@ -90,7 +90,7 @@ def _lines(path: Path) -> Iterator[dict]:
     for number, line in enumerate(lines, start=1):
         values: Any = None
         try:
-            values: Any = json.loads(line)
+            values = json.loads(line)
         except (ValueError, RecursionError):
             if number == len(lines) and not line.endswith(b"\n"):
                 return
