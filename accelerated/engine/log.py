@@ -35,7 +35,7 @@ class Log:
 
     def __init__(self, path: str | Path | None, start: int, iterations: int, *, bar: bool = True):
         self.shown = Shown(start, iterations, visible=bar and path is not None)
-        self._file, self.evaluated = None, False
+        self._file, self.evaluated, self.start = None, False, start
         if path is None:
             return
         self.path = path = Path(path)
@@ -47,8 +47,12 @@ class Log:
         self.evaluated = any(line["iteration"] == start and "evaluation" in line for line in kept)
 
     def write(self, iteration: int, **values: Any) -> None:
-        """Write one line to the disk, or none of it. Raises ValueError for NaN and infinity."""
-        if self._file is None:
+        """Write one line to the disk, or none of it. Raises ValueError for NaN and infinity.
+
+        The evaluation of the step `start`, which a finished run repeats, is not written twice.
+        """
+        again = self.evaluated and iteration == self.start and "evaluation" in values
+        if self._file is None or again:
             return
         line = json.dumps({"iteration": iteration} | values, allow_nan=False).encode() + b"\n"
         end = self._file.seek(0, os.SEEK_END)

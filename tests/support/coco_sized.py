@@ -1,13 +1,12 @@
-"""What a data set of COCO's size costs: time to open, memory, memory of each worker.
+"""What a data set of COCO's size costs: time to open it, and memory, also of worker processes.
 
-`PYTHONPATH=.:tests python -m support.coco_sized FOLDER` writes a file of the size of COCO's
-instances_train2017.json (118,000 images, 860,000 objects, 440 MB) into a folder, unless it is
-there, and prints the numbers of docs/numbers.md. It has no pictures.
+`PYTHONPATH=.:tests python -m support.coco_sized FOLDER [IMAGES OBJECTS WORKERS]` writes a file
+without pictures into a folder, unless it is there, and prints the numbers of docs/numbers.md. By
+default it is as large as COCO's instances_train2017.json.
 """
 
 import json
 import multiprocessing
-import os
 import sys
 import time
 from pathlib import Path
@@ -16,26 +15,27 @@ import numpy as np
 
 from accelerated.data.coco import CocoDataset
 
-IMAGES, OBJECTS, CATEGORIES = 118_000, 860_000, 80
-WORKERS, TOUCHED = 4, 3000
+IMAGES, OBJECTS, WORKERS, CATEGORIES = 118_000, 860_000, 4, 80
+# Numbers of images after whose targets the memory of a worker is measured.
+TOUCHED = (1000, 3000, 12000)
 
 
-def write(path: Path) -> None:
+def write(path: Path, images: int, objects: int) -> None:
     """Write the file: one object in a hundred is a crowd region, the others have polygons."""
     rng = np.random.default_rng(0)
     head = {
         "images": [
             {"license": 3, "file_name": f"{i:012}.jpg", "width": 640, "height": 480, "id": i}
-            for i in range(1, IMAGES + 1)
+            for i in range(1, images + 1)
         ],
         "categories": [
             {"supercategory": "thing", "id": k, "name": f"class {k}"}
             for k in range(1, CATEGORIES + 1)
         ],
     }
-    # Two images in three have an object, as many as in an exponential distribution.
-    share = rng.exponential(size=IMAGES)
-    owners = np.sort(rng.choice(IMAGES, OBJECTS, p=share / share.sum())) + 1
+    # Few images have many objects, as in COCO.
+    share = rng.exponential(size=images)
+    owners = np.sort(rng.choice(images, objects, p=share / share.sum())) + 1
     with path.open("w") as file:
         file.write(json.dumps(head, separators=(",", ":"))[:-1] + ',"annotations":[')
         for number, owner in enumerate(owners.tolist(), start=1):
@@ -79,17 +79,19 @@ def memory(pid: int | str = "self", file: str = "smaps_rollup") -> dict[str, flo
     return {row[0].rstrip(":"): int(row[1]) / 1024 for row in rows}
 
 
-def _touch(dataset, seed, done, leave):
-    before = memory()
-    started = time.perf_counter()
-    chosen = np.random.default_rng(seed).permutation(len(dataset))[:TOUCHED].tolist()
-    objects = sum(len(dataset.target(index).labels) for index in chosen)
-    seconds = time.perf_counter() - started
-    done.put((os.getpid(), before, seconds, objects))
-    leave.wait()
+def _touch(dataset, seed):
+    order = np.random.default_rng(seed).permutation(len(dataset)).tolist()
+    for number, index in enumerate(order, start=1):
+        dataset.target(index)
+        if number in TOUCHED:
+            now = memory()
+            private, shared = now["Private_Dirty"], now["Pss"]
+            print(f"worker, {number} targets: private {private:.0f} MB, PSS {shared:.0f} MB")
+        if number == max(TOUCHED):
+            break
 
 
-def measure(path: Path) -> None:
+def measure(path: Path, workers: int) -> None:
     """Open the file, touch it in workers, print."""
     imported = memory()["Rss"]
     started, clock = time.perf_counter(), time.process_time()
@@ -99,34 +101,24 @@ def measure(path: Path) -> None:
     print(f"opened in {seconds:.0f} s, of which processor {clock:.0f} s")
     print(f"memory before opening {imported:.0f} MB, peak {memory(file='status')['VmHWM']:.0f} MB")
     print(f"after opening {memory()['Rss']:.0f} MB")
-    started = time.perf_counter()
-    chosen = np.random.default_rng(9).permutation(len(dataset))[:TOUCHED].tolist()
-    for index in chosen:
+    clock, count = time.process_time(), min(1000, len(dataset))
+    for index in range(count):
         dataset.target(index)
-    print(f"target {(time.perf_counter() - started) / TOUCHED * 1e6:.0f} us")
+    print(f"a target takes {(time.process_time() - clock) / count * 1e3:.2f} ms", flush=True)
     context = multiprocessing.get_context("fork")
-    done, leave = context.Queue(), context.Event()
-    arguments = [(dataset, seed, done, leave) for seed in range(WORKERS)]
-    workers = [context.Process(target=_touch, args=a) for a in arguments]
-    for worker in workers:
-        worker.start()
-    results = [done.get() for _ in workers]
-    for pid, before, seconds, objects in sorted(results):
-        now = memory(pid)
-        print(
-            f"worker: private {before['Private_Dirty']:.0f} -> {now['Private_Dirty']:.0f} MB,"
-            f" PSS {now['Pss']:.0f} MB, {seconds:.1f} s, {objects} objects"
-        )
-    print(f"main: PSS {memory()['Pss']:.0f} MB, RSS {memory()['Rss']:.0f} MB")
-    leave.set()
-    for worker in workers:
-        worker.join()
+    processes = [context.Process(target=_touch, args=(dataset, k)) for k in range(workers)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
 
 
 if __name__ == "__main__":
-    folder = Path(sys.argv[1])
+    folder, (images, objects, workers) = Path(sys.argv[1]), (IMAGES, OBJECTS, WORKERS)
+    if len(sys.argv) > 2:
+        images, objects, workers = map(int, sys.argv[2:])
     folder.mkdir(parents=True, exist_ok=True)
-    file = folder / "instances.json"
+    file = folder / f"{images}_{objects}.json"
     if not file.exists():
-        write(file)
-    measure(file)
+        write(file, images, objects)
+    measure(file, workers)
