@@ -90,6 +90,12 @@ def test_check_finite_names_the_first_bad_row(boxes, array):
         boxes.check_finite(array(values), "boxes")
 
 
+def test_a_compiled_check_does_nothing(monkeypatch):
+    """It would break the graph."""
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    accelerated.boxes.check_finite(torch.full((1, 4), torch.nan), "boxes")
+
+
 @given(some_boxes(30, 40), some_boxes(30, 40))
 def test_iou_properties(a, b):
     overlap = reference.boxes.iou(a, b)

@@ -14,7 +14,7 @@ from PIL import Image
 from support import small
 
 import accelerated
-from accelerated.command_line import cli
+from accelerated.command_line import cli, loading
 from accelerated.data import synthetic
 from accelerated.engine import checkpoint
 
@@ -137,7 +137,7 @@ def test_evaluate(command, shapes, trained, tmp_path):
         "--device",
         "cpu",
     )
-    assert code == 0 and "segm" in out
+    assert code == 0 and "Average precision" in out and "rectangle" in out
     assert json.loads((tmp_path / "e" / "metrics.json").read_text())["segm"]["AP"] is not None
     assert isinstance(json.loads((tmp_path / "e" / "results.json").read_text()), list)
 
@@ -189,6 +189,15 @@ def test_predict_hands_its_options_on(command, shapes, trained, tmp_path, monkey
     assert expected.items() <= given.items()
     assert list(map(str, given["images"])) == [str(shapes[1])]
     assert [c["name"] for c in given["categories"]] == ["disc", "rectangle", "triangle"]
+
+
+def test_verify_interprets_kernels_unless_there_is_a_gpu(command, shapes, trained, monkeypatch):
+    def select(device, backend, interpret=False):
+        raise ValueError(f"{device}, {backend}, {interpret}")
+
+    monkeypatch.setattr(loading, "select_device", select)
+    words = ("verify", trained, shapes[1] / "000001.png", "--device", "cpu")
+    assert "cpu, auto, True" in command(*words)[2]
 
 
 def test_verify(command, shapes, trained):

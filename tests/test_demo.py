@@ -36,6 +36,17 @@ def test_the_whole_way(small, tmp_path, capsys):
     )
 
 
+@pytest.mark.parametrize(
+    ("options", "steps"), [((), 1200), (("--numpy",), 100), (("--iterations", 7), 7)]
+)
+def test_the_number_of_steps(command, options, steps, monkeypatch, tmp_path):
+    asked = []
+    for name in ("train_on_shapes", "train_in_numpy"):
+        monkeypatch.setattr(demo, name, lambda output, iterations, *_: asked.append(iterations))
+    command("demo", "--output", tmp_path, "--device", "cpu", *options)
+    assert asked == [steps]
+
+
 @pytest.fixture
 def tiny(monkeypatch):
     from support import small

@@ -1,6 +1,7 @@
 """Other formats of annotations: recognised, and read as what they mean."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -163,6 +164,8 @@ def test_parts_of_yolo(tmp_path):
     assert len(sources.find(tmp_path / "labels").content["images"]) == 2
     flat = sources.find(tmp_path / "labels/train", tmp_path / "images/train")
     assert len(flat.content["annotations"]) == 4 and codes(flat) == ["class_names_missing"]
+    deeper = sources.find(tmp_path / "labels/train", tmp_path)
+    assert len(deeper.content["annotations"]) >= 4
 
 
 @pytest.mark.parametrize(
@@ -242,7 +245,7 @@ def test_shapes_of_via_3(tmp_path):
     path = annotated.via_3(tmp_path)
     project = json.loads(path.read_text())
     shapes = [[2, 5, 6, 10, 20], [3, 40, 30, 10], [4, 40, 30, 20, 10], [1, 3, 3], [8, 1, 2, 3, 4]]
-    shapes += [[2, 5, "6", 10, 20], [[]]]
+    shapes += [[5, 1, 2, 3, 4], [6, 1, 2, 3, 4], [9, 1, 2, 3, 4], [2, 5, "6", 10, 20], [[]]]
     first = next(iter(project["metadata"].values()))
     project["metadata"] = {str(k): first | {"xy": xy} for k, xy in enumerate(shapes)}
     path.write_text(json.dumps(project))
@@ -251,7 +254,10 @@ def test_shapes_of_via_3(tmp_path):
     assert (rect["bbox"], rect["segmentation"]) == ([5, 6, 10, 20], [])
     np.testing.assert_allclose(circle["bbox"], [30, 20, 20, 20])
     np.testing.assert_allclose(ellipse["bbox"], [20, 20, 40, 20])
-    assert codes(source) == ["region_invalid", *["shape_skipped"] * 3]
+    assert codes(source) == ["region_invalid", *["shape_skipped"] * 6]
+    kinds = ("point", "line", "polyline", "extreme_rect", "extreme_circle", "unknown")
+    told = " ".join(problem.message for problem in source.problems)
+    assert all(re.search(rf"\b{kind}\b", told) for kind in kinds), told
 
 
 def bits(*pairs):
@@ -320,6 +326,10 @@ def test_shapes_of_cvat(tmp_path):
     assert codes(source) == ["shape_invalid", "shape_invalid", "shape_skipped"]
     entity = '<!DOCTYPE a [<!ENTITY b "c">]>'
     path.write_text(f"{entity}<annotations>{image}</annotations>")
+    with pytest.raises(ValueError, match="it has a DOCTYPE"):
+        sources.find(path)
+    # It may stand in a file of its own.
+    path.write_text(f'<!DOCTYPE a SYSTEM "a.dtd"><annotations>{image}</annotations>')
     with pytest.raises(ValueError, match="it has a DOCTYPE"):
         sources.find(path)
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from support import small
 
-from accelerated.engine import best, checkpoint, log, start
+from accelerated.engine import best, checkpoint, log, progress, start
 from accelerated.engine import train as training
 from accelerated.engine.settings import fit_warmup
 from accelerated.optimizer import learning_rate
@@ -274,6 +274,12 @@ def test_progress_is_lines_where_there_is_no_terminal(tmp_path, capsys, monkeypa
     assert len(capsys.readouterr().out.splitlines()) == 4
     run(tmp_path / "never", 1, bar=False)
     assert capsys.readouterr().out == ""
+
+
+def test_the_time_that_is_left(capsys):
+    values = {"loss": 1.0, "learning_rate": 0.1, "images_per_second": 2.0, "seconds": 15.0}
+    progress.Shown(0, 10).step(4, values)
+    assert capsys.readouterr().out.endswith("  1:30 left\n")
 
 
 def test_progress_is_a_bar_in_a_terminal(tmp_path, capsys, monkeypatch, scripted):

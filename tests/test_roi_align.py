@@ -13,6 +13,7 @@ from support.strategies import arrays
 from support.strategies import boxes as some_boxes
 
 import accelerated.kernels.eager.roi_align
+import accelerated.kernels.triton.roi_align_backward
 import accelerated.roi_align
 import reference.roi_align
 from accelerated.kernels.eager.roi_align import Taps, sparse_compact, sparse_padded
@@ -614,6 +615,16 @@ def test_more_rois_than_a_word_of_the_backward_holds(backend, rng):
     check_gradient(backend, rng, rois, image_index, 1)
 
 
+@AGGREGATES
+def test_more_channels_than_a_program_of_the_backward_has(aggregate, rng, monkeypatch):
+    kernels = accelerated.kernels.triton.roi_align_backward
+    monkeypatch.setattr(kernels, "MAX_CHANNELS", 16)
+    monkeypatch.setitem(kernels.MEAN_CHANNELS, 8, 16)
+    image_index = np.array([0, 1, 0])
+    rois = some_rois(rng, 3, 9, 10)
+    check_gradient("triton", rng, rois, image_index, 2, aggregate, channels=35)
+
+
 @BACKENDS
 @AGGREGATES
 def test_rois_in_any_order_of_images(backend, aggregate, rng):
@@ -624,11 +635,11 @@ def test_rois_in_any_order_of_images(backend, aggregate, rng):
     check_gradient(backend, rng, rois, image_index, 4, aggregate)
 
 
-def check_gradient(backend, rng, rois, image_index, images, aggregate="mean"):
+def check_gradient(backend, rng, rois, image_index, images, aggregate="mean", channels=2):
     """Compare the gradients of maps of 9 x 10 alone with the oracle's."""
     features, grad_out = (
-        rng.standard_normal((images, 2, 9, 10)),
-        rng.standard_normal((len(rois), 2, 2, 3)),
+        rng.standard_normal((images, channels, 9, 10)),
+        rng.standard_normal((len(rois), channels, 2, 3)),
     )
     arguments, keywords = (rois, image_index), PLAIN | {"aggregate": aggregate}
     expected = reference.roi_align.roi_align_backward(grad_out, features, *arguments, **keywords)
