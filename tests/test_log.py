@@ -127,3 +127,12 @@ def test_a_closed_terminal_or_pipe_does_not_stop_the_run():
     ended = subprocess.run(command, stdout=written, stderr=subprocess.PIPE, text=True)
     os.close(written)
     assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_the_last_evaluation_is_written_once(tmp_path):
+    """A run that was killed at its very end evaluates again when it is resumed."""
+    path = tmp_path / "log.jsonl"
+    for start in (0, 4, 4):
+        with log.Log(path, start, 4, bar=False) as lines:
+            lines.write(4, evaluation={"AP": 0.5})
+    assert log.read(path) == [{"iteration": 4, "evaluation": {"AP": 0.5}}]
