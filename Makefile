@@ -4,7 +4,7 @@ PYTHON_OLDEST ?= python3.11
 PYTHON_NEWEST ?= python3.13
 BIN := .venv/bin
 
-.PHONY: demo test test-oldest test-newest notebooks lab lint map gpu clean
+.PHONY: demo test fuzz test-oldest test-newest notebooks lab lint map gpu clean
 
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -16,6 +16,11 @@ demo: .venv/ready  ## train the tiny model on synthetic shapes, evaluate, draw, 
 
 test: .venv/ready  ## everything that needs no GPU; where there is one, it is hidden
 	CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+
+FUZZ_INPUTS ?= 10000
+fuzz: .venv/ready  ## damaged files of every kind that is read: what is not refused in a line fails
+	CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 PYTHONPATH=tests \
+		$(BIN)/python -m fuzz --inputs $(FUZZ_INPUTS)
 
 notebooks: .venv/ready  ## run the notebooks, offline, and write the .ipynb files
 	$(BIN)/python notebooks/playground/build.py

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from accelerated import box_coder, matcher, norm, sampler, shared_head
+from accelerated import box_coder, matcher, norm, processes, sampler, shared_head
 from accelerated.labels import class_layout, delta_layout
 from accelerated.losses import cross_entropy, smooth_l1
 from accelerated.parameters import initialise
@@ -195,7 +195,7 @@ def losses(
     the deltas of their class. Every loss depends on every input, if only by a factor of 0.
     """
     filled, objects = labels >= 0, labels > 0
-    normalizer = filled.sum().clamp(min=1)
+    normalizer = processes.count(filled)
     per_roi = cross_entropy(class_logits, class_layout(config).column(labels))
     classification = torch.where(filled, per_roi, 0).sum() / normalizer
     layout = delta_layout(config)

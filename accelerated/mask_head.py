@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from accelerated import masks, norm, shared_head
+from accelerated import masks, norm, processes, shared_head
 from accelerated.labels import mask_layout
 from accelerated.losses import at_least_float32, binary_cross_entropy
 from accelerated.parameters import initialise
@@ -155,7 +155,7 @@ def loss(
     pixels = LOSSES[config.mask_head.loss](mask_logits, labels, targets, config)
     total = torch.where(objects[:, None, None], pixels, 0).sum()
     pixels_per_mask = targets[0].numel() if len(targets) else 1
-    return total / (objects.sum().clamp(min=1) * pixels_per_mask)
+    return total / (processes.count(objects) * pixels_per_mask)
 
 
 def sigmoid_loss(

@@ -9,6 +9,7 @@ B sampled RoIs and D detection slots of an image.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -23,6 +24,7 @@ from accelerated import (
     masks,
     neck,
     postprocess,
+    processes,
     rpn,
     shared_head,
     transform,
@@ -277,10 +279,8 @@ class MaskRCNN(nn.Module):
         """Draw random priorities for the anchors, and for proposal and ground-truth slots."""
         slots = self.config.rpn.post_nms_top_n_train + gt_boxes.shape[1]
         widths = {"rpn": logits.shape[1], "roi": slots}
-        return {
-            name: torch.rand(len(logits), width, device=logits.device, generator=generator)
-            for name, width in widths.items()
-        }
+        draw = partial(processes.rand, len(logits), device=logits.device, generator=generator)
+        return {name: draw(width) for name, width in widths.items()}
 
     def features(
         self, images: torch.Tensor, record: Stages | None = None

@@ -7,11 +7,11 @@ Legend: N images, C channels, H x W pixels.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
-from torch import distributed, nn
+from torch import nn
 
+from accelerated import processes
 from accelerated.conv import add_and_relu, conv2d
 from reference.config import Config
 
@@ -189,24 +189,10 @@ class SyncBatchNorm2d(BatchNorm2d):
     """Batch normalisation over the batches of all processes [MegDet, Peng et al. 2018]."""
 
     def synchronised(self) -> bool:
-        return distributed.is_available() and distributed.is_initialized()
+        return processes.number() > 1
 
     def over_all(self, total: torch.Tensor) -> torch.Tensor:
-        return SumOverProcesses.apply(total) if self.synchronised() else total
-
-
-class SumOverProcesses(torch.autograd.Function):
-    """The sum over all processes, in each of them; the backward sums over all processes too."""
-
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
-        total = x.clone()
-        distributed.all_reduce(total)
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
-        return SumOverProcesses.apply(grad)
+        return processes.total(total)
 
 
 KINDS = {"frozen": FrozenBatchNorm2d, "batch": BatchNorm2d, "sync_batch": SyncBatchNorm2d}

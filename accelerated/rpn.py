@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from accelerated import box_coder, boxes, matcher, neck, nms, norm, sampler
+from accelerated import box_coder, boxes, matcher, neck, nms, norm, processes, sampler
 from accelerated.losses import binary_cross_entropy, smooth_l1
 from reference.config import RPN as RPNConfig
 from reference.config import Config
@@ -220,7 +220,7 @@ def losses(
     positive, used = sampled == 1, sampled >= 0
     normalizer = rpn.batch_size * len(sampled)
     if rpn.loss_normalizer == "sampled":
-        normalizer = used.sum().clamp(min=1)
+        normalizer = processes.count(used)
     entropy = binary_cross_entropy(logits, positive.to(logits.dtype))
     objectness = torch.where(used, entropy, 0).sum() / normalizer
     difference = torch.where(positive[..., None], deltas - target_deltas, 0)

@@ -23,8 +23,9 @@ def build(annotation: Any, value: Any, path: str) -> Any:
     if origin is Literal:
         return _expect(value in arguments, value, f"one of {', '.join(arguments)}", path)
     accepted = (int, float) if annotation is float else annotation
-    # In Python, True is an int.
+    # In Python, True is an int, and NaN a float; some ints are beyond all floats.
     fits = isinstance(value, accepted) and isinstance(value, bool) == (annotation is bool)
+    fits = fits and (accepted is annotation or abs(value) < 2**1024)
     return annotation(_expect(fits, value, annotation.__name__, path))
 
 
@@ -39,9 +40,8 @@ def _dataclass(cls: Any, value, path):
 def _tuple(arguments, value, path):
     """Build every item like the first of the annotation; a final Ellipsis admits any length."""
     any_length = arguments[-1] is Ellipsis
-    expected = "a list" if any_length else f"a list of {len(arguments)}"
     fits = isinstance(value, list | tuple) and (any_length or len(value) == len(arguments))
-    _expect(fits, value, expected, path)
+    _expect(fits, value, "a list" if any_length else f"a list of {len(arguments)}", path)
     return tuple(build(arguments[0], item, path) for item in value)
 
 

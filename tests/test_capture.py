@@ -9,8 +9,10 @@ from support import narrow, small
 from test_train import assert_same_run
 
 from accelerated import anchors
-from accelerated.engine import capture, train
+from accelerated.engine import capture, checkpoint, train
 from accelerated.engine.capture import WARM_UP, Graphs, count_anchors, draw_priorities
+from accelerated.engine.failure import NotFiniteError
+from accelerated.engine.run import Run
 from accelerated.mask_rcnn import MaskRCNN
 from accelerated.structures import Batch, Target
 from accelerated.verify.equality import MODEL, assert_close
@@ -128,7 +130,7 @@ def test_every_shape_has_its_own_graph(monkeypatch):
 
 @pytest.mark.parametrize("kind", ["sgd", "adamw"])
 def test_what_a_graph_would_read_and_write_stays_where_it_is(kind, tmp_path, monkeypatch):
-    config, places, step = small.config(kind=kind, learning_rate=1e-3), [], train.Run.step
+    config, places, step = small.config(kind=kind, learning_rate=1e-3), [], Run.step
     config = replace(config, backbone=replace(config.backbone, norm="batch"))
 
     def watched(self, batch, waited):
@@ -138,7 +140,7 @@ def test_what_a_graph_would_read_and_write_stays_where_it_is(kind, tmp_path, mon
         kept += [tensor for state in self.optimizer.state.values() for tensor in state.values()]
         places.append([tensor.data_ptr() for tensor in kept])
 
-    monkeypatch.setattr(train.Run, "step", watched)
+    monkeypatch.setattr(Run, "step", watched)
     run(tmp_path, 4, config)
     assert places[0] == places[1] == places[2] == places[3]
 
@@ -174,10 +176,10 @@ def test_a_captured_run_stops_at_the_step_that_failed(tmp_path, monkeypatch):
         return draw(model, batch, generator)
 
     poisoned.steps = 0
-    monkeypatch.setattr(train, "draw_priorities", poisoned)
-    with pytest.raises(train.NotFiniteError, match=r"^iteration 4: "):
+    monkeypatch.setattr("accelerated.engine.run.draw_priorities", poisoned)
+    with pytest.raises(NotFiniteError, match=r"^iteration 4: "):
         run(tmp_path, 9, device="cuda", graph=True, log_every=8, checkpoint_every=4)
-    assert train.checkpoint.read(tmp_path).iteration == 4
+    assert checkpoint.read(tmp_path).iteration == 4
 
 
 def scenes(rng, count=4):

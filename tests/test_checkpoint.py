@@ -112,13 +112,23 @@ def damage_tensors(path):
     (path / "model.safetensors").write_bytes((path / "model.safetensors").read_bytes()[:-3])
 
 
+def make_old(path):
+    """Make it a checkpoint of the first format, without digests."""
+    state = json.loads((path / "state.json").read_text()) | {"format": 1}
+    for key in ("machine", "files", "sha256"):
+        del state[key]
+    (path / "state.json").write_text(json.dumps(state))
+
+
 def damage_config(path):
+    make_old(path)
     (path / "config.json").write_text(
         (path / "config.json").read_text().replace('"depth"', '"height"')
     )
 
 
 def damage_classes(path):
+    make_old(path)
     (path / "config.json").write_text(
         (path / "config.json").read_text().replace('"num_classes": 2', '"num_classes": 3')
     )
@@ -188,7 +198,7 @@ def test_a_killed_save_leaves_the_last_checkpoint_good(tmp_path):
                     os.kill(os.getpid(), signal.SIGKILL)
                 return function(*arguments, **options)
             return call
-        t.checkpoint._sync = deadly(t.checkpoint._sync)
+        t.checkpoint.sync = deadly(t.checkpoint.sync)
         t.checkpoint.save_file = deadly(t.checkpoint.save_file)
         for name in ("rename", "replace", "symlink_to", "mkdir"):
             setattr(Path, name, deadly(getattr(Path, name)))

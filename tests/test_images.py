@@ -1,5 +1,9 @@
 """Reading pictures: orientations, depths, and one rule for the linter and the reader."""
 
+import io
+import struct
+import zlib
+
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
@@ -89,3 +93,125 @@ def test_the_first_picture_of_several(tmp_path):
     first.save(tmp_path / "a.tif", save_all=True, append_images=[second])
     assert images.probe(tmp_path / "a.tif").frames == 2
     np.testing.assert_array_equal(images.read(tmp_path / "a.tif"), PIXELS)
+
+
+BLOCKS = np.kron(PIXELS, np.ones((4, 4, 1), np.uint8))
+# {name: (format, mode, options)}
+WRITTEN = {
+    "png": ("PNG", "RGB", {}),
+    "palette png": ("PNG", "P", {}),
+    "bits png": ("PNG", "1", {}),
+    "jpeg": ("JPEG", "RGB", {}),
+    "progressive jpeg": ("JPEG", "RGB", {"progressive": True}),
+    "webp": ("WEBP", "RGB", {}),
+    "lossless webp": ("WEBP", "RGB", {"lossless": True}),
+    "tiff": ("TIFF", "L", {}),
+    "lzw tiff": ("TIFF", "L", {"compression": "tiff_lzw"}),
+    "deflated tiff": ("TIFF", "L", {"compression": "tiff_adobe_deflate"}),
+    "packed tiff": ("TIFF", "L", {"compression": "packbits"}),
+    "gif": ("GIF", "P", {}),
+    "bmp": ("BMP", "L", {}),
+    "ppm": ("PPM", "L", {}),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", WRITTEN)
+def test_a_file_that_is_cut_is_refused_or_whole(tmp_path, name):
+    """At some hundred places, at each of the first and the last bytes."""
+    form, mode, options = WRITTEN[name]
+    path, stream = tmp_path / "a.image", io.BytesIO()
+    Image.fromarray(BLOCKS).convert(mode).save(stream, form, **options)
+    raw = stream.getvalue()
+    path.write_bytes(raw)
+    whole = images.read(path)
+    inner = range(0, len(raw), max(1, len(raw) // 50))
+    for length in {*range(30), *inner, *range(len(raw) - 30, len(raw))}:
+        path.write_bytes(raw[: max(0, length)])
+        for function in (images.read, images.probe):
+            try:
+                found = function(path)
+            except images.ImageError as error:
+                assert str(error).startswith("'a.image' ") and "\n" not in str(error)
+            else:
+                same = function is images.probe or np.array_equal(found, whole)
+                assert same, f"cut after {length} of {len(raw)} bytes"
+
+
+def png_of(rows, height=16, interlaced=0, depth=8, colour=2):
+    """A PNG file that holds so many rows; its data ends as if that were all."""
+
+    def chunk(kind, data):
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    header = struct.pack(">IIBBBBB", 8, height, depth, colour, 0, 0, interlaced)
+    data = zlib.compress(b"".join(rows))
+    chunks = ((b"IHDR", header), (b"IDAT", data[:9]), (b"IDAT", data[9:]), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in chunks)
+
+
+@pytest.mark.parametrize("rows", [1, 10, 15, 16])
+@pytest.mark.parametrize("value", [0, 200])
+def test_a_png_with_fewer_rows_than_it_declares(tmp_path, rows, value):
+    """Missing rows are not black rows, which are read."""
+    path = tmp_path / "a.png"
+    path.write_bytes(png_of([b"\0" + bytes([value]) * 24] * rows))
+    if rows == 16:
+        assert (images.read(path) == value).all() and images.probe(path).height == 16
+        return
+    for function in (images.read, images.probe):
+        with pytest.raises(images.ImageError, match=r"'a\.png' is damaged"):
+            function(path)
+
+
+def test_an_interlaced_png_without_its_last_passes(tmp_path):
+    # 8 columns: one pixel in each of the first two passes, two of the third, and so on.
+    passes = [(1, 2), (1, 2), (2, 2), (2, 4), (4, 4), (4, 8), (8, 8)]
+    rows = [b"\0" + b"\x50" * columns for columns, count in passes for _ in range(count)]
+    path = tmp_path / "a.png"
+    for missing in range(len(rows)):
+        path.write_bytes(png_of(rows[: len(rows) - missing], interlaced=1, colour=0))
+        if missing == 0:
+            assert (images.read(path) == 0x50).all()
+            continue
+        with pytest.raises(images.ImageError, match="is damaged"):
+            images.read(path)
+
+
+def test_files_that_expand(tmp_path):
+    """Texts and profiles a thousand times as large as the file: read without them, or refused."""
+    from PIL import PngImagePlugin
+
+    info = PngImagePlugin.PngInfo()
+    info.add_text("a", "x" * 5_000_000, zip=True)
+    for name, options in (("text", {"pnginfo": info}), ("icc", {"icc_profile": bytes(5_000_000)})):
+        path = tmp_path / f"{name}.png"
+        Image.fromarray(PIXELS).save(path, **options)
+        assert path.stat().st_size < 50_000
+        for function in (images.read, images.probe):
+            try:
+                function(path)
+            except images.ImageError as error:
+                assert "\n" not in str(error) and f"{name}.png" in str(error)
+
+
+def test_the_limit_of_pixels(tmp_path, monkeypatch):
+    monkeypatch.setattr(images, "MAX_PIXELS", 127)
+    Image.fromarray(PIXELS).save(tmp_path / "a.png")
+    with pytest.raises(images.ImageError, match="declares more than 127 pixels"):
+        images.read(tmp_path / "a.png")
+
+
+def test_sixteen_bits_need_no_float_picture(tmp_path):
+    """The memory that NumPy needs stays below that of the picture in float64."""
+    import tracemalloc
+
+    values = np.arange(1 << 20, dtype=np.uint16).reshape(1024, 1024)
+    Image.fromarray(values).save(tmp_path / "a.png")
+    tracemalloc.start()
+    images.read(tmp_path / "a.png", pixel_range=(0, 4095))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8 * values.size

@@ -1,9 +1,12 @@
-"""Pickles of arrays are read, also Python 2's; anything else is refused and not executed."""
+"""Pickles of arrays and files of torch.save are read; anything else is refused and not executed."""
 
+import collections
 import io
 import os
 import pickle
+import re
 import struct
+import zipfile
 from collections import OrderedDict
 
 import numpy as np
@@ -11,7 +14,7 @@ import pytest
 import torch
 
 from accelerated import interop
-from accelerated.interop import unpickle
+from accelerated.interop import torch_files, unpickle
 from accelerated.verify.equality import assert_equal
 
 ARRAYS = {
@@ -105,7 +108,7 @@ def test_nothing_runs(tmp_path):
     torch.save({"model": {"b": Call(os.system, f"touch {sprung}")}}, tmp_path / "trap.pth")
     with pytest.raises(
         ValueError,
-        match=r"trap.pth: refused: .* contains (posix|nt).system besides tensors. Nothing was exec",
+        match=r"trap.pth: refused: it would call (posix|nt).system, .* Nothing was executed",
     ):
         interop.load(tmp_path / "trap.pth")
     assert not sprung.exists()
@@ -158,8 +161,70 @@ def test_damaged(tmp_path):
         interop.load(tmp_path / "cut.pth")
     deep = b"\x80\x02" + b"]" * 100_000 + b"a" * 99_999 + b"."
     path.write_bytes(deep)
-    with pytest.raises(ValueError, match="not a pickle, or damaged"):
+    with pytest.raises(ValueError, match="expected named tensors, got list"):
         interop.load(path)
+
+
+VIEW = torch.arange(12.0).view(3, 4)
+TENSORS = {
+    **{f"{t}": torch.arange(5).to(t) for t in set(torch_files.STORAGES.values())},
+    "transposed": VIEW.T,
+    "inner": VIEW[1:, 2],
+    "expanded": torch.ones(2, 1).expand(2, 3),
+    "parameter": torch.nn.Parameter(torch.ones(2)),
+    "empty": torch.zeros(0, 3),
+    "number": torch.tensor(7.0),
+}
+REST = {
+    "epoch": 3,
+    "rate": np.float64(0.5),
+    "seen": {1, 2},
+    "where": torch.device("cpu"),
+    "counted": collections.Counter("aab"),
+    "shape": torch.Size([1, 2]),
+    "type": torch.float32,
+    "optimizer": {"state": {0: {"momentum": torch.ones(2)}}, "groups": [{"lr": 0.1}]},
+}
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_what_torch_saves(tmp_path, older):
+    """The same as `torch.load` reads, from archives and from the older format."""
+    path = tmp_path / "file.pth"
+    torch.save(
+        {"model": OrderedDict(TENSORS)} | REST, path, _use_new_zipfile_serialization=not older
+    )
+    loaded = torch_files.load(path)
+    assert loaded.keys() == {"model", *REST} and loaded["epoch"] == 3 and loaded["rate"] == 0.5
+    assert torch.equal(loaded["optimizer"]["state"][0]["momentum"], torch.ones(2))
+    assert loaded["model"].keys() == TENSORS.keys()
+    for name, tensor in TENSORS.items():
+        assert loaded["model"][name].dtype == tensor.dtype, name
+        assert torch.equal(loaded["model"][name], tensor), name
+    # Also compressed by somebody's archiver.
+    if not older:
+        with zipfile.ZipFile(path) as archive, zipfile.ZipFile(tmp_path / "z.pth", "w", 8) as z:
+            for name in archive.namelist():
+                z.writestr(name, archive.read(name))
+        assert torch.equal(torch_files.load(tmp_path / "z.pth")["model"]["inner"], VIEW[1:, 2])
+
+
+def test_an_older_view_of_a_storage(tmp_path):
+    """Files from before PyTorch 1.0 may say which part of a storage a tensor sees."""
+    path = tmp_path / "file.pth"
+    torch.save({"a": torch.arange(9.0)}, path, _use_new_zipfile_serialization=False)
+    whole = path.read_bytes()
+    # The count of elements and None, its part; then the tensor's offset and shape.
+    old = rb"K\tN(tq.QK)\x00(K\t\x85q.)"
+    new, count = re.subn(
+        old,
+        lambda m: b"K\t(U\x01vK\x02K\x04t" + m[1] + b"\0K\x04" + m[2][2:],
+        whole,
+        flags=re.DOTALL,
+    )
+    assert count == 1
+    path.write_bytes(new)
+    assert torch_files.load(path)["a"].tolist() == [2, 3, 4, 5]
 
 
 def test_what_is_no_state_dict(tmp_path):

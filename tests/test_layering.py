@@ -16,8 +16,8 @@ STANDARD_AND_NUMPY = sys.stdlib_module_names | {"numpy"}
 # A module imports only from lower rows, or from its own row without a circle.
 LAYERS = [
     "kernels",
-    "backend structures conv norm parameters boxes box_coder anchors matcher sampler nms rois"
-    " roi_align roi_pool roi_warp pooler losses labels masks transform",
+    "backend structures processes conv norm parameters boxes box_coder anchors matcher sampler nms"
+    " rois roi_align roi_pool roi_warp pooler losses labels masks transform",
     "resnet vgg backbone fpn single_scale neck shared_head rpn box_head mask_head postprocess"
     " optimizer deepmask",
     "mask_rcnn",
@@ -32,7 +32,7 @@ BOTH = "verify"
 FROM_REFERENCE = {"reference", "reference.config", "reference.presets", "reference.shapes"}
 WINGS = " ".join(LAYERS[LAYERS.index("mask_rcnn") + 1 :]).split()
 # Modules that are no step of the algorithm.
-ALONE = {"__init__", "backend", *WINGS}
+ALONE = {"__init__", "backend", "processes", *WINGS}
 PRIMITIVES = {
     "conv",
     "linear",
@@ -198,7 +198,7 @@ def test_line_budgets():
         for path in sources("accelerated")
         if path.relative_to(ROOT).parts[1].removesuffix(".py") not in {*WINGS, "__init__"}
     ]
-    assert sum(map(written_lines, algorithm)) < 5900
+    assert sum(map(written_lines, algorithm)) < 5950
 
 
 TWINS = sorted(

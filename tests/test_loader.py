@@ -1,7 +1,5 @@
 """The loader: batches depend on (seed, iteration) alone, failures name image and file."""
 
-import os
-import signal
 from collections import Counter
 from dataclasses import replace
 
@@ -143,16 +141,6 @@ def test_a_label_above_the_classes_names_image_and_file():
     config = replace(CONFIG, num_classes=1)
     with pytest.raises(RuntimeError, match=r"^image \d, file .*: target: label \d above num_class"):
         list(loader(ShapesDataset(4, size=32), config, batch_size=4, training=True, iterations=1))
-
-
-class Killed(ShapesDataset):
-    def __getitem__(self, index):
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
-def test_a_killed_worker_is_explained():
-    with pytest.raises(RuntimeError, match="--workers"):
-        training(Killed(4, size=32), workers=1)
 
 
 def test_nothing_to_train_on():

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
-from support import two_processes
+from support import several_processes
 from support.gradients import check_backward, value_and_gradients
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -305,7 +305,7 @@ def test_two_processes_normalise_as_one(rng, tmp_path):
         [rank(rng, (4, 3, 2, 2), [1, 0, 1, 0]), rank(rng, (3, 3, 2, 2), [1, 1, 1])],
         [rank(rng, (2, 3, 2, 2), [0, 0]), rank(rng, (3, 3, 2, 2), [0, 1, 1])],
     ]
-    found = two_processes.run(two_processes.normalise, tmp_path, cases)
+    found = several_processes.run(several_processes.normalise, tmp_path, cases)
     for number, case in enumerate(cases):
         layer, joined = (
             torch.nn.BatchNorm2d(3).double(),

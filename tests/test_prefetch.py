@@ -12,6 +12,7 @@ from accelerated import mask_head, mask_rcnn, shared_head, transform
 from accelerated.data.loader import loader
 from accelerated.engine import train
 from accelerated.engine.prefetch import AHEAD, Pace, prefetched
+from accelerated.engine.run import Run
 from accelerated.structures import RawBatch
 
 # Operators whose result's shape or value the host must know: on a GPU they wait for it.
@@ -84,7 +85,7 @@ def test_between_two_lines_of_the_log_nothing_waits_and_no_copy_blocks(tmp_path,
     # A CPU, where reading is free, skips empty slots; here the heads run as on a GPU.
     for module in (mask_rcnn, mask_head, shared_head):
         monkeypatch.setattr(module, "on_filled", lambda head, *inputs: head(*inputs))
-    monkeypatch.setattr(train.Run, "step", inside(nothing_waits, train.Run.step))
+    monkeypatch.setattr(Run, "step", inside(nothing_waits, Run.step))
     monkeypatch.setattr(transform, "finish", inside(nothing_blocks, transform.finish))
     monkeypatch.setattr(RawBatch, "to", inside(nothing_blocks, RawBatch.to))
     assert run(tmp_path, amp=amp).iteration == 3
@@ -170,8 +171,8 @@ def no_synchronisation():
 def test_the_loop_never_waits_for_the_gpu(tmp_path, monkeypatch, amp):
     # Compiles the kernels.
     run(tmp_path / "first", device="cuda", amp=amp)
-    monkeypatch.setattr(train.Run, "step", inside(no_synchronisation, train.Run.step))
-    monkeypatch.setattr(train.Run, "load", inside(no_synchronisation, train.Run.load))
+    monkeypatch.setattr(Run, "step", inside(no_synchronisation, Run.step))
+    monkeypatch.setattr(Run, "load", inside(no_synchronisation, Run.load))
     assert run(tmp_path / "second", device="cuda", amp=amp).iteration == 3
 
 

@@ -18,8 +18,9 @@ from support import small
 from accelerated.engine import checkpoint, log
 from accelerated.engine.evaluate import detect
 from accelerated.engine.failure import NotFiniteError
+from accelerated.engine.run import Run, _generator
 from accelerated.engine.start import initialize
-from accelerated.engine.train import _generator, train
+from accelerated.engine.train import train
 from accelerated.mask_rcnn import MaskRCNN
 
 LOSSES = ["rpn_objectness", "rpn_box", "class", "box", "mask"]
@@ -114,9 +115,9 @@ def wait_for(path, iteration, process, patience=120):
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_a_killed_or_interrupted_run_resumes_bit_for_bit(how, tmp_path):
-    """SIGKILL the process alone; SIGINT its group with the loaders, as a terminal does."""
+    """SIGKILL the process alone; others reach its group with the loaders, as of a terminal."""
     run(tmp_path / "whole", 6, checkpoint_every=2)
     process = start(tmp_path / "parts")
     wait_for(tmp_path / "parts" / "log.jsonl", 3, process)
@@ -125,39 +126,17 @@ def test_a_killed_or_interrupted_run_resumes_bit_for_bit(how, tmp_path):
         assert process.wait() == -signal.SIGKILL
         assert checkpoint.read(tmp_path / "parts").iteration == 2
     else:
-        os.killpg(process.pid, signal.SIGINT)
+        os.killpg(process.pid, how)
         assert process.wait(timeout=120) == 0
         assert checkpoint.read(tmp_path / "parts").iteration in (3, 4)
     assert start(tmp_path / "parts", "resume").wait(timeout=120) == 0
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
-def test_an_interrupted_run_saves_and_resumes_bit_for_bit(tmp_path, monkeypatch):
-    run(tmp_path / "whole", 5)
-    original, handler = MaskRCNN.batch_losses, signal.getsignal(signal.SIGINT)
-
-    def interrupting(self, *arguments, **options):
-        interrupting.calls += 1
-        if interrupting.calls == 3:
-            os.kill(os.getpid(), signal.SIGINT)
-        return original(self, *arguments, **options)
-
-    interrupting.calls = 0
-    monkeypatch.setattr(MaskRCNN, "batch_losses", interrupting)
-    result = run(tmp_path / "parts", 5)
-    assert (
-        result.interrupted
-        and result.iteration == 3 == checkpoint.read(tmp_path / "parts").iteration
-    )
-    assert signal.getsignal(signal.SIGINT) is handler
-    run(tmp_path / "parts", 5, resume=True)
-    assert_same_run(tmp_path / "whole", tmp_path / "parts")
-
-
 def test_an_image_that_is_not_finite_is_named_and_the_last_checkpoint_is_good(
     tmp_path, monkeypatch
 ):
-    module = sys.modules[train.__module__]
+    module = sys.modules[Run.__module__]
 
     def poisoned(*arguments, **options):
         for batch in loader(*arguments, **options):
@@ -174,6 +153,8 @@ def test_an_image_that_is_not_finite_is_named_and_the_last_checkpoint_is_good(
         run(tmp_path, 9, checkpoint_every=1)
     assert checkpoint.read(tmp_path).iteration == 2
     assert all(tensor.isfinite().all() for tensor in weights(tmp_path).values())
+    with pytest.raises(NotFiniteError, match=r"training stopped, no checkpoint was written$"):
+        run(tmp_path / "without", 9, checkpoint_every=0)
 
 
 @pytest.mark.parametrize(
@@ -235,8 +216,11 @@ def test_settings_that_do_not_fit_are_refused_in_one_line(tmp_path):
             r"optimizer\.momentum = 0\.9, not 0\.8",
         ),
         (dict(resume=True, iterations=0), "1 steps already"),
-        (dict(config=replace(small.config(), num_classes=5)), "3 categories, but num_classes is 5"),
-        (dict(dataset=small.shapes(0)), "no images"),
+        (
+            dict(resume=True, config=replace(small.config(), num_classes=5)),
+            "3 categories, but num_classes is 5",
+        ),
+        (dict(resume=True, dataset=small.shapes(0)), "no images"),
     ]
     for options, message in cases:
         with pytest.raises(ValueError, match=message) as caught:
@@ -251,7 +235,7 @@ def test_fixed_shapes_train_and_older_checkpoints_had_none(tmp_path):
     run(tmp_path / "run", 2, resume=True, fixed_shapes=True)
     run(tmp_path / "older", 1)
     state = tmp_path / "older" / "last" / "state.json"
-    older = json.loads(state.read_text())
+    older = json.loads(state.read_text()) | {"format": 1}
     del older["settings"]["fixed_shapes"]
     state.write_text(json.dumps(older))
     with pytest.raises(ValueError, match="fixed_shapes = False, not True"):

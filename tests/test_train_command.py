@@ -213,11 +213,13 @@ def test_exchanged_categories_are_refused_and_reordered_ones_are_not(
     "environment",
     [
         {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2"},
-        {"LOCAL_RANK": "0"},
+        {"RANK": "1"},
         {"WORLD_SIZE": "2"},
     ],
 )
-def test_several_processes_are_refused(command, environment, monkeypatch, tmp_path):
+def test_processes_that_torchrun_did_not_start_are_refused(
+    command, environment, monkeypatch, tmp_path
+):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     for arguments in (
@@ -226,7 +228,7 @@ def test_several_processes_are_refused(command, environment, monkeypatch, tmp_pa
         ("predict", "missing", "picture.png"),
     ):
         code, out, error = command(*arguments)
-        assert code == 2 and "several GPUs are not supported" in error and out == ""
+        assert code == 2 and "start them with torchrun" in error and out == ""
         assert len(error.splitlines()) == 1 and not (tmp_path / "run").exists()
 
 
@@ -302,3 +304,44 @@ def test_validation_on_training_images_is_said(train, shapes, tmp_path):
     code, out, error = train("--iterations", 1, "--val", tmp_path / "val.json")
     assert code == 0 and "warning: 2 of the 2 validation images are trained on" in error
     assert out.splitlines()[-1].startswith("Trained for 1 step. ")
+
+
+def test_a_resumed_run_tells_other_data_and_another_machine(
+    train, resume, shapes, tmp_path, monkeypatch
+):
+    # The folder of a run may be relative.
+    monkeypatch.chdir(tmp_path)
+    assert train("--iterations", 2, "--checkpoint-every", 1, "--val", shapes[1])[0] == 0
+    content = json.loads(shapes[1].read_text())
+    removed = content["annotations"].pop()
+    (tmp_path / "less.json").write_text(json.dumps(content))
+    [image] = [i for i in content["images"] if i["id"] == removed["image_id"]]
+    monkeypatch.setattr("torch.get_num_threads", lambda: 99)
+    options = ("--output", "run", "--data", tmp_path / "less.json", "--val", shapes[1])
+    code, out, error = resume(*options, "--iterations", 3, "--resume-from", 1)
+    assert code == 0 and "resumed from step 1" in out and "configuration of run:" in out, error
+    lines = [line for line in error.splitlines() if line.startswith("maskrcnn: warning: ")]
+    count = len(content["annotations"])
+    assert (
+        "maskrcnn: warning: the training data is not what it was:"
+        f" 6 images with {count + 1} objects before, 6 images with {count} objects now;"
+        f" the first image that differs is {image['file_name']!r} (id {image['id']})"
+    ) in lines
+    assert any("not bit for bit: threads: " in line and "before, 99 now" in line for line in lines)
+    assert not any("validation data" in line for line in lines)
+    # Said once.
+    code, _, error = resume("--iterations", 4, "--val", tmp_path / "less.json")
+    assert code == 0 and "the validation data is not what it was" in error
+    assert "training data" not in error
+
+
+def test_the_step_to_resume_from_needs_a_run(train, resume, tmp_path):
+    assert train("--iterations", 1)[0] == 0
+    for options, said in (
+        (("--resume-from", 7), "00000007: no such checkpoint; the newest whole one is that of"),
+        (("--resume-from", -1), "--resume-from"),
+    ):
+        code, _, error = resume(*options)
+        assert code == 2 and said in error
+    code, _, error = train("--resume-from", 1)
+    assert code == 2 and error == "maskrcnn: --resume-from does nothing without --resume\n"

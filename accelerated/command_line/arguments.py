@@ -104,6 +104,15 @@ Seed = Annotated[int, typer.Option(help="Random seed.", min=0)]
 Threshold = Annotated[
     float, typer.Option(help="Minimum score of a detection, 0 to 1.", min=0, max=1)
 ]
+Patience = Annotated[
+    float,
+    typer.Option(
+        help="Seconds that one of several processes, see docs/distributed.md, may keep the others"
+        " waiting, before it is named and all stop.",
+        min=0.1,
+        show_default="1800",
+    ),
+]
 SkipInvalid = Annotated[
     bool,
     typer.Option("--skip-invalid", help="Skip invalid annotations and images instead of stopping."),

@@ -1,8 +1,8 @@
 """The command line, `maskrcnn`: its commands, and what happens to errors.
 
 Exit codes: 0 success; 1 a comparison failed, or `inspect` found problems; 2 bad input, explained
-in one line (MASKRCNN_DEBUG=1 shows the traceback); 130 interrupted. Modules that are slow to
-import are imported inside the commands, so that `--help` is quick.
+in one line (MASKRCNN_DEBUG=1 shows the traceback); 128 + N ended by signal N, such as 130 by
+Ctrl-C. Modules that are slow to import are imported inside the commands, so that `--help` is quick.
 """
 
 import inspect
@@ -66,7 +66,9 @@ def main() -> None:
         if os.environ.get("MASKRCNN_DEBUG"):
             raise
         text = " ".join(_said(error).split()) or type(error).__name__
-        print(f"maskrcnn: {text if len(text) < 600 else text[:600] + ' ...'}", file=sys.stderr)
+        process = os.environ.get("RANK", "0")
+        prefix = "maskrcnn" if process == "0" else f"maskrcnn, process {process}"
+        print(f"{prefix}: {text if len(text) < 600 else text[:600] + ' ...'}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

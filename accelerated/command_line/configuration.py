@@ -11,7 +11,7 @@ from accelerated import interop
 from accelerated.data.coco import CocoDataset
 from accelerated.data.summary import default_preset
 from accelerated.engine import checkpoint
-from accelerated.interop import Loaded, unseen
+from accelerated.interop import Loaded, ranges, unseen
 from reference.config import Config, override
 from reference.config import preset as named_preset
 
@@ -64,16 +64,17 @@ def configuration(
 
 def continuation(
     run: Path,
+    resumed: Path,
     preset: str | None,
     changes: Sequence[str],
     open_data: Callable[[bool], CocoDataset],
 ) -> Origin:
-    """Find the configuration with which the run in folder `run` goes on.
+    """Find the configuration with which the run in folder `run` goes on from a checkpoint.
 
     It is the run's, or for comparison with it that of a preset, with changes. The run's warm-up,
     which fits its length, stays unless a change names it.
     """
-    stored = checkpoint.read(run).config
+    stored = checkpoint.read(resumed).config
     config = override(stored if preset is None else named_preset(preset), *changes)
     if not sets_warmup(changes):
         steps = stored.optimizer.warmup_iterations
@@ -89,7 +90,7 @@ def _for_classes(config, changes, dataset):
     named = any(change.partition("=")[0].strip() == "num_classes" for change in changes)
     if named and config.num_classes != count:
         raise ValueError(f"num_classes is {count}, as in the data, not {config.num_classes}")
-    return replace(config, num_classes=count)
+    return ranges.check(replace(config, num_classes=count))
 
 
 def sets_warmup(changes: Sequence[str]) -> bool:

@@ -8,6 +8,7 @@ from itertools import chain, count
 from pathlib import Path
 
 import torch
+import typer
 from rich.progress import track
 
 from accelerated.command_line import report
@@ -26,10 +27,10 @@ def train_on_shapes(
     workers: int,
     device: torch.device,
     seed: int,
-) -> bool | None:
+) -> bool:
     """Train `tiny` on synthetic shapes, evaluate it, draw its detections, verify it against NumPy.
 
-    Returns whether the implementations agree; None if training was interrupted.
+    Returns whether the implementations agree. An interruption raises typer.Exit.
     """
     start = time.perf_counter()
     console = report.console()
@@ -53,10 +54,10 @@ def train_on_shapes(
         evaluation=val_data,
     )
     if result.interrupted:
-        return None
+        raise typer.Exit(128 + result.interrupted)
     assert result.metrics is not None, "evaluated at the end"
     console.print(report.metrics(result.metrics))
-    curves.loss_curve(output / "log.jsonl").savefig(output / "loss.png")
+    curves.save(curves.loss_curve(output / "log.jsonl"), output / "loss.png")
     model = result.model.eval()
     images = [val_data[index].image for index in range(min(12, len(val_data)))]
     drawings = [
@@ -98,7 +99,7 @@ def train_in_numpy(
     pairs = list(track(steps, total=iterations, transient=True, disable=not sys.stdout.isatty()))
     output.mkdir(parents=True)
     (output / "log.jsonl").write_text("".join(json.dumps(vars(pair)) + "\n" for pair in pairs))
-    curves.loss_comparison(pairs).savefig(output / "loss.png")
+    curves.save(curves.loss_comparison(pairs), output / "loss.png")
     console.print(report.training(pairs))
     worst = max(pairs, key=lambda pair: pair.difference)
     passed = worst.difference <= equality.MODEL["float64"]

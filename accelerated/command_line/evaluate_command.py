@@ -24,6 +24,7 @@ from accelerated.command_line.arguments import (
     Images,
     Names,
     Output,
+    Patience,
     PixelRange,
     SkipInvalid,
     Workers,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 
 def evaluate_model(
+    context: typer.Context,
     checkpoint: Annotated[
         str,
         typer.Argument(
@@ -67,6 +69,7 @@ def evaluate_model(
     preset: FilePreset = None,
     changes: Changes = None,
     names: Names = None,
+    patience: Patience = 1800.0,
 ) -> None:
     """Compute COCO's average precision of boxes and masks.
 
@@ -82,7 +85,8 @@ def evaluate_model(
             raise ValueError(f"{given[0]} changes a model; {checkpoint} holds its results")
         _score_file(Path(checkpoint), data, images, output, skip_invalid, reading)
         return
-    torch_device = loading.select_device(device, backend)
+    torch_device = loading.select_device(device, backend, several=True)
+    loading.join(context, torch_device, patience)
     from accelerated.command_line import report
     from accelerated.engine.evaluate import evaluate
 

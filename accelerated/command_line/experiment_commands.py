@@ -56,12 +56,11 @@ def run_demo(
         passed = demo.train_on_shapes(
             output, iterations or 1200, batch_size, workers, torch_device, seed
         )
-    if passed is None:
-        raise typer.Exit(130)
     raise typer.Exit(0 if passed else 1)
 
 
 def run_ablation(
+    context: typer.Context,
     output: Output = Path("runs/ablation"),
     reduced: Annotated[
         bool | None,
@@ -124,9 +123,12 @@ def run_ablation(
     start = time.perf_counter()
     torch_device = loading.select_device(device, backend)
     from accelerated.command_line import report
+    from accelerated.engine import lock
     from accelerated.experiments import ablate, ablation_results
     from accelerated.experiments.ablation_rows import FULL, REDUCED
 
+    # Until the command ends.
+    loading.note(context.with_resource(lock.held(output)))
     if reduced is None:
         reduced = torch_device.type == "cpu"
     scale = REDUCED if reduced else FULL

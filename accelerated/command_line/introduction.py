@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from accelerated import backend
+from accelerated import backend, processes
 from accelerated.command_line.report import count
 from accelerated.data.dataset import Dataset
 from accelerated.data.summary import InputObjects, summary
@@ -143,7 +143,9 @@ def _machine(plan: Plan) -> str:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     threads = count(torch.get_num_threads(), "thread")
     precision = "bfloat16 autocast" if settings.amp else "float32"
-    ways = {"fixed shapes": settings.fixed_shapes, "compiled": plan.compile}
+    several = f"{processes.number()} processes of {settings.batch_size // processes.number()}"
+    ways = {f"{several} of these images each": processes.number() > 1}
+    ways |= {"fixed shapes": settings.fixed_shapes, "compiled": plan.compile}
     ways |= {"CUDA graphs": plan.graph}
     chosen = [way for way, used in ways.items() if used]
     return ", ".join([f"{name} with {threads}", f"backend {operators}", precision, *chosen])

@@ -1,5 +1,7 @@
 """Load what the arguments of a command name: the device, the model, the data set."""
 
+import contextlib
+import io
 import math
 import os
 import sys
@@ -19,16 +21,27 @@ if TYPE_CHECKING:
     from accelerated.structures import Target
 
 
-def select_device(device: str, backend: str, interpret: bool = False) -> "torch.device":
+def select_device(
+    device: str, backend: str, interpret: bool = False, several: bool = False
+) -> "torch.device":
     """Check the device and the backend, and set up the environment that Triton reads on import.
 
     interpret   without a GPU, run Triton kernels in its interpreter
+    several     several processes can share the work; "auto" and "cuda" are a GPU for each
 
     Raises ValueError if the device does not exist, a name is unknown, or this is one of several
     processes that would do the same.
     """
-    _check_alone()
     import torch
+
+    from accelerated.engine import group
+
+    numbers = group.environment()
+    if numbers["WORLD_SIZE"] > 1 and not several:
+        raise ValueError(
+            f"started as one of {numbers['WORLD_SIZE']} processes, each of which would do the whole"
+            " work: start this command without torchrun"
+        )
 
     if backend not in ("auto", "torch", "triton"):
         raise ValueError(f"--backend {backend}: expected auto, torch or triton")
@@ -36,6 +49,8 @@ def select_device(device: str, backend: str, interpret: bool = False) -> "torch.
         os.environ["MASKRCNN_BACKEND"] = backend
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and numbers["WORLD_SIZE"] > 1:
+        device = f"cuda:{numbers['LOCAL_RANK']}"
     try:
         selected = torch.device(device)
     except RuntimeError:
@@ -49,16 +64,13 @@ def select_device(device: str, backend: str, interpret: bool = False) -> "torch.
     return selected
 
 
-def _check_alone():
-    """Raise ValueError under torchrun and its like."""
-    numbers = {name: os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
-    several = numbers["WORLD_SIZE"] not in ("", "0", "1") or numbers["RANK"] not in ("", "0")
-    if several or numbers["LOCAL_RANK"]:
-        named = ", ".join(f"{name}={value}" for name, value in numbers.items() if value)
-        raise ValueError(
-            f"started as one of several processes ({named}), each of which would do the whole work:"
-            " several GPUs are not supported; start the command without torchrun"
-        )
+def join(context: typer.Context, device: "torch.device", patience: float) -> None:
+    """Work with the processes that torchrun started until the command ends; the first prints."""
+    from accelerated.engine import group
+
+    context.with_resource(group.joined(device, patience))
+    if not group.is_first():
+        context.with_resource(contextlib.redirect_stdout(io.StringIO()))
 
 
 def load_model(
@@ -82,8 +94,10 @@ def load_model(
 
 
 def note(lines: Iterable[str]) -> None:
-    """Print lines to stderr: what was assumed, and warnings."""
-    for line in lines:
+    """Print lines to stderr, in the first process: what was assumed, and warnings."""
+    from accelerated import processes
+
+    for line in lines if processes.rank() == 0 else ():
         print(line if line.startswith(" ") else f"maskrcnn: {line}", file=sys.stderr)
 
 

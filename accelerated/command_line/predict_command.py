@@ -18,6 +18,7 @@ from accelerated.command_line.arguments import (
     Graph,
     Names,
     Output,
+    Patience,
     PixelRange,
     Threshold,
     Weights,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 
 def draw_predictions(
+    context: typer.Context,
     checkpoint: Weights,
     images: Annotated[
         list[str],
@@ -65,6 +67,7 @@ def draw_predictions(
     preset: FilePreset = None,
     changes: Changes = None,
     names: Names = None,
+    patience: Patience = 1800.0,
 ) -> None:
     """Detect objects in pictures, draw them, and write them to a JSON file in COCO's format.
 
@@ -74,7 +77,8 @@ def draw_predictions(
     if not saved or set(saved) - set(SAVED):
         raise ValueError(f"--save {save}: expected one or more of {','.join(SAVED)}")
     reading = loading.reading(exif=exif, pixel_range=pixel_range)
-    torch_device = loading.select_device(device, backend)
+    torch_device = loading.select_device(device, backend, several=True)
+    loading.join(context, torch_device, patience)
     from accelerated.engine.predict import predict
 
     model, categories = loading.load_model(checkpoint, torch_device, preset, changes, names)

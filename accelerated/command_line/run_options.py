@@ -8,7 +8,7 @@ from typing import Any
 import typer
 
 # Options that are not kept: every start of a run has its own.
-ANEW = ("output", "resume", "keep_schedule", "epochs")
+ANEW = ("output", "resume", "resume_from", "keep_schedule", "epochs")
 
 
 def take_from_run(context: typer.Context, parameter: typer.CallbackParam, value: Any) -> Any:

@@ -1,6 +1,7 @@
 """The command `train`."""
 
 import math
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,6 +19,7 @@ from accelerated.command_line.arguments import (
     Exif,
     Images,
     Names,
+    Patience,
     PixelRange,
     Preset,
     Seed,
@@ -74,6 +76,14 @@ def train_model(
         int,
         typer.Option(help="Steps between checkpoints (0: at evaluations and at the end).", min=0),
     ] = 500,
+    checkpoint_minutes: Annotated[
+        float,
+        typer.Option(
+            help="Also write a checkpoint when so many minutes have passed since the last one"
+            " (0: never).",
+            min=0,
+        ),
+    ] = 0,
     weights: Annotated[
         str | None,
         typer.Option(
@@ -98,6 +108,13 @@ def train_model(
             callback=run_options.take_from_run,
         ),
     ] = False,
+    resume_from: Annotated[
+        int | None,
+        typer.Option(
+            help="With --resume, continue from the checkpoint of this step instead of the last.",
+            min=0,
+        ),
+    ] = None,
     keep_schedule: Annotated[
         bool,
         typer.Option(
@@ -123,37 +140,50 @@ def train_model(
     exif: Exif = None,
     boxes_as_masks: BoxesAsMasks = False,
     pixel_range: PixelRange = None,
+    patience: Patience = 1800.0,
 ) -> None:
     """Train a model on a data set."""
     if output is None:
         raise ValueError("name the folder of the run with --output")
     # Errors in the options come before the time that the data takes.
-    torch_device = loading.select_device(device, backend)
+    torch_device = loading.select_device(device, backend, several=True)
+    loading.join(context, torch_device, patience)
     from accelerated.command_line import introduction
     from accelerated.command_line.configuration import configuration, continuation, sets_warmup
     from accelerated.data.summary import input_objects
-    from accelerated.engine import checkpoint, settings, start
+    from accelerated.engine import (
+        checkpoint,
+        fingerprint,
+        group,
+        lock,
+        run_folder,
+        settings,
+        start,
+    )
     from accelerated.engine.held_out import hold_out
     from accelerated.engine.train import train
 
-    continued = resume and checkpoint.exists(output)
     compiler = "inductor" if compile else None
     settings.check_execution(torch_device, fixed_shapes, compiler, graph)
-    _check_options(context, output, resume, continued)
+    # Until the command ends.
+    loading.note(context.with_resource(lock.held(output)))
+    resumed = run_folder.origin(output, resume, resume_from)
+    _check_options(context, output, resume, resumed is not None)
     assert data is not None, "checked"
 
     def open_data(masks):
         reading = loading.reading(crowd, exif, boxes_as_masks, pixel_range, masks)
         return loading.open_dataset(data, images, skip_invalid, reading=reading)
 
-    if continued:
+    if resumed is not None:
         typed = preset if run_options.is_given(context, "preset") else None
-        origin = continuation(output, typed, changes or [], open_data)
+        origin = continuation(output, resumed, typed, changes or [], open_data)
     else:
         origin = configuration(preset, weights, changes or [], names, open_data)
     config, dataset, evaluation = origin.config, origin.dataset, None
     if split is not None:
-        dataset, evaluation, val = hold_out(dataset, output, split, seed)
+        with group.in_turn():
+            dataset, evaluation, val = hold_out(dataset, output, split, seed)
     elif val:
         folder, reading = val_images or images, dataset.reading
         evaluation = loading.open_dataset(val, folder, skip_invalid, reading=reading)
@@ -162,16 +192,17 @@ def train_model(
     if epochs is not None:
         iterations = math.ceil(epochs * math.ceil(len(dataset) / batch_size))
     iterations, warmup = iterations or 1000, config.optimizer.warmup_iterations
-    if not continued and not sets_warmup(changes or []):
+    if resumed is None and not sets_warmup(changes or []):
         config = settings.fit_warmup(config, iterations)
     run = settings.Settings(seed, batch_size, amp, iterations, fixed_shapes, iterations)
-    run = start.check(output, config, dataset, evaluation, run, resume, keep_schedule)
+    run = start.check(output, config, dataset, evaluation, run, resumed, keep_schedule)
 
+    last = None if resumed is None else checkpoint.read(resumed)
     objects = input_objects(dataset, config.transform)
     plan = introduction.Plan(
         config=config,
         origin=origin.text,
-        resumed=checkpoint.read(output).iteration if continued else None,
+        resumed=None if last is None else last.iteration,
         weights=weights,
         data=(data, dataset),
         val=(val, evaluation) if val and evaluation else None,
@@ -184,8 +215,11 @@ def train_model(
     )
     print(*origin.lines, *introduction.introduction(plan), sep="\n", flush=True)
     warnings = [_shared_images(dataset, evaluation), objects.advice]
-    if continued:
-        warnings.append(start.schedule_change(output, iterations, batch_size, keep_schedule))
+    if last is not None:
+        warnings.append(start.schedule_change(last.path, iterations, batch_size, keep_schedule))
+        machine = settings.machine(torch_device, compiler)
+        warnings.append(settings.machine_change(last.machine, machine))
+        warnings += fingerprint.changes(output, dataset, evaluation) + run_folder.copies(output)
     loading.note(f"warning: {warning}" for warning in warnings if warning)
 
     result = train(
@@ -203,15 +237,18 @@ def train_model(
         graph=graph,
         weights=origin.weights,
         resume=resume,
+        resume_from=resume_from,
         keep_schedule=keep_schedule,
         evaluation=evaluation,
         evaluate_every=evaluate_every,
         checkpoint_every=checkpoint_every,
+        checkpoint_minutes=checkpoint_minutes,
         options=run_options.to_keep(context, iterations=iterations, batch_size=batch_size),
     )
-    _report(result, output)
+    if group.is_first():
+        _report(result, output)
     if result.interrupted:
-        raise typer.Exit(130)
+        raise typer.Exit(128 + result.interrupted)
 
 
 def _check_options(context: typer.Context, output: Path, resume: bool, continued: bool) -> None:
@@ -223,6 +260,10 @@ def _check_options(context: typer.Context, output: Path, resume: bool, continued
     if data is None:
         what = "does not say what it was trained on" if continued else "holds no run yet"
         raise ValueError(f"{output} {what}: name the data with --data")
+    if int(os.environ.get("TORCHELASTIC_MAX_RESTARTS") or 0) > 0 and not resume:
+        raise ValueError(
+            "torchrun --max-restarts starts the run again, which needs it to go on: add --resume"
+        )
     both = epochs is not None and run_options.is_given(context, "iterations")
     if both or (epochs is not None and not 0 < epochs < math.inf):
         raise ValueError("--epochs: expected a number above 0, and no --iterations beside it")
@@ -252,8 +293,10 @@ def _report(result: "Result", output: Path) -> None:
     """Print the result of a run, and draw its losses."""
     from accelerated.command_line import report
     from accelerated.drawing import curves
+    from accelerated.engine.run_folder import explained
 
-    curves.loss_curve(output / "log.jsonl").savefig(output / "loss.png")
+    with explained(output):
+        curves.save(curves.loss_curve(output / "log.jsonl"), output / "loss.png")
     if result.metrics:
         report.console().print(report.metrics(result.metrics))
     best, steps = result.best, report.count(result.iteration, "step")

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from accelerated.data import images, lint, rle, sources
+from accelerated.data import images, lint, sources
 from accelerated.data.dataset import Item, images_and_categories
+from accelerated.data.packed import pack
 from accelerated.data.reading import DEFAULT, Reading
 from accelerated.data.sources import Source
 from accelerated.structures import Target
@@ -47,25 +48,33 @@ class CocoDataset:
         self.image_root = source.image_root
         self.category_ids = list(records.categories)
         self.class_names = list(records.categories.values())
-        self.label_of = {category: k for k, category in enumerate(self.category_ids, start=1)}
-        self._hold(list(records.images.values()))
+        labels = {category: k for k, category in enumerate(self.category_ids, start=1)}
+        found = list(records.images.values())
+        # All annotations of the file; image i has those of image rows[i] there.
+        self.annotations, self.rows = pack(found, labels), np.arange(len(found))
+        self.image_ids = [record.id for record in found]
+        self.file_names = [record.file_name for record in found]
+        self.sizes = [(record.height, record.width) for record in found]
+        self._measure()
 
-    def _hold(self, records):
-        """Take these records as the images."""
-        self.records = records
-        self.image_ids = [record.id for record in self.records]
-        self.file_names = [record.file_name for record in self.records]
-        self.sizes = [(record.height, record.width) for record in self.records]
-        self.max_objects = max((len(record.objects) for record in self.records), default=0)
-        polygons = [[instance.polygons for instance in r.objects] for r in self.records]
-        self.outlined = all(all(objects) for objects in polygons)
-        self.max_points = max((_count_points(objects) for objects in polygons), default=0)
+    def _measure(self):
+        packed, ones = self.annotations, np.ones(len(self.annotations.labels), dtype=np.int64)
+        points = packed.points_of
+        objects, drawn, plain = map(packed.per_image, (ones, points, points == 0))
+        self.max_objects = int(objects[self.rows].max(initial=0))
+        self.max_points = int(drawn[self.rows].max(initial=0))
+        self.outlined = not plain[self.rows].any()
 
     def subset(self, indices: Iterable[int]) -> "CocoDataset":
         """Return the data set of some of the images, with all its classes."""
-        part = copy(self)
+        part, chosen = copy(self), list(indices)
         part.__dict__.pop("coco", None)
-        part._hold([self.records[index] for index in indices])
+        part.rows = self.rows[chosen]
+        part.image_ids, part.file_names, part.sizes = (
+            [values[index] for index in chosen]
+            for values in (self.image_ids, self.file_names, self.sizes)
+        )
+        part._measure()
         return part
 
     def files(self) -> set[Path]:
@@ -74,41 +83,40 @@ class CocoDataset:
         return {root / name for name in self.file_names}
 
     def __len__(self) -> int:
-        return len(self.records)
+        return len(self.rows)
 
     def __getitem__(self, index: int) -> Item:
-        record = self.records[index]
-        path = images.locate(self.image_root, record.file_name)
+        path = images.locate(self.image_root, self.file_names[index])
         image = images.read(path, self.reading.exif, self.reading.pixel_range)
-        height, width = image.shape[:2]
-        if (height, width) != (record.height, record.width):
+        (height, width), stated = image.shape[:2], self.sizes[index]
+        if (height, width) != stated:
             raise ValueError(
-                f"the file is {width}x{height}, the stated size {record.width}x{record.height}"
+                f"the file is {width}x{height}, the stated size {stated[1]}x{stated[0]}"
             )
-        return Item(image, self.target(index), record.id)
+        return Item(image, self.target(index), self.image_ids[index])
 
     def target(self, index: int) -> Target:
         """Make the target of an image without opening its file."""
-        record = self.records[index]
-        boxes = [instance.box for instance in record.objects]
-        labels = [self.label_of[instance.category_id] for instance in record.objects]
-        masks = np.zeros((len(boxes), record.height, record.width), dtype=bool)
-        for instance, mask in zip(record.objects, masks, strict=True):
-            rle.decode_into(rle.decompress(instance.counts), mask)
+        packed = self.annotations
+        objects = packed.objects(self.rows[index])
+        masks = np.zeros((len(objects), *self.sizes[index]), dtype=bool)
+        for number, mask in zip(objects, masks, strict=True):
+            packed.draw(number, mask)
         return Target(
-            torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
-            torch.tensor(labels, dtype=torch.int64),
+            torch.from_numpy(packed.boxes[objects].astype(np.float32)),
+            torch.from_numpy(packed.labels[objects]),
             torch.from_numpy(masks),
-            [instance.polygons for instance in record.objects],
+            [packed.outlines(number) for number in objects],
         )
 
     def instances(self) -> list[tuple[int, int, float, bool]]:
         """Return (image index, category id, area in pixels, crowd) of every annotation."""
-        return [
-            (i, instance.category_id, instance.area, instance.crowd)
-            for i, record in enumerate(self.records)
-            for instance in record.instances
-        ]
+        packed = self.annotations
+        positions, found = packed.within(self.rows)
+        categories = [self.category_ids[label - 1] for label in packed.labels[found].tolist()]
+        columns = positions, packed.areas[found], packed.crowds[found]
+        positions, areas, crowds = (column.tolist() for column in columns)
+        return list(zip(positions, categories, areas, crowds, strict=True))
 
     @cached_property
     def coco(self) -> dict:
@@ -116,25 +124,22 @@ class CocoDataset:
 
         Annotations are numbered from 1, and masks are RLE.
         """
-        annotations = []
-        for record in self.records:
-            for instance in record.instances:
-                ids = {"id": len(annotations) + 1, "image_id": record.id}
-                annotations.append(ids | _for_evaluation(instance, record))
+        packed, annotations = self.annotations, []
+        numbers = packed.within(self.rows)[1].tolist()
+        for number, (i, category, area, crowd) in zip(numbers, self.instances(), strict=True):
+            x1, y1, x2, y2 = packed.boxes[number].tolist()
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": self.image_ids[i],
+                    "category_id": category,
+                    "bbox": [x1, y1, x2 - x1, y2 - y1],
+                    "area": area,
+                    "iscrowd": int(crowd),
+                    "segmentation": {
+                        "size": list(self.sizes[i]),
+                        "counts": packed.text(number).decode(),
+                    },
+                }
+            )
         return images_and_categories(self) | {"annotations": annotations}
-
-
-def _count_points(objects):
-    return sum(len(points) for polygons in objects for points in polygons or ())
-
-
-def _for_evaluation(instance, record):
-    x1, y1, x2, y2 = instance.box
-    size = [record.height, record.width]
-    return {
-        "category_id": instance.category_id,
-        "bbox": [x1, y1, x2 - x1, y2 - y1],
-        "area": instance.area,
-        "iscrowd": int(instance.crowd),
-        "segmentation": {"size": size, "counts": instance.counts.decode()},
-    }

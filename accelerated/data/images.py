@@ -12,6 +12,8 @@ from typing import cast
 import numpy as np
 from PIL import Image
 
+from accelerated.data import png
+
 # Without EPS, for which Pillow would start Ghostscript.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 # Endings of their names.
@@ -168,26 +170,32 @@ def turn(pixels: np.ndarray, orientation: int) -> np.ndarray:
 def _rgb(image, path, pixel_range):
     if image.mode in DEEP:
         values = _values(image, path, pixel_range)
-        if pixel_range is None:
-            grey = (values.astype(np.uint16) >> 8).astype(np.uint8)
-        else:
-            low, high = pixel_range
-            grey = np.rint(np.clip((values - low) / (high - low), 0, 1) * 255).astype(np.uint8)
-        return np.repeat(grey[..., None], 3, axis=2)
+        pixels = np.empty((*values.shape, 3), np.uint8)
+        # Row by row, because a whole large picture in float64 would need gigabytes.
+        for index, row in enumerate(values):
+            pixels[index] = _eight_bits(row, pixel_range)[:, None]
+        return pixels
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
     try:
-        return np.array(image.convert("RGB"))
+        return np.array(image if image.mode == "RGB" else image.convert("RGB"))
     except ValueError as error:
         message = f"{_name(path)} has colours of mode {image.mode}; convert it to RGB"
         raise ImageError("unreadable_image", message) from error
+
+
+def _eight_bits(values, pixel_range):
+    if pixel_range is None:
+        return values.astype(np.uint16) >> 8
+    low, high = pixel_range
+    return np.rint(np.clip((values.astype(np.float64) - low) / (high - low), 0, 1) * 255)
 
 
 def _values(image, path, pixel_range):
     """Return the values [H, W] of a picture of 16 or 32 bits."""
     values = np.asarray(image)
     if image.mode.startswith("I;16"):
-        return values.astype(np.float64)
+        return values
     if not np.isfinite(values).all():
         message = f"{_name(path)} contains NaN or infinity; replace these pixels"
         raise ImageError("pixels_not_finite", message)
@@ -197,7 +205,7 @@ def _values(image, path, pixel_range):
             f"{_name(path)} has 32-bit pixels, here from {values.min():g} to {values.max():g}; name"
             " the values that become black and white with --pixel-range LOW:HIGH",
         )
-    return values.astype(np.float64)
+    return values
 
 
 def _orientation(image):
@@ -242,8 +250,14 @@ def _opened(path):
 def _load(image, path):
     try:
         image.load()
+        # Pillow takes missing rows to be black where the data ends as if it were complete. The last
+        # row that is read is one of the last two, also of an interlaced picture.
+        last = np.asarray(image.crop((0, max(0, image.height - 2), *image.size)))
+        black = not last.reshape(len(last), -1).any(axis=1).all()
+        if image.format == "PNG" and black and not png.is_complete(path):
+            raise EOFError("it has fewer rows than it declares")
     except Exception as error:
-        message = f"{_name(path)} is damaged ({error}); replace it"
+        message = f"{_name(path)} is damaged ({' '.join(str(error).split())}); replace it"
         raise ImageError("unreadable_image", message) from error
 
 

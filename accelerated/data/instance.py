@@ -17,7 +17,7 @@ FAR = 10
 MAX_PERIMETER = 4e6
 
 
-@dataclass
+@dataclass(slots=True)
 class Instance:
     """A checked annotation.
 
@@ -170,7 +170,10 @@ def _segmentation(value, image, remarks):
 
 def _polygon(part, image):
     """Convert a list of numbers to an array [2n], where n may be below 3."""
-    if not isinstance(part, list) or not all(map(is_number, part)):
+    # The types first, as large files have millions of coordinates.
+    if not isinstance(part, list) or not (
+        {*map(type, part)} <= {int, float} or all(map(is_number, part))
+    ):
         raise Invalid(
             "polygon_invalid",
             f"a polygon is {short(part)}; write a list of numbers x1, y1, x2, y2, ..",

@@ -4,8 +4,12 @@ Training batch i is a function of (seed, i) alone. Shuffling, augmentation and t
 have no other state, so a run resumed at iteration i continues bit for bit.
 """
 
+import multiprocessing
+import os
 import signal
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,6 +20,7 @@ from accelerated import transform
 from accelerated.data.augment import augment
 from accelerated.data.dataset import Dataset
 from accelerated.data.padding import Shapes
+from accelerated.data.workers import PATIENCE, Board, share, watched
 from accelerated.structures import RawBatch
 from reference.config import Config, Transform
 
@@ -32,6 +37,8 @@ def loader(
     iterations: int | None = None,
     flip_probability: float = 0.5,
     shapes: Shapes | None = None,
+    part: tuple[int, int] = (0, 1),
+    patience: float = PATIENCE,
 ) -> "Loader":
     """Return an iterable of batches, to be finished on the device by `transform.finish`.
 
@@ -41,26 +48,38 @@ def loader(
     start_iteration      index of the first training batch
     iterations           index after the last training batch; None: without end
     shapes               shapes to pad the batches to; None: each to its own images and objects
+    part                 (k, n): for process k of n, the k-th of n equal slices of every training
+                         batch, as it is in the whole batch; of the others every n-th, from the k-th
+    patience             seconds that a batch is waited for while no worker begins or finishes an
+                         image; without workers there is no limit
 
     Outlines are in the batch if the mask head's targets are drawn from them; then masks are left
     out, unless an object of the data set has no outline.
 
     Raises ValueError if there is nothing to train on. While iterating, raises RuntimeError naming
-    the image and file that cannot be prepared.
+    the image and file that cannot be prepared, or at which a worker was killed or hangs. However
+    the iteration ends, no worker is left.
     """
     if training and dataset.max_objects == 0:
         raise ValueError("no image has a labelled object: there is nothing to train on")
     if len(dataset) == 0:
         raise ValueError("the data set has no images")
     if training:
-        order = _Shuffled(dataset.sizes, batch_size, seed, start_iteration, iterations)
+        order = _Shuffled(dataset.sizes, batch_size, seed, start_iteration, iterations, part)
     else:
         indices = list(range(len(dataset)))
-        firsts = range(0, len(dataset), batch_size)
-        order = [(None, indices[first : first + batch_size]) for first in firsts]
+        firsts = range(0, len(dataset), batch_size)[part[0] :: part[1]]
+        order = [(None, 0, indices[first : first + batch_size]) for first in firsts]
     drawn = config.mask_head.target == "polygon"
     prepared: Any = _Prepared(
-        dataset, config.transform, config.num_classes, seed, flip_probability, shapes, drawn
+        dataset,
+        config.transform,
+        config.num_classes,
+        seed,
+        flip_probability,
+        shapes,
+        drawn,
+        Board(workers),
     )
     batches = torch.utils.data.DataLoader(
         prepared,
@@ -70,7 +89,7 @@ def loader(
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=_ignore_interrupts,
     )
-    return Loader(batches, order)
+    return Loader(batches, order, patience)
 
 
 def epoch(
@@ -99,47 +118,47 @@ def epoch(
 
 @dataclass
 class Loader:
-    """The batches; errors of worker processes are explained."""
+    """The batches; see `loader`."""
 
     batches: torch.utils.data.DataLoader
     order: Any
+    patience: float
 
     def __len__(self) -> int:
         return len(self.order)
 
-    def __iter__(self) -> Iterator[RawBatch]:
-        try:
-            for batch in self.batches:
+    def __iter__(self) -> Generator[RawBatch, None, None]:
+        prepared: Any = self.batches.dataset
+        source = watched(self.batches, prepared.board, prepared.name, self.patience)
+        with closing(source):
+            for batch in source:
                 if isinstance(batch, _Failure):
                     raise RuntimeError(batch.message)
                 yield batch
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
-                raise
-            raise RuntimeError(
-                "a process that prepares images was killed (out of memory, or of shared memory in a"
-                " container: try fewer --workers, or 0)"
-            ) from error
 
 
 @dataclass
 class _Shuffled:
-    """Yields (iteration, image indices) of the training batches `start` to `stop`."""
+    """Yields (iteration, first slot, image indices) of the training batches `start` to `stop`."""
 
     sizes: list
     batch_size: int
     seed: int
     start: int
     stop: int | None
+    part: tuple[int, int] = (0, 1)
 
     def __iter__(self):
         iteration, current, batches = self.start, None, []
         length = len(epoch(self.sizes, self.batch_size, self.seed, 0))
+        process, processes = self.part
+        count = self.batch_size // processes
+        first = process * count
         while self.stop is None or iteration < self.stop:
             index, position = divmod(iteration, length)
             if index != current:
                 current, batches = index, epoch(self.sizes, self.batch_size, self.seed, index)
-            yield iteration, batches[position]
+            yield iteration, first, batches[position][first : first + count]
             iteration += 1
 
 
@@ -152,7 +171,7 @@ class _Failure:
 
 @dataclass
 class _Prepared:
-    """Maps (iteration or None, image indices) to a RawBatch or a _Failure."""
+    """Maps (iteration or None, first slot, image indices) to a RawBatch or a _Failure."""
 
     dataset: Dataset
     transform: Transform
@@ -162,17 +181,27 @@ class _Prepared:
     shapes: Shapes | None
     # Whether mask targets are drawn from outlines.
     drawn: bool
+    board: Board
 
     def __getitem__(self, task):
-        iteration, indices = task
+        batch = self.batch(*task)
+        self.board.write(-1)
+        return batch
+
+    def name(self, index):
+        """Name an image and its file."""
+        return f"image {self.dataset.image_ids[index]}, file {self.dataset.file_names[index]!r}"
+
+    def batch(self, iteration, first, indices):
+        """Return the RawBatch or _Failure of some images."""
         ids = [self.dataset.image_ids[index] for index in indices]
         prepared, sizes = [], []
-        for slot, index in enumerate(indices):
+        for slot, index in enumerate(indices, start=first):
+            self.board.write(index)
             try:
                 *image, size = self.prepare(iteration, slot, index)
             except Exception as error:
-                file_name = self.dataset.file_names[index]
-                return _Failure(f"image {ids[slot]}, file {file_name!r}: {error}")
+                return _Failure(f"{self.name(index)}: {error}")
             prepared.append(image)
             sizes.append(size)
         sides = slots = points = None
@@ -182,7 +211,7 @@ class _Prepared:
             sides, slots = self.shapes.of_batch(resized, counts)
             points = self.dataset.max_points
         try:
-            return transform.collate_pixels(
+            batch = transform.collate_pixels(
                 prepared,
                 self.transform,
                 sizes,
@@ -191,8 +220,11 @@ class _Prepared:
                 pad_to=sides,
                 max_points=points,
             )
+            if torch.utils.data.get_worker_info() is not None:
+                share(batch.tensors().values())
         except ValueError as error:
             return _Failure(f"images {', '.join(map(str, ids))}: {error}")
+        return batch
 
     def prepare(self, iteration, slot, index):
         """Read one image, and augment it if it is for a training iteration.
@@ -214,5 +246,21 @@ class _Prepared:
 
 
 def _ignore_interrupts(worker):
-    """Leave Ctrl-C, which reaches every process of the terminal, to the main process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Leave signals, which reach every process of a terminal or a job, to the main process.
+
+    Its own SIGTERM, and its end, end this process.
+    """
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    # A blocked signal waits for the thread, which learns who sent it.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent():
+    parent = multiprocessing.parent_process()
+    while parent is not None and os.getppid() == parent.pid:
+        received = signal.sigtimedwait({signal.SIGTERM}, 1.0)
+        if received is not None and received.si_pid == parent.pid:
+            break
+    os._exit(0)

@@ -1,9 +1,16 @@
-"""Pad batches to a few shapes that are known before training, for compiled and captured steps."""
+"""Pad batches: to a few shapes that are known before training, or to one shape on all processes.
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+The few shapes serve compiled and captured steps.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch.nn import functional as F
 
 from accelerated.data.dataset import Dataset
+from accelerated.structures import RawBatch
 from accelerated.transform import resized_shape
 from reference.config import Transform
 
@@ -57,3 +64,45 @@ def fixed_shapes(dataset: Dataset, transform: Transform) -> Shapes:
     slots = {-(-count // SLOTS) * SLOTS for count in (most, -(-most // 2))}
     sides = sorted(set(largest), key=lambda sides: (sides[0] * sides[1], sides))
     return Shapes(tuple(sides), tuple(sorted(slots)))
+
+
+def pad_alike(
+    batch: RawBatch, shapes: Shapes | None, maximum: Callable[..., list[int]]
+) -> RawBatch:
+    """Pad the part of a batch that one process has as the whole batch would be padded.
+
+    shapes   those of the run, see `fixed_shapes`, or None
+    maximum  returns the largest of each of its arguments over all processes
+
+    So the borders of an image, which convolutions see, do not depend on the number of processes.
+    """
+    heights, widths = zip(*batch.new_shapes, strict=True)
+    own = max(heights), max(widths), int(batch.valid.sum(1).max())
+    *size, most, height, width, slots = maximum(*own, *batch.shape, batch.boxes.shape[1])
+    if shapes is not None:
+        (height, width), slots = shapes.of_batch([(size[0], size[1])], [most])
+    return pad_to(batch, (height, width), slots)
+
+
+def pad_to(batch: RawBatch, shape: tuple[int, int], slots: int) -> RawBatch:
+    """Return the batch with sides `shape` (H, W) and `slots` ground-truth slots per image.
+
+    What is cut off must be padding.
+    """
+    more = slots - batch.boxes.shape[1]
+    masks = F.pad(batch.masks, (0, 0, 0, 0, 0, more))
+    # Masks that are left out have no sides.
+    if masks.shape[2]:
+        masks = F.pad(masks, (0, -(-shape[1] // 8) - masks.shape[3], 0, shape[0] - masks.shape[2]))
+    parts = batch.parts
+    if parts is not None:
+        parts = torch.cat([parts, parts[:, -1:].expand(-1, max(more, 0))], 1)[:, : slots + 1]
+    return replace(
+        batch,
+        boxes=F.pad(batch.boxes, (0, 0, 0, more)),
+        labels=F.pad(batch.labels, (0, more)),
+        valid=F.pad(batch.valid, (0, more)),
+        masks=masks,
+        parts=parts,
+        shape=shape,
+    )

@@ -3,7 +3,6 @@
 Figures are built without pyplot, so that the caller's Matplotlib backend stays what it is.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,9 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+
+from accelerated.data.text_files import written_whole
+from accelerated.engine import log as engine_log
 
 DPI = 120
 LOSSES = ("rpn_objectness", "rpn_box", "class", "box", "mask")
@@ -24,15 +26,14 @@ def loss_curve(log: str | Path) -> Figure:
     Dots are single lines of the log, lines their running mean.
     Raises ValueError if the log holds no training step.
     """
-    lines = [json.loads(line) for line in Path(log).read_text().splitlines() if line.strip()]
-    steps = [line for line in lines if "loss" in line and "iteration" in line]
+    steps = [line for line in engine_log.read(log) if "loss" in line]
     if not steps:
         raise ValueError(f"{log}: no training step in the log")
     iterations = [step["iteration"] for step in steps]
     figure = Figure(figsize=(7, 4.5), dpi=DPI, layout="constrained")
     axes = figure.subplots()
     for name in ("loss", *(name for name in LOSSES if name in steps[0])):
-        values = np.array([step[name] for step in steps], dtype=float)
+        values = np.array([step.get(name, np.nan) for step in steps], dtype=float)
         mean = _running_mean(values, max(1, len(values) // 40))
         (line,) = axes.plot(iterations, mean, label=name, linewidth=2 if name == "loss" else 1)
         axes.plot(iterations, values, ".", markersize=2, alpha=0.25, color=line.get_color())
@@ -40,6 +41,12 @@ def loss_curve(log: str | Path) -> Figure:
     axes.grid(alpha=0.3)
     figure.legend(loc="outside right upper")
     return figure
+
+
+def save(figure: Figure, path: str | Path) -> None:
+    """Write a whole PNG file or none of it."""
+    with written_whole(path, "wb") as file:
+        figure.savefig(file, format="png")
 
 
 def loss_comparison(pairs: Sequence[Any]) -> Figure:

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from PIL import Image, ImageDraw, ImageFont
 
+from accelerated.data.text_files import naming
+
 # Of a mask's fill.
 OPACITY = 0.45
 # Larger pictures are looked at shrunk to about so many pixels, and lines and letters allow for it.
@@ -127,9 +129,11 @@ def save(image: np.ndarray, path: str | Path) -> None:
 
     Raises ValueError if the file's ending is no picture format.
     """
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    # Only JPEG and WebP have a quality.
-    Image.fromarray(image).save(path, quality=95)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with naming(path):
+        # Only JPEG and WebP have a quality.
+        Image.fromarray(image).save(path, quality=95)
 
 
 class _Captions:

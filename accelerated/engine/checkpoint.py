@@ -4,28 +4,36 @@ RUN/checkpoints/00001000/model.safetensors      weights and buffers by state_dic
                          optimizer.safetensors  "<state>/<parameter>", such as
                                                 "momentum_buffer/fpn.lateral2.weight"
                          config.json            reference.config.to_dict(config)
-                         state.json             format, iteration, categories, settings of the run
+                         state.json             format, iteration, categories, settings of the run,
+                                                the machine, SHA-256 digests of all this
 RUN/last -> checkpoints/00001000                 the newest
 RUN/best -> checkpoints/00000800                 the one with the highest average precision
 """
 
 import json
 import os
+import re
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from accelerated.data.text_files import parse_json
+from accelerated.data.text_files import make_folder, naming, parse_json, sync
 from accelerated.data.values import objects
-from reference.config import Config, from_dict, to_dict
+from accelerated.engine import digests
+from accelerated.interop import ranges
+from reference.config import Config, to_dict
 
-FORMAT = 1
+# The first had no digests.
+FORMATS = (1, 2)
 FILES = ("model.safetensors", "optimizer.safetensors", "config.json", "state.json")
+# In state.json, besides the format and the digests.
+TYPES = {"categories": list, "iteration": int, "settings": dict, "machine": dict}
 # The layers whose width depends on the number of classes.
 PREDICTORS = ("box_head.class_logits", "box_head.box_deltas", "mask_head.logits")
 
@@ -42,6 +50,8 @@ class Checkpoint:
     iteration: int
     # Of the run, as given to `save`.
     settings: dict
+    # On which it was written, see `settings.machine`; empty in older ones.
+    machine: dict = field(default_factory=dict)
 
 
 def save(
@@ -53,14 +63,17 @@ def save(
     iteration: int,
     *,
     settings: dict | None = None,
+    machine: dict | None = None,
     keep: int = 3,
 ) -> Path:
     """Write RUN/checkpoints/<iteration>, point RUN/last at it and delete all but the `keep` newest.
 
     The one that RUN/best points at is never deleted. The folder gets its name only once all its
-    bytes are on the disk, so that a killed process leaves the previous checkpoint intact.
+    bytes are on the disk, and the older ones go once RUN/last on the disk is another, so that a
+    killed process, a power cut or a full disk leaves the previous checkpoint intact.
     Returns the path of the checkpoint.
-    Raises ValueError, and writes nothing, if a weight or buffer is not finite.
+    Raises ValueError if a weight or buffer is not finite, OSError, which names the file, if it
+    cannot be written; then nothing is left of it.
     """
     tensors = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
     for name, tensor in tensors.items():
@@ -69,42 +82,53 @@ def save(
                 f"{name} is not finite at iteration {iteration}: no checkpoint written"
             )
     run, folder = Path(run), Path(run) / "checkpoints"
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     # Left by a process that was killed.
     for stale in folder.glob(".*"):
         shutil.rmtree(stale)
     partial, path = folder / f".{iteration:08d}", folder / f"{iteration:08d}"
     partial.mkdir()
-    save_file(tensors, partial / "model.safetensors")
-    save_file(_optimizer_tensors(optimizer), partial / "optimizer.safetensors")
-    state = {
-        "format": FORMAT,
-        "iteration": iteration,
-        "categories": categories,
-        "settings": settings or {},
-    }
-    (partial / "config.json").write_text(json.dumps(to_dict(config), indent=1) + "\n")
-    (partial / "state.json").write_text(json.dumps(state, indent=1) + "\n")
-    for name in FILES:
-        _sync(partial / name)
-    _sync(partial)
-    # A run that was resumed from an older checkpoint writes this one again.
-    if path.exists():
-        path.rename(folder / f".{iteration:08d}.old")
-    partial.rename(path)
-    _sync(folder)
-    _point(run, "last", path)
+    try:
+        _save_tensors(tensors, partial / "model.safetensors")
+        _save_tensors(_optimizer_tensors(optimizer), partial / "optimizer.safetensors")
+        _write_json(partial / "config.json", to_dict(config))
+        state = {
+            "format": FORMATS[-1],
+            "iteration": iteration,
+            "categories": categories,
+            "settings": settings or {},
+            "machine": machine or {},
+        }
+        _write_json(partial / "state.json", digests.seal(state, partial, FILES[:-1]))
+        for name in FILES:
+            sync(partial / name)
+        sync(partial)
+        # A run that was resumed from an older checkpoint writes this one again.
+        if path.exists():
+            path.rename(folder / f".{iteration:08d}.old")
+        partial.rename(path)
+        sync(folder)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    point(run, "last", path)
     shutil.rmtree(folder / f".{iteration:08d}.old", ignore_errors=True)
-    older = [p for p in sorted(folder.glob("[0-9]*"), reverse=True) if p != path]
+    older = [p for p in reversed(stored(run)) if p != path]
     for p in older[max(keep, 1) - 1 :]:
         if p.name != best(run):
-            shutil.rmtree(p)
+            # Under its own name it is complete or absent.
+            shutil.rmtree(p.rename(folder / f".{p.name}.old"))
     return path
+
+
+def stored(run: str | Path) -> list[Path]:
+    """List the folders of a run's checkpoints, oldest first."""
+    return sorted((Path(run) / "checkpoints").glob("[0-9]*"))
 
 
 def mark_best(run: str | Path, iteration: int) -> None:
     """Point RUN/best at the checkpoint of `iteration`; the one before goes with the next save."""
-    _point(Path(run), "best", Path(run) / "checkpoints" / f"{iteration:08d}")
+    point(Path(run), "best", Path(run) / "checkpoints" / f"{iteration:08d}")
 
 
 def best(run: str | Path) -> str | None:
@@ -113,17 +137,18 @@ def best(run: str | Path) -> str | None:
     return os.readlink(link).rpartition("/")[2] if link.is_symlink() and link.exists() else None
 
 
-def _point(run, name, path):
+def point(run: Path, name: str, path: Path) -> None:
     """Make RUN/<name> a link to a checkpoint at once, so that a killed process leaves the old."""
     link = run / f".{name}"
     link.unlink(missing_ok=True)
-    link.symlink_to(path.relative_to(run), target_is_directory=True)
+    link.symlink_to(Path("checkpoints", path.name), target_is_directory=True)
     link.replace(run / name)
+    sync(run)
 
 
 def exists(run: str | Path) -> bool:
-    """Tell whether RUN has a last checkpoint, be it damaged."""
-    return os.path.lexists(Path(run) / "last")
+    """Tell whether RUN has a checkpoint, be it damaged, or a link to one."""
+    return os.path.lexists(Path(run) / "last") or bool(stored(run))
 
 
 def find(path: str | Path) -> Path:
@@ -142,16 +167,17 @@ def find(path: str | Path) -> Path:
 def read(path: str | Path) -> Checkpoint:
     """Read the JSON files of a checkpoint.
 
-    Raises ValueError, in one line, for a file that is missing, damaged or of another format.
+    Raises ValueError, in one line, for a file that is missing, damaged, edited or of another
+    format. Only `verify` and `restore` look at the tensors.
     """
     path = find(path)
     for name in FILES:
         if not (path / name).is_file():
             raise ValueError(f"{path}: incomplete checkpoint, no {name}")
-    config, state = from_dict(_json(path / "config.json")), _json(path / "state.json")
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
-        raise ValueError(f"{path / 'state.json'}: not a checkpoint of format {FORMAT}")
-    for name, expected in (("iteration", int), ("categories", list), ("settings", dict)):
+    state = _state(path, "config.json")
+    config = ranges.read(path / "config.json")
+    state: Any = {"machine": {}} | state
+    for name, expected in TYPES.items():
         if not isinstance(state.get(name), expected):
             problem = f"{name!r} is missing or no {expected.__name__}"
             raise ValueError(f"{path / 'state.json'}: {problem}")
@@ -164,7 +190,41 @@ def read(path: str | Path) -> Checkpoint:
             f"{path}: {len(state['categories'])} categories,"
             f" but the configuration has {config.num_classes} classes"
         )
-    return Checkpoint(path, config, state["categories"], state["iteration"], state["settings"])
+    return Checkpoint(path, config, *(state[name] for name in TYPES))
+
+
+def verify(path: str | Path) -> Checkpoint:
+    """Read a checkpoint and compare its tensors with their digests, if it is not older than these.
+
+    Raises ValueError, in one line, for what is missing, damaged or edited.
+    """
+    checkpoint = read(path)
+    _state(checkpoint.path, *FILES[:-1])
+    return checkpoint
+
+
+def check_weights(path: Path) -> None:
+    """Raise ValueError if a file of weights, or what lies beside it in a checkpoint, was changed.
+
+    Files without a state.json beside them, or with one that is older than digests, pass.
+    """
+    folder = path.parent
+    if path.name == FILES[0] and (folder / "state.json").is_file():
+        state = _json(folder / "state.json")
+        if isinstance(state, dict) and state.get("format") in FORMATS:
+            beside = (name for name in ("config.json",) if (folder / name).is_file())
+            _state(folder, path.name, *beside)
+
+
+def _state(path, *names):
+    """Read state.json; raise ValueError if it or one of the files `names` beside it was changed."""
+    file = path / "state.json"
+    state = _json(file)
+    if not isinstance(state, dict) or state.get("format") not in FORMATS:
+        raise ValueError(f"{file}: not a checkpoint of format {' or '.join(map(str, FORMATS))}")
+    if state["format"] > 1:
+        digests.check(file, state, names)
+    return state
 
 
 @torch.no_grad()
@@ -173,9 +233,9 @@ def restore(
 ) -> Checkpoint:
     """Copy the tensors of a checkpoint into `model` and `optimizer`.
 
-    Raises ValueError, in one line, and changes nothing if they do not fit.
+    Raises ValueError, in one line, and changes nothing if they are damaged or do not fit.
     """
-    checkpoint = read(path)
+    checkpoint = verify(path)
     weights = _tensors(checkpoint.path / "model.safetensors")
     state = model.state_dict()
     _check_names(checkpoint.path / "model.safetensors", weights.keys(), state.keys())
@@ -249,9 +309,16 @@ def _json(path):
         raise ValueError(f"{path}: {error}") from None
 
 
-def _sync(path):
-    handle = os.open(path, os.O_RDONLY)
+def _save_tensors(tensors, path):
     try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        save_file(tensors, path)
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
+
+
+def _write_json(path, content):
+    with naming(path):
+        path.write_text(json.dumps(content, indent=1) + "\n")

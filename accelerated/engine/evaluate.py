@@ -11,9 +11,11 @@ from accelerated.data import rle
 from accelerated.data.dataset import Dataset, categories
 from accelerated.data.loader import loader
 from accelerated.data.text_files import write_json
+from accelerated.engine import group
 from accelerated.engine.capture import detector
 from accelerated.engine.classes import label_ids
 from accelerated.mask_rcnn import MaskRCNN
+from accelerated.processes import number
 from accelerated.structures import CroppedDetections, Detections
 
 
@@ -39,18 +41,21 @@ def evaluate(
     max_detections  per image that count (default: config.box_head.max_detections; COCO's is 100)
     compile, graph, amp
                     see `capture.detector`
-    Returns the metrics, see `score`.
+    Several processes share the images; the first scores all detections and writes the files.
+    Returns the metrics, see `score`, in every process.
     """
     limit = max_detections or model.config.box_head.max_detections
     how = {"batch_size": batch_size, "workers": workers, "compile": compile, "graph": graph}
     results = detect(model, dataset, **how, amp=amp, bar=bar)
     has_masks = model.config.mask_head.kind != "none"
-    metrics = score(dataset.coco, results, limit, ("bbox", "segm") if has_masks else ("bbox",))
-    if output is not None:
+    metrics = {}
+    if group.is_first():
+        metrics = score(dataset.coco, results, limit, ("bbox", "segm") if has_masks else ("bbox",))
+    if output is not None and group.is_first():
         write_results(Path(output), results)
         if dataset.coco["annotations"]:
             write_json(Path(output) / "metrics.json", metrics)
-    return metrics
+    return group.share(metrics)
 
 
 def detect(
@@ -73,23 +78,29 @@ def detect(
                     see `capture.detector`
 
     No more masks exist at a time than fill an image once, each in the window of its box alone.
+    Of several processes each takes its share of the images; the first returns all detections, in
+    the order of one process, and the others none.
     """
     run = detector(model, compile, graph, amp)
     device = next(model.parameters()).device
     training, results = model.training, []
     ids = label_ids(getattr(model, "categories", None) or categories(dataset), dataset)
     model.eval()
-    batches = loader(dataset, model.config, batch_size=batch_size, workers=workers, training=False)
-    total = -(-len(dataset) // batch_size)
-    for raw in track(batches, "detecting", total=total, disable=not bar):
+    part = group.rank(), number()
+    batches = loader(
+        dataset, model.config, batch_size=batch_size, workers=workers, training=False, part=part
+    )
+    for raw in track(batches, "detecting", total=len(batches), disable=not bar):
+        results.append([])
         batch = transform.finish(raw.to(device, non_blocking=True), model.config.transform)
         padded = run(batch)
         found = model.unpad(padded, batch, crops=True)
         for image_id, detections in zip(batch.image_ids, found, strict=True):
             for result in coco_results(detections, ids):
-                results.append({"image_id": image_id} | result)
+                results[-1].append({"image_id": image_id} | result)
     model.train(training)
-    return results
+    parts = group.collect(results)
+    return [] if parts is None else [x for batch in group.alternate(parts) for x in batch]
 
 
 def coco_results(detections: Detections, category_ids: Sequence[int | None]) -> list[dict]:

@@ -8,6 +8,9 @@ from torch import nn
 
 from accelerated.structures import Batch, Stages
 
+# What is left where all values of a process are finite.
+NORM = "norm of the gradients"
+
 
 class NotFiniteError(RuntimeError):
     """A loss, gradient or weight is NaN or infinite."""
@@ -40,7 +43,7 @@ def first_failure(
     for name, parameter in reversed(list(model.named_parameters())):
         if parameter.grad is not None and not _is_finite(parameter.grad):
             return f"gradient of {name}"
-    return "norm of the gradients"
+    return NORM
 
 
 def _is_finite(value: Any) -> bool:

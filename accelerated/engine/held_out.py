@@ -24,7 +24,9 @@ def hold_out(
     if known:
         train, val = _stored(path, dataset, how)
     else:
-        found = [{instance.category_id for instance in r.objects} for r in dataset.records]
+        found = [set() for _ in dataset.image_ids]
+        for index, category_id, _, crowd in dataset.instances():
+            found[index] |= set() if crowd else {category_id}
         train, val = split(found, fraction, seed)
     parts = [dataset.subset(indices) for indices in (train, val)]
     if not known or not (folder / "val.json").exists():

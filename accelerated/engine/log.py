@@ -11,13 +11,15 @@ import os
 import resource
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from accelerated.data.text_files import written_whole
+from accelerated.data.text_files import naming, written_whole
+from accelerated.data.values import is_number, short
 from accelerated.engine.progress import Shown
 
 
@@ -27,23 +29,41 @@ class Log:
     Lines of later iterations than `start`, which a killed run may have written, are removed first.
     So the log of a resumed run does not show the interruption.
 
+    path       None, for a process that is not the first: nothing is written or shown
     evaluated  whether the run was evaluated at step `start`
     """
 
-    def __init__(self, path: str | Path, start: int, iterations: int, *, bar: bool = True):
-        path = Path(path)
+    def __init__(self, path: str | Path | None, start: int, iterations: int, *, bar: bool = True):
+        self.shown = Shown(start, iterations, visible=bar and path is not None)
+        self._file, self.evaluated, self.start = None, False, start
+        if path is None:
+            return
+        self.path = path = Path(path)
         kept = [line for line in _lines(path) if line["iteration"] <= start] if start else []
         with written_whole(path) as file:
             file.writelines(json.dumps(line) + "\n" for line in kept)
-        self._file = path.open("a")
-        self.shown = Shown(start, iterations, visible=bar)
+        # Without a buffer, whose content a failed write would leave for the next.
+        self._file = path.open("ab", buffering=0)
         self.evaluated = any(line["iteration"] == start and "evaluation" in line for line in kept)
 
     def write(self, iteration: int, **values: Any) -> None:
-        """Write one line to the disk. Raises ValueError for NaN and infinity."""
-        self._file.write(json.dumps({"iteration": iteration} | values, allow_nan=False) + "\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        """Write one line to the disk, or none of it. Raises ValueError for NaN and infinity.
+
+        The evaluation of the step `start`, which a finished run repeats, is not written twice.
+        """
+        again = self.evaluated and iteration == self.start and "evaluation" in values
+        if self._file is None or again:
+            return
+        line = json.dumps({"iteration": iteration} | values, allow_nan=False).encode() + b"\n"
+        end = self._file.seek(0, os.SEEK_END)
+        try:
+            with naming(self.path):
+                while line:
+                    line = line[self._file.write(line) :]
+                os.fsync(self._file.fileno())
+        except OSError:
+            self._file.truncate(end)
+            raise
         if "loss" in values:
             self.shown.step(iteration, values)
 
@@ -53,22 +73,39 @@ class Log:
 
     def __exit__(self, *error: object) -> None:
         self.shown.__exit__(*error)
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
 
 
 def read(path: str | Path) -> list[dict]:
-    """Read the lines of a log. An incomplete last line is skipped."""
+    """Read the lines of a log. An incomplete last line is skipped.
+
+    Raises ValueError for another line that is none of a log.
+    """
     return list(_lines(Path(path)))
 
 
-def _lines(path):
-    if not path.exists():
-        return
-    for line in path.read_text().splitlines():
+def _lines(path: Path) -> Iterator[dict]:
+    """Yield the lines; a last one that is incomplete, which a killed process leaves, is left out.
+
+    Raises ValueError that names the file and the line for anything else.
+    """
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    for number, line in enumerate(lines, start=1):
+        values: Any = None
         try:
-            yield json.loads(line)
-        except ValueError:
-            return
+            values = json.loads(line)
+        except (ValueError, RecursionError):
+            if number == len(lines) and not line.endswith(b"\n"):
+                return
+        fits = isinstance(values, dict) and type(values.get("iteration")) is int
+        # A line of steps holds numbers; an evaluation may hold anything.
+        if not fits or ("loss" in values and not all(map(is_number, values.values()))):
+            raise ValueError(
+                f"{path}, line {number}: expected an object with an iteration and numbers, got"
+                f" {short(line.decode(errors='replace').strip())}"
+            )
+        yield values
 
 
 class Window:

@@ -1,7 +1,7 @@
 """Detect objects in picture files: draw each picture, and list all objects in COCO's format."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -11,13 +11,14 @@ from accelerated.data import images, rle
 from accelerated.data.formats import labelme, yolo
 from accelerated.data.text_files import write_json
 from accelerated.drawing.detections import draw, save
-from accelerated.engine import pictures
+from accelerated.engine import group, pictures
 from accelerated.engine.capture import detector
 from accelerated.engine.classes import of_model
 from accelerated.engine.evaluate import coco_results
 from accelerated.engine.pictures import Found
 from accelerated.interop.names import is_unused
 from accelerated.mask_rcnn import MaskRCNN
+from accelerated.processes import number
 from accelerated.structures import Batch, PaddedDetections
 
 # {format: writer} of labels in a folder of their own.
@@ -40,6 +41,17 @@ class Result:
     failed: list[tuple[str, str]]
     turned: int
     found: Found
+
+
+@dataclass
+class _Outcome:
+    """What became of a picture: its entry among the images and its detections, or the failure."""
+
+    path: str
+    record: dict = field(default_factory=dict)
+    results: list[dict] = field(default_factory=list)
+    turned: bool = False
+    failure: str | None = None
 
 
 def predict(
@@ -78,55 +90,83 @@ def predict(
     A picture that cannot be read or is too large for the device is skipped and listed in `failed`.
     An interrupted run still writes the predictions for the pictures before; nothing is written
     without any. No more masks are held in memory than fill the picture once.
+    Of several processes each takes its share of the pictures; the first writes all predictions and
+    returns them.
     Raises ValueError if `inputs` match no file.
     """
     run = detector(model, compile, graph, amp)
     output = Path(output)
     found = pictures.find(inputs, recursive, output)
     drawn = pictures.drawings(found.pictures, output)
+    # No process draws before all have listed the folders.
+    group.barrier()
+    own = list(found.pictures)[group.rank() :: number()]
     categories = categories or of_model(model)
     ids = [category["id"] for category in categories]
     names = [category["name"] for category in categories]
     # Labels that stand for no class, such as ten of torchvision's for COCO, are not offered.
     offered = [category for category in categories if not is_unused(category)]
     usable = torch.tensor([False, *(category in offered for category in categories)])
-    predictions = {"images": [], "categories": offered, "annotations": []}
-    failed, turned = [], 0
+    outcomes: list[_Outcome] = []
 
     def confident(batch: Batch) -> PaddedDetections:
         padded = run(batch)
         valid = padded.valid & (padded.scores >= threshold)
         return padded._replace(valid=valid & usable.to(valid.device)[padded.labels.clamp(min=0)])
 
-    try:
-        for path in track(found.pictures, "detecting", disable=not bar):
-            try:
-                oriented = images.probe(path, decode=False).orientation > 1
-                image = images.read(path, exif, pixel_range)
-                [detections] = model.detect([image], run=confident, crops=True)
-            except (ValueError, OSError, torch.OutOfMemoryError) as error:
-                failed.append((str(path), " ".join(str(error).split())))
-                continue
-            turned += oriented
-            record = {"file_name": str(path), "exif": exif}
-            if "png" in saved:
-                scale = max(1, READABLE // max(image.shape))
-                save(draw(image, detections, names, threshold=0, scale=scale), drawn[path])
-                record["drawing"] = str(drawn[path].relative_to(output))
-            _add(predictions, record, image, coco_results(detections, ids))
-    finally:
+    def look(path: Path) -> _Outcome:
+        try:
+            turned = images.probe(path, decode=False).orientation > 1
+            image = images.read(path, exif, pixel_range)
+            [detections] = model.detect([image], run=confident, crops=True)
+        except (ValueError, OSError, torch.OutOfMemoryError) as error:
+            return _Outcome(str(path), failure=" ".join(str(error).split()))
+        height, width = image.shape[:2]
+        record = {"width": width, "height": height, "file_name": str(path), "exif": exif}
+        if "png" in saved:
+            scale = max(1, READABLE // max(image.shape))
+            save(draw(image, detections, names, threshold=0, scale=scale), drawn[path])
+            record["drawing"] = str(drawn[path].relative_to(output))
+        return _Outcome(str(path), record, coco_results(detections, ids), turned)
+
+    def write(outcomes: list[_Outcome]) -> dict:
+        predictions = _predictions(outcomes, offered)
         if predictions["images"] and "json" in saved:
             write_json(output / "predictions.json", predictions)
+        return predictions
+
+    try:
+        for path in track(own, "detecting", disable=not bar):
+            outcomes.append(look(path))
+    except BaseException:
+        # The other processes may not answer.
+        if number() == 1:
+            write(outcomes)
+        raise
+    parts = group.collect(outcomes)
+    if parts is None:
+        return Result(_predictions([], offered), [], 0, found)
+    outcomes = group.alternate(parts)
+    predictions = write(outcomes)
     for name in LABELS.keys() & set(saved) if predictions["images"] else ():
         LABELS[name](predictions, output / name)
-    return Result(predictions, failed, turned, found)
+    failed = [(seen.path, seen.failure) for seen in outcomes if seen.failure is not None]
+    return Result(predictions, failed, sum(seen.turned for seen in outcomes), found)
 
 
-def _add(predictions, record, image, results):
+def _predictions(outcomes, categories):
+    """Make a COCO data set of the pictures that were read, with their detections."""
+    predictions = {"images": [], "categories": categories, "annotations": []}
+    for seen in outcomes:
+        if seen.failure is None:
+            _add(predictions, seen.record, seen.results)
+    return predictions
+
+
+def _add(predictions, record, results):
     """Append an image and its detections, in COCO's result format, to a COCO data set."""
-    height, width = image.shape[:2]
     image_id = len(predictions["images"]) + 1
-    predictions["images"].append({"id": image_id, "width": width, "height": height} | record)
+    predictions["images"].append({"id": image_id} | record)
     for result in results:
         if "segmentation" in result:
             area = rle.area(rle.decompress(result["segmentation"]["counts"]))

@@ -1,6 +1,10 @@
 """The progress of a training run on standard output: a bar in a terminal, elsewhere lines."""
 
+import os
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from rich.progress import (
     BarColumn,
@@ -43,25 +47,37 @@ class Shown:
         if self._lines and (now >= self._due or iteration == self.iterations):
             self._due = now + EVERY
             left = (self.iterations - iteration) * values["seconds"]
-            print(
+            self.say(
                 f"step {iteration} of {self.iterations}  {text}"
-                f"  {values['images_per_second']:.1f} images/s  {duration(left)} left",
-                flush=True,
+                f"  {values['images_per_second']:.1f} images/s  {duration(left)} left"
             )
 
     def say(self, text: str) -> None:
         """Write a line, above the bar if there is one."""
-        if self._lines:
-            print(text, flush=True)
-        elif not self._bar.disable:
-            self._bar.console.print(text, markup=False, highlight=False)
+        with _seen_or_not():
+            if self._lines:
+                print(text, flush=True)
+            elif not self._bar.disable:
+                self._bar.console.print(text, markup=False, highlight=False)
 
     def __enter__(self) -> "Shown":
         self._bar.start()
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._bar.stop()
+        with _seen_or_not():
+            self._bar.stop()
+
+
+@contextmanager
+def _seen_or_not() -> Iterator[None]:
+    """Go on where a closed terminal or pipe takes no more: the rest of the output is dropped."""
+    try:
+        yield
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 def duration(seconds: float) -> str:

@@ -4,8 +4,10 @@ from dataclasses import dataclass, replace
 
 import torch
 
+import accelerated
+from accelerated import backend, processes
 from accelerated.engine.capture import check_capture
-from reference.config import Config
+from reference.config import Config, flat
 
 
 @dataclass(frozen=True)
@@ -38,3 +40,53 @@ def check_execution(
     if (graph or compile is not None) and not fixed_shapes:
         option = "--graph" if graph else "--compile"
         raise ValueError(f"{option} needs batches of a few shapes: add --fixed-shapes")
+
+
+def check_processes(config: Config, batch_size: int, compile: str | None, graph: bool) -> None:
+    """Raise ValueError for what several processes cannot do as one would."""
+    count = processes.number()
+    if count == 1:
+        return
+    if batch_size % count:
+        raise ValueError(
+            f"--batch-size {batch_size} is that of all {count} processes together: choose a"
+            " multiple of their number"
+        )
+    for path, value in flat(config).items():
+        if path.endswith(".norm") and value == "batch":
+            raise ValueError(
+                f"{path} = batch would average over the images of one process alone:"
+                f" add --set {path}=sync_batch"
+            )
+    if graph or compile is not None:
+        option = "--graph" if graph else "--compile"
+        raise ValueError(f"{option} is for one process: leave it out")
+
+
+def machine(device: torch.device, compile: str | None = None) -> dict[str, str | int]:
+    """Name what decides the last bits of a run's numbers besides its settings.
+
+    A checkpoint stores it. `machine_change` tells a change.
+    """
+    name = f"cpu with {torch.backends.cpu.get_cpu_capability()}"
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    return {
+        "processes": processes.number(),
+        "threads": torch.get_num_threads(),
+        "device": name,
+        "backend": backend.resolve("auto", torch.empty(0, device=device)),
+        "PyTorch": torch.__version__,
+        "maskrcnn": accelerated.__version__,
+        "compiled by": compile or "nothing",
+    }
+
+
+def machine_change(before: dict, now: dict) -> str | None:
+    """Tell what differs between two machines; None if nothing that both name."""
+    changes = [
+        f"{name}: {before[name]} before, {now[name]} now"
+        for name in now
+        if name in before and before[name] != now[name]
+    ]
+    return f"goes on, but not bit for bit: {'; '.join(changes)}" if changes else None

@@ -120,11 +120,12 @@ def check(
     dataset: Dataset,
     evaluation: Dataset | None,
     settings: Settings,
-    resume: bool,
+    resumed: Path | None,
     keep_schedule: bool = False,
 ) -> Settings:
-    """Return the settings with which the run in `folder` starts, or goes on if it may be resumed.
+    """Return the settings with which the run in `folder` starts or goes on.
 
+    resumed        the checkpoint from which it goes on, see `run_folder.origin`; None: it starts
     keep_schedule  a run of another length keeps its learning rates
 
     Raises ValueError if configuration, data and settings do not fit each other or the run.
@@ -136,16 +137,15 @@ def check(
             f"the data set has {len(dataset.category_ids)} categories,"
             f" but num_classes is {config.num_classes}"
         )
-    last = checkpoint.read(folder) if resume and checkpoint.exists(folder) else None
+    last = None if resumed is None else checkpoint.read(resumed)
     if last is not None:
+        _check_size(last)
         _check_categories(folder, last.categories, categories(dataset))
     if evaluation is not None:
         difference = classes.first_difference(categories(dataset), categories(evaluation))
         if difference:
             raise ValueError(f"the evaluation data does not fit the training data: {difference}")
     if last is None:
-        if checkpoint.exists(folder):
-            raise ValueError(f"{folder} already holds a run: resume it, or choose another folder")
         return settings
     # What older checkpoints do not name, they had no choice of.
     before = flat(last.config) | {"fixed_shapes": False} | last.settings
@@ -162,6 +162,18 @@ def check(
             f"{folder} has taken {last.iteration} steps already, more than {settings.iterations}"
         )
     return replace(settings, schedule=_schedule(last, config, settings.iterations, keep_schedule))
+
+
+def _check_size(last):
+    """Raise ValueError if the model of a checkpoint is larger than the file of its weights."""
+    with torch.device("meta"):
+        model = MaskRCNN(last.config)
+    size = sum(tensor.nbytes for tensor in model.state_dict().values())
+    path = last.path / "model.safetensors"
+    if size > path.stat().st_size:
+        raise ValueError(
+            f"{path}: {path.stat().st_size:,} bytes, but the model of its config.json has {size:,}"
+        )
 
 
 def _check_categories(folder, before, now):
@@ -193,10 +205,10 @@ def _laid_out(last, iterations):
 
 
 def schedule_change(
-    folder: Path, iterations: int, batch_size: int, keep_schedule: bool = False
+    resumed: Path, iterations: int, batch_size: int, keep_schedule: bool = False
 ) -> str | None:
     """Tell what a run of other `iterations` does to the learning rate; None if nothing."""
-    last = checkpoint.read(folder)
+    last = checkpoint.read(resumed)
     before, planned = _laid_out(last, iterations)
     if iterations in (planned, before):
         return None

@@ -221,7 +221,7 @@ def _measure(run, output, train_data, val_data, device, workers):
         bar=False,
     )
     if trained.interrupted:
-        raise KeyboardInterrupt
+        raise SystemExit(128 + trained.interrupted)
     assert trained.metrics is not None, "evaluated at the end"
     result = {name: trained.metrics[branch][key] for name, (branch, key) in METRICS.items()}
     result |= {"seconds": time.perf_counter() - start, "settings": run.settings()}

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
+from accelerated.data.text_files import written_whole
 from accelerated.drawing import curves
 from accelerated.experiments.ablate import METRICS, Run, read_result
 from accelerated.experiments.ablation_rows import Comparison, Row
@@ -126,12 +127,10 @@ def _verdict(paper, ours, error):
 
 def write(table: Sequence[Line], output: Path, iterations: int) -> None:
     """Write ablation.csv and ablation.png into the folder `output`."""
-    path = Path(output) / "ablation.csv"
-    path.parent.mkdir(parents=True, exist_ok=True)
     header = ["comparison", "row", "paper (COCO, from memory)", "seeds", "iterations"]
     for metric in METRICS:
         header += [f"{metric} mean", f"{metric} standard deviation", f"{metric} of each seed"]
-    with path.open("w", newline="") as file:
+    with written_whole(Path(output) / "ablation.csv") as file:
         out = csv.writer(file)
         out.writerow([*header, "changes of the base"])
         for line in table:
@@ -146,4 +145,4 @@ def write(table: Sequence[Line], output: Path, iterations: int) -> None:
         entry = (line.row.name, line.values["mask AP"], line.row.paper)
         groups.setdefault(line.comparison, []).append(entry)
     figure = curves.comparisons(groups, unit="mask AP, points")
-    figure.savefig(Path(output) / "ablation.png")
+    curves.save(figure, Path(output) / "ablation.png")

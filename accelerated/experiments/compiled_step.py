@@ -9,6 +9,7 @@ first step on, anchors and the constants of frozen norms, is not counted.
 """
 
 import sys
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,10 +28,11 @@ from accelerated.experiments.compiled_visits import COPY_RATE
 from accelerated.mask_rcnn import MaskRCNN
 from accelerated.parameters import set_memory_format
 from accelerated.structures import Batch
-from reference.config import preset
+from reference.config import Config, preset
 
 # H100 SXM, bfloat16: 60% of the 790 TFLOP/s that large products reach; seconds of a launch.
 MATRIX_RATE, LAUNCH = 0.6 * 790e12, 2.5e-6
+PRESET = "torchvision_r50_fpn"
 # Ground-truth slots of an image.
 OBJECTS = 20
 # Kernels of our own operators, which PyTorch sees as one.
@@ -125,8 +127,8 @@ def _file():
 
 def training_step(images: int) -> list[Operation]:
     """List the operators of a step of R50-FPN in bfloat16 autocast: losses, backward, update."""
-    with _listed() as recorder:
-        model, batch = _inputs(images, training=True)
+    with listed() as recorder:
+        model, batch = inputs(preset(PRESET), images, training=True)
         config = model.config.optimizer
         optimizer = torch_optimizer.build(model, config)
         recorder.phase = "forward"
@@ -141,8 +143,8 @@ def training_step(images: int) -> list[Operation]:
 
 def detection(images: int) -> list[Operation]:
     """List the operators of a detection of R50-FPN in bfloat16 autocast, without pasting."""
-    with _listed() as recorder:
-        model, batch = _inputs(images, training=False)
+    with listed() as recorder:
+        model, batch = inputs(preset(PRESET), images, training=False)
         recorder.phase = "detection"
         with torch.autocast("cpu", torch.bfloat16):
             model.batch_detections(batch)
@@ -150,8 +152,11 @@ def detection(images: int) -> list[Operation]:
 
 
 @contextmanager
-def _listed():
-    """Nothing is computed; checks of values, which a CPU makes and a GPU does not, are left out."""
+def listed() -> Iterator[Recorder]:
+    """List the operators that are called while this lasts, in a phase that the caller names.
+
+    Nothing is computed; checks of values, which a CPU makes and a GPU does not, are left out.
+    """
     with FakeTensorMode(), Recorder() as recorder:
 
         def remembered(self, constant, *tensors):
@@ -169,8 +174,9 @@ def _listed():
             yield recorder
 
 
-def _inputs(images: int, training: bool) -> tuple[MaskRCNN, Batch]:
-    model = MaskRCNN(preset("torchvision_r50_fpn"), backend="triton").train(training)
+def inputs(config: Config, images: int, training: bool) -> tuple[MaskRCNN, Batch]:
+    """Make a model and a batch of HEIGHT x WIDTH without values; call it inside of `listed`."""
+    model = MaskRCNN(config, backend="triton").train(training)
     if training:
         set_memory_format(model, torch.channels_last)
     shape = (images, OBJECTS)

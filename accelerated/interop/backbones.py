@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from accelerated.interop import detectron2
-from accelerated.interop.infer import is_grouped, resnet
+from accelerated.interop.infer import TensorError, is_grouped, resnet, shape
 from accelerated.interop.templates import Names
 from accelerated.vgg import CONVOLUTIONS
 from reference.config import Config, preset
@@ -123,7 +123,7 @@ def translate(
     ours = {name: tensors[theirs] for name, theirs in original.items()}
     for name, theirs in list(original.items()):
         if theirs.endswith("_bn_s") and f"{theirs[:-1]}rm" not in tensors:
-            layer, count = name.removesuffix("weight"), len(ours[name])
+            layer, count = name.removesuffix("weight"), ours[name].numel()
             ours[f"{layer}running_mean"] = torch.zeros(count, dtype=torch.float64)
             ours[f"{layer}running_var"] = torch.full((count,), 1 - eps, dtype=torch.float64)
             original |= {f"{layer}running_mean": theirs, f"{layer}running_var": theirs}
@@ -135,12 +135,19 @@ def nearest(tensors: Mapping[str, torch.Tensor]) -> tuple[str, Config]:
 
     torchvision's VGG-16 sees torchvision's pixels; all else of the preset is as in the paper.
     """
-    ours, _ = translate(tensors, Config().backbone.norm_eps)
+    ours, original = translate(tensors, Config().backbone.norm_eps)
+    try:
+        return _nearest(tensors, ours)
+    except TensorError as error:
+        raise error.renamed(original) from None
+
+
+def _nearest(tensors, ours):
     if "backbone.conv1_1.weight" in ours:
         config, pixels = preset("paper_vgg16"), preset("torchvision_r50_fpn").transform
         names = ("channel_order", "pixel_scale", "mean", "std")
         seen = {name: getattr(pixels, name) for name in names}
-        width = ours["backbone.conv1_1.weight"].shape[0]
+        width = shape(ours, "backbone.conv1_1.weight", 4)[0]
         return "paper_vgg16", replace(
             config,
             transform=replace(config.transform, **seen),

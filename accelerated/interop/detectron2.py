@@ -109,16 +109,24 @@ def base_config(tensors: Mapping[str, torch.Tensor], theirs: Mapping[str, torch.
     _check_anchors(theirs, config, name)
     transform = config.transform
     if "pixel_mean" in theirs:
-        mean = theirs["pixel_mean"].flatten().tolist()
+        mean = _three(theirs, "pixel_mean")
         if np.allclose(mean, config.transform.mean[::-1]):
             transform = replace(transform, channel_order="rgb")
         if not np.allclose(mean, config.transform.mean):
             transform = replace(transform, mean=tuple(mean))
     if "pixel_std" in theirs:
-        std = theirs["pixel_std"].flatten().tolist()
+        std = _three(theirs, "pixel_std")
         if not np.allclose(std, config.transform.std):
             transform = replace(transform, std=tuple(std))
     return replace(config, transform=transform)
+
+
+def _three(theirs, name):
+    """Return the values of three channels."""
+    values = theirs[name]
+    if values.numel() != 3 or not (values.is_floating_point() and values.isfinite().all()):
+        raise ValueError(f"{name}: expected 3 finite numbers, got {list(values.shape)} of them")
+    return values.flatten().tolist()
 
 
 def _check_anchors(theirs, config, name):
@@ -127,7 +135,7 @@ def _check_anchors(theirs, config, name):
     expected = [cell_anchors(sizes, settings.ratios, settings) for sizes in settings.sizes]
     pairs = zip(stored, expected, strict=False)
     same = len(stored) == len(expected) and all(
-        a.shape == b.shape and np.allclose(a, b, atol=1e-3) for a, b in pairs
+        a.shape == b.shape and np.allclose(a.double(), b, atol=1e-3) for a, b in pairs
     )
     if stored and not same:
         raise ValueError(

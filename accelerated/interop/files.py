@@ -11,9 +11,11 @@ import numpy as np
 import torch
 
 from accelerated.data.text_files import parse_json
-from accelerated.data.values import objects
-from accelerated.interop import download, unpickle, zoo
-from reference.config import Config, from_dict
+from accelerated.data.values import objects, short
+from accelerated.engine import checkpoint
+from accelerated.interop import download, ranges, torch_files, unpickle, zoo
+from accelerated.interop.torch_files import FACTOR
+from reference.config import Config
 
 # A file, a folder, the name of a published file, or the tensors themselves by name.
 Source = str | Path | Mapping[str, Any]
@@ -22,6 +24,8 @@ Source = str | Path | Mapping[str, Any]
 WRAPPERS = ("model", "state_dict", "blobs")
 # Entries of Caffe2's files that are not weights.
 NOT_WEIGHTS = re.compile(r".*_momentum|weight_order")
+# The longest name of a tensor.
+LONGEST = 300
 
 
 @contextmanager
@@ -43,26 +47,35 @@ def read(source: Source) -> dict[str, torch.Tensor]:
     if isinstance(source, Mapping):
         return _tensors(source)
     path = locate(source)
+    checkpoint.check_weights(path)
     if path.suffix == ".safetensors":
         # Here, because `interop.use_our_operators` needs only PyTorch and torchvision.
         import safetensors.torch
 
         try:
-            return safetensors.torch.load_file(path)
+            content = safetensors.torch.load_file(path)
         except safetensors.SafetensorError as error:
             raise ValueError(f"not a safetensors file, or damaged ({error})") from error
-    return _tensors(unpickle.load(path) if path.suffix == ".pkl" else _torch_file(path))
+    elif path.suffix == ".pkl":
+        content = unpickle.load(path)
+    else:
+        content = torch_files.load(path)
+    return _tensors(content, FACTOR * path.stat().st_size)
 
 
 def read_config(source: Source) -> Config | None:
     """Read config.json from the folder of the weights; None if there is none."""
-    values = _beside(source, "config.json")
-    return None if values is None else from_dict(values)
+    path = _beside(source, "config.json")
+    return None if path is None else ranges.read(path)
 
 
 def read_categories(source: Source) -> list[dict] | None:
     """Read the categories in state.json in the folder of the weights; None if there are none."""
-    state = _beside(source, "state.json")
+    path = _beside(source, "state.json")
+    try:
+        state = None if path is None else parse_json(path)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
     stored = state.get("categories") if isinstance(state, dict) else None
     try:
         return None if stored is None else objects(stored, {"id": int, "name": str})
@@ -71,16 +84,9 @@ def read_categories(source: Source) -> list[dict] | None:
 
 
 def _beside(source, name):
-    """Read a JSON file in the folder of the weights; None if there is none."""
-    if isinstance(source, Mapping):
-        return None
-    path = locate(source).with_name(name)
-    if not path.is_file():
-        return None
-    try:
-        return parse_json(path)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+    """Return the path of a file in the folder of the weights; None if there is none."""
+    path = None if isinstance(source, Mapping) else locate(source).with_name(name)
+    return path if path is not None and path.is_file() else None
 
 
 def published_name(source: Source) -> str | None:
@@ -120,35 +126,27 @@ def refuse(source: str, path: Path | None = None) -> NoReturn:
     raise ValueError(f"{path or source}: no such {'file' if path else 'weights'}{hint}")
 
 
-def _torch_file(path):
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    # The archive, the unpickler and the file system raise all sorts of errors.
-    except Exception as error:
-        refused = re.search(r"GLOBAL (\S+)", str(error))
-        if refused:
-            raise ValueError(
-                f"refused: the file contains {refused[1]} besides tensors. Nothing was executed."
-                " If you trust the file, load it with its own library and save only the state dict."
-            ) from error
-        first = " ".join(str(error).split(". ")[0].split())
-        raise ValueError(
-            f"not a file of tensors, or damaged ({type(error).__name__}: {first})"
-        ) from error
-
-
-def _tensors(content):
+def _tensors(content, limit=None):
+    """Return {name: tensor} of what a file holds, together at most `limit` bytes."""
     for key in WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
     if not isinstance(content, Mapping) or not content:
-        raise ValueError(f"expected named tensors, got {type(content).__name__}")
-    tensors = {}
+        what = "nothing" if isinstance(content, Mapping) else type(content).__name__
+        raise ValueError(f"expected named tensors, got {what}")
+    tensors, size = {}, 0
     for key, value in content.items():
         name = str(key)
         if NOT_WEIGHTS.fullmatch(name):
             continue
+        if len(name) > LONGEST or not name.isprintable():
+            raise ValueError(f"{short(name)} is no name of a tensor")
         if not isinstance(value, torch.Tensor | np.ndarray | np.generic):
             raise ValueError(f"expected named tensors, but {name!r} is a {type(value).__name__}")
-        tensors[name.removeprefix("module.")] = torch.as_tensor(value)
+        tensor = tensors[name.removeprefix("module.")] = torch.as_tensor(value)
+        size += tensor.nbytes
+        if limit is not None and size > limit:
+            raise ValueError(
+                f"{name}: up to this tensor the file claims more than {FACTOR} times its own size"
+            )
     return tensors

@@ -22,6 +22,7 @@ from accelerated.interop import (
     infer,
     native,
     peers,
+    ranges,
     torchvision,
     unseen,
     zoo,
@@ -114,8 +115,8 @@ def read_model(
             # A given configuration says everything.
             known = zoo.ENTRIES[published].changes if published else ()
             known = () if isinstance(preset, Config) else known
-            config = _configuration(tensors, theirs, peer, preset, [*known, *changes])
-        model = _fill(config, tensors, original, peer)
+            config = _configuration(tensors, theirs, original, peer, preset, [*known, *changes])
+        model = _fill(ranges.check(config), tensors, original, peer)
         model.categories = _categories(source, config.num_classes, names, foreign)
     notes, unknown = [], set()
     if foreign and not published:
@@ -238,7 +239,7 @@ def _published(source, tensors) -> str | None:
     """Name the published file that the source is, by its name or, for a COCO model, its digest."""
     if isinstance(source, Mapping) or files.published_name(source):
         return files.published_name(source)
-    outputs = tensors.get("box_head.class_logits.weight", torch.empty(0)).shape[0]
+    outputs = tensors.get("box_head.class_logits.bias", torch.empty(0)).numel()
     return zoo.recognise(files.locate(source)) if coco_classes.of_labels(outputs - 1) else None
 
 
@@ -254,7 +255,7 @@ def _categories(source, classes: int, names, foreign: bool) -> list[dict] | None
     return stored
 
 
-def _configuration(tensors, theirs, peer: Peer, preset, changes) -> Config:
+def _configuration(tensors, theirs, original, peer: Peer, preset, changes) -> Config:
     """Complete the given or the nearest preset with `changes` and what the tensors reveal."""
     try:
         if isinstance(preset, str):
@@ -265,7 +266,9 @@ def _configuration(tensors, theirs, peer: Peer, preset, changes) -> Config:
         config = infer.widths(wanted, tensors)
         _check_changes(wanted, config, changes)
         return config
-    except infer.MissingTensorError as error:
+    except infer.TensorError as error:
+        if error.problem != infer.MISSING:
+            raise error.renamed(original) from None
         nearest = named_preset(peer.nearest_preset(tensors) or "torchvision_r50_fpn")
         name = peer.their_name(error.name, nearest) or error.name
         raise ValueError(f"not a complete Mask R-CNN or Faster R-CNN: no tensor {name}") from None
@@ -295,7 +298,7 @@ def _fill(config, tensors, original, peer: Peer) -> MaskRCNN:
 
 
 def _check(expected, tensors, original, target):
-    """Raise ValueError listing missing, unexpected and mis-shaped tensors, by their file names."""
+    """Raise ValueError listing missing, unexpected and unfit tensors, by their file names."""
     optional = {name for name in [*expected, *tensors] if name.endswith("num_batches_tracked")}
     problems = {
         "missing": [
@@ -310,6 +313,11 @@ def _check(expected, tensors, original, target):
             f"{original[name]} {list(tensors[name].shape)} instead of {list(tensor.shape)}"
             for name, tensor in expected.items()
             if name in tensors and tensors[name].shape != tensor.shape
+        ],
+        "no floating-point numbers": [
+            f"{original[name]} ({str(tensors[name].dtype).removeprefix('torch.')})"
+            for name in expected
+            if name in tensors and name not in optional and not tensors[name].is_floating_point()
         ],
     }
     texts = []

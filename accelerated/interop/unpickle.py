@@ -5,7 +5,6 @@ lists, all of it written here. Not even NumPy's reconstruction runs: it trusts w
 says about the bytes that follow.
 """
 
-import pickle
 import re
 from collections import OrderedDict
 from pathlib import Path
@@ -13,48 +12,48 @@ from typing import Any
 
 import numpy as np
 
+from accelerated.interop.pickle_machine import Machine, NotAdmittedError, Unfinished, fill, said
+
 # Booleans, integers, floats.
 PLAIN = re.compile(r"[<>=|]?(b1|[iu][1248]|f[248])")
 
 
-class NotAdmittedError(ValueError):
-    """The pickle contains something that is neither an array nor a container."""
-
-
-class _Dtype:
+class _Dtype(Unfinished):
     """Stand-in for numpy.dtype: a plain number type and its byte order."""
 
     def __init__(self, code, *_):
         if not isinstance(code, str) or not PLAIN.fullmatch(code):
-            arrays = f"arrays of type {code!r}"
+            arrays = f"arrays of type {said(code)}"
             if code in ("O", "O8", "O4"):
                 arrays = "object arrays, which may contain anything"
             raise NotAdmittedError(f"refused: it contains {arrays}; only numbers are admitted")
         self.code = code.lstrip("<>=|")
         self.order = code[0] if code[0] in "<>" else "="
 
-    def __setstate__(self, state):
+    def finished(self, state):
         self.order = state[1] if state[1] in ("<", ">") else "="
+        return self
 
     def array(self, raw):
         """Copy the numbers in `raw` to an array in this machine's byte order."""
         # Bytes of Python 2 arrive as text.
-        raw = raw.encode("latin1") if isinstance(raw, str) else bytes(raw)
+        raw = raw.encode("latin1") if isinstance(raw, str) else raw
+        if not isinstance(raw, bytes | bytearray):
+            raise TypeError("the numbers of an array are no bytes")
         return np.frombuffer(raw, self.order + self.code).astype(self.code)
 
 
-class _Array:
-    """Stand-in for numpy.ndarray while the pickle is read."""
+class _Array(Unfinished):
+    """Stand-in for numpy.ndarray until its content is read."""
 
     def __init__(self, *_):
-        # Set by __setstate__.
-        self.value = None
+        pass
 
-    def __setstate__(self, state):
+    def finished(self, state):
         _, shape, dtype, fortran, raw = state
         if not isinstance(dtype, _Dtype):
             raise NotAdmittedError("refused: it contains an array without a dtype")
-        self.value = dtype.array(raw).reshape(shape, order="F" if fortran else "C")
+        return dtype.array(raw).reshape(shape, order="F" if fortran else "C")
 
 
 def _scalar(dtype, raw):
@@ -67,7 +66,9 @@ def _from_buffer(raw, dtype, shape, order):
 
 def _encode(text, encoding):
     if encoding != "latin1":
-        raise NotAdmittedError(f"refused: it encodes text as {encoding!r}; only latin1 is admitted")
+        raise NotAdmittedError(
+            f"refused: it encodes text as {said(encoding)}; only latin1 is admitted"
+        )
     return text.encode("latin1")
 
 
@@ -76,16 +77,28 @@ def _no_bytes():
     return b""
 
 
-ADMITTED = {
-    ("numpy", "ndarray"): _Array,
-    ("numpy", "dtype"): _Dtype,
-    ("collections", "OrderedDict"): OrderedDict,
+def _bytearray(content=b"", encoding="latin1"):
+    """Return a copy; a number, which would be its length, is refused."""
+    if isinstance(content, str):
+        content = _encode(content, encoding)
+    if not isinstance(content, bytes | bytearray):
+        raise NotAdmittedError("refused: it contains a bytearray that is made of no bytes")
+    return bytearray(content)
+
+
+def _ordered(pairs=()):
+    return fill(OrderedDict(), pairs)
+
+
+CONTAINERS = {
+    ("collections", "OrderedDict"): _ordered,
     # Bytes, as Python 3 writes them for Python 2.
     ("_codecs", "encode"): _encode,
 }
 # Python 3 and 2.
 for _module in ("builtins", "__builtin__"):
-    ADMITTED |= {(_module, "bytes"): _no_bytes, (_module, "bytearray"): bytearray}
+    CONTAINERS |= {(_module, "bytes"): _no_bytes, (_module, "bytearray"): _bytearray}
+ADMITTED = CONTAINERS | {("numpy", "ndarray"): _Array, ("numpy", "dtype"): _Dtype}
 # NumPy 2 and 1.
 for _package in ("numpy._core", "numpy.core"):
     ADMITTED |= {
@@ -95,17 +108,6 @@ for _package in ("numpy._core", "numpy.core"):
     }
 
 
-class _Unpickler(pickle.Unpickler):
-    def find_class(self, module, name):
-        if (module, name) not in ADMITTED:
-            raise NotAdmittedError(
-                f"refused: it would call {module}.{name}, which is neither an array nor a"
-                " container. Nothing was executed. If you trust the file, load it with its own"
-                " library and save {name: array} as .safetensors."
-            )
-        return ADMITTED[module, name]
-
-
 def load(path: str | Path) -> Any:
     """Read a pickle of arrays, numbers, texts and containers of these.
 
@@ -113,26 +115,11 @@ def load(path: str | Path) -> Any:
     Raises ValueError if the pickle calls anything else, naming it before it is called, and if the
     file is damaged.
     """
-    with open(path, "rb") as file:
-        try:
-            return _finished(_Unpickler(file, encoding="latin1").load())
-        except NotAdmittedError:
-            raise
-        # A damaged pickle may raise any error.
-        except Exception as error:
-            raise ValueError(
-                f"not a pickle, or damaged ({type(error).__name__}: {error})"
-            ) from error
-
-
-def _finished(value):
-    """Replace stand-ins by the arrays they have read."""
-    if isinstance(value, _Array):
-        if value.value is None:
-            raise ValueError("it contains an array without content")
-        return value.value
-    if isinstance(value, dict):
-        return {name: _finished(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_finished(item) for item in value)
-    return value
+    try:
+        return Machine(Path(path).read_bytes(), ADMITTED).run()
+    except (NotAdmittedError, OSError):
+        raise
+    # A damaged pickle may raise any error.
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"not a pickle, or damaged ({type(error).__name__}: {reason})") from error

@@ -211,7 +211,9 @@ def _class_attribute(path, regions) -> str | None:
         for name in counts:
             if name.strip().casefold() == wanted:
                 return name
-    listed = ", ".join(f"{name} ({count})" for name, count in counts.most_common())
+    # In one line, whatever the names are.
+    listed = " ".join(f"{name} ({count})," for name, count in counts.most_common()).split()
+    listed = " ".join(listed).rstrip(",")
     raise ValueError(
         f"{path}: regions have the attributes {listed}; call the one that names the class"
         " class, label, name or category"

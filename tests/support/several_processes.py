@@ -1,4 +1,4 @@
-"""Run a function in two processes that communicate (gloo, on the CPU)."""
+"""Run a function in several processes that communicate (gloo, on the CPU)."""
 
 import torch
 from torch import distributed, multiprocessing
@@ -6,16 +6,17 @@ from torch import distributed, multiprocessing
 from accelerated.norm import SyncBatchNorm2d
 
 
-def run(function, folder, *arguments):
-    """Return what function(rank, *arguments) returns, tensors or containers, for ranks 0 and 1."""
-    multiprocessing.spawn(_process, (function, str(folder), arguments), nprocs=2)
-    return [torch.load(f"{folder}/{rank}.pt") for rank in (0, 1)]
+def run(function, folder, *arguments, count=2):
+    """Return what function(rank, *arguments) returns, tensors or containers, for every rank."""
+    folder.mkdir(parents=True, exist_ok=True)
+    multiprocessing.spawn(_process, (function, str(folder), arguments, count), nprocs=count)
+    return [torch.load(f"{folder}/{rank}.pt", weights_only=False) for rank in range(count)]
 
 
-def _process(rank, function, folder, arguments):
+def _process(rank, function, folder, arguments, count):
     torch.set_num_threads(1)
     distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2
+        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=count
     )
     torch.save(function(rank, *arguments), f"{folder}/{rank}.pt")
     distributed.barrier()

@@ -1,0 +1,241 @@
+"""The processes of one run, which torchrun starts: they join, agree, and hand over results.
+
+Alone, a process agrees with itself: nothing here waits, and nothing changes.
+Process 0 writes the files and prints; the others only work.
+"""
+
+import os
+import socket
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+from torch import distributed, nn
+from torch.distributed.rendezvous import rendezvous
+from torch.nn.parallel import DistributedDataParallel
+
+from accelerated.processes import number, rank
+
+# Seconds in which the others tell that they, too, miss a process.
+GRACE = 5.0
+
+
+@dataclass
+class _Joined:
+    """What this process uses to talk to the others, besides gradients."""
+
+    # For small values on the CPU, so that nothing waits for a GPU.
+    group: Any
+    store: Any
+    seconds: float
+
+
+_joined: _Joined | None = None
+
+
+class LostError(RuntimeError):
+    """A process of the run ended, or does not answer."""
+
+
+def environment() -> dict[str, int]:
+    """Read RANK, WORLD_SIZE and LOCAL_RANK, which torchrun sets; alone 0, 1 and 0.
+
+    Raises ValueError if they are incomplete.
+    """
+    names = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0}
+    texts = {name: os.environ[name] for name in names if os.environ.get(name)}
+    try:
+        numbers = names | {name: int(text) for name, text in texts.items()}
+    except ValueError:
+        numbers = names | {"RANK": -1}
+    several = numbers["WORLD_SIZE"] > 1
+    known = several and all(os.environ.get(name) for name in (*names, "MASTER_ADDR", "MASTER_PORT"))
+    if not 0 <= numbers["RANK"] < numbers["WORLD_SIZE"] or several != known:
+        told = ", ".join(f"{name}={text}" for name, text in texts.items())
+        raise ValueError(f"{told} do not name one of several processes: start them with torchrun")
+    return numbers
+
+
+def is_first() -> bool:
+    """Tell whether this process writes the files."""
+    return rank() == 0
+
+
+@contextmanager
+def joined(device: torch.device, seconds: float = 1800.0) -> Iterator[None]:
+    """Join the other processes that torchrun started, if there are any, for as long as this lasts.
+
+    device   of this process; gradients are exchanged by NCCL between GPUs, by gloo between CPUs
+    seconds  that a process may keep the others waiting before the run stops
+    """
+    global _joined
+    numbers = environment()
+    if numbers["WORLD_SIZE"] == 1:
+        yield
+        return
+    wait = timedelta(seconds=seconds)
+    store, rank_, count = next(iter(rendezvous("env://", timeout=wait)))
+    is_gpu = device.type == "cuda"
+    if is_gpu:
+        torch.cuda.set_device(device)
+    # The exchange on the CPU comes first in a step and names the process that is missing.
+    patience = 2 * wait if is_gpu else wait
+    backend = "nccl" if is_gpu else "gloo"
+    distributed.init_process_group(
+        backend, store=store, rank=rank_, world_size=count, timeout=patience
+    )
+    _joined = _Joined(distributed.new_group(backend="gloo", timeout=wait), store, seconds)
+    try:
+        at_step(None)
+        with explained():
+            yield
+        barrier()
+    except LostError:
+        # Leaving in order would wait for the missing process.
+        raise
+    except BaseException:
+        distributed.destroy_process_group()
+        raise
+    else:
+        distributed.destroy_process_group()
+    finally:
+        _joined = None
+
+
+def parallel(model: nn.Module) -> nn.Module:
+    """Wrap a model so that a backward leaves the averages of all processes' gradients.
+
+    They are exchanged in buckets while the backward goes on.
+    """
+    # Of a 1x1 convolution's weights, whose strides over its single pixel mean nothing.
+    warnings.filterwarnings("ignore", "Grad strides do not match", UserWarning)
+    with warnings.catch_warnings():
+        # PyTorch 2.13 wants the argument to be called forward_sync_buffers, unknown to 2.12.
+        warnings.simplefilter("ignore", FutureWarning)
+        # Buffers are constants, or statistics that change alike in all processes.
+        return DistributedDataParallel(model, broadcast_buffers=False)
+
+
+def at_step(step: int | None) -> None:
+    """Leave word of where this process is, for the others to read when they miss it."""
+    if _joined is not None:
+        where = "before the first step" if step is None else f"at step {step}"
+        _joined.store.set(
+            f"at/{rank()}", f"(pid {os.getpid()} on {socket.gethostname()}), last {where}"
+        )
+
+
+def _exchange():
+    """Return the group for values on the CPU; None: the only one, of another program's making."""
+    return None if _joined is None else _joined.group
+
+
+def maximum(*values: int) -> list[int]:
+    """Return the largest of each value over the processes."""
+    if number() == 1:
+        return list(values)
+    row = torch.tensor(values, dtype=torch.int64)
+    with explained():
+        distributed.all_reduce(row, distributed.ReduceOp.MAX, group=_exchange())
+    return row.tolist()
+
+
+def barrier() -> None:
+    """Wait for all processes."""
+    maximum(0)
+
+
+def share(value: Any) -> Any:
+    """Return the value that process 0 gives."""
+    if number() == 1:
+        return value
+    box = [value]
+    with explained():
+        distributed.broadcast_object_list(box, src=0, group=_exchange())
+    return box[0]
+
+
+def collect(value: Any) -> list | None:
+    """Return the values of all processes, in process 0; None in the others."""
+    if number() == 1:
+        return [value]
+    values: list | None = [None] * number() if is_first() else None
+    with explained():
+        distributed.gather_object(value, values, dst=0, group=_exchange())
+    return values
+
+
+def require_same(**values: Any) -> None:
+    """Raise ValueError, in every process, if a value is not that of process 0."""
+    differences = []
+    for name, value in values.items():
+        first = share(value)
+        if value != first:
+            differences.append(f"{name} is {value!r}, in process 0 {first!r}")
+    rows = share(collect(differences))
+    for index, found in enumerate(rows):
+        if found:
+            raise ValueError(f"process {index}: {found[0]}; start all with the same data and files")
+
+
+@contextmanager
+def in_turn() -> Iterator[None]:
+    """Let one process after the other do what writes files that the next ones read."""
+    for _ in range(rank()):
+        barrier()
+    try:
+        yield
+    finally:
+        for _ in range(rank(), number()):
+            barrier()
+
+
+def alternate(parts: Sequence[Sequence]) -> list:
+    """Merge what n processes made of every n-th item, from the k-th, into the order of one."""
+    longest = max(map(len, parts))
+    return [part[i] for i in range(longest) for part in parts if i < len(part)]
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Turn the error of an exchange that failed into LostError, which names the process."""
+    try:
+        yield
+    except LostError:
+        raise
+    except RuntimeError as error:
+        if _joined is None or not _is_of_exchange(error):
+            raise
+        raise LostError(_missing(str(error), _joined)) from error
+
+
+def _is_of_exchange(error):
+    kinds = distributed.DistError, distributed.DistBackendError
+    texts = ("gloo", "Connection closed by peer", "Connection reset", "Broken pipe")
+    return isinstance(error, kinds) or any(text in str(error) for text in texts)
+
+
+def _missing(text, joined):
+    """Say which processes do not tell that they miss another one."""
+    timed_out = "imed out" in text or "imeout" in text
+    how = f"did not answer for {joined.seconds:g} s" if timed_out else "ended"
+    end = "the run stops; it goes on from its last checkpoint, if there is one, with --resume"
+    try:
+        joined.store.set(f"misses/{rank()}", "1")
+        deadline = time.monotonic() + GRACE
+        silent = set(range(number())) - {rank()}
+        while silent and time.monotonic() < deadline:
+            silent = {other for other in silent if not joined.store.check([f"misses/{other}"])}
+            time.sleep(0.05)
+        places = [joined.store.get(f"at/{other}").decode() for other in sorted(silent)]
+    except (RuntimeError, distributed.DistError):
+        return f"the process that holds the processes together {how}; {end}"
+    if not silent:
+        return f"the connection between the processes failed ({text[:200]}); {end}"
+    named = ", ".join(f"{k} {place}" for k, place in zip(sorted(silent), places, strict=True))
+    return f"of {number()} processes, {named}, {how}: {end}"

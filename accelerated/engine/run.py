@@ -1,0 +1,220 @@
+"""A training run: its state, and its actions, from which `train` makes a loop.
+
+Between two lines of the log nothing waits for the step in flight.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from functools import partial, reduce
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from accelerated import optimizer as torch_optimizer
+from accelerated import processes
+from accelerated.data import padding
+from accelerated.data.dataset import Dataset, categories
+from accelerated.data.loader import loader
+from accelerated.engine import best, checkpoint, group
+from accelerated.engine.capture import Draws, Graphs, draw_priorities
+from accelerated.engine.evaluate import evaluate
+from accelerated.engine.failure import NORM, NotFiniteError, first_failure
+from accelerated.engine.interruption import Asked
+from accelerated.engine.log import Log, Window
+from accelerated.engine.prefetch import Pace, prefetched
+from accelerated.engine.settings import Settings, machine
+from accelerated.mask_rcnn import MaskRCNN
+from accelerated.structures import Batch, Stages
+
+
+class Run:
+    """The state of a training run and its single actions."""
+
+    def __init__(
+        self,
+        model: MaskRCNN,
+        optimizer: torch.optim.Optimizer,
+        settings: Settings,
+        folder: Path,
+        dataset: Dataset,
+        evaluation: Dataset | None,
+        log: Log,
+        iteration: int,
+        workers: int,
+        compile: str | None,
+        graph: bool,
+    ):
+        self.model, self.optimizer, self.settings, self.folder = model, optimizer, settings, folder
+        self.dataset, self.evaluation, self.log, self.workers = dataset, evaluation, log, workers
+        # Steps taken, and when the last checkpoint was written.
+        self.iteration, self.saved = iteration, time.monotonic()
+        self.device = model.weight.device
+        self.window, self.rate, self.pace = Window(self.device), 0.0, Pace(self.device)
+        # 1 once a loss or gradient was not finite: then weights are no longer updated.
+        self.failed = torch.zeros((), device=self.device, dtype=torch.float32)
+        self.metrics, self.best = None, best.read(folder) if iteration else None
+        self.compile, self.graph, self.batch_losses = compile, graph, model.batch_losses
+        if compile is not None:
+            self.batch_losses = torch.compile(
+                model.batch_losses, backend=compile, fullgraph=True, dynamic=False
+            )
+        if processes.number() > 1:
+            self.batch_losses = group.parallel(model)
+        self.release()
+
+    def batches(self, start: int) -> Iterator[Batch]:
+        """Return the batches from iteration `start` on, on the device."""
+        config, settings = self.model.config, self.settings
+        shapes = (
+            padding.fixed_shapes(self.dataset, config.transform) if settings.fixed_shapes else None
+        )
+        source = loader(
+            self.dataset,
+            config,
+            batch_size=settings.batch_size,
+            workers=self.workers,
+            seed=settings.seed,
+            training=True,
+            start_iteration=start,
+            iterations=settings.iterations,
+            shapes=shapes,
+            part=(processes.rank(), processes.number()),
+        )
+        if processes.number() > 1:
+            source = (padding.pad_alike(batch, shapes, group.maximum) for batch in source)
+        return prefetched(source, config.transform, self.device)
+
+    def load(self, batches: Iterator[Batch]) -> tuple[Batch, float]:
+        """Return the next batch and the seconds spent waiting for it."""
+        self.pace.wait()
+        start = time.perf_counter()
+        batch = next(batches)
+        return batch, time.perf_counter() - start
+
+    def step(self, batch: Batch, waited: float) -> None:
+        """Update the weights once, without waiting for the device."""
+        settings = self.settings
+        group.at_step(self.iteration)
+        self.rate = torch_optimizer.learning_rate(
+            self.model.config.optimizer, self.iteration, settings.schedule, settings.batch_size
+        )
+        torch_optimizer.set_rate(self.optimizer, self.rate)
+        losses, loss, norm = self.take(batch, self.draws(batch, self.iteration))
+        self.window.add(losses, loss, norm, settings.batch_size, waited)
+        self.iteration += 1
+
+    def update(
+        self, batch: Batch, draws: Draws
+    ) -> tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor]:
+        """Update the weights; return the losses, their sum and the gradients' norm.
+
+        On a GPU this is what a graph captures: its state is in tensors that stay where they are.
+        """
+        self.optimizer.zero_grad()
+        losses = self.losses(batch, draws)
+        loss = reduce(torch.add, losses.values())
+        loss.backward()
+        values = processes.mean(torch.stack([*losses.values(), loss]).detach())
+        *averages, loss = values.unbind()
+        failed = (~loss.isfinite()).float()
+        self.failed.copy_(torch.maximum(self.failed, failed))
+        limit = self.model.config.optimizer.clip_gradient_norm
+        norm = torch_optimizer.update(self.optimizer, limit, self.failed)
+        return dict(zip(losses, averages, strict=True)), loss, norm
+
+    def draws(self, batch: Batch, iteration: int) -> Draws:
+        """Return what step `iteration` samples by: a generator, or the numbers drawn from it."""
+        generator = _generator(self.settings.seed, iteration, self.device)
+        if self.compile is None and not self.graph:
+            return {"generator": generator}
+        return {"priorities": draw_priorities(self.model, batch, generator)}
+
+    def losses(
+        self, batch: Batch, draws: Draws, record: Stages | None = None
+    ) -> dict[str, torch.Tensor]:
+        """Compute the losses of a batch, with a record never by compiled code."""
+        function = self.batch_losses if record is None else self.model.batch_losses
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.amp):
+            return function(batch, record=record, **draws)
+
+    def release(self) -> None:
+        """Drop captured steps: their memory, and what they rely on to stay in caches."""
+        self.take = Graphs(self.update, self.device) if self.graph else self.update
+
+    def agree(self, asked: Asked, minutes: float) -> tuple[int, bool]:
+        """Return the signal to stop by, or 0, and whether to save now: by a signal or the clock."""
+        stop, save = asked.take()
+        due = 0 < 60 * minutes <= time.monotonic() - self.saved
+        stop, save = group.maximum(stop, save or due)
+        return stop, save > 0
+
+    def is_due(self, every: int) -> bool:
+        """Tell whether the number of steps taken is a multiple of `every` (0: never)."""
+        return every > 0 and self.iteration % every == 0
+
+    def check_and_log(self) -> None:
+        """Log the averages since the last line. Raises NotFiniteError if one is not finite."""
+        first = self.iteration - len(self.window)
+        values, failed = self.window.read()
+        if failed is not None:
+            raise NotFiniteError(self.explain(first + failed))
+        self.log.write(self.iteration, **values, learning_rate=self.rate)
+
+    def explain(self, iteration: int) -> str:
+        """Repeat the failed step `iteration` and name its images and the first failed stage."""
+        self.release()
+        batch = next(self.batches(iteration))
+        losses_of = partial(self.losses, batch, self.draws(batch, iteration))
+        with processes.apart():
+            stage = first_failure(self.model, losses_of, batch)
+        found = group.share(group.collect((stage, batch.image_ids)))
+        # The first process that has one, unless all have finite values.
+        stage, image_ids = min(found, key=lambda pair: pair[0] == NORM)
+        images = ", ".join(map(str, image_ids))
+        exists = checkpoint.exists(self.folder)
+        last = "the last checkpoint precedes this step" if exists else "no checkpoint was written"
+        return (
+            f"iteration {iteration}: {stage} is not finite (images {images});"
+            f" training stopped, {last}"
+        )
+
+    def save_checkpoint(self, keep: int) -> None:
+        """Write a checkpoint and delete all but the `keep` newest."""
+        if group.is_first():
+            checkpoint.save(
+                self.folder,
+                self.model,
+                self.model.config,
+                categories(self.dataset),
+                self.optimizer,
+                self.iteration,
+                settings=asdict(self.settings),
+                machine=machine(self.device, self.compile),
+                keep=keep,
+            )
+        self.saved = time.monotonic()
+
+    def evaluate(self) -> None:
+        """Evaluate the model, if there is a data set for it; show, log and compare its metrics."""
+        if self.evaluation is None:
+            return
+        self.release()
+        output = best.evaluations(self.folder, self.iteration)
+        self.metrics = evaluate(self.model, self.evaluation, workers=self.workers, output=output)
+        if group.is_first():
+            self.best = best.update(self.folder, self.iteration, self.metrics, self.best)
+        self.best = group.share(self.best)
+        step = None if self.best is None else self.best.iteration
+        self.log.write(self.iteration, evaluation=self.metrics, best=step)
+        self.log.shown.say(best.describe(self.iteration, self.metrics, self.best))
+        self.model.train()
+        # The time of the evaluation does not count as training.
+        self.window = Window(self.device)
+
+
+def _generator(seed, iteration, device):
+    """Make the generator of the sampling priorities of one step."""
+    state = np.random.SeedSequence([seed, iteration]).generate_state(1)
+    return torch.Generator(device).manual_seed(int(state[0]))

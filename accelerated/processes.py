@@ -1,0 +1,77 @@
+"""The processes that train one model, each on its part of every batch, and sums over them.
+
+DistributedDataParallel averages gradients. So losses are divided by counts averaged over the
+processes, and their gradients are those of one process on the whole batch.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import distributed
+
+_apart = False
+
+
+def number() -> int:
+    """Return the number of processes that work together, 1 without torch.distributed."""
+    joined = distributed.is_available() and distributed.is_initialized()
+    return distributed.get_world_size() if joined else 1
+
+
+def rank() -> int:
+    """Return the index of this process."""
+    return distributed.get_rank() if number() > 1 else 0
+
+
+@contextmanager
+def apart() -> Iterator[None]:
+    """Sum over this process alone, so that it can be examined without the others."""
+    global _apart
+    before, _apart = _apart, True
+    try:
+        yield
+    finally:
+        _apart = before
+
+
+class Total(torch.autograd.Function):
+    """The sum over all processes, in each of them; the backward sums over all processes too."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        total = x.clone()
+        distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
+        return Total.apply(grad)
+
+
+def total(x: torch.Tensor) -> torch.Tensor:
+    """Sum a tensor over all processes, with a gradient."""
+    return x if number() == 1 or _apart else Total.apply(x)
+
+
+def mean(x: torch.Tensor) -> torch.Tensor:
+    """Average a tensor over all processes."""
+    return x if number() == 1 or _apart else Total.apply(x) / number()
+
+
+def count(chosen: torch.Tensor) -> torch.Tensor:
+    """Count the True entries, at least 1 in all processes, averaged over them: bool -> []."""
+    counted = total(chosen.sum()).clamp(min=1)
+    return counted if number() == 1 or _apart else counted / number()
+
+
+def rand(
+    rows: int, width: int, device: torch.device, generator: torch.Generator | None
+) -> torch.Tensor:
+    """Draw numbers in [0, 1) [rows, width]: of several processes, its rows of the whole batch.
+
+    Their generators must be alike.
+    """
+    whole = torch.rand(rows * number(), width, device=device, generator=generator)
+    return whole.chunk(number())[rank()]
