@@ -84,7 +84,7 @@ def save(
     run, folder = Path(run), Path(run) / "checkpoints"
     make_folder(folder)
     # Left by a process that was killed.
-    for stale in folder.glob(".*"):
+    for stale in folder.glob(".*/"):
         shutil.rmtree(stale)
     partial, path = folder / f".{iteration:08d}", folder / f"{iteration:08d}"
     partial.mkdir()
