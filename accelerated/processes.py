@@ -1,7 +1,8 @@
-"""The processes that train one model, each on its part of every batch, and sums over them.
+"""The processes that share the work: which is this one, and sums over all, with gradients.
 
-DistributedDataParallel averages gradients. So losses are divided by counts averaged over the
-processes, and their gradients are those of one process on the whole batch.
+In training each has a part of every batch. DistributedDataParallel averages gradients. So losses
+are divided by counts averaged over the processes, and their gradients are those of one process on
+the whole batch. How processes meet, and exchange what is no tensor, is in `engine.group`.
 """
 
 from collections.abc import Iterator
@@ -25,9 +26,14 @@ def rank() -> int:
     return distributed.get_rank() if number() > 1 else 0
 
 
+def is_first() -> bool:
+    """Tell whether this is the process that writes files and prints."""
+    return rank() == 0
+
+
 @contextmanager
 def apart() -> Iterator[None]:
-    """Sum over this process alone, so that it can be examined without the others."""
+    """Make sums those of this process alone, so that it can be examined without the others."""
     global _apart
     before, _apart = _apart, True
     try:
@@ -52,26 +58,30 @@ class Total(torch.autograd.Function):
 
 def total(x: torch.Tensor) -> torch.Tensor:
     """Sum a tensor over all processes, with a gradient."""
-    return x if number() == 1 or _apart else Total.apply(x)
+    return x if _is_alone() else Total.apply(x)
 
 
 def mean(x: torch.Tensor) -> torch.Tensor:
-    """Average a tensor over all processes."""
-    return x if number() == 1 or _apart else Total.apply(x) / number()
+    """Average a tensor over all processes, with a gradient."""
+    return x if _is_alone() else Total.apply(x) / number()
 
 
 def count(chosen: torch.Tensor) -> torch.Tensor:
-    """Count the True entries, at least 1 in all processes, averaged over them: bool -> []."""
+    """Count the True entries of all processes, at least 1, divided by their number: bool -> []."""
     counted = total(chosen.sum()).clamp(min=1)
-    return counted if number() == 1 or _apart else counted / number()
+    return counted if _is_alone() else counted / number()
+
+
+def _is_alone():
+    return number() == 1 or _apart
 
 
 def rand(
     rows: int, width: int, device: torch.device, generator: torch.Generator | None
 ) -> torch.Tensor:
-    """Draw numbers in [0, 1) [rows, width]: of several processes, its rows of the whole batch.
+    """Draw numbers in [0, 1): [rows, width], of several processes this one's rows of the batch.
 
-    Their generators must be alike.
+    The generators of all processes must be in the same state.
     """
     whole = torch.rand(rows * number(), width, device=device, generator=generator)
     return whole.chunk(number())[rank()]

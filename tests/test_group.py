@@ -11,7 +11,7 @@ from support import several_processes, small
 from accelerated.data.dataset import Dataset, Item
 from accelerated.engine import evaluate, group, log
 from accelerated.engine.failure import NotFiniteError
-from accelerated.engine.settings import check_processes
+from accelerated.engine.settings import check_execution, check_processes
 from accelerated.engine.train import train
 from accelerated.mask_rcnn import MaskRCNN
 from accelerated.structures import Target
@@ -140,15 +140,18 @@ def test_two_and_four_processes_train_as_one(case, tmp_path):
 
 def test_what_several_processes_cannot_do_is_refused(monkeypatch):
     monkeypatch.setattr("accelerated.processes.number", lambda: 3)
-    for config, options, text in (
-        (configuration(), (4, None, False), "--batch-size 4 is that of all 3 processes together"),
-        (configuration("backbone.norm=batch"), (6, None, False), "--set backbone.norm=sync_batch"),
-        (configuration(), (6, None, True), "--graph is for one process"),
-        (configuration(), (6, "inductor", False), "--compile is for one process"),
+    for config, batch_size, text in (
+        (configuration(), 4, "--batch-size 4 is that of all 3 processes together"),
+        (configuration("backbone.norm=batch"), 6, "--set backbone.norm=sync_batch"),
     ):
         with pytest.raises(ValueError, match=text):
-            check_processes(config, *options)
-    check_processes(configuration("backbone.norm=sync_batch"), 6, None, False)
+            check_processes(config, batch_size)
+    check_processes(configuration("backbone.norm=sync_batch"), 6)
+    cpu = torch.device("cpu")
+    for options, name in (((None, True), "--graph"), (("inductor", False), "--compile")):
+        with pytest.raises(ValueError, match=f"{name} is for one process: leave it out"):
+            check_execution(cpu, True, *options)
+    check_execution(cpu, False, None, False)
 
 
 def apart(rank, folder):
@@ -180,5 +183,5 @@ def test_results_of_processes_are_put_in_order():
 def test_alone_a_process_agrees_with_itself():
     assert group.maximum(3, 1) == [3, 1] and group.share("x") == "x" and group.collect(1) == [1]
     group.require_same(data="any")
-    with group.in_turn(), group.explained():
+    with group.in_turn(), group.naming_missing():
         group.barrier()

@@ -66,10 +66,11 @@ def select_device(
 
 def join(context: typer.Context, device: "torch.device", patience: float) -> None:
     """Work with the processes that torchrun started until the command ends; the first prints."""
+    from accelerated import processes
     from accelerated.engine import group
 
     context.with_resource(group.joined(device, patience))
-    if not group.is_first():
+    if not processes.is_first():
         context.with_resource(contextlib.redirect_stdout(io.StringIO()))
 
 
@@ -97,7 +98,7 @@ def note(lines: Iterable[str]) -> None:
     """Print lines to stderr, in the first process: what was assumed, and warnings."""
     from accelerated import processes
 
-    for line in lines if processes.rank() == 0 else ():
+    for line in lines if processes.is_first() else ():
         print(line if line.startswith(" ") else f"maskrcnn: {line}", file=sys.stderr)
 
 

@@ -148,6 +148,7 @@ def train_model(
     # Errors in the options come before the time that the data takes.
     torch_device = loading.select_device(device, backend, several=True)
     loading.join(context, torch_device, patience)
+    from accelerated import processes
     from accelerated.command_line import introduction
     from accelerated.command_line.configuration import configuration, continuation, sets_warmup
     from accelerated.data.summary import input_objects
@@ -245,7 +246,7 @@ def train_model(
         checkpoint_minutes=checkpoint_minutes,
         options=run_options.to_keep(context, iterations=iterations, batch_size=batch_size),
     )
-    if group.is_first():
+    if processes.is_first():
         _report(result, output)
     if result.interrupted:
         raise typer.Exit(128 + result.interrupted)
@@ -293,9 +294,9 @@ def _report(result: "Result", output: Path) -> None:
     """Print the result of a run, and draw its losses."""
     from accelerated.command_line import report
     from accelerated.drawing import curves
-    from accelerated.engine.run_folder import explained
+    from accelerated.engine.run_folder import naming_checkpoint
 
-    with explained(output):
+    with naming_checkpoint(output):
         curves.save(curves.loss_curve(output / "log.jsonl"), output / "loss.png")
     if result.metrics:
         report.console().print(report.metrics(result.metrics))

@@ -6,7 +6,7 @@ from pathlib import Path
 from faster_coco_eval import COCO, COCOeval_faster
 from rich.progress import track
 
-from accelerated import transform
+from accelerated import processes, transform
 from accelerated.data import rle
 from accelerated.data.dataset import Dataset, categories
 from accelerated.data.loader import loader
@@ -15,7 +15,6 @@ from accelerated.engine import group
 from accelerated.engine.capture import detector
 from accelerated.engine.classes import label_ids
 from accelerated.mask_rcnn import MaskRCNN
-from accelerated.processes import number
 from accelerated.structures import CroppedDetections, Detections
 
 
@@ -41,6 +40,7 @@ def evaluate(
     max_detections  per image that count (default: config.box_head.max_detections; COCO's is 100)
     compile, graph, amp
                     see `capture.detector`
+
     Several processes share the images; the first scores all detections and writes the files.
     Returns the metrics, see `score`, in every process.
     """
@@ -49,9 +49,9 @@ def evaluate(
     results = detect(model, dataset, **how, amp=amp, bar=bar)
     has_masks = model.config.mask_head.kind != "none"
     metrics = {}
-    if group.is_first():
+    if processes.is_first():
         metrics = score(dataset.coco, results, limit, ("bbox", "segm") if has_masks else ("bbox",))
-    if output is not None and group.is_first():
+    if output is not None and processes.is_first():
         write_results(Path(output), results)
         if dataset.coco["annotations"]:
             write_json(Path(output) / "metrics.json", metrics)
@@ -86,7 +86,7 @@ def detect(
     training, results = model.training, []
     ids = label_ids(getattr(model, "categories", None) or categories(dataset), dataset)
     model.eval()
-    part = group.rank(), number()
+    part = processes.rank(), processes.number()
     batches = loader(
         dataset, model.config, batch_size=batch_size, workers=workers, training=False, part=part
     )

@@ -34,7 +34,7 @@ def of(dataset: Dataset) -> Fingerprint:
     """Compute the fingerprint of a data set without reading a pixel."""
     known, count = [b""] * len(dataset), None
     if isinstance(dataset, CocoDataset):
-        known = map(dataset.annotations.raw, dataset.rows)
+        known = map(dataset.annotations.raw, dataset.rows.tolist())
         count = sum(not crowd for *_, crowd in dataset.instances())
     rows = zip(dataset.image_ids, dataset.file_names, dataset.sizes, known, strict=True)
     checksums = "".join(f"{_of_image(*row):0{DIGITS}x}" for row in rows)

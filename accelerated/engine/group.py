@@ -1,7 +1,7 @@
-"""The processes of one run, which torchrun starts: they join, agree, and hand over results.
+"""The processes that torchrun starts: they join, agree on values, and hand over results.
 
-Alone, a process agrees with itself: nothing here waits, and nothing changes.
-Process 0 writes the files and prints; the others only work.
+A process that is alone agrees with itself: nothing here waits, and nothing changes. What one of
+them misses, because another ended or hangs, becomes a LostError. Tensors are summed in `processes`.
 """
 
 import os
@@ -19,9 +19,9 @@ from torch import distributed, nn
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
-from accelerated.processes import number, rank
+from accelerated.processes import is_first, number, rank
 
-# Seconds in which the others tell that they, too, miss a process.
+# Seconds that the others have to tell that they, too, miss a process.
 GRACE = 5.0
 
 
@@ -32,7 +32,7 @@ class _Joined:
     # For small values on the CPU, so that nothing waits for a GPU.
     group: Any
     store: Any
-    seconds: float
+    patience: float
 
 
 _joined: _Joined | None = None
@@ -43,9 +43,9 @@ class LostError(RuntimeError):
 
 
 def environment() -> dict[str, int]:
-    """Read RANK, WORLD_SIZE and LOCAL_RANK, which torchrun sets; alone 0, 1 and 0.
+    """Read RANK, WORLD_SIZE and LOCAL_RANK, which torchrun sets; without it they are 0, 1 and 0.
 
-    Raises ValueError if they are incomplete.
+    Raises ValueError if they are incomplete or no numbers.
     """
     names = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0}
     texts = {name: os.environ[name] for name in names if os.environ.get(name)}
@@ -53,46 +53,44 @@ def environment() -> dict[str, int]:
         numbers = names | {name: int(text) for name, text in texts.items()}
     except ValueError:
         numbers = names | {"RANK": -1}
-    several = numbers["WORLD_SIZE"] > 1
-    known = several and all(os.environ.get(name) for name in (*names, "MASTER_ADDR", "MASTER_PORT"))
-    if not 0 <= numbers["RANK"] < numbers["WORLD_SIZE"] or several != known:
+    needed = (*names, "MASTER_ADDR", "MASTER_PORT") if numbers["WORLD_SIZE"] > 1 else ()
+    complete = all(os.environ.get(name) for name in needed)
+    if not complete or not 0 <= numbers["RANK"] < numbers["WORLD_SIZE"]:
         told = ", ".join(f"{name}={text}" for name, text in texts.items())
         raise ValueError(f"{told} do not name one of several processes: start them with torchrun")
     return numbers
 
 
-def is_first() -> bool:
-    """Tell whether this process writes the files."""
-    return rank() == 0
-
-
 @contextmanager
-def joined(device: torch.device, seconds: float = 1800.0) -> Iterator[None]:
+def joined(device: torch.device, patience: float) -> Iterator[None]:
     """Join the other processes that torchrun started, if there are any, for as long as this lasts.
 
-    device   of this process; gradients are exchanged by NCCL between GPUs, by gloo between CPUs
-    seconds  that a process may keep the others waiting before the run stops
+    device    of this process; gradients are exchanged by NCCL between GPUs, by gloo between CPUs
+    patience  seconds that a process may keep the others waiting before all stop
+
+    Raises LostError if another process ends or keeps this one waiting for longer, and ValueError
+    for an environment that is not torchrun's.
     """
     global _joined
     numbers = environment()
     if numbers["WORLD_SIZE"] == 1:
         yield
         return
-    wait = timedelta(seconds=seconds)
+    wait = timedelta(seconds=patience)
     store, rank_, count = next(iter(rendezvous("env://", timeout=wait)))
     is_gpu = device.type == "cuda"
     if is_gpu:
         torch.cuda.set_device(device)
-    # The exchange on the CPU comes first in a step and names the process that is missing.
-    patience = 2 * wait if is_gpu else wait
     backend = "nccl" if is_gpu else "gloo"
+    # The exchange on the CPU comes first in a step and names the process that is missing.
+    timeout = 2 * wait if is_gpu else wait
     distributed.init_process_group(
-        backend, store=store, rank=rank_, world_size=count, timeout=patience
+        backend, store=store, rank=rank_, world_size=count, timeout=timeout
     )
-    _joined = _Joined(distributed.new_group(backend="gloo", timeout=wait), store, seconds)
+    _joined = _Joined(distributed.new_group(backend="gloo", timeout=wait), store, patience)
     try:
         at_step(None)
-        with explained():
+        with naming_missing():
             yield
         barrier()
     except LostError:
@@ -108,7 +106,7 @@ def joined(device: torch.device, seconds: float = 1800.0) -> Iterator[None]:
 
 
 def parallel(model: nn.Module) -> nn.Module:
-    """Wrap a model so that a backward leaves the averages of all processes' gradients.
+    """Wrap a model so that its gradients are averages over all processes.
 
     They are exchanged in buckets while the backward goes on.
     """
@@ -122,7 +120,7 @@ def parallel(model: nn.Module) -> nn.Module:
 
 
 def at_step(step: int | None) -> None:
-    """Leave word of where this process is, for the others to read when they miss it."""
+    """Leave word of the step that this process is at, for others that miss it; None: before."""
     if _joined is not None:
         where = "before the first step" if step is None else f"at step {step}"
         _joined.store.set(
@@ -131,16 +129,16 @@ def at_step(step: int | None) -> None:
 
 
 def _exchange():
-    """Return the group for values on the CPU; None: the only one, of another program's making."""
+    """Return the group for values on the CPU; None is the one that a caller set up itself."""
     return None if _joined is None else _joined.group
 
 
 def maximum(*values: int) -> list[int]:
-    """Return the largest of each value over the processes."""
+    """Return, of each value, the largest that a process gives."""
     if number() == 1:
         return list(values)
     row = torch.tensor(values, dtype=torch.int64)
-    with explained():
+    with naming_missing():
         distributed.all_reduce(row, distributed.ReduceOp.MAX, group=_exchange())
     return row.tolist()
 
@@ -151,11 +149,11 @@ def barrier() -> None:
 
 
 def share(value: Any) -> Any:
-    """Return the value that process 0 gives."""
+    """Return, in every process, the value that process 0 gives."""
     if number() == 1:
         return value
     box = [value]
-    with explained():
+    with naming_missing():
         distributed.broadcast_object_list(box, src=0, group=_exchange())
     return box[0]
 
@@ -165,13 +163,13 @@ def collect(value: Any) -> list | None:
     if number() == 1:
         return [value]
     values: list | None = [None] * number() if is_first() else None
-    with explained():
+    with naming_missing():
         distributed.gather_object(value, values, dst=0, group=_exchange())
     return values
 
 
 def require_same(**values: Any) -> None:
-    """Raise ValueError, in every process, if a value is not that of process 0."""
+    """Raise ValueError, in every process, if a value of one is not that of process 0."""
     differences = []
     for name, value in values.items():
         first = share(value)
@@ -185,7 +183,7 @@ def require_same(**values: Any) -> None:
 
 @contextmanager
 def in_turn() -> Iterator[None]:
-    """Let one process after the other do what writes files that the next ones read."""
+    """Let one process after the other do something, such as write files that the next ones read."""
     for _ in range(rank()):
         barrier()
     try:
@@ -196,13 +194,13 @@ def in_turn() -> Iterator[None]:
 
 
 def alternate(parts: Sequence[Sequence]) -> list:
-    """Merge what n processes made of every n-th item, from the k-th, into the order of one."""
+    """Merge lists into the order of the items: of n processes, process k has every n-th from k."""
     longest = max(map(len, parts))
     return [part[i] for i in range(longest) for part in parts if i < len(part)]
 
 
 @contextmanager
-def explained() -> Iterator[None]:
+def naming_missing() -> Iterator[None]:
     """Turn the error of an exchange that failed into LostError, which names the process."""
     try:
         yield
@@ -211,7 +209,7 @@ def explained() -> Iterator[None]:
     except RuntimeError as error:
         if _joined is None or not _is_of_exchange(error):
             raise
-        raise LostError(_missing(str(error), _joined)) from error
+        raise LostError(_explain(str(error), _joined)) from error
 
 
 def _is_of_exchange(error):
@@ -220,11 +218,11 @@ def _is_of_exchange(error):
     return isinstance(error, kinds) or any(text in str(error) for text in texts)
 
 
-def _missing(text, joined):
-    """Say which processes do not tell that they miss another one."""
-    timed_out = "imed out" in text or "imeout" in text
-    how = f"did not answer for {joined.seconds:g} s" if timed_out else "ended"
-    end = "the run stops; it goes on from its last checkpoint, if there is one, with --resume"
+def _explain(text, joined):
+    """Say which processes are missing: those that do not tell that they miss another one."""
+    timed_out = "timed out" in text.lower() or "timeout" in text.lower()
+    how = f"did not answer for {joined.patience:g} s" if timed_out else "ended"
+    end = "all stop; a training goes on from its last checkpoint with --resume"
     try:
         joined.store.set(f"misses/{rank()}", "1")
         deadline = time.monotonic() + GRACE
@@ -238,4 +236,4 @@ def _missing(text, joined):
     if not silent:
         return f"the connection between the processes failed ({text[:200]}); {end}"
     named = ", ".join(f"{k} {place}" for k, place in zip(sorted(silent), places, strict=True))
-    return f"of {number()} processes, {named}, {how}: {end}"
+    return f"of {number()} processes, {named}, {how}; {end}"

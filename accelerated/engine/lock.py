@@ -38,7 +38,7 @@ def held(folder: str | Path) -> Iterator[list[str]]:
     """
     folder, known = Path(folder), vars(_of_thread).setdefault("folders", set())
     key = folder.resolve()
-    if key in known or processes.rank() > 0:
+    if key in known or not processes.is_first():
         yield []
         return
     existed = folder.exists()

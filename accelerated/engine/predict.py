@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from rich.progress import track
 
+from accelerated import processes
 from accelerated.data import images, rle
 from accelerated.data.formats import labelme, yolo
 from accelerated.data.text_files import write_json
@@ -18,7 +19,6 @@ from accelerated.engine.evaluate import coco_results
 from accelerated.engine.pictures import Found
 from accelerated.interop.names import is_unused
 from accelerated.mask_rcnn import MaskRCNN
-from accelerated.processes import number
 from accelerated.structures import Batch, PaddedDetections
 
 # {format: writer} of labels in a folder of their own.
@@ -100,7 +100,7 @@ def predict(
     drawn = pictures.drawings(found.pictures, output)
     # No process draws before all have listed the folders.
     group.barrier()
-    own = list(found.pictures)[group.rank() :: number()]
+    own = list(found.pictures)[processes.rank() :: processes.number()]
     categories = categories or of_model(model)
     ids = [category["id"] for category in categories]
     names = [category["name"] for category in categories]
@@ -140,7 +140,7 @@ def predict(
             outcomes.append(look(path))
     except BaseException:
         # The other processes may not answer.
-        if number() == 1:
+        if processes.number() == 1:
             write(outcomes)
         raise
     parts = group.collect(outcomes)

@@ -182,7 +182,7 @@ class Run:
 
     def save_checkpoint(self, keep: int) -> None:
         """Write a checkpoint and delete all but the `keep` newest."""
-        if group.is_first():
+        if processes.is_first():
             checkpoint.save(
                 self.folder,
                 self.model,
@@ -203,7 +203,7 @@ class Run:
         self.release()
         output = best.evaluations(self.folder, self.iteration)
         self.metrics = evaluate(self.model, self.evaluation, workers=self.workers, output=output)
-        if group.is_first():
+        if processes.is_first():
             self.best = best.update(self.folder, self.iteration, self.metrics, self.best)
         self.best = group.share(self.best)
         step = None if self.best is None else self.best.iteration

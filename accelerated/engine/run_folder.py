@@ -126,15 +126,15 @@ def alone(train: Function) -> Function:
 
     @functools.wraps(train)
     def in_folder(config, dataset, output, *arguments, **options):
-        with lock.held(output), explained(Path(output)):
+        with lock.held(output), naming_checkpoint(Path(output)):
             return train(config, dataset, output, *arguments, **options)
 
     return cast(Function, in_folder)
 
 
 @contextmanager
-def explained(run: Path) -> Iterator[None]:
-    """Add to errors of the system below the folder of a run from where it can go on."""
+def naming_checkpoint(run: Path) -> Iterator[None]:
+    """Add to errors of the system, if they name a file of a run, where the run can go on from."""
     try:
         yield
     except OSError as error:

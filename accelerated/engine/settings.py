@@ -36,14 +36,16 @@ def check_execution(
     device: torch.device, fixed_shapes: bool, compile: str | None, graph: bool
 ) -> None:
     """Raise ValueError where compiled or captured steps cannot run."""
+    option = "--graph" if graph else None if compile is None else "--compile"
+    if option and processes.number() > 1:
+        raise ValueError(f"{option} is for one process: leave it out")
     check_capture(device, compile, graph)
-    if (graph or compile is not None) and not fixed_shapes:
-        option = "--graph" if graph else "--compile"
+    if option and not fixed_shapes:
         raise ValueError(f"{option} needs batches of a few shapes: add --fixed-shapes")
 
 
-def check_processes(config: Config, batch_size: int, compile: str | None, graph: bool) -> None:
-    """Raise ValueError for what several processes cannot do as one would."""
+def check_processes(config: Config, batch_size: int) -> None:
+    """Raise ValueError for settings with which several processes cannot do what one would."""
     count = processes.number()
     if count == 1:
         return
@@ -58,9 +60,6 @@ def check_processes(config: Config, batch_size: int, compile: str | None, graph:
                 f"{path} = batch would average over the images of one process alone:"
                 f" add --set {path}=sync_batch"
             )
-    if graph or compile is not None:
-        option = "--graph" if graph else "--compile"
-        raise ValueError(f"{option} is for one process: leave it out")
 
 
 def machine(device: torch.device, compile: str | None = None) -> dict[str, str | int]:

@@ -6,7 +6,7 @@
 The random draws of a step (images, augmentation, sampling priorities) are a function of (seed,
 iteration) alone. So the state of a run is its weights, its optimizer and the number of steps taken,
 and on a CPU a resumed run continues bit for bit. Several processes, see `group`, take a slice of
-every batch each; their gradients, averaged, are those of one process.
+every batch each; the averages of their gradients are those of one process.
 """
 
 from dataclasses import dataclass
@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from accelerated import optimizer as torch_optimizer
+from accelerated import processes
 from accelerated.data.dataset import Dataset, categories
 from accelerated.data.text_files import write_json
 from accelerated.engine import checkpoint, fingerprint, group, start
@@ -111,10 +112,10 @@ def train(
     batch_size = batch_size or config.optimizer.batch_size
     settings = Settings(seed, batch_size, amp, iterations, fixed_shapes, iterations)
     check_execution(device, fixed_shapes, compile, graph)
-    check_processes(config, batch_size, compile, graph)
+    check_processes(config, batch_size)
     resumed = origin(folder, resume, resume_from)
     settings = start.check(folder, config, dataset, evaluation, settings, resumed, keep_schedule)
-    is_first = group.is_first()
+    is_first = processes.is_first()
     group.require_same(
         settings=settings,
         configuration=config,
