@@ -49,9 +49,7 @@ def test_any_text_decompresses_or_is_refused(text):
     st.sampled_from([(5, 6), (1, 30), (30, 1)]),
 )
 def test_union_is_that_of_pycocotools(bits, size):
-    masks = [
-        np.array([b >> i & 1 for i in range(30)], dtype=np.uint8).reshape(size) for b in bits
-    ]
+    masks = [np.array([b >> i & 1 for i in range(30)], dtype=np.uint8).reshape(size) for b in bits]
     union = rle.union([rle.of_mask(mask) for mask in masks])
     encoded = [pycoco.encode(np.asfortranarray(mask)) for mask in masks]
     assert rle.compress(union) == pycoco.merge(encoded)["counts"]
