@@ -255,3 +255,11 @@ def test_a_run_without_links_goes_on_from_its_newest_whole_checkpoint(stored, tm
     assert run(stored, 4, resume=True).iteration == 4
     assert_same_run(tmp_path / "whole", stored)
     assert run_folder.remarks(stored) == []
+
+
+def test_what_a_killed_process_left_goes_at_the_next_start(stored):
+    (stored / "checkpoints" / ".00000002.old").mkdir()
+    (stored / ".best").symlink_to("checkpoints/00000002")
+    run(stored, 3, resume=True)
+    left = [*stored.glob(".*"), *(stored / "checkpoints").glob(".*")]
+    assert left == [] and len(checkpoint.stored(stored)) == 3

@@ -102,6 +102,7 @@ def remarks(run: Path) -> list[str]:
 def settle(run: Path, path: Path) -> Path:
     """Make RUN/last, and RUN/best where it is a copy, links again, and `path` the last checkpoint.
 
+    What a killed process has left is deleted.
     A best checkpoint that the run has not reached there is not marked any more.
     Returns the path of the checkpoint, which may have been RUN/last itself.
     """
@@ -116,6 +117,7 @@ def settle(run: Path, path: Path) -> Path:
             sync(original.parent)
             checkpoint.point(run, link.name, original)
             shutil.rmtree(double, ignore_errors=True)
+    checkpoint.clear(run)
     checkpoint.point(run, "last", path)
     best = checkpoint.best(run)
     if best is not None and best > path.name:
