@@ -57,6 +57,14 @@ def save(run, iteration=2, model=None, optimizer=None, **options):
     return checkpoint.save(run, model, CONFIG, CATEGORIES, optimizer, iteration, **options)
 
 
+def test_what_a_killed_process_left_is_removed_and_a_hidden_file_is_none_of_it(tmp_path):
+    stale, foreign = (tmp_path / "checkpoints" / name for name in (".00000001", ".DS_Store"))
+    stale.mkdir(parents=True)
+    foreign.touch()
+    assert checkpoint.verify(save(tmp_path)).iteration == 2
+    assert foreign.exists() and not stale.exists()
+
+
 @pytest.mark.parametrize("kind", ["sgd", "adamw"])
 def test_a_restored_run_continues_bit_for_bit(kind, tmp_path):
     model, optimizer = trained(kind)

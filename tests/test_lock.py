@@ -144,3 +144,14 @@ def test_a_lock_that_its_holder_removed_meanwhile_is_none(tmp_path, monkeypatch)
     monkeypatch.setattr(fcntl, "flock", flock)
     with lock.held(tmp_path):
         assert len(calls) == 2 and (tmp_path / ".lock").exists()
+
+
+def test_a_lock_that_cannot_be_removed_hides_no_error(tmp_path):
+    with pytest.raises(ValueError, match="of the training"), lock.held(tmp_path):
+        (tmp_path / ".lock").unlink()
+        (tmp_path / ".lock").mkdir()
+        raise ValueError("of the training")
+    assert not lock._open
+    (tmp_path / ".lock").rmdir()
+    with lock.held(tmp_path):
+        pass

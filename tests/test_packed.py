@@ -9,6 +9,7 @@ import pytest
 
 from accelerated.data import annotations, lint
 from accelerated.data.coco import CocoDataset
+from accelerated.engine import fingerprint
 
 SIZE = {"width": 60, "height": 40}
 TRIANGLE, SQUARE = [5, 5, 20, 5, 5.5, 20.25], [30, 10, 50, 10, 50, 30, 30, 30]
@@ -41,6 +42,34 @@ def written(path, objects_of):
 
 def opened(path):
     return CocoDataset(path, path.parent, open_images=False)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("category_id", 4),
+        ("iscrowd", 1),
+        ("area", 7.75),
+        ("segmentation", [TRIANGLE, [*SQUARE[:-1], 30.5]]),
+        ("segmentation", [[*TRIANGLE, *SQUARE]]),
+        ("segmentation", {"size": [40, 60], "counts": [0, 401, 1999]}),
+    ],
+)
+def test_a_changed_annotation_changes_the_checksum_of_its_image(key, value, tmp_path):
+    path = written(tmp_path / "data.json", [[0, 2], [0, 1], []])
+    dataset = opened(path)
+    before, part = fingerprint.of(dataset), fingerprint.of(dataset.subset([2, 1]))
+    assert before.objects == 3 and part.objects == 2
+    content = json.loads(path.read_text())
+    content["annotations"][2][key] = value
+    path.write_text(json.dumps(content))
+    after, digits = fingerprint.of(opened(path)), fingerprint.DIGITS
+    first, second, third = (slice(k * digits, (k + 1) * digits) for k in range(3))
+    assert before.checksums[second] != after.checksums[second]
+    for same in (first, third):
+        assert before.checksums[same] == after.checksums[same]
+    # The checksum of an image does not depend on the others.
+    assert part.checksums == before.checksums[third] + before.checksums[second]
 
 
 def assert_holds(dataset, records):

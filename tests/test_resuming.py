@@ -90,6 +90,20 @@ def test_the_best_checkpoint_is_kept_beside_the_newest(tmp_path, scripted):
     assert names(tmp_path / "run") == [7, 8]
 
 
+@pytest.mark.parametrize("content", ["{", "[]", "{}"])
+def test_damaged_metrics_of_the_best_are_named(content, stored):
+    checkpoint.mark_best(stored, 2)
+    path = best.evaluations(stored, 2) / "metrics.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(content)
+    with pytest.raises(ValueError) as caught:
+        run(stored, 3, resume=True)
+    assert str(caught.value).startswith(f"{path}: damaged (")
+    assert str(caught.value).endswith("; delete it to do without")
+    path.unlink()
+    assert run(stored, 3, resume=True).iteration == 3
+
+
 def test_the_best_of_a_model_without_masks_is_by_boxes(tmp_path):
     metrics = {"bbox": {"AP": 0.5}}
     (tmp_path / "checkpoints" / "00000002").mkdir(parents=True)

@@ -71,6 +71,18 @@ class Annotations:
         rings = self.rings[self.parts[index] : self.parts[index + 1] + 1]
         return [self.points[a:b] for a, b in pairwise(rings)] or None
 
+    def raw(self, image: int) -> bytes:
+        """Return the bytes of all that is known of an image's annotations."""
+        first, last = self.images[image : image + 2]
+        runs, parts = self.runs[first : last + 1], self.parts[first : last + 1]
+        rings = self.rings[parts[0] : parts[-1] + 1]
+        columns = [
+            *(column[first:last] for column in (self.labels, self.boxes, self.areas, self.crowds)),
+            *(np.diff(offsets) for offsets in (runs, parts, rings)),
+            self.points[rings[0] : rings[-1]],
+        ]
+        return b"".join(map(np.ndarray.tobytes, columns)) + self.counts[runs[0] : runs[-1]]
+
     def per_image(self, values: np.ndarray) -> np.ndarray:
         """Sum values [M] over the objects of each image: [N]."""
         sums = _offsets(np.where(self.crowds, 0, values))

@@ -3,10 +3,10 @@
 It is that of masks, or of boxes for a model without masks.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from accelerated.data.text_files import parse_json
 from accelerated.engine import checkpoint
 
 NAMES = {"segm": "mask AP", "bbox": "box AP"}
@@ -27,12 +27,18 @@ def evaluations(run: Path, iteration: int) -> Path:
 
 
 def read(run: Path) -> Best | None:
-    """Return the checkpoint that RUN/best points at; None if there is none."""
+    """Return the checkpoint that RUN/best points at; None if there is none.
+
+    Raises ValueError if the metrics of its evaluation are damaged.
+    """
     name = checkpoint.best(run)
     if name is None:
         return None
     path = evaluations(run, int(name)) / "metrics.json"
-    return _rated(int(name), json.loads(path.read_text())) if path.exists() else None
+    try:
+        return _rated(int(name), parse_json(path)) if path.exists() else None
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{path}: damaged ({error}); delete it to do without") from None
 
 
 def update(run: Path, iteration: int, metrics: dict, before: Best | None) -> Best | None:

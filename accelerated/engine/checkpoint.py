@@ -123,7 +123,7 @@ def clear(run: str | Path) -> None:
     """Delete what a killed process has left of checkpoints and links."""
     for name in (".last", ".best"):
         (Path(run) / name).unlink(missing_ok=True)
-    for stale in (Path(run) / "checkpoints").glob(".*"):
+    for stale in (Path(run) / "checkpoints").glob(".*/"):
         shutil.rmtree(stale)
 
 

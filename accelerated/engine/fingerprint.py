@@ -1,27 +1,29 @@
 """The data of a run, kept in RUN/data.json, by which a resumed run notices other data.
 
-It holds {"training", "validation"}: the numbers of images and objects, and a checksum per image, of
-its id, file name, size and objects as read, but not of its pixels.
+It holds {"training", "validation"}: the numbers of images and objects, and a checksum per image,
+of its id, file name, size and annotations as read, but not of its pixels.
 """
 
-import struct
 import zlib
 from dataclasses import asdict, dataclass
 from itertools import zip_longest
 from pathlib import Path
 
+from accelerated.data.coco import CocoDataset
 from accelerated.data.dataset import Dataset
 from accelerated.data.text_files import parse_json, write_json
 
 # Hexadecimal digits of a checksum.
 DIGITS = 8
-# The numbers of an object.
-NUMBERS = struct.Struct("<5d?")
 
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """objects is None where they are known only with the pixels; checksums stand side by side."""
+    """What identifies a data set.
+
+    objects    their number; None where they are known only with the pixels
+    checksums  one per image, side by side
+    """
 
     images: int
     objects: int | None
@@ -30,11 +32,12 @@ class Fingerprint:
 
 def of(dataset: Dataset) -> Fingerprint:
     """Compute the fingerprint of a data set without reading a pixel."""
-    records = getattr(dataset, "records", None)
-    objects = [()] * len(dataset) if records is None else [record.objects for record in records]
-    rows = zip(dataset.image_ids, dataset.file_names, dataset.sizes, objects, strict=True)
+    known, count = [b""] * len(dataset), None
+    if isinstance(dataset, CocoDataset):
+        known = map(dataset.annotations.raw, dataset.rows)
+        count = sum(not crowd for *_, crowd in dataset.instances())
+    rows = zip(dataset.image_ids, dataset.file_names, dataset.sizes, known, strict=True)
     checksums = "".join(f"{_of_image(*row):0{DIGITS}x}" for row in rows)
-    count = None if records is None else sum(map(len, objects))
     return Fingerprint(len(dataset), count, checksums)
 
 
@@ -44,13 +47,8 @@ def summary(dataset: Dataset) -> str:
     return f"{_counts(asdict(found))}, checksum {zlib.crc32(found.checksums.encode()):08x}"
 
 
-def _of_image(image_id, file_name, size, objects):
-    checksum = zlib.crc32(repr((image_id, file_name, tuple(size))).encode())
-    for each in objects:
-        values = NUMBERS.pack(each.category_id, *each.box, each.crowd)
-        outlines = (polygon.tobytes() for polygon in each.polygons or ())
-        checksum = zlib.crc32(b"".join((values, each.counts, *outlines)), checksum)
-    return checksum
+def _of_image(image_id, file_name, size, known):
+    return zlib.crc32(known, zlib.crc32(repr((image_id, file_name, tuple(size))).encode()))
 
 
 def write(run: Path, dataset: Dataset, evaluation: Dataset | None) -> None:

@@ -32,8 +32,8 @@ os.register_at_fork(after_in_child=_close)
 def held(folder: str | Path) -> Iterator[list[str]]:
     """Hold the lock of a folder, which is created, and yield what is worth saying about it.
 
-    Within itself, in the same thread, it does nothing, nor in the others of several processes. A
-    new folder that stays empty is removed.
+    Of several processes the first holds it, and a thread that holds it already goes on. A new
+    folder that stays empty is removed.
     Raises ValueError if another training holds it, or if nothing can be written there.
     """
     folder, known = Path(folder), vars(_of_thread).setdefault("folders", set())
@@ -54,8 +54,10 @@ def held(folder: str | Path) -> Iterator[list[str]]:
         yield notes
     finally:
         known.remove(key)
-        # While it is held: nobody else removes it.
-        (folder / ".lock").unlink(missing_ok=True)
+        # What cannot be removed any more, as on a disk that is gone, hides no other error.
+        with suppress(OSError):
+            # While it is held: nobody else removes it.
+            (folder / ".lock").unlink()
         _open.discard(handle)
         os.close(handle)
         if not existed:
@@ -73,8 +75,9 @@ def _acquire(path):
             os.close(handle)
             raise
         # Its holder may have removed the file in between.
-        if path.exists() and os.path.samestat(os.fstat(handle), path.stat()):
-            break
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(handle), path.stat()):
+                break
         os.close(handle)
     _open.add(handle)
     os.ftruncate(handle, 0)
