@@ -4,7 +4,7 @@ PYTHON_OLDEST ?= python3.11
 PYTHON_NEWEST ?= python3.13
 BIN := .venv/bin
 
-.PHONY: demo test fuzz test-oldest test-newest notebooks lab lint map gpu clean
+.PHONY: demo test fuzz kills test-oldest test-newest notebooks lab lint map gpu clean
 
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -21,6 +21,11 @@ FUZZ_INPUTS ?= 10000
 fuzz: .venv/ready  ## damaged files of every kind that is read: what is not refused in a line fails
 	CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 PYTHONPATH=tests \
 		$(BIN)/python -m fuzz --inputs $(FUZZ_INPUTS)
+
+KILLS ?= 100
+kills: .venv/ready  ## trainings, killed at random moments, that must go on bit for bit
+	CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 PYTHONPATH=.:tests \
+		$(BIN)/python -m support.kills $(KILLS)
 
 notebooks: .venv/ready  ## run the notebooks, offline, and write the .ipynb files
 	$(BIN)/python notebooks/playground/build.py

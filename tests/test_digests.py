@@ -138,7 +138,7 @@ def test_a_run_copied_with_its_links_followed_goes_on(stored, tmp_path):
     checkpoint.mark_best(stored, 2)
     shutil.copytree(stored, tmp_path / "copy", symlinks=False)
     copy = tmp_path / "copy"
-    assert [line.partition(" ")[0] for line in run_folder.copies(copy)] == [
+    assert [line.partition(" ")[0] for line in run_folder.remarks(copy)] == [
         str(copy / "last"),
         str(copy / "best"),
     ]
@@ -148,7 +148,7 @@ def test_a_run_copied_with_its_links_followed_goes_on(stored, tmp_path):
     for name in ("last", "best"):
         assert (copy / name).is_symlink()
         assert (copy / name).readlink() == (stored / name).readlink()
-    assert run_folder.copies(copy) == []
+    assert run_folder.remarks(copy) == []
     names = [path.name for path in checkpoint.stored(copy)]
     assert names == ["00000001", "00000002", "00000003", "00000004"]
 
@@ -177,13 +177,15 @@ def edit_old(path):
     edit(path / "state.json", settings=state["settings"] | {"seed": 7})
 
 
-@pytest.mark.parametrize("resume", [False, True])
-def test_checkpoints_without_a_link_are_not_overwritten(resume, stored):
+def test_checkpoints_without_a_link_are_not_overwritten(stored):
     (stored / "last").unlink()
-    said = "newest whole one is that of step 3" if resume else "already holds a run"
-    with pytest.raises(ValueError, match=said):
-        run(stored, 4, resume=resume)
-    assert run(stored, 4, resume=True, resume_from=3).iteration == 4
+    with pytest.raises(ValueError, match="already holds a run"):
+        run(stored, 4)
+    for path in checkpoint.stored(stored):
+        flip(path / "model.safetensors", -1)
+    with pytest.raises(ValueError, match="has no whole checkpoint"):
+        run(stored, 4, resume=True)
+    assert len(checkpoint.stored(stored)) == 3
 
 
 def test_what_stands_in_the_way_is_named(tmp_path):
@@ -204,7 +206,7 @@ def test_a_damaged_line_of_the_log_is_not_dropped(stored):
     lines = (stored / "log.jsonl").read_text().splitlines(keepends=True)
     for line in ("{\n", "[1]\n", "{}\n", "\n"):
         (stored / "log.jsonl").write_text("".join([lines[0], line, *lines[2:]]))
-        with pytest.raises(ValueError, match=r"log.jsonl: line 2 is damaged"):
+        with pytest.raises(ValueError, match=r"log.jsonl, line 2: expected an object"):
             run(stored, 4, resume=True)
         assert line in (stored / "log.jsonl").read_text().splitlines(keepends=True)
 
@@ -239,3 +241,25 @@ def test_another_machine_is_told(stored):
     )
     # Older checkpoints do not say.
     assert settings.machine_change({}, now) is None
+
+
+def test_a_run_without_links_goes_on_from_its_newest_whole_checkpoint(stored, tmp_path):
+    """As one killed between its first checkpoint and the link, or copied without links."""
+    run(tmp_path / "whole", 4)
+    (stored / "last").unlink()
+    flip(stored / "checkpoints" / "00000003" / "model.safetensors", -1)
+    newest = stored / "checkpoints" / "00000002"
+    assert run_folder.remarks(stored) == [
+        f"{stored / 'last'} is missing; training goes on from {newest}"
+    ]
+    assert run(stored, 4, resume=True).iteration == 4
+    assert_same_run(tmp_path / "whole", stored)
+    assert run_folder.remarks(stored) == []
+
+
+def test_what_a_killed_process_left_goes_at_the_next_start(stored):
+    (stored / "checkpoints" / ".00000002.old").mkdir()
+    (stored / ".best").symlink_to("checkpoints/00000002")
+    run(stored, 3, resume=True)
+    left = [*stored.glob(".*"), *(stored / "checkpoints").glob(".*")]
+    assert left == [] and len(checkpoint.stored(stored)) == 3

@@ -42,3 +42,25 @@ def test_compression_round_trip(counts):
 def test_any_text_decompresses_or_is_refused(text):
     with contextlib.suppress(ValueError):
         assert rle.decompress(text).dtype == np.int64
+
+
+@given(
+    st.lists(st.integers(0, 2**30 - 1), min_size=1, max_size=4),
+    st.sampled_from([(5, 6), (1, 30), (30, 1)]),
+)
+def test_union_is_that_of_pycocotools(bits, size):
+    masks = [np.array([b >> i & 1 for i in range(30)], dtype=np.uint8).reshape(size) for b in bits]
+    union = rle.union([rle.of_mask(mask) for mask in masks])
+    encoded = [pycoco.encode(np.asfortranarray(mask)) for mask in masks]
+    assert rle.compress(union) == pycoco.merge(encoded)["counts"]
+    assert (union == rle.of_mask(np.any(masks, axis=0))).all()
+    # Runs of no pixel change nothing.
+    split = [np.concatenate([[0, 0], rle.of_mask(mask), [0, 0]]) for mask in masks]
+    assert (rle.union(split) == union).all()
+
+
+def test_polygons_are_joined_as_by_pycocotools(rng):
+    for _ in range(50):
+        polygons = [rng.uniform(-5, 45, 2 * rng.integers(3, 9)).tolist() for _ in range(3)]
+        expected = pycoco.merge(pycoco.frPyObjects(polygons, 40, 36))["counts"]
+        assert rle.of_polygons(polygons, 40, 36) == expected

@@ -220,7 +220,7 @@ def train_model(
         warnings.append(start.schedule_change(last.path, iterations, batch_size, keep_schedule))
         machine = settings.machine(torch_device, compiler)
         warnings.append(settings.machine_change(last.machine, machine))
-        warnings += fingerprint.changes(output, dataset, evaluation) + run_folder.copies(output)
+        warnings += fingerprint.changes(output, dataset, evaluation) + run_folder.remarks(output)
     loading.note(f"warning: {warning}" for warning in warnings if warning)
 
     result = train(

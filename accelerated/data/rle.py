@@ -60,7 +60,25 @@ def of_polygons(polygons: Sequence[ArrayLike], height: int, width: int) -> bytes
     """
     numbers = [np.asarray(polygon, dtype=float).tolist() for polygon in polygons]
     runs: Any = coco_mask.frPyObjects(numbers, height, width)
-    return coco_mask.merge(runs)["counts"]
+    if len(runs) == 1:
+        return runs[0]["counts"]
+    # The library's own `merge` takes thirty times as long.
+    return compress(union([decompress(run["counts"]) for run in runs]))
+
+
+def union(masks: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the counts of the pixels that are in any of the masks, each of the same image."""
+    ends = [np.cumsum(counts) for counts in masks]
+    first = np.concatenate([end[0::2][: len(end) // 2] for end in ends])
+    last = np.concatenate([end[1::2] for end in ends])
+    filled = first < last
+    positions = np.concatenate([first[filled], last[filled]])
+    steps = np.repeat([1, -1], filled.sum())
+    # A run that begins where another one ends continues it.
+    order = np.lexsort((-steps, positions))
+    changes = np.diff(np.cumsum(steps[order]) > 0, prepend=False)
+    edges, pixels = positions[order][changes], int(ends[0][-1])
+    return np.diff(edges[edges < pixels], prepend=0, append=pixels)
 
 
 def of_mask(mask: ArrayLike) -> np.ndarray:

@@ -83,9 +83,7 @@ def save(
             )
     run, folder = Path(run), Path(run) / "checkpoints"
     make_folder(folder)
-    # Left by a process that was killed.
-    for stale in folder.glob(".*/"):
-        shutil.rmtree(stale)
+    clear(run)
     partial, path = folder / f".{iteration:08d}", folder / f"{iteration:08d}"
     partial.mkdir()
     try:
@@ -119,6 +117,14 @@ def save(
             # Under its own name it is complete or absent.
             shutil.rmtree(p.rename(folder / f".{p.name}.old"))
     return path
+
+
+def clear(run: str | Path) -> None:
+    """Delete what a killed process has left of checkpoints and links."""
+    for name in (".last", ".best"):
+        (Path(run) / name).unlink(missing_ok=True)
+    for stale in (Path(run) / "checkpoints").glob(".*/"):
+        shutil.rmtree(stale)
 
 
 def stored(run: str | Path) -> list[Path]:

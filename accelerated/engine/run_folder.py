@@ -2,6 +2,7 @@
 
 import filecmp
 import functools
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ LINKS = ("last", "best")
 def origin(run: Path, resume: bool, step: int | None = None) -> Path | None:
     """Return the checkpoint that a training in folder `run` goes on from; None: it begins.
 
-    step  that of the checkpoint; None: the last
+    step  that of the checkpoint; None: the last, without RUN/last the newest whole one
 
     Raises ValueError if the folder is not free for a new run, if the checkpoint is missing or
     damaged, which names the newest whole one, or if something else stands in a file's place.
@@ -42,6 +43,10 @@ def origin(run: Path, resume: bool, step: int | None = None) -> Path | None:
     for name in LINKS:
         _check_copy(run / name)
     path = run / "last" if step is None else run / "checkpoints" / f"{step:08d}"
+    if step is None and not os.path.lexists(path):
+        # A run may be killed between its first checkpoint and the link, or copied without links.
+        whole = _newest_whole(run)
+        path = path if whole is None else whole.path
     try:
         return checkpoint.verify(path).path
     except ValueError as error:
@@ -82,9 +87,11 @@ def _check_copy(link):
         raise ValueError(f"{problem} differs from {original}: move one of them away")
 
 
-def copies(run: Path) -> list[str]:
-    """Tell which links of a run a tool has replaced by copies of the checkpoints."""
-    return [
+def remarks(run: Path) -> list[str]:
+    """Tell which links of a run are missing, or are copies of checkpoints made by a tool."""
+    whole = None if os.path.lexists(run / "last") else _newest_whole(run)
+    missing = [f"{run / 'last'} is missing; training goes on from {whole.path}"] if whole else []
+    return missing + [
         f"{run / name} is a folder, not a link (copied by a tool that follows links); training"
         " makes it a link again"
         for name in LINKS
@@ -95,6 +102,7 @@ def copies(run: Path) -> list[str]:
 def settle(run: Path, path: Path) -> Path:
     """Make RUN/last, and RUN/best where it is a copy, links again, and `path` the last checkpoint.
 
+    What a killed process has left is deleted.
     A best checkpoint that the run has not reached there is not marked any more.
     Returns the path of the checkpoint, which may have been RUN/last itself.
     """
@@ -109,6 +117,7 @@ def settle(run: Path, path: Path) -> Path:
             sync(original.parent)
             checkpoint.point(run, link.name, original)
             shutil.rmtree(double, ignore_errors=True)
+    checkpoint.clear(run)
     checkpoint.point(run, "last", path)
     best = checkpoint.best(run)
     if best is not None and best > path.name:

@@ -104,7 +104,8 @@ def attempt(folder, kind, rank=None, call=None):
         return True
     # The others end by themselves, with an error, once they miss it.
     others = [code for index, code in enumerate(codes) if index != rank]
-    assert codes[rank] == -signal.SIGKILL and all(code >= 0 for code in others), codes
+    said = Path(f"{folder}.{rank}.txt").read_text()[-2000:]
+    assert codes[rank] == -signal.SIGKILL and all(code >= 0 for code in others), (codes, said)
     return False
 
 
