@@ -1,12 +1,15 @@
 """engine.group: several processes train and evaluate as one, and name the one that is missing."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from support import several_processes, small
+from torch import distributed
 
 from accelerated.data.dataset import Dataset, Item
 from accelerated.engine import evaluate, group, log
@@ -185,3 +188,26 @@ def test_alone_a_process_agrees_with_itself():
     group.require_same(data="any")
     with group.in_turn(), group.naming_missing():
         group.barrier()
+
+
+def test_processes_that_start_again_read_nothing_of_the_former():
+    """They meet in any order, in a store that keeps what those before wrote."""
+    store = distributed.HashStore()
+    # A process that died before the others came.
+    store.set("start/1", "dead")
+    for order in ((0, 1, 2), (2, 1, 0), (1, 0, 2)):
+        with ThreadPoolExecutor() as threads:
+            tasks = {k: threads.submit(group._of_this_start, store, k, 3, 60.0) for k in order}
+            parts = [tasks[k].result(60) for k in range(3)]
+        assert not any(part.check(["address"]) for part in parts)
+        parts[0].set("address", str(order))
+        assert [part.get("address").decode() for part in parts] == [str(order)] * 3
+
+
+def test_a_process_that_does_not_start_is_named():
+    with pytest.raises(group.LostError, match=r"of 2 processes, 1 did not start in 0\.1 s"):
+        group._of_this_start(distributed.HashStore(), 0, 2, 0.1)
+    store = distributed.HashStore()
+    store.set_timeout(timedelta(seconds=0.1))
+    with pytest.raises(group.LostError, match=r"of 2 processes, 0 did not start in 0\.1 s"):
+        group._of_this_start(store, 1, 2, 0.1)

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
+from uuid import uuid4
 
 import torch
 from torch import distributed, nn
@@ -78,6 +79,7 @@ def joined(device: torch.device, patience: float) -> Iterator[None]:
         return
     wait = timedelta(seconds=patience)
     store, rank_, count = next(iter(rendezvous("env://", timeout=wait)))
+    store = _of_this_start(store, rank_, count, patience)
     is_gpu = device.type == "cuda"
     if is_gpu:
         torch.cuda.set_device(device)
@@ -103,6 +105,38 @@ def joined(device: torch.device, patience: float) -> Iterator[None]:
         distributed.destroy_process_group()
     finally:
         _joined = None
+
+
+def _of_this_start(store, own_rank, count, patience):
+    """Return a part of the store that no earlier start of the processes has written to.
+
+    torchrun keeps its store when it starts processes again, and some would read the addresses of
+    dead ones there. So each tells a new word, and process 0 answers it with the name of the part.
+    """
+    word = uuid4().hex
+    store.set(f"start/{own_rank}", word)
+    try:
+        name = word if own_rank == 0 else store.get(f"name for {word}").decode()
+    except distributed.DistStoreError:
+        raise LostError(f"of {count} processes, 0 did not start in {patience:g} s") from None
+    part = distributed.PrefixStore(name, store)
+    part.set(f"here/{own_rank}", "")
+    deadline = time.monotonic() + patience
+    # Process 0 may first have read, and answered, the word of a dead one.
+    while own_rank == 0 and (missing := _without(part, "here", count)):
+        for other in missing:
+            if store.check([f"start/{other}"]):
+                store.set(f"name for {store.get(f'start/{other}').decode()}", name)
+        if time.monotonic() > deadline:
+            named = ", ".join(map(str, missing))
+            raise LostError(f"of {count} processes, {named} did not start in {patience:g} s")
+        time.sleep(0.02)
+    return part
+
+
+def _without(store, mark, count):
+    """List the processes that have not left a mark."""
+    return [k for k in range(count) if not store.check([f"{mark}/{k}"])]
 
 
 def parallel(model: nn.Module) -> nn.Module:
@@ -226,14 +260,14 @@ def _explain(text, joined):
     try:
         joined.store.set(f"misses/{rank()}", "1")
         deadline = time.monotonic() + GRACE
-        silent = set(range(number())) - {rank()}
-        while silent and time.monotonic() < deadline:
-            silent = {other for other in silent if not joined.store.check([f"misses/{other}"])}
+        while (silent := _without(joined.store, "misses", number())) and (
+            time.monotonic() < deadline
+        ):
             time.sleep(0.05)
-        places = [joined.store.get(f"at/{other}").decode() for other in sorted(silent)]
+        places = [joined.store.get(f"at/{other}").decode() for other in silent]
     except (RuntimeError, distributed.DistError):
         return f"the process that holds the processes together {how}; {end}"
     if not silent:
         return f"the connection between the processes failed ({text[:200]}); {end}"
-    named = ", ".join(f"{k} {place}" for k, place in zip(sorted(silent), places, strict=True))
+    named = ", ".join(f"{k} {place}" for k, place in zip(silent, places, strict=True))
     return f"of {number()} processes, {named}, {how}; {end}"
