@@ -10,7 +10,7 @@ import pytest
 from support import small
 from test_train import run
 
-from accelerated.data import loader
+from accelerated.data import workers
 from accelerated.engine import checkpoint
 from accelerated.engine.interruption import STOPPING, interruptible
 from accelerated.mask_rcnn import MaskRCNN
@@ -117,7 +117,7 @@ def test_each_sigusr1_is_taken_once():
 
 
 def _work(pipe):
-    loader._ignore_interrupts(0)
+    workers.follow_parent(0)
     while pipe.recv() != "end":
         pipe.send(os.getpid())
 

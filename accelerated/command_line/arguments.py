@@ -107,10 +107,10 @@ Threshold = Annotated[
 Patience = Annotated[
     float,
     typer.Option(
-        help="Seconds that one of several processes, see docs/distributed.md, may keep the others"
-        " waiting, before it is named and all stop.",
+        help="Seconds that one of several processes (docs/distributed.md) may keep the others"
+        " waiting before all stop and name it (default: 1800).",
         min=0.1,
-        show_default="1800",
+        show_default=False,
     ),
 ]
 SkipInvalid = Annotated[

@@ -4,10 +4,6 @@ Training batch i is a function of (seed, i) alone. Shuffling, augmentation and t
 have no other state, so a run resumed at iteration i continues bit for bit.
 """
 
-import multiprocessing
-import os
-import signal
-import threading
 from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -20,7 +16,7 @@ from accelerated import transform
 from accelerated.data.augment import augment
 from accelerated.data.dataset import Dataset
 from accelerated.data.padding import Shapes
-from accelerated.data.workers import PATIENCE, Board, share, watched
+from accelerated.data.workers import PATIENCE, Board, follow_parent, share, watched
 from accelerated.structures import RawBatch
 from reference.config import Config, Transform
 
@@ -87,7 +83,7 @@ def loader(
         sampler=order,
         num_workers=workers,
         pin_memory=torch.cuda.is_available(),
-        worker_init_fn=_ignore_interrupts,
+        worker_init_fn=follow_parent,
     )
     return Loader(batches, order, patience)
 
@@ -243,24 +239,3 @@ class _Prepared:
             )
         prepared = transform.prepare_pixels(image, target, self.transform, min_size, masks=masks)
         return *prepared, size
-
-
-def _ignore_interrupts(worker):
-    """Leave signals, which reach every process of a terminal or a job, to the main process.
-
-    Its own SIGTERM, and its end, end this process.
-    """
-    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)
-    # A blocked signal waits for the thread, which learns who sent it.
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent():
-    parent = multiprocessing.parent_process()
-    while parent is not None and os.getppid() == parent.pid:
-        received = signal.sigtimedwait({signal.SIGTERM}, 1.0)
-        if received is not None and received.si_pid == parent.pid:
-            break
-    os._exit(0)

@@ -19,6 +19,14 @@ def parse_json(path: Path) -> Any:
         raise ValueError(f"the file is not JSON: {error}") from None
 
 
+def read_json(path: Path) -> Any:
+    """Parse a JSON file. Raises ValueError that begins with its path, whatever is wrong with it."""
+    try:
+        return parse_json(path)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
 def parse_yaml(path: Path) -> Any:
     """Parse a YAML file. Raises ValueError, with the reason, whatever is wrong with it."""
     # Here, because `interop.use_our_operators` needs only PyTorch and torchvision.

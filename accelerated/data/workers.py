@@ -9,7 +9,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Generator, Iterable
-from multiprocessing import RawArray, active_children, connection
+from multiprocessing import RawArray, active_children, connection, parent_process
 from pathlib import Path
 from shutil import disk_usage
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, get_worker_info
 
-# Seconds that a batch is waited for while no worker begins or finishes anything.
+# Seconds that a batch is waited for while no worker begins or finishes an image.
 PATIENCE = 300.0
 # Seconds that workers have to leave by themselves.
 GRACE = 5.0
@@ -31,8 +31,12 @@ FEWER = "try fewer --workers, or 0"
 MORE_SHARED = f"give the container more (docker run --shm-size 8g), or {FEWER}"
 
 
+# Follows the last batch.
+END = object()
+
+
 class Board:
-    """What each worker is doing, in memory that all processes share."""
+    """Tells what each worker is doing, in memory that all processes share."""
 
     def __init__(self, workers: int):
         # Of each worker: its process, the image in its hands or -1, and how often it wrote here.
@@ -51,14 +55,14 @@ class Board:
 
 
 def watched(
-    batches: DataLoader, board: Board, name: Callable[[int], str], patience: float = PATIENCE
+    batches: DataLoader, board: Board, name: Callable[[int], str], patience: float
 ) -> Generator[Any, None, None]:
     """Yield the batches, and leave no worker behind.
 
     board     on which the workers note the images that they prepare
     name      describes an image by its index
-    patience  seconds after which workers without any progress are given up, not counting those in
-              which this process was stopped itself
+    patience  seconds after which workers without any progress are given up; those in which this
+              process was stopped itself do not count
 
     Raises RuntimeError, with the image and the remedy, if a worker died or was given up, or if none
     can be started.
@@ -68,7 +72,7 @@ def watched(
         return
     watch = _Watch(batches, board, name, patience)
     try:
-        while (batch := watch.next()) is not watch:
+        while (batch := watch.next()) is not END:
             yield batch
     finally:
         watch.end()
@@ -87,8 +91,29 @@ def share(tensors: Iterable[torch.Tensor]) -> None:
         raise ValueError(f"{text} [{error}]") from None
 
 
+def follow_parent(worker: int) -> None:
+    """Leave signals, which reach every process of a terminal or a job, to the parent of a worker.
+
+    SIGTERM from the parent, and its end, end the worker.
+    """
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    # A blocked signal waits for the thread, which learns who sent it.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent():
+    parent = parent_process()
+    while parent is not None and os.getppid() == parent.pid:
+        received = signal.sigtimedwait({signal.SIGTERM}, 1.0)
+        if received is not None and received.si_pid == parent.pid:
+            break
+    os._exit(0)
+
+
 class _Watch:
-    """Watches the workers of one iteration from a thread."""
+    """Watches, from a thread, the workers of one iteration over the batches."""
 
     def __init__(self, batches, board, name, patience):
         self.board, self.name, self.patience = board, name, patience
@@ -108,12 +133,12 @@ class _Watch:
         threading.Thread(target=self.watch, daemon=True).start()
 
     def next(self):
-        """Return the next batch, or self after the last."""
+        """Return the next batch, or END after the last."""
         handler = _handle_deaths(lambda *_: self.require(0, -signal.SIGTERM))
         self.waiting = True
         try:
             self.require()
-            return next(self.source, self)
+            return next(self.source, END)
         except Exception:
             # A dying process closes its connections before it can be seen to be dead.
             connection.wait([worker.sentinel for worker in self.workers], DYING)
@@ -163,7 +188,7 @@ class _Watch:
         ] or ["a batch was lost on its way from the processes that prepare images"]
         return (
             f"no image was finished for {self.patience:g} s: {'; '.join(found)}"
-            f" ({_left()}). See whether the disk answers; --workers 0 waits for ever"
+            f" ({_left()}). See whether the disk answers; --workers 0 waits without end"
         )
 
     def describe(self, worker):

@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from accelerated.data.text_files import make_folder, naming, parse_json, sync
+from accelerated.data.text_files import make_folder, naming, read_json, sync
 from accelerated.data.values import objects
 from accelerated.engine import digests
 from accelerated.interop import ranges
@@ -216,7 +216,7 @@ def check_weights(path: Path) -> None:
     """
     folder = path.parent
     if path.name == FILES[0] and (folder / "state.json").is_file():
-        state = _json(folder / "state.json")
+        state = read_json(folder / "state.json")
         if isinstance(state, dict) and state.get("format") in FORMATS:
             beside = (name for name in ("config.json",) if (folder / name).is_file())
             _state(folder, path.name, *beside)
@@ -225,7 +225,7 @@ def check_weights(path: Path) -> None:
 def _state(path, *names):
     """Read state.json; raise ValueError if it or one of the files `names` beside it was changed."""
     file = path / "state.json"
-    state = _json(file)
+    state = read_json(file)
     if not isinstance(state, dict) or state.get("format") not in FORMATS:
         raise ValueError(f"{file}: not a checkpoint of format {' or '.join(map(str, FORMATS))}")
     if state["format"] > 1:
@@ -306,13 +306,6 @@ def _tensors(path) -> dict:
         return load_file(path)
     except SafetensorError as error:
         raise ValueError(f"{path}: damaged ({error})") from None
-
-
-def _json(path):
-    try:
-        return parse_json(path)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
 
 
 def _save_tensors(tensors, path):

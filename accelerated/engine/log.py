@@ -11,7 +11,6 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +38,7 @@ class Log:
         if path is None:
             return
         self.path = path = Path(path)
-        kept = [line for line in _lines(path) if line["iteration"] <= start] if start else []
+        kept = [line for line in read(path) if line["iteration"] <= start] if start else []
         with written_whole(path) as file:
             file.writelines(json.dumps(line) + "\n" for line in kept)
         # Without a buffer, whose content a failed write would leave for the next.
@@ -78,18 +77,11 @@ class Log:
 
 
 def read(path: str | Path) -> list[dict]:
-    """Read the lines of a log. An incomplete last line is skipped.
+    """Read the lines of a log, but not a last one that a killed process left incomplete.
 
-    Raises ValueError for another line that is none of a log.
+    Raises ValueError, which names the file and the line, for any other line that is damaged.
     """
-    return list(_lines(Path(path)))
-
-
-def _lines(path: Path) -> Iterator[dict]:
-    """Yield the lines; a last one that is incomplete, which a killed process leaves, is left out.
-
-    Raises ValueError that names the file and the line for anything else.
-    """
+    path, found = Path(path), []
     lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
     for number, line in enumerate(lines, start=1):
         values: Any = None
@@ -97,7 +89,7 @@ def _lines(path: Path) -> Iterator[dict]:
             values = json.loads(line)
         except (ValueError, RecursionError):
             if number == len(lines) and not line.endswith(b"\n"):
-                return
+                break
         fits = isinstance(values, dict) and type(values.get("iteration")) is int
         # A line of steps holds numbers; an evaluation may hold anything.
         if not fits or ("loss" in values and not all(map(is_number, values.values()))):
@@ -105,7 +97,8 @@ def _lines(path: Path) -> Iterator[dict]:
                 f"{path}, line {number}: expected an object with an iteration and numbers, got"
                 f" {short(line.decode(errors='replace').strip())}"
             )
-        yield values
+        found.append(values)
+    return found
 
 
 class Window:

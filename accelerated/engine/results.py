@@ -7,7 +7,7 @@ from typing import Any
 from accelerated.data import rle
 from accelerated.data.dataset import Dataset
 from accelerated.data.formats.coco import is_file
-from accelerated.data.text_files import parse_json
+from accelerated.data.text_files import read_json
 from accelerated.data.values import finite, objects, short
 
 # A threshold of scores that hardly changes AP, the model's own in most presets.
@@ -40,10 +40,7 @@ def read(path: str | Path) -> Detected:
     Raises ValueError, of one line, if the file is neither.
     """
     path = Path(path)
-    try:
-        content = parse_json(path)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+    content = read_json(path)
     images = categories = None
     if is_file(content):
         images, categories = content["images"], content["categories"]

@@ -30,19 +30,19 @@ from reference.config import Config, override, preset
 # launches a step that is not captured.
 GPU = {2: 14.3818e-3, 16: 72.8485e-3}
 HOST = 32.0154e-3
-# Of the rate of a link, what NCCL reaches.
+# The share of a link's rate that NCCL reaches.
 REACHED = 0.8
 # A message between two CPUs, of which gloo's ring needs 2 (n - 1) for a sum; assumed.
 CPU_HOP = 30e-6
-# Processes in a machine, and machines.
+# GPUs in a machine, machines, and the most GPUs that are tried.
 LOCAL, MACHINES, MOST = 8, 8, 8192
 
 
 @dataclass(frozen=True)
 class Link:
-    """A way between GPUs.
+    """A connection between GPUs.
 
-    rate  bytes/s in one direction, between machines of a whole machine
+    rate  bytes/s in one direction; between machines, of a whole machine
     hop   seconds of a message, with NCCL's protocols LL and Simple
     """
 
@@ -84,7 +84,13 @@ class Cluster:
 
 @dataclass(frozen=True)
 class Times:
-    """Seconds of a step: of its gradients' exchange, of what of it is not hidden, of all."""
+    """The times of a step, in seconds, and its efficiency.
+
+    gradients   of the exchange of gradients
+    exposed     of that part of it which the backward does not hide
+    step        of the whole step
+    efficiency  the time of one GPU alone over that of the step, 0..1
+    """
 
     gradients: float
     exposed: float
@@ -94,7 +100,7 @@ class Times:
 
 @dataclass(frozen=True)
 class Loading:
-    """What an image costs before it reaches the GPU: bytes of its file, processor seconds."""
+    """What an image costs before it reaches the GPU: bytes of its file, seconds of a processor."""
 
     bytes: float
     seconds: float
@@ -246,7 +252,7 @@ def _clusters(link: Link) -> tuple[Cluster | None, Cluster | None]:
 
 
 def _machines(is_low: Callable[[Cluster], bool], link: Link) -> str:
-    """Name the least number of GPUs, in whole machines, that is too much."""
+    """Name the least number of GPUs, in whole machines, with which the efficiency is too low."""
     for machines in range(1, MOST // LOCAL + 1):
         if is_low(Cluster(machines, LOCAL, NVLINK, link)):
             return f"from {machines * LOCAL} GPUs"

@@ -10,11 +10,11 @@ from typing import Any, NoReturn
 import numpy as np
 import torch
 
-from accelerated.data.text_files import parse_json
+from accelerated.data.text_files import read_json
 from accelerated.data.values import objects, short
 from accelerated.engine import checkpoint
 from accelerated.interop import download, ranges, torch_files, unpickle, zoo
-from accelerated.interop.torch_files import FACTOR
+from accelerated.interop.pickle_machine import FACTOR
 from reference.config import Config
 
 # A file, a folder, the name of a published file, or the tensors themselves by name.
@@ -72,10 +72,7 @@ def read_config(source: Source) -> Config | None:
 def read_categories(source: Source) -> list[dict] | None:
     """Read the categories in state.json in the folder of the weights; None if there are none."""
     path = _beside(source, "state.json")
-    try:
-        state = None if path is None else parse_json(path)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+    state = None if path is None else read_json(path)
     stored = state.get("categories") if isinstance(state, dict) else None
     try:
         return None if stored is None else objects(stored, {"id": int, "name": str})

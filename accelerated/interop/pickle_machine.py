@@ -11,7 +11,8 @@ cost what their instructions cost.
 import codecs
 import pickletools
 import struct
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ import numpy as np
 from accelerated.data.values import short
 
 # Items that functions may read and make, per byte of the program: text to bytes, bytes to an array.
+# So many bytes may the tensors of a file have, too, per byte of it.
 FACTOR = 4
 # Fifty times those of a file with the weights and an optimizer's state.
 INSTRUCTIONS = 1_000_000
@@ -59,6 +61,19 @@ Functions = Mapping[tuple[str, str], Any]
 
 class NotAdmittedError(ValueError):
     """The pickle contains something that is neither an array nor a container."""
+
+
+@contextmanager
+def reading(what: str) -> Iterator[None]:
+    """Turn any error of a damaged file, which should be `what`, into a ValueError of one line."""
+    try:
+        yield
+    except (NotAdmittedError, OSError):
+        raise
+    # A damaged file may raise any error.
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"not {what}, or damaged ({type(error).__name__}: {reason})") from error
 
 
 def fill(mapping: dict, pairs: Iterable[tuple[Any, Any]]) -> dict:

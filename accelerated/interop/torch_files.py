@@ -13,11 +13,16 @@ from typing import Any
 
 import torch
 
-from accelerated.interop.pickle_machine import Machine, NotAdmittedError, fill, said
+from accelerated.interop.pickle_machine import (
+    FACTOR,
+    Machine,
+    NotAdmittedError,
+    fill,
+    reading,
+    said,
+)
 from accelerated.interop.unpickle import ADMITTED
 
-# Bytes of what a file holds per byte of the file: archives may be compressed, tensors may overlap.
-FACTOR = 4
 # Of an archive; those of large models have a thousand.
 MEMBERS = 100_000
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
@@ -40,18 +45,10 @@ def load(path: str | Path) -> Any:
 
     Tensors are on the CPU. Raises ValueError for anything else, naming it, and for a damaged file.
     """
-    try:
+    with reading("a file of tensors"):
         with open(path, "rb") as file:
             zipped = file.read(4) == b"PK\x03\x04"
         return _archive(path) if zipped else _older(Path(path).read_bytes())
-    except (NotAdmittedError, OSError):
-        raise
-    # The archive and its pickle may raise any error.
-    except Exception as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(
-            f"not a file of tensors, or damaged ({type(error).__name__}: {reason})"
-        ) from error
 
 
 def _archive(path):
@@ -59,6 +56,7 @@ def _archive(path):
     limit = FACTOR * Path(path).stat().st_size
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
+        # Archives may be compressed, as tensors may overlap.
         if len(members) > MEMBERS or sum(member.file_size for member in members) > limit:
             raise NotAdmittedError(
                 f"refused: an archive of more than {FACTOR} times its size or {MEMBERS:,} members"

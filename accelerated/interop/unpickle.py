@@ -12,7 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from accelerated.interop.pickle_machine import Machine, NotAdmittedError, Unfinished, fill, said
+from accelerated.interop.pickle_machine import (
+    Machine,
+    NotAdmittedError,
+    Unfinished,
+    fill,
+    reading,
+    said,
+)
 
 # Booleans, integers, floats.
 PLAIN = re.compile(r"[<>=|]?(b1|[iu][1248]|f[248])")
@@ -115,11 +122,5 @@ def load(path: str | Path) -> Any:
     Raises ValueError if the pickle calls anything else, naming it before it is called, and if the
     file is damaged.
     """
-    try:
+    with reading("a pickle"):
         return Machine(Path(path).read_bytes(), ADMITTED).run()
-    except (NotAdmittedError, OSError):
-        raise
-    # A damaged pickle may raise any error.
-    except Exception as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"not a pickle, or damaged ({type(error).__name__}: {reason})") from error
