@@ -17,6 +17,7 @@ from uuid import uuid4
 
 import torch
 from torch import distributed, nn
+from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
@@ -119,7 +120,7 @@ def _of_this_start(store, own_rank, count, patience):
         name = word if own_rank == 0 else store.get(f"name for {word}").decode()
     except distributed.DistStoreError:
         raise LostError(f"of {count} processes, 0 did not start in {patience:g} s") from None
-    part = distributed.PrefixStore(name, store)
+    part = PrefixStore(name, store)
     part.set(f"here/{own_rank}", "")
     deadline = time.monotonic() + patience
     # Process 0 may first have read, and answered, the word of a dead one.
