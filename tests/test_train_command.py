@@ -232,6 +232,27 @@ def test_processes_that_torchrun_did_not_start_are_refused(
         assert len(error.splitlines()) == 1 and not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("inspect", "--data", "d.json"),
+        ("import", "--data", "d.json", "--output", "out"),
+        ("convert", "missing", "out.pth"),
+        ("export", "missing", "out.onnx"),
+        ("verify", "missing", "picture.png"),
+        ("benchmark",),
+        ("evaluate", "detections.json", "--data", "d.json"),
+    ],
+)
+def test_a_command_that_processes_cannot_share_is_refused(command, arguments, monkeypatch):
+    names = {"RANK": 1, "LOCAL_RANK": 1, "WORLD_SIZE": 2, "MASTER_ADDR": "::1", "MASTER_PORT": 1}
+    for name, value in names.items():
+        monkeypatch.setenv(name, str(value))
+    code, out, error = command(*arguments)
+    assert code == 2 and out == "" and len(error.splitlines()) == 1
+    assert "started as one of 2 processes" in error and "without torchrun" in error
+
+
 def test_one_process_of_a_cluster_is_not_refused(command, monkeypatch):
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "1")

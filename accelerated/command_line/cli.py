@@ -20,6 +20,7 @@ from accelerated.command_line import (
     data_commands,
     evaluate_command,
     experiment_commands,
+    loading,
     predict_command,
     train_command,
 )
@@ -39,6 +40,9 @@ COMMANDS = {
     "benchmark": experiment_commands.run_benchmark,
     "doctor": check_commands.examine_machine,
 }
+
+# Those whose work several processes share.
+SHARED = ("train", "evaluate", "predict")
 
 app = typer.Typer(
     name="maskrcnn",
@@ -89,6 +93,7 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
+    context: typer.Context,
     version: Annotated[
         bool,
         typer.Option(
@@ -97,3 +102,5 @@ def _options(
     ] = False,
 ) -> None:
     """Train, evaluate and verify Mask R-CNN: PyTorch with Triton kernels, checked against NumPy."""
+    if context.invoked_subcommand not in SHARED:
+        loading.require_one_process()

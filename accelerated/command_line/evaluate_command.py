@@ -77,6 +77,7 @@ def evaluate_model(
     submitted.
     """
     if Path(checkpoint).suffix == ".json":
+        loading.require_one_process()
         reading = partial(loading.reading, crowd, exif, boxes_as_masks, pixel_range)
         options = {"--preset": preset, "--set": changes, "--names": names}
         options |= {"--amp": amp, "--compile": compile, "--graph": graph}
@@ -85,7 +86,7 @@ def evaluate_model(
             raise ValueError(f"{given[0]} changes a model; {checkpoint} holds its results")
         _score_file(Path(checkpoint), data, images, output, skip_invalid, reading)
         return
-    torch_device = loading.select_device(device, backend, several=True)
+    torch_device = loading.select_device(device, backend)
     loading.join(context, torch_device, patience)
     from accelerated.command_line import report
     from accelerated.engine.evaluate import evaluate

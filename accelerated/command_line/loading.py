@@ -21,28 +21,33 @@ if TYPE_CHECKING:
     from accelerated.structures import Target
 
 
-def select_device(
-    device: str, backend: str, interpret: bool = False, several: bool = False
-) -> "torch.device":
+def require_one_process() -> None:
+    """Raise ValueError if this is one of several processes, each of which would do the same."""
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        return
+    from accelerated.engine import group
+
+    count = group.environment()["WORLD_SIZE"]
+    if count > 1:
+        raise ValueError(
+            f"started as one of {count} processes, each of which would do the whole work: start"
+            " this command without torchrun"
+        )
+
+
+def select_device(device: str, backend: str, interpret: bool = False) -> "torch.device":
     """Check the device and the backend, and set up the environment that Triton reads on import.
 
     interpret   without a GPU, run Triton kernels in its interpreter
-    several     several processes can share the work; "auto" and "cuda" are a GPU for each
 
-    Raises ValueError if the device does not exist, a name is unknown, or this is one of several
-    processes that would do the same.
+    Of several processes on a machine, "auto" and "cuda" give each a GPU of its own.
+    Raises ValueError if the device does not exist or a name is unknown.
     """
     import torch
 
     from accelerated.engine import group
 
     numbers = group.environment()
-    if numbers["WORLD_SIZE"] > 1 and not several:
-        raise ValueError(
-            f"started as one of {numbers['WORLD_SIZE']} processes, each of which would do the whole"
-            " work: start this command without torchrun"
-        )
-
     if backend not in ("auto", "torch", "triton"):
         raise ValueError(f"--backend {backend}: expected auto, torch or triton")
     if backend != "auto":

@@ -77,7 +77,7 @@ def draw_predictions(
     if not saved or set(saved) - set(SAVED):
         raise ValueError(f"--save {save}: expected one or more of {','.join(SAVED)}")
     reading = loading.reading(exif=exif, pixel_range=pixel_range)
-    torch_device = loading.select_device(device, backend, several=True)
+    torch_device = loading.select_device(device, backend)
     loading.join(context, torch_device, patience)
     from accelerated.engine.predict import predict
 

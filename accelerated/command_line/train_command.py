@@ -146,7 +146,7 @@ def train_model(
     if output is None:
         raise ValueError("name the folder of the run with --output")
     # Errors in the options come before the time that the data takes.
-    torch_device = loading.select_device(device, backend, several=True)
+    torch_device = loading.select_device(device, backend)
     loading.join(context, torch_device, patience)
     from accelerated import processes
     from accelerated.command_line import introduction
