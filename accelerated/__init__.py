@@ -34,6 +34,7 @@ Which file holds what, in reading order:
     backend         the choice between Triton and plain PyTorch
     boxes, box_coder, anchors, matcher, sampler, nms, masks, conv, norm, losses, parameters
                     the parts that the stages share
+    processes       sums over the processes that train one model
     rois, roi_pool, roi_warp, roi_align, pooler
                     features of a region of interest
     resnet, vgg, backbone, fpn, single_scale, neck, shared_head

@@ -24,11 +24,8 @@ def test_loss_curve_from_a_log(tmp_path):
     rows = [
         {"iteration": i, "loss": 4 / (i + 1), "mask": 1 / (i + 1), "class": 1.0} for i in range(100)
     ]
-    log.write_text(
-        "\n".join(
-            map(json.dumps, [{"start": "header"}, *rows, {"iteration": 100, "segm": {"AP": 0.5}}])
-        )
-    )
+    lines = [{"iteration": 0, "weights": "coco"}, *rows, {"iteration": 100, "segm": {"AP": 0.5}}]
+    log.write_text("\n".join(map(json.dumps, lines)))
     figure = curves.loss_curve(log)
     (axes,) = figure.axes
     shown = {line.get_label(): line for line in axes.lines if line.get_label()[0] != "_"}

@@ -227,13 +227,13 @@ def test_train_holds_a_part_back(command, tmp_path):
     code, out, error = command(*checked, "--output", tmp_path / "evaluation")
     assert code == 0, error
     assert "the images are read from" not in out and f"images in {run / 'split/images'}" in error
-    code, _, error = command(*where, "--iterations", 1, "--split", 0.5, "--seed", 1)
+    code, _, error = command(*where, "--iterations", 3, "--split", 0.5, "--seed", 1, "--resume")
     assert code == 2 and "was split with fraction 0.34, not 0.5: choose another folder" in error
     (folder / "6.json").write_text((folder / "5.json").read_text().replace("5.png", "6.png"))
     annotated.picture(folder / "6.png")
     code, _, error = command("train", "--output", run, "--resume", "--iterations", 3)
     assert code == 2 and "lists other images than the data has" in error
-    code, _, error = command(*where, "--split", 0.5, "--val", folder)
+    code, _, error = command(*where, "--split", 0.5, "--val", folder, "--resume")
     assert code == 2 and "leave --val out" in error
 
 

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from support import narrow, small
+from test_checkpoint import make_old
 
 from accelerated import interop
 from accelerated.data.values import is_number
@@ -57,7 +58,10 @@ def folder(tmp_path_factory):
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     for group in optimizer.param_groups:
         group["param_names"] = [name for name, _ in model.named_parameters()]
-    return checkpoint.save(run, model, config, categories, optimizer, 1)
+    path = checkpoint.save(run, model, config, categories, optimizer, 1)
+    # An edited file would be refused by its digest.
+    make_old(path)
+    return path
 
 
 @given(data=st.data())

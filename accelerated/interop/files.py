@@ -12,7 +12,6 @@ import torch
 
 from accelerated.data.text_files import read_json
 from accelerated.data.values import objects, short
-from accelerated.engine import checkpoint
 from accelerated.interop import download, ranges, torch_files, unpickle, zoo
 from accelerated.interop.pickle_machine import FACTOR
 from reference.config import Config
@@ -47,11 +46,13 @@ def read(source: Source) -> dict[str, torch.Tensor]:
     if isinstance(source, Mapping):
         return _tensors(source)
     path = locate(source)
-    checkpoint.check_weights(path)
     if path.suffix == ".safetensors":
         # Here, because `interop.use_our_operators` needs only PyTorch and torchvision.
         import safetensors.torch
 
+        from accelerated.engine import checkpoint
+
+        checkpoint.check_weights(path)
         try:
             content = safetensors.torch.load_file(path)
         except safetensors.SafetensorError as error:
