@@ -316,3 +316,9 @@ def test_one_seed_decides_nothing(tmp_path):
     put(todo, tmp_path, {"ResNet-18-C3": (20,), "softmax": (10,)})
     table = ablation_results.lines(compared, todo, tmp_path)
     assert ablation_results.spread(table) is None and ablation_results.orderings(table) == []
+
+
+def test_a_number_outside_its_range_is_refused():
+    changes = (*SMALL, "box_head.score_threshold=2")
+    with pytest.raises(ValueError, match=r"box_head\.score_threshold"):
+        ablate.plan(ablation_rows.REDUCED, *data(), data="test", changes=changes)

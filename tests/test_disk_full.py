@@ -11,9 +11,10 @@ import resource
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
-from support import small
+from support import narrow, small
 from test_train import assert_same_run, run
 
+from accelerated import interop
 from accelerated.data.text_files import write_json, written_whole
 from accelerated.drawing import curves, detections
 from accelerated.engine import checkpoint, log
@@ -95,10 +96,13 @@ def test_a_line_of_the_log_is_written_whole_or_not(tmp_path):
 
 def test_files_and_pictures_are_written_whole_or_not(tmp_path):
     image = np.random.default_rng(0).integers(0, 255, (200, 200, 3), dtype=np.uint8)
+    model = narrow.model(narrow.config("torchvision_r50_fpn"))
     writers = {
         "values.json": lambda path: write_json(path, list(range(9999))),
         "loss.png": lambda path: curves.save(Figure(), path),
         "drawing.png": lambda path: detections.save(image, path),
+        "model.safetensors": lambda path: interop.save(model, path),
+        "model.pth": lambda path: interop.save(model, path),
     }
     for name, write in writers.items():
         with pytest.raises(OSError) as caught, room(500):

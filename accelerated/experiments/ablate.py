@@ -30,6 +30,7 @@ from accelerated.data.synthetic import ShapesDataset
 from accelerated.data.text_files import write_json
 from accelerated.engine.train import train
 from accelerated.experiments.ablation_rows import Comparison, Scale, base, comparisons
+from accelerated.interop import ranges
 from reference.config import Config, check, override, to_dict
 from reference.shapes import HARD
 
@@ -109,7 +110,7 @@ def plan(
             names.setdefault(row.changes, row.name)
     configs = {row: override(config, *row) for row in names}
     for row_config in configs.values():
-        check(row_config)
+        check(ranges.check(row_config))
     data = f"{data}: {len(train_data)} images to train on, {len(val_data)} to evaluate"
     steps = iterations or scale.iterations
     runs = [

@@ -5,6 +5,7 @@ shapes do not reveal come from a preset. A format is a module (peers.py) with a 
 the preset that is nearest to its models. No code in a file is executed.
 """
 
+import io
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from accelerated.data.text_files import written_whole
 from accelerated.interop import (
     backbones,
     coco_classes,
@@ -180,8 +182,8 @@ def save(model: MaskRCNN, path: str | Path, format: str | None = None) -> None:
     format   "torchvision" or "detectron2", whose .pth has the tensors under the key "model".
              Default: detectron2 if the background is the last class, else torchvision
 
-    Raises ValueError if the format has no such model. `torchvision.state_dict` and
-    `detectron2.state_dict` return the tensors.
+    Raises ValueError if the format has no such model, OSError if the file cannot be written; then
+    nothing is left of it. `torchvision.state_dict` and `detectron2.state_dict` return the tensors.
     """
     if format is None:
         format = "detectron2" if model.config.background == "last" else "torchvision"
@@ -192,11 +194,15 @@ def save(model: MaskRCNN, path: str | Path, format: str | None = None) -> None:
         # Here, because `use_our_operators` needs only PyTorch and torchvision.
         import safetensors.torch
 
-        safetensors.torch.save_file(tensors, path)
+        content = safetensors.torch.save(tensors)
     elif Path(path).suffix == ".pth":
-        torch.save({"model": tensors} if format == "detectron2" else tensors, path)
+        stream = io.BytesIO()
+        torch.save({"model": tensors} if format == "detectron2" else tensors, stream)
+        content = stream.getbuffer()
     else:
         raise ValueError(f"{path}: expected NAME.safetensors or NAME.pth")
+    with written_whole(path, "wb") as file:
+        file.write(content)
 
 
 def parameters(model: MaskRCNN, dtype: Any = np.float64) -> dict[str, np.ndarray]:
