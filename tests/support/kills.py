@@ -33,8 +33,6 @@ KINDS = {
         1,
         [(os, "fsync rename replace symlink unlink"), (checkpoint, "save_file")],
     ),
-    "in an evaluation": (1, [(MaskRCNN, "batch_detections"), (text_files, "written_whole")]),
-    "in any step": (1, [(running.Run, "load step check_and_log save_checkpoint evaluate")]),
     "one of two processes": (
         2,
         [
@@ -43,6 +41,8 @@ KINDS = {
             (MaskRCNN, "head_losses"),
         ],
     ),
+    "in an evaluation": (1, [(MaskRCNN, "batch_detections"), (text_files, "written_whole")]),
+    "in any step": (1, [(running.Run, "load step check_and_log save_checkpoint evaluate")]),
 }
 
 
