@@ -179,7 +179,7 @@ def test_a_worker_that_is_stopped_after_its_last_batch_is_killed(monkeypatch):
 
 
 def test_the_interpreter_exits_beside_a_stopped_worker(tmp_path):
-    """Whoever keeps the batches has no chance to close them."""
+    """The program ends with the iterator open, which nothing closes."""
     program = """
 import multiprocessing, os, signal
 from accelerated.data import workers
