@@ -22,7 +22,7 @@ LAYERS = [
     " optimizer deepmask",
     "mask_rcnn",
     "data interop engine drawing",
-    "verify",
+    "verify analysis",
     "experiments",
     "command_line __main__",
 ]

@@ -1,0 +1,1 @@
+"""What a run, an evaluation or a comparison shows: numbers, and a page of them."""
