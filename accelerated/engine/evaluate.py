@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
@@ -145,9 +145,9 @@ def score(
     The numbers are those of pycocotools but for their last bits: it adds 2^-52 to what a precision
     is divided by.
     """
+    classes = in_order(truth["categories"])
     return {
-        name: metrics(compare(truth, results, name, max_detections), classes_of(truth))
-        for name in iou_types
+        name: metrics(compare(truth, results, name, max_detections), classes) for name in iou_types
     }
 
 
@@ -158,7 +158,7 @@ def compare(
 
     iou_type  "bbox", "segm" or "boundary"
 
-    Its images and categories are numbered from 1, the categories in the order of `classes_of`;
+    Its images, categories and detections are numbered from 1, the first two `in_order`;
     `eval["precision"]` is [IoU, recall, class, area, limit].
     """
     # faster-coco-eval takes an annotation's id 0 for "no match", and other ids for short integers.
@@ -187,17 +187,17 @@ def compare(
             result.pop("bbox", None)
     # Older versions of loadRes reject an empty list.
     detections = coco.loadRes(results) if results else COCO(coco.dataset | {"annotations": []})
-    evaluation = COCOeval_faster(coco, detections, iou_type)
+    evaluation = COCOeval_faster(coco, detections, cast(Any, iou_type))
     evaluation.params.maxDets = sorted({1, min(10, max_detections), max_detections})
     evaluation.evaluate()
     evaluation.accumulate()
     return evaluation
 
 
-def classes_of(truth: dict) -> list[dict]:
-    """Return the categories of a data set in the order of an evaluation's classes."""
-    known = {category["id"]: category for category in truth["categories"]}
-    return [known[category_id] for category_id in _numbers(truth["categories"])]
+def in_order(entries: list[dict]) -> list[dict]:
+    """Return images or categories in the order that an evaluation has them in: that of ids."""
+    known = {entry["id"]: entry for entry in entries}
+    return [known[entry_id] for entry_id in _numbers(entries)]
 
 
 def metrics(evaluation: COCOeval_faster, classes: Sequence[dict]) -> dict:
