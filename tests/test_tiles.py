@@ -1,6 +1,7 @@
 """engine.tiles: objects across seams become one, and objects that only touch stay two."""
 
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -210,7 +211,7 @@ def test_a_picture_that_fits_goes_as_it_is():
     image = np.zeros((64, 40, 3), np.uint8)
     calls = []
 
-    def find(images):
+    def find(images) -> Any:
         calls.append(images)
         return ["found"]
 

@@ -57,8 +57,11 @@ def parse(text: str) -> tuple[View, ...]:
 
     So "flip,0.75,1.5" is six views. Raises ValueError for anything else.
     """
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    if not words:
+        raise ValueError("--tta names no view; name some, such as flip,0.75,1.5")
     mirrors, scales = set(), {1.0: None}
-    for word in filter(None, (word.strip() for word in text.split(","))):
+    for word in words:
         if word in MIRRORS:
             mirrors.add(MIRRORS[word])
             continue
@@ -72,8 +75,6 @@ def parse(text: str) -> tuple[View, ...]:
                 f" {SCALES[0]:g} to {SCALES[1]:g}"
             )
         scales[scale] = None
-    if not mirrors and len(scales) == 1 and not any(word.strip() for word in text.split(",")):
-        raise ValueError("--tta: name the views, such as flip,0.75,1.5")
     axes = [()]
     for axis in sorted(mirrors, reverse=True):
         axes += [(*before, axis) for before in axes]
@@ -90,7 +91,7 @@ def detect(
             result is that of `model.detect` bit for bit
     crops   return CroppedDetections, with each mask in the window of its box alone
     """
-    views = parse(views) if isinstance(views, str) else tuple(views)
+    views = parse(views) if isinstance(views, str) else views
     run = detector(model, views)
     training = model.training
     model.eval()
@@ -108,7 +109,8 @@ def detector(model: MaskRCNN, views: Iterable[View], amp: bool = False) -> Calla
     The result is in the frame of the image as the model sees it without views, for `model.unpad`.
     The maps of all views are in memory at a time. The model should be in evaluation mode.
     """
-    views = tuple(views)
+    # Boxes without area would be kept twice.
+    views = tuple(dict.fromkeys(views))
 
     def found(images: list) -> Found:
         with torch.no_grad():
