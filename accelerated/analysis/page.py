@@ -264,8 +264,9 @@ def overview(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def _compared(own, first, key):
     """Return a value, and its difference to that of the first run or None."""
     value, base = own.get(key), (first or {}).get(key)
-    different = own is not first and value is not None and base is not None
-    return value, value - base if different else None
+    if own is first or value is None or base is None:
+        return value, None
+    return value, value - base
 
 
 def errors(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
