@@ -384,10 +384,8 @@ def flat(config: Config) -> dict[str, Any]:
 def from_dict(values: dict) -> Config:
     """Invert `to_dict`. ValueError names a field that is unknown, missing or of the wrong type."""
     # Older files lack `augment`: its defaults are what they were trained with.
-    older = isinstance(values, dict) and "augment" not in values
-    return typed.build(
-        Config, values | {"augment": asdict(Augment())} if older else values, "config"
-    )
+    values = {"augment": asdict(Augment())} | values if isinstance(values, dict) else values
+    return typed.build(Config, values, "config")
 
 
 def override(config: Config, *assignments: str) -> Config:
