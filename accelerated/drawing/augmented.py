@@ -10,6 +10,9 @@ from accelerated.structures import RawBatch, Target
 from accelerated.transform import finish
 from reference.config import Config, Transform
 
+# In a row.
+VERSIONS = 4
+
 
 def rows(
     versions: Iterable[Iterable[RawBatch]], names: Sequence[str], config: Config
