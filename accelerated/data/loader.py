@@ -229,7 +229,8 @@ class _Prepared:
         """
         image, target, _ = self.dataset[index]
         size, min_size = image.shape[:2], None
-        masks = not (self.drawn and self.dataset.outlined)
+        # Nothing learns from the masks of an evaluation.
+        masks = iteration is not None and not (self.drawn and self.dataset.outlined)
         target = target if self.drawn else replace(target, polygons=None)
         if iteration is not None:
             transform.check_labels(target, self.num_classes)
