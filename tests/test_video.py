@@ -93,7 +93,10 @@ def test_pictures_and_videos_together(clip, tmp_path):
     assert files(tmp_path / "out") == ["clip.jsonl", "clip.mp4", "clip.png", "predictions.json"]
     assert len(result.predictions["images"]) == 1 and len(result.videos) == 1
     # In a folder it was passed over; it counts where it is named.
-    assert result.found.others == 1
+    assert (result.found.films, result.found.others) == (1, 0)
+    (tmp_path / "clip.png").unlink()
+    with pytest.raises(ValueError, match="videos in a folder are read if they are named"):
+        predict(Spots(), [tmp_path], tmp_path / "out")
     with pytest.raises(ValueError, match=r"clip\.mp4 is an input video and would be overwritten"):
         predict(Spots(), [clip], tmp_path)
 
