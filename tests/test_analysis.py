@@ -115,6 +115,19 @@ def test_a_duplicate_costs_what_comes_after_it():
     assert best["precision"] == pytest.approx(2 / 3) and best["recall"] == 1
 
 
+def test_the_first_kind_that_fits():
+    """The order is localisation, class, duplicate: each fits what comes later too."""
+    ours, theirs = (10, 10, 10, 10), (12, 10, 10, 10)
+    dataset = a_set([(1, 1, ours, False), (1, 2, theirs, False)])
+    right = [(1, 1, ours, 0.9)]
+    # IoU 1 with the object that is found, and 2/3 with that of the other class.
+    assert kinds(analyse(dataset, some([*right, (1, 1, ours, 0.8)]))) == {"class": 1}
+    # IoU 3/7 with that of its class, and 2/3 with that of the other.
+    dataset = a_set([(1, 1, ours, False), (1, 2, (16, 10, 10, 10), False)])
+    found = [(1, 1, (14, 10, 10, 10), 0.8)]
+    assert kinds(analyse(dataset, some(found))) == {"localisation": 1, "missed": 1}
+
+
 def test_an_object_that_nothing_touches_is_missed():
     dataset = a_set([(1, 1, BOX, False), (2, 1, BOX, False)], images=2, classes=1)
     numbers = analyse(dataset, some([(1, 1, BOX, 0.9)]))
@@ -130,6 +143,13 @@ def test_of_two_errors_at_an_object_the_better_is_mended():
     numbers = analyse(dataset, some(found))
     assert kinds(numbers) == {"localisation": 2}
     assert costs(numbers)["localisation"] == 1
+
+
+def test_an_error_at_an_object_that_is_found_vanishes():
+    """Were it right, recall would be 1, although an object is missed."""
+    dataset = a_set([(1, 1, BOX, False), (1, 1, (25, 25, 10, 10), False)], classes=1)
+    numbers = analyse(dataset, some([(1, 1, BOX, 0.9), (1, 1, (16, 10, 10, 10), 0.8)]))
+    assert costs(numbers) == {"localisation": 0, "missed": pytest.approx(50 / 101)}
 
 
 def test_confusion_by_hand():
@@ -158,6 +178,41 @@ def test_confusion_by_hand():
     assert sizes["edges"] == [4, 5.66, 8, 11.31]
     assert sizes["objects"] == [0, 0, 3] and sizes["found"] == [0, 0, 1]
     assert sizes["detections"] == [1, 0, 3]
+
+
+def test_an_object_is_confused_once_and_so_is_a_detection():
+    """Two detections of class 2 at one object of class 1; one at two objects."""
+    dataset = a_set([(1, 1, BOX, False)])
+    found = [(1, 2, BOX, 0.9), (1, 2, BOX, 0.8)]
+    matrix = analyse(dataset, some(found))["confusion"]["matrix"]
+    assert matrix == [[0, 1, 0], [0, 0, 0], [0, 1, 0]]
+    dataset = a_set([(1, 1, BOX, False), (1, 1, (11, 10, 10, 10), False)])
+    matrix = analyse(dataset, some(found[:1]))["confusion"]["matrix"]
+    assert matrix == [[0, 1, 1], [0, 0, 0], [0, 0, 0]]
+
+
+def test_of_equal_overlaps_the_last_object_is_taken():
+    """The first detection overlaps both alike and takes the second, the only one of the other."""
+    dataset = a_set([(1, 1, (8, 10, 10, 10), False), (1, 1, (12, 10, 10, 10), False)], classes=1)
+    found = some([(1, 1, BOX, 0.9), (1, 1, (14, 10, 10, 10), 0.8)])
+    numbers = analyse(dataset, found)
+    assert kinds(numbers) == {"duplicate": 1, "missed": 1}
+    assert numbers["errors"]["AP50"] == pytest.approx(numbers["metrics"]["segm"]["AP50"])
+
+
+def test_detections_of_equal_score_count_together():
+    """Right and wrong at 0.5: no score takes the right one alone."""
+    dataset = a_set([(1, 1, BOX, False)], images=2, classes=1)
+    (best,) = analyse(dataset, some([(1, 1, BOX, 0.5), (2, 1, BOX, 0.5)]))["classes"]
+    assert (best["best_threshold"], best["precision"], best["recall"]) == (0.5, 0.5, 1)
+
+
+def test_detections_above_the_limit_do_not_count():
+    dataset = a_set([(1, 1, BOX, False), (1, 2, BOX, False)])
+    found = some([(1, 1, (25, 25, 5, 5), 0.9), (1, 1, BOX, 0.8), (1, 2, BOX, 0.7)])
+    numbers = analyse(dataset, found, max_detections=1)
+    assert numbers["detections"] == 2 and numbers["errors"]["AP50"] == 0.5
+    assert numbers["metrics"]["segm"]["AP50"] == 0.5
 
 
 def test_calibration_by_hand():

@@ -8,7 +8,7 @@ import pytest
 from support import report_content
 from support.browser import chromium
 
-from accelerated.analysis.page import FOLDER, METRICS, render
+from accelerated.analysis.page import FOLDER, METRICS, labels, render
 
 VOID = {"meta", "link", "img", "br", "input"}
 # Elements whose end may be left out.
@@ -139,19 +139,26 @@ def test_runs_are_compared_with_the_first(several):
     )
 
 
+def test_long_names_lose_what_they_share():
+    long = [f"/home/somebody/experiments/seed{i}/run" for i in range(2)]
+    assert labels(long) == ["seed0", "seed1"]
+    assert labels(["runs/a", "runs/b"]) == ["runs/a", "runs/b"]
+    assert labels([long[0]]) == [long[0]] and labels([long[0], long[0] + "/x"])[0] != ""
+
+
 def test_what_is_missing_is_said():
     run = report_content.content(1, 2, evaluation=False)
     text = Page(render(run)).text()
     assert "The run has no evaluation yet." in text and "Confusion" not in text
     text = Page(render(report_content.content(1, 2, log=False))).text()
-    assert "The run has no log of its training." in text and "Learning rate" not in text
+    assert "The run has no log of a training." in text and "Learning rate" not in text
     both = report_content.content(2, 2)
     both["runs"][1]["evaluation"] = None
     both |= {"notes": ["A remark on both."]}
     both["runs"][0] |= {"assumed": "the evaluation of step 7"}
     text = Page(render(both)).text()
     assert f"{both['runs'][1]['name']} has no evaluation yet." in text
-    assert "A remark on both." in text and "The evaluation of step 7." in text
+    assert "A remark on both." in text and "the evaluation of step 7" in text
 
 
 def test_an_evaluation_of_nothing_has_a_page():

@@ -90,10 +90,9 @@ def repaired(errors: Errors, kinds: list[str]) -> float | None:
     matches = errors.matches
     mended = np.isin(errors.kind, [FALSE.index(kind) for kind in kinds if kind != "missed"])
     right, label = matches.right.copy(), matches.label.copy()
-    # Of the detections that point at an object that none has found, the best one gets it.
+    # The first that points at an object that none has found gets it: in an image, the best.
     pointing = np.flatnonzero(mended & (errors.target >= 0))
     pointing = pointing[matches.found_by[errors.target[pointing]] < 0]
-    pointing = pointing[np.argsort(-matches.score[pointing], kind="stable")]
     target, first = np.unique(errors.target[pointing], return_index=True)
     made_right = pointing[first]
     right[made_right], label[made_right] = True, matches.truth_label[target]

@@ -45,6 +45,8 @@ COLUMNS = {
 # Columns with a bar in each cell.
 BARS = ("mask_AP", "box_AP", "boundary_AP", "AP50", "best_F1")
 COUNTS = ("objects", "detections")
+# Names of runs with more letters are shortened.
+LONG = 32
 # Confusions of classes that are listed beside the matrix.
 FREQUENT = 6
 
@@ -72,11 +74,15 @@ def render(content: Mapping[str, Any]) -> str:
         "bars": BARS,
         "counts": COUNTS,
     }
-    runs = content["runs"]
+    names = labels([run["name"] for run in content["runs"]])
+    runs = [
+        {**run, "name": name, "path": run["name"]}
+        for run, name in zip(content["runs"], names, strict=True)
+    ]
     evaluated = [run for run in runs if run["evaluation"]]
     logs = [run["log"] for run in runs if run["log"]]
     style = "".join(
-        (FOLDER / name).read_text(encoding="utf-8") for name in ("page.css", "tables.css")
+        (FOLDER / name).read_text(encoding="utf-8") for name in ("tables.css", "page.css")
     )
     # The script's policy allows no style in an element: lengths of bars are classes.
     style += "".join(f".w{percent}{{--w:{percent}}}" for percent in range(101))
@@ -92,7 +98,7 @@ def render(content: Mapping[str, Any]) -> str:
         views=[view(run, index) for index, run in enumerate(runs)],
         evaluated=evaluated,
         absences=absences(runs),
-        notes=notes(content),
+        notes=notes(content, runs),
         summary=summary(runs),
         overview=overview(runs),
         training=main,
@@ -140,7 +146,13 @@ def share(part: float, whole: float) -> int:
 def view(run: Mapping[str, Any], index: int) -> dict[str, Any]:
     """Return what the page shows of a single run."""
     evaluation = run["evaluation"]
-    shown = {"name": run["name"], "index": index, "look": panels.look(index)}
+    shown = {
+        "name": run["name"],
+        "path": run["path"],
+        "assumed": run.get("assumed"),
+        "index": index,
+        "look": panels.look(index),
+    }
     if not evaluation:
         return shown | {"evaluation": None}
     classes = evaluation["classes"]
@@ -159,20 +171,32 @@ def view(run: Mapping[str, Any], index: int) -> dict[str, Any]:
     }
 
 
-def notes(content: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return what a reader of the numbers should know: [(run or "", sentence)]."""
-    told = [("", note) for note in content.get("notes", [])]
-    for run in content["runs"]:
-        name = run["name"] if len(content["runs"]) > 1 else ""
-        own = [run.get("assumed"), *(run["evaluation"] or {}).get("notes", [])]
-        told += [(name, note[0].upper() + note[1:].rstrip(".") + ".") for note in own if note]
-    return told
+def labels(names: Sequence[str]) -> list[str]:
+    """Return the names of the runs, without folders that all share where one is long."""
+    parts = [name.split("/") for name in names]
+    if len(names) < 2 or max(map(len, names)) <= LONG:
+        return list(names)
+    for end in (0, -1):
+        while min(map(len, parts)) > 1 and len({part[end] for part in parts}) == 1:
+            for part in parts:
+                del part[end]
+    return ["/".join(part) for part in parts]
+
+
+def notes(content: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Return what a reader of the numbers should know: {sentence: runs, or "" for all}."""
+    told: dict[str, list[str]] = {note: [] for note in content.get("notes", [])}
+    for run in runs:
+        for note in (run["evaluation"] or {}).get("notes", []):
+            told.setdefault(note, []).append(run["name"])
+    every = [run["name"] for run in runs]
+    return {note: "" if names == every else ", ".join(names) for note, names in told.items()}
 
 
 def absences(runs: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """Say of which runs there is no log or no evaluation: {"log" or "evaluation": sentence}."""
     out = {}
-    for part, what in (("evaluation", "no evaluation yet"), ("log", "no log of its training")):
+    for part, what in (("evaluation", "no evaluation yet"), ("log", "no log of a training")):
         without = [run["name"] for run in runs if not run[part]]
         subject = ", ".join(without) if len(runs) > 1 else "The run"
         verb = "have" if len(without) > 1 else "has"

@@ -79,7 +79,8 @@ def draw(
     try:
         item = dataset[index]
     except ValueError as error:
-        raise ValueError(f"{dataset.file_names[index]}: {error}") from None
+        name = dataset.file_names[index]
+        raise ValueError(f"{name}: {error}; --pictures 0 reports without pictures") from None
     height, width = item.image.shape[:2]
     shrink = min(1.0, WIDTH / width)
     size = max(1, round(width * shrink)), max(1, round(height * shrink))

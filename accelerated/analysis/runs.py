@@ -1,7 +1,7 @@
 """What a path holds: a run with its log and evaluations, an evaluation, or detections."""
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ class Found:
     assumed    which of several evaluations it is, in words
     data, images, options
                the validation data of a run, the folder of its images, and how both were read
+    skip_invalid
+               whether the run left out invalid annotations
     limit      detections per image and class that counted in its metrics
     """
 
@@ -34,14 +36,15 @@ class Found:
     data: Path | None = None
     images: Path | None = None
     options: dict[str, Any] = field(default_factory=dict)
+    skip_invalid: bool = False
     limit: int = 100
 
 
 def find(path: Path) -> Found:
     """Recognise a run's folder, an evaluation's folder or a file of detections.
 
-    Of a run's evaluations, that of RUN/best is taken, else the newest. Its data is
-    RUN/split/val.json, or what RUN/run.json names.
+    Of a run's evaluations, that of RUN/best is taken, else the newest, unless the path is the
+    folder of one. Its data is RUN/split/val.json, or what RUN/run.json names.
     Raises ValueError, of one line, if the path is neither, or if run.json is damaged.
     """
     name = str(path)
@@ -50,8 +53,11 @@ def find(path: Path) -> Found:
     if not path.exists():
         raise ValueError(f"{path}: no such file or folder")
     if (path / "log.jsonl").is_file():
-        return _run(path)
+        return _run(path, *_choose(path))
     if (path / "results.json").is_file():
+        run = path.absolute().parent.parent
+        if path.absolute().parent.name == "evaluations" and (run / "log.jsonl").is_file():
+            return replace(_run(run, path, "as named"), name=name)
         return Found(name, results=path / "results.json", limit=_limit(path))
     raise ValueError(
         f"{path} is no folder of a run (with log.jsonl), no folder of `maskrcnn evaluate --output`"
@@ -59,14 +65,18 @@ def find(path: Path) -> Found:
     )
 
 
-def _run(run):
-    found = Found(str(run), log=run / "log.jsonl")
+def _choose(run):
+    """Return the folder of the evaluation of RUN/best, else of the newest, and why; or Nones."""
     evaluated = sorted(path.parent for path in run.glob("evaluations/[0-9]*/results.json"))
     name = checkpoint.best(run)
-    if evaluated:
-        chosen, why = evaluated[-1], "the newest"
-        if name is not None and best.evaluations(run, int(name)) in evaluated:
-            chosen, why = best.evaluations(run, int(name)), f"{run / 'best'}"
+    if name is not None and best.evaluations(run, int(name)) in evaluated:
+        return best.evaluations(run, int(name)), str(run / "best")
+    return (evaluated[-1], "the newest") if evaluated else (None, "")
+
+
+def _run(run, chosen, why):
+    found = Found(str(run), log=run / "log.jsonl")
+    if chosen is not None:
         found.results, found.iteration = chosen / "results.json", int(chosen.name)
         found.assumed = f"the evaluation of step {found.iteration} ({why})"
         found.limit = _limit(chosen)
@@ -75,6 +85,7 @@ def _run(run):
     if not isinstance(options, dict):
         raise ValueError(f"{path}: damaged (no options in it); name the data with --data")
     found.options = {key: options[key] for key in READING if options.get(key) is not None}
+    found.skip_invalid = options.get("skip_invalid") is True
     if (run / "split" / "val.json").is_file():
         found.data = run / "split" / "val.json"
     elif isinstance(options.get("val"), str):

@@ -77,8 +77,8 @@ def write_report(
     It shows losses, average precision by class and size, kinds of errors and what they cost, the
     best score threshold, calibration, and the worst and best pictures.
     """
-    from accelerated.analysis import runs
-    from accelerated.data.text_files import write_json
+    from accelerated.analysis import page, runs
+    from accelerated.data.text_files import write_json, written_whole
 
     if output.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"--output {output}: expected the name of a page, such as report.html")
@@ -102,9 +102,12 @@ def write_report(
         parts.append(_evaluated(run, opened, prints, skip_invalid, drawn))
     notes = _differences(prints)
     content = {"title": ", ".join(run.name for run in found), "version": accelerated.__version__}
-    write_json(numbers, content | {"notes": notes, "runs": parts})
+    content |= {"notes": notes, "runs": parts}
+    write_json(numbers, content)
+    with written_whole(output) as file:
+        file.write(page.render(content))
     loading.note(notes)
-    print(f"Numbers: {numbers}.")
+    print(f"Report: {output}. Numbers: {numbers}.")
 
 
 def _named(found: "list[Found]") -> "list[Found]":
@@ -137,7 +140,11 @@ def _evaluated(run: "Found", opened: dict, prints: dict, skip_invalid: bool, dra
     place = run.data, images, reading
     if place not in opened:
         opened[place] = loading.open_dataset(
-            run.data, images, skip_invalid, open_images=False, reading=reading
+            run.data,
+            images,
+            skip_invalid or run.skip_invalid,
+            open_images=False,
+            reading=reading,
         )
     dataset = opened[place]
     if not dataset.coco["annotations"]:

@@ -83,11 +83,9 @@ class Run:
     def batches(self, start: int) -> Iterator[Batch]:
         """Return the batches from iteration `start` on, on the device."""
         config, settings = self.model.config, self.settings
-        shapes = (
-            padding.fixed_shapes(self.job.dataset, config.transform)
-            if settings.fixed_shapes
-            else None
-        )
+        shapes = None
+        if settings.fixed_shapes:
+            shapes = padding.fixed_shapes(self.job.dataset, config.transform, config.augment)
         source = loader(
             self.job.dataset,
             config,
