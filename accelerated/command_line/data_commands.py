@@ -9,11 +9,13 @@ import typer
 from accelerated.command_line import loading
 from accelerated.command_line.arguments import (
     BoxesAsMasks,
+    Changes,
     Crowd,
     Data,
     Exif,
     Images,
     PixelRange,
+    Preset,
     Seed,
     Split,
 )
@@ -26,8 +28,18 @@ def inspect_data(
         Path | None,
         typer.Option(help="Picture file for a sample of the images with their masks drawn."),
     ] = None,
-    samples: Annotated[int, typer.Option(help="Images in the sample.", min=1)] = 12,
+    samples: Annotated[int, typer.Option(help="Pictures in the sample.", min=1)] = 12,
     seed: Seed = 0,
+    augment: Annotated[
+        bool,
+        typer.Option(
+            "--augment",
+            help="Draw, with --output, what training sees: a row of versions of each image, with"
+            " the augmentation of --preset and --set.",
+        ),
+    ] = False,
+    preset: Preset = None,
+    changes: Changes = None,
     everything: Annotated[
         bool, typer.Option("--all", help="List every problem, not a few of each kind.")
     ] = False,
@@ -50,6 +62,10 @@ def inspect_data(
     from accelerated.data.coco import CocoDataset
     from accelerated.drawing import detections
 
+    if augment and output is None:
+        raise ValueError("--augment draws a picture: name its file with --output")
+    if (preset or changes) and not augment:
+        raise ValueError("--preset and --set do nothing without --augment")
     console = report.console()
     for path in (fix, _changes(fix)) if fix is not None else ():
         if path.exists():
@@ -64,7 +80,12 @@ def inspect_data(
         dataset = CocoDataset(data, images, skip_invalid=True, reading=reading)
         _print_summary(dataset, console)
         if output is not None and len(dataset):
-            detections.save(detections.sample(dataset, samples, seed), output)
+            page = (
+                _augmented(dataset, samples, seed, preset, changes)
+                if augment
+                else detections.sample(dataset, samples, seed)
+            )
+            detections.save(page, output)
             console.print(f"Sample: {output}.")
     subject = "data"
     if fix is not None:
@@ -85,6 +106,22 @@ def inspect_data(
         console.print(f"The {subject} is valid, but there is no object to train on.")
         raise typer.Exit(1 if result.annotations else 0)
     console.print(f"The {subject} is ready for training.")
+
+
+def _augmented(dataset, samples, seed, preset, changes):
+    """Draw `samples` pictures, a row for each of some images."""
+    import numpy as np
+
+    from accelerated.command_line.configuration import configuration
+    from accelerated.data import loader
+    from accelerated.drawing import augmented
+
+    config = configuration(preset, None, changes or [], None, lambda masks: dataset).config
+    order = np.random.default_rng(seed).permutation(len(dataset))
+    chosen = order[: -(-samples // augmented.VERSIONS)].tolist()
+    count = min(samples, augmented.VERSIONS)
+    versions = (loader.versions(dataset, config, index, count, seed) for index in chosen)
+    return augmented.rows(versions, dataset.class_names, config)
 
 
 def _print_summary(dataset, console):

@@ -127,6 +127,7 @@ def evaluate_model(
         return
     console.print(report.metrics(metrics), report.class_metrics(metrics))
     console.print(f"{written}. Average precision: {output / 'metrics.json'}.")
+    console.print(f"What is missed and confused: maskrcnn report {output} --data {data}")
 
 
 def _score_file(
@@ -160,5 +161,6 @@ def _score_file(
     console.print(report.metrics(metrics), report.class_metrics(metrics))
     counted = report.count(len(found), "detection")
     console.print(f"{counted}. Average precision: {output / 'metrics.json'}.")
+    console.print(f"What is missed and confused: maskrcnn report {path} --data {data}")
     for note in detected.notes:
         console.print(f"Note: {note}.")

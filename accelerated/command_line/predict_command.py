@@ -179,6 +179,7 @@ def _summary(result: "Result", output: Path, saved: tuple[str, ...], exif: str) 
     passed = (
         (found.hidden, "hidden file", ""),
         (found.others, "file that is no image", "files that are no images"),
+        (found.films, "video (name it to read it)", "videos (name them to read them)"),
         (found.folders, "folder (--recursive searches it)", "folders (--recursive searches them)"),
     )
     texts = [report.count(*counted) for counted in passed if counted[0]]

@@ -163,11 +163,14 @@ def consecutive(inputs: Iterable[Input], size: int) -> Iterator[list[Input]]:
     batch, shape = [], None
     for item in inputs:
         sides = item.read().shape
-        if batch and (len(batch) == size or sides != shape):
+        if batch and sides != shape:
             yield batch
             batch = []
         batch.append(item)
         shape = sides
+        if len(batch) == size:
+            yield batch
+            batch = []
     if batch:
         yield batch
 
