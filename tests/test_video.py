@@ -69,6 +69,10 @@ def test_a_video_is_drawn_and_listed(clip, tmp_path):
     assert (rate, streams) == (Fraction(25, 3), 1) and codec in ("h264", "mpeg4")
     assert [time for time, _ in shown] == pytest.approx([0, 0.12, 0.24, 0.36])
     assert shown[0][1].shape == (480, 640, 3)
+    # White, seen through the color of class 2 and not through that of the first object.
+    seen_through = [0.55 * 255 + 0.45 * np.array(color(k)) for k in (0, 1)]
+    first, second = (np.abs(shown[0][1][200, 80] - rgb).mean() for rgb in seen_through)
+    assert second < 12 < first
     lines = [json.loads(x) for x in (tmp_path / "out" / "clip.jsonl").read_text().splitlines()]
     assert [(x["frame"], x["time"], x["width"], x["height"]) for x in lines] == [
         (i, pytest.approx(i / 25), 64, 48) for i in (0, 3, 6, 9)
@@ -89,7 +93,10 @@ def test_pictures_and_videos_together(clip, tmp_path):
     assert files(tmp_path / "out") == ["clip.jsonl", "clip.mp4", "clip.png", "predictions.json"]
     assert len(result.predictions["images"]) == 1 and len(result.videos) == 1
     # In a folder it was passed over; it counts where it is named.
-    assert result.found.others == 1
+    assert (result.found.films, result.found.others) == (1, 0)
+    (tmp_path / "clip.png").unlink()
+    with pytest.raises(ValueError, match="videos in a folder are read if they are named"):
+        predict(Spots(), [tmp_path], tmp_path / "out")
     with pytest.raises(ValueError, match=r"clip\.mp4 is an input video and would be overwritten"):
         predict(Spots(), [clip], tmp_path)
 

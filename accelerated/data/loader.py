@@ -247,7 +247,8 @@ class _Prepared:
             other = partial(self.other, index)
             image, target, min_size = augment(image, target, config, rng, other, self.function)
             hidden = config.augment.copy_paste > 0 or self.function is not None
-        masks = hidden or not (self.drawn and self.dataset.outlined)
+        # Nothing learns from the masks of an evaluation.
+        masks = training and (hidden or not (self.drawn and self.dataset.outlined))
         prepared = transform.prepare_pixels(image, target, config.transform, min_size, masks=masks)
         return *prepared, size
 
