@@ -16,6 +16,8 @@
 
     from accelerated.engine.predict import predict                 # drawings, and a list of objects
     predict(model, ["new pictures"], "predictions")
+    for found in accelerated.detections(model, ["new pictures"]):  # or one picture after the other
+        print(found.path, found.class_names, found.detections.boxes)
 
 `help("accelerated.data.dataset")` shows a data set of your own, in 20 lines and without a file. The
 command `maskrcnn` does all this in a terminal.
@@ -62,18 +64,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from accelerated import roi_align
+    from accelerated.engine.finding import detections
     from accelerated.interop import load
     from accelerated.mask_rcnn import MaskRCNN
     from accelerated.structures import Detections, Target
 
     __version__: str
 
-__all__ = ["Detections", "MaskRCNN", "Target", "__version__", "load", "roi_align"]
+__all__ = ["Detections", "MaskRCNN", "Target", "__version__", "detections", "load", "roi_align"]
 
 MODULES = {
     "Detections": "structures",
     "MaskRCNN": "mask_rcnn",
     "Target": "structures",
+    "detections": "engine.finding",
     "load": "interop",
 }
 

@@ -98,9 +98,9 @@ def failure(rank, config, folder, options):
 
 CASES = {
     "plain": ([], {}),
-    "fixed shapes and synchronised norms": (
+    "fixed shapes, synchronised norms and averaged weights": (
         ["backbone.norm=sync_batch", "optimizer.clip_gradient_norm=1.0"],
-        {"fixed_shapes": True, "workers": 1},
+        {"fixed_shapes": True, "workers": 1, "ema": 0.9},
     ),
 }
 

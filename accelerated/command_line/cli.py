@@ -22,6 +22,7 @@ from accelerated.command_line import (
     experiment_commands,
     loading,
     predict_command,
+    report_command,
     train_command,
 )
 
@@ -31,6 +32,7 @@ COMMANDS = {
     "inspect": data_commands.inspect_data,
     "train": train_command.train_model,
     "evaluate": evaluate_command.evaluate_model,
+    "report": report_command.write_report,
     "predict": predict_command.draw_predictions,
     "weights": checkpoint_commands.list_weights,
     "convert": checkpoint_commands.convert_checkpoint,

@@ -42,7 +42,7 @@ class Plan:
 
 
 def introduction(plan: Plan) -> list[str]:
-    """Describe a run in some ten lines."""
+    """Describe a run in ten lines, and a line for each feature that is off by default."""
     config, settings, size = plan.config, plan.settings, len(plan.data[1])
     epochs = settings.iterations * settings.batch_size / size
     rows = {
@@ -56,6 +56,7 @@ def introduction(plan: Plan) -> list[str]:
         "Learning rate": _rate(config.optimizer, settings.batch_size),
         "Schedule": _schedule(config.optimizer, settings.schedule),
         "Warm-up": _warmup(config.optimizer.warmup_iterations, plan.warmup),
+        **_tuning(settings),
         "Seed": str(settings.seed),
         "Runs on": _machine(plan),
     }
@@ -135,6 +136,12 @@ def _warmup(steps: int, configured: int) -> str:
     if steps == configured:
         return count(steps, "step")
     return f"{count(steps, 'step')} instead of {configured}, at most a tenth of the run"
+
+
+def _tuning(settings: Settings) -> dict[str, str]:
+    """Describe what is off by default, where it is on."""
+    decay = f"decay {settings.ema:g}, warmed up; evaluated and stored instead of the weights"
+    return {"Average": decay} if settings.ema else {}
 
 
 def _machine(plan: Plan) -> str:

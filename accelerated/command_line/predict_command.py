@@ -34,7 +34,10 @@ def draw_predictions(
     checkpoint: Weights,
     images: Annotated[
         list[str],
-        typer.Argument(help="Picture files, folders or glob patterns.", metavar="IMAGES..."),
+        typer.Argument(
+            help="Picture files, folders or glob patterns; video files and cameras (camera:0).",
+            metavar="IMAGES...",
+        ),
     ],
     output: Output = Path("predictions"),
     threshold: Threshold = 0.5,
@@ -46,8 +49,10 @@ def draw_predictions(
         str,
         typer.Option(
             help="What to write, separated by commas: json (predictions.json in COCO's format), png"
-            " (drawings; those of .jpg pictures are .jpg), labelme, yolo (folders of labels, to be"
-            " corrected by hand or trained on).",
+            " (drawings; those of .jpg pictures are .jpg), csv (predictions.csv, a row per object),"
+            " crops (each object cut out), masks (pictures of object numbers), labelme, yolo"
+            " (folders of labels, to be corrected by hand or trained on). Of videos: json, png,"
+            " csv.",
             metavar="LIST",
         ),
     ] = "json,png",
@@ -59,6 +64,31 @@ def draw_predictions(
         ),
     ] = "apply",
     pixel_range: PixelRange = None,
+    batch_size: Annotated[
+        int,
+        typer.Option(
+            help="Pictures of one shape, or frames of a video, in a forward pass (default: 1).",
+            min=1,
+            show_default=False,
+        ),
+    ] = 1,
+    every: Annotated[
+        int,
+        typer.Option(
+            help="Look at every N-th frame of a video (default: 1, every frame).",
+            metavar="N",
+            min=1,
+            show_default=False,
+        ),
+    ] = 1,
+    seconds: Annotated[
+        float | None,
+        typer.Option(
+            help="End a video or camera after so many seconds (default: at the end of the file, and"
+            " a camera by Ctrl-C).",
+            min=0.001,
+        ),
+    ] = None,
     device: Device = "auto",
     backend: Backend = "auto",
     amp: Amp = False,
@@ -71,7 +101,7 @@ def draw_predictions(
 ) -> None:
     """Detect objects in pictures, draw them, and write them to a JSON file in COCO's format.
 
-    Unreadable pictures are reported and skipped.
+    Unreadable pictures are reported and skipped. See docs/prediction.md.
     """
     saved = tuple(filter(None, (word.strip() for word in save.split(","))))
     if not saved or set(saved) - set(SAVED):
@@ -92,6 +122,9 @@ def draw_predictions(
         exif=exif,
         pixel_range=reading.pixel_range,
         saved=saved,
+        batch_size=batch_size,
+        every=every,
+        seconds=seconds,
         amp=amp,
         compile="inductor" if compile else None,
         graph=graph,
@@ -102,6 +135,9 @@ def draw_predictions(
         print(f"maskrcnn: skipped: {message}", file=sys.stderr)
     for line in _summary(result, output, saved, exif):
         print(line)
+    for seen in result.videos:
+        if seen.ended is not None:
+            print(f"maskrcnn: {seen.path}: {seen.ended}", file=sys.stderr)
     if result.failed:
         raise typer.Exit(2)
 
@@ -114,9 +150,15 @@ def _summary(result: "Result", output: Path, saved: tuple[str, ...], exif: str) 
     if read:
         where = [f"Drawings: {output}."] * ("png" in saved)
         where += [f"Detections: {output / 'predictions.json'}."] * ("json" in saved)
-        where += [f"{name}: {output / name}." for name in ("labelme", "yolo") if name in saved]
+        where += [f"Table: {output / 'predictions.csv'}."] * ("csv" in saved)
+        folders = ("crops", "masks", "labelme", "yolo")
+        where += [f"{name}: {output / name}." for name in folders if name in saved]
         counted = f"{report.count(objects, 'object')} in {report.count(read, 'image')}."
         yield " ".join([counted, *where])
+    for seen in result.videos:
+        counted = f"{report.count(seen.objects, 'object')} in {report.count(seen.frames, 'frame')}"
+        sound = " The drawn video is without sound." if seen.has_sound and "png" in saved else ""
+        yield f"{seen.path}: {counted}. Written: {', '.join(seen.written)}.{sound}"
     if result.turned:
         some = f"{result.turned} of {report.count(read, 'image')}"
         verb = "was" if result.turned == 1 else "were"

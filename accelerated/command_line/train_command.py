@@ -84,6 +84,14 @@ def train_model(
             min=0,
         ),
     ] = 0,
+    ema: Annotated[
+        float,
+        typer.Option(
+            help="Average the weights over the steps with this decay, such as 0.999; what is"
+            " evaluated and stored is the average (0: none).",
+            min=0,
+        ),
+    ] = 0,
     weights: Annotated[
         str | None,
         typer.Option(
@@ -153,6 +161,7 @@ def train_model(
     from accelerated.command_line.configuration import configuration, continuation, sets_warmup
     from accelerated.data.summary import input_objects
     from accelerated.engine import (
+        average,
         checkpoint,
         fingerprint,
         group,
@@ -166,6 +175,7 @@ def train_model(
 
     compiler = "inductor" if compile else None
     settings.check_execution(torch_device, fixed_shapes, compiler, graph)
+    average.check(ema)
     # Until the command ends.
     loading.note(context.with_resource(lock.held(output)))
     resumed = run_folder.origin(output, resume, resume_from)
@@ -178,7 +188,8 @@ def train_model(
 
     if resumed is not None:
         typed = preset if run_options.is_given(context, "preset") else None
-        origin = continuation(output, resumed, typed, changes or [], open_data)
+        again = changes if run_options.is_given(context, "changes") else None
+        origin = continuation(output, resumed, typed, changes or [], open_data, again or [])
     else:
         origin = configuration(preset, weights, changes or [], names, open_data)
     config, dataset, evaluation = origin.config, origin.dataset, None
@@ -195,7 +206,9 @@ def train_model(
     iterations, warmup = iterations or 1000, config.optimizer.warmup_iterations
     if resumed is None and not sets_warmup(changes or []):
         config = settings.fit_warmup(config, iterations)
-    run = settings.Settings(seed, batch_size, amp, iterations, fixed_shapes, iterations)
+    run = settings.Settings(
+        seed, batch_size, amp, iterations, iterations, fixed_shapes=fixed_shapes, ema=ema
+    )
     run = start.check(output, config, dataset, evaluation, run, resumed, keep_schedule)
 
     last = None if resumed is None else checkpoint.read(resumed)
@@ -236,6 +249,7 @@ def train_model(
         fixed_shapes=fixed_shapes,
         compile=compiler,
         graph=graph,
+        ema=ema,
         weights=origin.weights,
         resume=resume,
         resume_from=resume_from,

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from PIL import Image, ImageDraw, ImageFont
 
-from accelerated.data.text_files import naming
+from accelerated.data.text_files import written_whole
 
 # Of a mask's fill.
 OPACITY = 0.45
@@ -41,6 +41,7 @@ def draw(
     *,
     threshold: float = 0.5,
     scale: int = 1,
+    by_class: bool = False,
 ) -> np.ndarray:
     """Draw translucent masks, outlines, boxes, and each object's class name and score.
 
@@ -51,6 +52,8 @@ def draw(
     names       [K]        names of the classes 1..K
     threshold              minimum score of an object that is drawn, 0..1
     scale                  integer factor that enlarges the picture, for legible text
+    by_class               colour the objects of a class alike, so that colours stay the same from
+                           frame to frame; otherwise each object has its own
     Returns     [H * scale, W * scale, 3] uint8.
 
     Lines and letters grow with the picture. Large objects are drawn first, so that they do not
@@ -66,18 +69,20 @@ def draw(
     large_first = shown[np.argsort(-area[shown], kind="stable")]
     best_first = shown[np.argsort(-scores[shown], kind="stable")]
 
+    colors = [color(int(k) - 1 if by_class else i) for i, k in enumerate(labels)]
+
     canvas = np.clip(_numpy(image), 0, 255).astype(np.uint8).repeat(scale, 0).repeat(scale, 1)
     line = max(1, round(max(canvas.shape) / (SCREEN / 2)))
     window_of = _windows(detections)
     if window_of is not None:
         for index in large_first:
-            _blend(canvas, *window_of(index), color(index), scale, line)
+            _blend(canvas, *window_of(index), colors[index], scale, line)
     picture = Image.fromarray(canvas)
     pen = ImageDraw.Draw(picture)
     for index in large_first:
         x1, y1, x2, y2 = boxes[index].tolist()
         if x2 >= x1 and y2 >= y1:
-            pen.rectangle((x1, y1, x2, y2), outline=color(index), width=line)
+            pen.rectangle((x1, y1, x2, y2), outline=colors[index], width=line)
     height, width = canvas.shape[:2]
     captions = _Captions(pen, height, width, len(shown))
     for index in best_first:
@@ -86,7 +91,7 @@ def draw(
         # With a single class the score tells more than the name.
         short = (name,) if len(names) > 1 else (score,)
         texts = f"{name} {score}" if score else short[0], *short, score.lstrip("0")
-        captions.write(texts, boxes[index], color(index))
+        captions.write(texts, boxes[index], colors[index])
     return np.asarray(picture)
 
 
@@ -125,15 +130,13 @@ def sample(dataset: Any, count: int, seed: int = 0) -> np.ndarray:
 
 
 def save(image: np.ndarray, path: str | Path) -> None:
-    """Write an image, [H, W, 3] uint8, to a picture file, and create its folder.
+    """Write an image, such as [H, W, 3] uint8, to a whole picture file, and create its folder.
 
     Raises ValueError if the file's ending is no picture format.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with naming(path):
+    with written_whole(path, "wb") as file:
         # Only JPEG and WebP have a quality.
-        Image.fromarray(image).save(path, quality=95)
+        Image.fromarray(image).save(file, quality=95)
 
 
 class _Captions:

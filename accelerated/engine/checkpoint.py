@@ -1,8 +1,11 @@
 """Checkpoints: folders of safetensors and JSON, nothing pickled; either complete or absent.
 
-RUN/checkpoints/00001000/model.safetensors      weights and buffers by state_dict name
+RUN/checkpoints/00001000/model.safetensors      weights and buffers by state_dict name; of a run
+                                                that averages its weights, the averages
                          optimizer.safetensors  "<state>/<parameter>", such as
-                                                "momentum_buffer/fpn.lateral2.weight"
+                                                "momentum_buffer/fpn.lateral2.weight"; with
+                                                averages also "weights/<parameter>", the weights
+                                                that training goes on with
                          config.json            reference.config.to_dict(config)
                          state.json             format, iteration, categories, settings of the run,
                                                 the machine, SHA-256 digests of all this
@@ -26,6 +29,7 @@ from torch import nn
 from accelerated.data.text_files import make_folder, naming, read_json, sync
 from accelerated.data.values import objects
 from accelerated.engine import digests
+from accelerated.engine.average import Average
 from accelerated.interop import ranges
 from reference.config import Config, to_dict
 
@@ -34,6 +38,8 @@ FORMATS = (1, 2)
 FILES = ("model.safetensors", "optimizer.safetensors", "config.json", "state.json")
 # In state.json, besides the format and the digests.
 TYPES = {"categories": list, "iteration": int, "settings": dict, "machine": dict}
+# In optimizer.safetensors: what the averages in model.safetensors are of.
+WEIGHTS = "weights"
 # The layers whose width depends on the number of classes.
 PREDICTORS = ("box_head.class_logits", "box_head.box_deltas", "mask_head.logits")
 
@@ -62,6 +68,7 @@ def save(
     optimizer: torch.optim.Optimizer,
     iteration: int,
     *,
+    average: Average | None = None,
     settings: dict | None = None,
     machine: dict | None = None,
     keep: int = 3,
@@ -75,12 +82,15 @@ def save(
     Raises ValueError if a weight or buffer is not finite, OSError, which names the file, if it
     cannot be written; then nothing is left of it.
     """
-    tensors = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
+    tensors, own = _on_cpu(model.state_dict()), _optimizer_tensors(optimizer)
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise ValueError(
                 f"{name} is not finite at iteration {iteration}: no checkpoint written"
             )
+    if average is not None:
+        own |= {f"{WEIGHTS}/{name}": tensors[name] for name in average.tensors}
+        tensors |= _on_cpu(average.tensors)
     run, folder = Path(run), Path(run) / "checkpoints"
     make_folder(folder)
     clear(run)
@@ -88,7 +98,7 @@ def save(
     partial.mkdir()
     try:
         _save_tensors(tensors, partial / "model.safetensors")
-        _save_tensors(_optimizer_tensors(optimizer), partial / "optimizer.safetensors")
+        _save_tensors(own, partial / "optimizer.safetensors")
         _write_json(partial / "config.json", to_dict(config))
         state = {
             "format": FORMATS[-1],
@@ -235,10 +245,14 @@ def _state(path, *names):
 
 @torch.no_grad()
 def restore(
-    path: str | Path, model: nn.Module, optimizer: torch.optim.Optimizer | None = None
+    path: str | Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer | None = None,
+    average: Average | None = None,
 ) -> Checkpoint:
-    """Copy the tensors of a checkpoint into `model` and `optimizer`.
+    """Copy the tensors of a checkpoint into `model`, `optimizer` and `average`.
 
+    With an average, the model gets the weights that training goes on with.
     Raises ValueError, in one line, and changes nothing if they are damaged or do not fit.
     """
     checkpoint = verify(path)
@@ -246,15 +260,25 @@ def restore(
     state = model.state_dict()
     _check_names(checkpoint.path / "model.safetensors", weights.keys(), state.keys())
     _check_shapes(checkpoint.path / "model.safetensors", weights, state)
+    own = {}
     if optimizer is not None:
-        _restore_optimizer(checkpoint.path / "optimizer.safetensors", optimizer)
-    for name, tensor in weights.items():
+        averages = {} if average is None else average.tensors
+        path = checkpoint.path / "optimizer.safetensors"
+        own = _restore_optimizer(path, optimizer, averages)
+        for name, tensor in averages.items():
+            tensor.copy_(weights[name])
+    for name, tensor in (weights | own).items():
         state[name].copy_(tensor)
     return checkpoint
 
 
-def _restore_optimizer(path, optimizer):
+def _restore_optimizer(path, optimizer, averages):
+    """Restore the state of the optimizer; return the weights beside it, of a run with averages."""
     tensors, parameters = _tensors(path), _parameters(optimizer)
+    own = {key: tensors.pop(key) for key in list(tensors) if key.startswith(f"{WEIGHTS}/")}
+    own = {key.partition("/")[2]: tensor for key, tensor in own.items()}
+    _check_names(path, own.keys(), averages.keys())
+    _check_shapes(path, own, averages)
     if tensors:
         _check_names(path, {key.partition("/")[2] for key in tensors}, parameters.keys())
     for key, tensor in tensors.items():
@@ -264,6 +288,7 @@ def _restore_optimizer(path, optimizer):
         if tensor.shape == parameter.shape:
             tensor = torch.empty_like(parameter).copy_(tensor)
         optimizer.state[parameter][state_name] = tensor.to(parameter.device)
+    return own
 
 
 def _parameters(optimizer) -> dict:
@@ -282,6 +307,10 @@ def _optimizer_tensors(optimizer) -> dict:
         for parameter, state in optimizer.state.items()
         for state_name, tensor in state.items()
     }
+
+
+def _on_cpu(tensors) -> dict:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
 
 def _check_names(path, names, expected):

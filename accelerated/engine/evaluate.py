@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, cast
 
+import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
 from rich.progress import track
 
@@ -48,14 +50,14 @@ def evaluate(
     how = {"batch_size": batch_size, "workers": workers, "compile": compile, "graph": graph}
     results = detect(model, dataset, **how, amp=amp, bar=bar)
     has_masks = model.config.mask_head.kind != "none"
-    metrics = {}
+    found = {}
     if processes.is_first():
-        metrics = score(dataset.coco, results, limit, ("bbox", "segm") if has_masks else ("bbox",))
+        found = score(dataset.coco, results, limit, ("bbox", "segm") if has_masks else ("bbox",))
     if output is not None and processes.is_first():
         write_results(Path(output), results)
         if dataset.coco["annotations"]:
-            write_json(Path(output) / "metrics.json", metrics)
-    return group.share(metrics)
+            write_json(Path(output) / "metrics.json", found)
+    return group.share(found)
 
 
 def detect(
@@ -143,6 +145,22 @@ def score(
     The numbers are those of pycocotools but for their last bits: it adds 2^-52 to what a precision
     is divided by.
     """
+    classes = in_order(truth["categories"])
+    return {
+        name: metrics(compare(truth, results, name, max_detections), classes) for name in iou_types
+    }
+
+
+def compare(
+    truth: dict, results: list[dict], iou_type: str, max_detections: int = 100
+) -> COCOeval_faster:
+    """Compare results with the truth as COCO does, and return the library's evaluation.
+
+    iou_type  "bbox", "segm" or "boundary"
+
+    Its images, categories and detections are numbered from 1, the first two `in_order`;
+    `eval["precision"]` is [IoU, recall, class, area, limit].
+    """
     # faster-coco-eval takes an annotation's id 0 for "no match", and other ids for short integers.
     image_ids, category_ids = (_numbers(truth[part]) for part in ("images", "categories"))
 
@@ -162,7 +180,50 @@ def score(
             "annotations": numbered(truth["annotations"]),
         }
     )
-    return {name: _score(coco, numbered(results), name, max_detections) for name in iou_types}
+    results = numbered(results)
+    if iou_type != "bbox":
+        # Boxes would lend their areas to the masks.
+        for result in results:
+            result.pop("bbox", None)
+    # Older versions of loadRes reject an empty list.
+    detections = coco.loadRes(results) if results else COCO(coco.dataset | {"annotations": []})
+    evaluation = COCOeval_faster(coco, detections, cast(Any, iou_type))
+    evaluation.params.maxDets = sorted({1, min(10, max_detections), max_detections})
+    evaluation.evaluate()
+    evaluation.accumulate()
+    return evaluation
+
+
+def in_order(entries: list[dict]) -> list[dict]:
+    """Return images or categories in the order that an evaluation has them in: that of ids."""
+    known = {entry["id"]: entry for entry in entries}
+    return [known[entry_id] for entry_id in _numbers(entries)]
+
+
+def metrics(evaluation: COCOeval_faster, classes: Sequence[dict]) -> dict:
+    """Compute the numbers of one kind, see `score`, of an evaluation of `classes`."""
+    # [IoU, recall, class, area, limit] and [IoU, class, area, limit]
+    precision, recall = evaluation.eval["precision"], evaluation.eval["recall"]
+    numbers: dict[str, Any] = {
+        "AP": mean(precision[..., 0, -1]),
+        "AP50": mean(precision[0, ..., 0, -1]),
+        "AP75": mean(precision[5, ..., 0, -1]),
+    }
+    for i, size in enumerate("sml", start=1):
+        numbers[f"AP{size}"] = mean(precision[..., i, -1])
+    for i, limit in enumerate(evaluation.params.maxDets):
+        numbers[f"AR{limit}"] = mean(recall[..., 0, i])
+    for i, size in enumerate("sml", start=1):
+        numbers[f"AR{size}"] = mean(recall[..., i, -1])
+    names = [category["name"] for category in classes]
+    by_class = {name: mean(precision[:, :, k, 0, -1]) for k, name in enumerate(names)}
+    return numbers | {"classes": by_class}
+
+
+def mean(values: np.ndarray) -> float | None:
+    """Return the mean of an evaluation's values, of which -1 is none; None without any."""
+    values = values[values > -1]
+    return float(values.mean()) if values.size else None
 
 
 def write_results(folder: Path, results: list[dict]) -> None:
@@ -177,41 +238,7 @@ def write_results(folder: Path, results: list[dict]) -> None:
         write_json(folder / "results_segm.json", masks)
 
 
-def _score(coco, results, iou_type, max_detections):
-    if iou_type == "segm":
-        # Boxes would lend their areas to the masks.
-        for result in results:
-            result.pop("bbox", None)
-    # Older versions of loadRes reject an empty list.
-    detections = coco.loadRes(results) if results else COCO(coco.dataset | {"annotations": []})
-    evaluation = COCOeval_faster(coco, detections, iou_type)
-    evaluation.params.maxDets = sorted({1, min(10, max_detections), max_detections})
-    evaluation.evaluate()
-    evaluation.accumulate()
-    # [IoU, recall, class, area, limit] and [IoU, class, area, limit]
-    precision, recall = evaluation.eval["precision"], evaluation.eval["recall"]
-    metrics = {
-        "AP": _mean(precision[..., 0, -1]),
-        "AP50": _mean(precision[0, ..., 0, -1]),
-        "AP75": _mean(precision[5, ..., 0, -1]),
-    }
-    for i, size in enumerate("sml", start=1):
-        metrics[f"AP{size}"] = _mean(precision[..., i, -1])
-    for i, limit in enumerate(evaluation.params.maxDets):
-        metrics[f"AR{limit}"] = _mean(recall[..., 0, i])
-    for i, size in enumerate("sml", start=1):
-        metrics[f"AR{size}"] = _mean(recall[..., i, -1])
-    names = [category["name"] for category in coco.loadCats(evaluation.params.catIds)]
-    classes = {name: _mean(precision[:, :, k, 0, -1]) for k, name in enumerate(names)}
-    return metrics | {"classes": classes}
-
-
 def _numbers(entries: list[dict]) -> dict[int | str, int]:
     """Return {id: number}, counted from 1 in the order of ids, texts after numbers."""
     ids = sorted((e["id"] for e in entries), key=lambda i: (isinstance(i, str), i))
     return {i: n for n, i in enumerate(ids, start=1)}
-
-
-def _mean(values):
-    values = values[values > -1]
-    return float(values.mean()) if values.size else None

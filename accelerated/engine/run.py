@@ -5,7 +5,8 @@ Between two lines of the log nothing waits for the step in flight.
 
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from contextlib import nullcontext
+from dataclasses import dataclass
 from functools import partial, reduce
 from pathlib import Path
 
@@ -17,16 +18,38 @@ from accelerated import processes
 from accelerated.data import padding
 from accelerated.data.dataset import Dataset, categories
 from accelerated.data.loader import loader
+from accelerated.data.own_function import Function
 from accelerated.engine import best, checkpoint, group
+from accelerated.engine.average import Average
 from accelerated.engine.capture import Draws, Graphs, draw_priorities
 from accelerated.engine.evaluate import evaluate
 from accelerated.engine.failure import NORM, NotFiniteError, first_failure
 from accelerated.engine.interruption import Asked
 from accelerated.engine.log import Log, Window
 from accelerated.engine.prefetch import Pace, prefetched
-from accelerated.engine.settings import Settings, machine
+from accelerated.engine.settings import Intervals, Settings, machine
 from accelerated.mask_rcnn import MaskRCNN
 from accelerated.structures import Batch, Stages
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a run is to do, and how. `settings` alone decide its numbers.
+
+    evaluation      data set to evaluate on, or None
+    compile, graph  how steps run, see `train`
+    function        augments images, see `train`
+    """
+
+    folder: Path
+    dataset: Dataset
+    evaluation: Dataset | None
+    settings: Settings
+    every: Intervals
+    workers: int
+    compile: str | None
+    graph: bool
+    function: Function | None = None
 
 
 class Run:
@@ -34,31 +57,27 @@ class Run:
 
     def __init__(
         self,
+        job: Job,
         model: MaskRCNN,
         optimizer: torch.optim.Optimizer,
-        settings: Settings,
-        folder: Path,
-        dataset: Dataset,
-        evaluation: Dataset | None,
+        average: Average | None,
         log: Log,
         iteration: int,
-        workers: int,
-        compile: str | None,
-        graph: bool,
     ):
-        self.model, self.optimizer, self.settings, self.folder = model, optimizer, settings, folder
-        self.dataset, self.evaluation, self.log, self.workers = dataset, evaluation, log, workers
+        self.job, self.settings, self.folder = job, job.settings, job.folder
+        self.model, self.optimizer, self.average, self.log = model, optimizer, average, log
         # Steps taken, and when the last checkpoint was written.
         self.iteration, self.saved = iteration, time.monotonic()
         self.device = model.weight.device
         self.window, self.rate, self.pace = Window(self.device), 0.0, Pace(self.device)
         # 1 once a loss or gradient was not finite: then weights are no longer updated.
         self.failed = torch.zeros((), device=self.device, dtype=torch.float32)
-        self.metrics, self.best = None, best.read(folder) if iteration else None
-        self.compile, self.graph, self.batch_losses = compile, graph, model.batch_losses
-        if compile is not None:
+        self.metrics, self.best = None, best.read(self.folder) if iteration else None
+        # The signal that ended the run, or 0.
+        self.signal, self.batch_losses = 0, model.batch_losses
+        if job.compile is not None:
             self.batch_losses = torch.compile(
-                model.batch_losses, backend=compile, fullgraph=True, dynamic=False
+                model.batch_losses, backend=job.compile, fullgraph=True, dynamic=False
             )
         if processes.number() > 1:
             self.batch_losses = group.parallel(model)
@@ -69,18 +88,19 @@ class Run:
         config, settings = self.model.config, self.settings
         shapes = None
         if settings.fixed_shapes:
-            shapes = padding.fixed_shapes(self.dataset, config.transform, config.augment)
+            shapes = padding.fixed_shapes(self.job.dataset, config.transform, config.augment)
         source = loader(
-            self.dataset,
+            self.job.dataset,
             config,
             batch_size=settings.batch_size,
-            workers=self.workers,
+            workers=self.job.workers,
             seed=settings.seed,
             training=True,
             start_iteration=start,
             iterations=settings.iterations,
             shapes=shapes,
             part=(processes.rank(), processes.number()),
+            function=self.job.function,
         )
         if processes.number() > 1:
             source = (padding.pad_alike(batch, shapes, group.maximum) for batch in source)
@@ -101,6 +121,8 @@ class Run:
             self.model.config.optimizer, self.iteration, settings.schedule, settings.batch_size
         )
         torch_optimizer.set_rate(self.optimizer, self.rate)
+        if self.average is not None:
+            self.average.prepare(self.iteration + 1)
         losses, loss, norm = self.take(batch, self.draws(batch, self.iteration))
         self.window.add(losses, loss, norm, settings.batch_size, waited)
         self.iteration += 1
@@ -122,12 +144,14 @@ class Run:
         self.failed.copy_(torch.maximum(self.failed, failed))
         limit = self.model.config.optimizer.clip_gradient_norm
         norm = torch_optimizer.update(self.optimizer, limit, self.failed)
+        if self.average is not None:
+            self.average.update()
         return dict(zip(losses, averages, strict=True)), loss, norm
 
     def draws(self, batch: Batch, iteration: int) -> Draws:
         """Return what step `iteration` samples by: a generator, or the numbers drawn from it."""
         generator = _generator(self.settings.seed, iteration, self.device)
-        if self.compile is None and not self.graph:
+        if self.job.compile is None and not self.job.graph:
             return {"generator": generator}
         return {"priorities": draw_priorities(self.model, batch, generator)}
 
@@ -141,14 +165,18 @@ class Run:
 
     def release(self) -> None:
         """Drop captured steps: their memory, and what they rely on to stay in caches."""
-        self.take = Graphs(self.update, self.device) if self.graph else self.update
+        self.take = Graphs(self.update, self.device) if self.job.graph else self.update
 
-    def agree(self, asked: Asked, minutes: float) -> tuple[int, bool]:
-        """Return the signal to stop by, or 0, and whether to save now: by a signal or the clock."""
+    def agree(self, asked: Asked) -> bool:
+        """Take note of a signal to stop; return whether to save now, by a signal or the clock."""
         stop, save = asked.take()
-        due = 0 < 60 * minutes <= time.monotonic() - self.saved
-        stop, save = group.maximum(stop, save or due)
-        return stop, save > 0
+        due = 0 < 60 * self.job.every.checkpoint_minutes <= time.monotonic() - self.saved
+        self.signal, save = group.maximum(stop, save or due)
+        return save > 0
+
+    def is_over(self) -> bool:
+        """Tell whether no step is left, or a signal ended the run."""
+        return self.iteration == self.settings.iterations or self.signal > 0
 
     def is_due(self, every: int) -> bool:
         """Tell whether the number of steps taken is a multiple of `every` (0: never)."""
@@ -180,29 +208,31 @@ class Run:
             f" training stopped, {last}"
         )
 
-    def save_checkpoint(self, keep: int) -> None:
-        """Write a checkpoint and delete all but the `keep` newest."""
+    def save_checkpoint(self) -> None:
+        """Write a checkpoint and delete all but the newest ones and the best."""
         if processes.is_first():
             checkpoint.save(
                 self.folder,
                 self.model,
                 self.model.config,
-                categories(self.dataset),
+                categories(self.job.dataset),
                 self.optimizer,
                 self.iteration,
-                settings=asdict(self.settings),
-                machine=machine(self.device, self.compile),
-                keep=keep,
+                average=self.average,
+                settings=self.settings.stored(),
+                machine=machine(self.device, self.job.compile),
+                keep=self.job.every.keep,
             )
         self.saved = time.monotonic()
 
     def evaluate(self) -> None:
-        """Evaluate the model, if there is a data set for it; show, log and compare its metrics."""
-        if self.evaluation is None:
+        """Evaluate what a checkpoint holds, if there is data for it; show, log and compare it."""
+        if self.job.evaluation is None:
             return
         self.release()
-        output = best.evaluations(self.folder, self.iteration)
-        self.metrics = evaluate(self.model, self.evaluation, workers=self.workers, output=output)
+        output, workers = best.evaluations(self.folder, self.iteration), self.job.workers
+        with nullcontext() if self.average is None else self.average.in_model():
+            self.metrics = evaluate(self.model, self.job.evaluation, workers=workers, output=output)
         if processes.is_first():
             self.best = best.update(self.folder, self.iteration, self.metrics, self.best)
         self.best = group.share(self.best)

@@ -1,6 +1,7 @@
 """The settings of a training run besides its configuration, and whether they fit together."""
 
-from dataclasses import dataclass, replace
+import json
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 
 import torch
 
@@ -15,14 +16,40 @@ class Settings:
     """The settings that decide a run's numbers; they are stored in its checkpoints.
 
     schedule  the steps that the learning rate is laid out for, usually `iterations`
+    ema       decay of the averages of the weights, see `average`; 0: there are none
+
+    What has a default is off by it, as in checkpoints that are older than it.
     """
 
     seed: int
     batch_size: int
     amp: bool
     iterations: int
-    fixed_shapes: bool
     schedule: int
+    fixed_shapes: bool = False
+    ema: float = 0.0
+
+    def stored(self) -> dict:
+        """Return the settings as a checkpoint's JSON holds them."""
+        return json.loads(json.dumps(asdict(self)))
+
+
+# What older checkpoints do not name, they had no choice of.
+OLDER = {field.name: field.default for field in fields(Settings) if field.default is not MISSING}
+
+
+@dataclass(frozen=True)
+class Intervals:
+    """When a run writes and evaluates, in steps where no other unit is named; 0: never.
+
+    keep  checkpoints that stay besides the best one
+    """
+
+    log: int
+    checkpoint: int
+    checkpoint_minutes: float
+    evaluation: int
+    keep: int
 
 
 def fit_warmup(config: Config, iterations: int) -> Config:

@@ -1,16 +1,17 @@
 """The start of a training run: from weights or its last checkpoint, and what must fit them."""
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 
 import torch
 
 from accelerated import interop
+from accelerated.data import own_function
 from accelerated.data.dataset import Dataset, categories
 from accelerated.engine import checkpoint, classes
-from accelerated.engine.settings import Settings
+from accelerated.engine.settings import OLDER, Settings
 from accelerated.interop import Loaded, unseen
 from accelerated.mask_rcnn import MaskRCNN
 from accelerated.optimizer import learning_rate
@@ -137,6 +138,7 @@ def check(
             f"the data set has {len(dataset.category_ids)} categories,"
             f" but num_classes is {config.num_classes}"
         )
+    own_function.prepared(config.augment, None, config.num_classes, settings.fixed_shapes)
     last = None if resumed is None else checkpoint.read(resumed)
     if last is not None:
         _check_size(last)
@@ -147,9 +149,8 @@ def check(
             raise ValueError(f"the evaluation data does not fit the training data: {difference}")
     if last is None:
         return settings
-    # What older checkpoints do not name, they had no choice of.
-    before = flat(last.config) | {"fixed_shapes": False} | last.settings
-    now = flat(config) | asdict(settings)
+    before = flat(last.config) | OLDER | last.settings
+    now = flat(config) | settings.stored()
     for path, value in before.items():
         # A longer run may continue a shorter one.
         if path not in ("iterations", "schedule") and value != now.get(path):

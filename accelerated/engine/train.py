@@ -18,14 +18,15 @@ import torch
 from accelerated import optimizer as torch_optimizer
 from accelerated import processes
 from accelerated.data.dataset import Dataset, categories
+from accelerated.data.own_function import Function
 from accelerated.data.text_files import write_json
-from accelerated.engine import checkpoint, fingerprint, group, start
+from accelerated.engine import average, checkpoint, fingerprint, group, start
 from accelerated.engine.best import Best
-from accelerated.engine.interruption import interruptible
+from accelerated.engine.interruption import Asked, interruptible
 from accelerated.engine.log import Log
-from accelerated.engine.run import Run
+from accelerated.engine.run import Job, Run
 from accelerated.engine.run_folder import alone, origin, settle
-from accelerated.engine.settings import Settings, check_execution, check_processes
+from accelerated.engine.settings import Intervals, Settings, check_execution, check_processes
 from accelerated.interop import Loaded
 from accelerated.mask_rcnn import MaskRCNN
 from accelerated.parameters import set_memory_format
@@ -36,6 +37,7 @@ from reference.config import Config
 class Result:
     """A finished or interrupted training run."""
 
+    # With the weights of the last checkpoint: with `ema`, the averages.
     model: MaskRCNN
     # Steps taken.
     iteration: int
@@ -62,6 +64,8 @@ def train(
     fixed_shapes: bool = False,
     compile: str | None = None,
     graph: bool = False,
+    ema: float = 0.0,
+    function: Function | None = None,
     weights: str | Path | Loaded | None = None,
     resume: bool = False,
     resume_from: int | None = None,
@@ -84,6 +88,10 @@ def train(
                       own images and objects. Other shapes draw other sampling priorities
     compile           backend of torch.compile for the losses, such as "inductor", or None
     graph             capture steps as CUDA graphs, see `capture`; both need fixed_shapes
+    ema               decay of the moving average of the weights, such as 0.999, warmed up by
+                      `average.warmed_up`; it is what is evaluated, and what checkpoints hold as the
+                      weights (0: none)
+    function          augments images as well, in place of `config.augment.function`; see `loader`
     weights           file, folder, name or loaded model to start from, see `interop`; None: random
     resume            continue from output/last, if there is one, with the same configuration,
                       categories, seed and batch size
@@ -110,7 +118,8 @@ def train(
     """
     folder, device = Path(output), torch.device(device)
     batch_size = batch_size or config.optimizer.batch_size
-    settings = Settings(seed, batch_size, amp, iterations, fixed_shapes, iterations)
+    settings = Settings(seed, batch_size, amp, iterations, iterations, fixed_shapes, ema)
+    average.check(ema)
     check_execution(device, fixed_shapes, compile, graph)
     check_processes(config, batch_size)
     resumed = origin(folder, resume, resume_from)
@@ -142,7 +151,12 @@ def train(
     # A step is fastest with channels-last weights.
     set_memory_format(model, torch.channels_last)
     optimizer = torch_optimizer.build(model, config.optimizer)
-    first = 0 if resumed is None else checkpoint.restore(resumed, model, optimizer).iteration
+    averaged = average.Average(model, ema) if ema else None
+    first = 0
+    if resumed is not None:
+        first = checkpoint.restore(resumed, model, optimizer, averaged).iteration
+    every = Intervals(log_every, checkpoint_every, checkpoint_minutes, evaluate_every, keep)
+    job = Job(folder, dataset, evaluation, settings, every, workers, compile, graph, function)
 
     with (
         Log(folder / "log.jsonl" if is_first else None, first, iterations, bar=bar) as log,
@@ -150,53 +164,35 @@ def train(
     ):
         if fresh:
             log.write(first, weights=str(weights), not_in_weights=fresh)
-        run = Run(
-            model,
-            optimizer,
-            settings,
-            folder,
-            dataset,
-            evaluation,
-            log,
-            first,
-            workers,
-            compile,
-            graph,
-        )
-        stop = _loop(
-            run, asked, checkpoint_every, checkpoint_minutes, log_every, evaluate_every, keep
-        )
+        run = Run(job, model, optimizer, averaged, log, first)
+        _loop(run, asked)
         if run.iteration == iterations:
             run.evaluate()
+    if averaged is not None:
+        averaged.exchange()
     # Safetensors, for one, takes no other weights.
     set_memory_format(model, torch.contiguous_format)
-    interrupted = stop if run.iteration < iterations else None
+    interrupted = run.signal if run.iteration < iterations else None
     return Result(model, run.iteration, interrupted, run.metrics, run.best)
 
 
-def _loop(run, asked, checkpoint_every, checkpoint_minutes, log_every, evaluate_every, keep) -> int:
-    """Train until the last iteration or a signal, and end with a checkpoint.
-
-    Returns the signal or 0.
-    """
-    batches, iterations, stop = run.batches(run.iteration), run.settings.iterations, 0
-    is_last = run.iteration == iterations
+def _loop(run: Run, asked: Asked) -> None:
+    """Train until the last iteration or a signal, and end with a checkpoint."""
+    every, batches = run.job.every, run.batches(run.iteration)
     # The run was killed before the evaluation that was due.
     evaluated = group.share(run.log.evaluated)
-    if run.is_due(evaluate_every) and not (is_last or evaluated or run.iteration == 0):
+    if run.is_due(every.evaluation) and not (run.is_over() or evaluated or run.iteration == 0):
         run.evaluate()
-    while not is_last:
+    while not run.is_over():
         batch, waited = run.load(batches)
         run.step(batch, waited)
-        stop, save = run.agree(asked, checkpoint_minutes)
-        is_last = run.iteration == iterations or stop > 0
-        evaluate = run.evaluation is not None and run.is_due(evaluate_every)
+        save = run.agree(asked)
+        evaluate = run.job.evaluation is not None and run.is_due(every.evaluation)
         # What is evaluated may be the best so far.
-        save = save or is_last or evaluate or run.is_due(checkpoint_every)
-        if save or run.is_due(log_every):
+        save = save or run.is_over() or evaluate or run.is_due(every.checkpoint)
+        if save or run.is_due(every.log):
             run.check_and_log()
         if save:
-            run.save_checkpoint(keep)
-        if evaluate and not is_last:
+            run.save_checkpoint()
+        if evaluate and not run.is_over():
             run.evaluate()
-    return stop
