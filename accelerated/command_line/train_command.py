@@ -188,7 +188,8 @@ def train_model(
 
     if resumed is not None:
         typed = preset if run_options.is_given(context, "preset") else None
-        origin = continuation(output, resumed, typed, changes or [], open_data)
+        again = changes if run_options.is_given(context, "changes") else None
+        origin = continuation(output, resumed, typed, changes or [], open_data, again or [])
     else:
         origin = configuration(preset, weights, changes or [], names, open_data)
     config, dataset, evaluation = origin.config, origin.dataset, None

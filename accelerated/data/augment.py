@@ -75,15 +75,6 @@ def growth(chances: Augment) -> tuple[int, float]:
     return images, images * CLIPPED ** (4 * clips)
 
 
-def check_fixed_shapes(chances: Augment) -> None:
-    """Raise ValueError for augmentation whose results have shapes that nobody knows before."""
-    if chances.function is not None:
-        raise ValueError(
-            f"augment.function = {chances.function} may return images of any size: leave out"
-            " --fixed-shapes"
-        )
-
-
 def _happens(probability, rng):
     """Draw whether something happens; nothing is drawn for what never does."""
     return probability > 0 and rng.random() < probability

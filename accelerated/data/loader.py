@@ -14,9 +14,10 @@ import numpy as np
 import torch
 
 from accelerated import transform
-from accelerated.data.augment import augment, check_fixed_shapes, growth
+from accelerated.data import own_function
+from accelerated.data.augment import augment, growth
 from accelerated.data.dataset import Dataset
-from accelerated.data.own_function import Function, checked, find
+from accelerated.data.own_function import Function
 from accelerated.data.padding import Shapes
 from accelerated.data.workers import PATIENCE, Board, follow_parent, share, watched
 from accelerated.structures import RawBatch
@@ -71,9 +72,10 @@ def loader(
         indices = list(range(len(dataset)))
         firsts = range(0, len(dataset), batch_size)[part[0] :: part[1]]
         order = [(None, 0, indices[first : first + batch_size]) for first in firsts]
-    if training and shapes is not None:
-        check_fixed_shapes(config.augment)
-    function = _function(config, function) if training else None
+    if training:
+        function = own_function.prepared(
+            config.augment, function, config.num_classes, shapes is not None
+        )
     prepared: Any = _Prepared(dataset, config, seed, shapes, Board(workers), function)
     batches = torch.utils.data.DataLoader(
         prepared,
@@ -95,7 +97,8 @@ def versions(
     """
     # Without outlines, as the masks are wanted.
     config = override(config, "mask_head.target=binary")
-    prepared = _Prepared(dataset, config, seed, None, Board(0), _function(config, None))
+    function = own_function.prepared(config.augment, None, config.num_classes, False)
+    prepared = _Prepared(dataset, config, seed, None, Board(0), function)
     for number in range(count):
         batch = prepared.batch(number, index, [index])
         if isinstance(batch, _Failure):
@@ -277,11 +280,3 @@ class _Prepared:
     def drawn(self):
         """Whether mask targets are drawn from outlines."""
         return self.config.mask_head.target == "polygon"
-
-
-def _function(config, function):
-    """Return the function that augments besides, with checks, or None."""
-    name = config.augment.function
-    if function is None and name is not None:
-        function = find(name)
-    return None if function is None else checked(function, config.num_classes)

@@ -12,9 +12,32 @@ import torch
 from accelerated.data.mixing import Sample
 from accelerated.structures import Target
 from accelerated.transform import check_labels, check_target
+from reference.config import Augment
 
 # An image [H, W, 3] uint8, its target and a generator -> an image and its target.
 Function = Callable[[np.ndarray, Target, np.random.Generator], Sample]
+
+
+def prepared(
+    augment: Augment, function: Function | None, num_classes: int, fixed_shapes: bool
+) -> Function | None:
+    """Return the function that augments, with a check of what it returns at each call, or None.
+
+    function      in place of the one that `augment` names; None: that one
+    fixed_shapes  whether batches have shapes that are known before
+
+    Raises ValueError if there is no such function, or if it cannot be used.
+    """
+    if function is None and augment.function is None:
+        return None
+    if fixed_shapes:
+        raise ValueError(
+            f"augment.function = {augment.function or function} may return images of any size:"
+            " leave out --fixed-shapes"
+        )
+    if function is None:
+        function = find(str(augment.function))
+    return checked(function, num_classes)
 
 
 def find(name: str) -> Function:

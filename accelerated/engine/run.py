@@ -18,6 +18,7 @@ from accelerated import processes
 from accelerated.data import padding
 from accelerated.data.dataset import Dataset, categories
 from accelerated.data.loader import loader
+from accelerated.data.own_function import Function
 from accelerated.engine import best, checkpoint, group
 from accelerated.engine.average import Average
 from accelerated.engine.capture import Draws, Graphs, draw_priorities
@@ -37,6 +38,7 @@ class Job:
 
     evaluation      data set to evaluate on, or None
     compile, graph  how steps run, see `train`
+    function        augments images, see `train`
     """
 
     folder: Path
@@ -47,6 +49,7 @@ class Job:
     workers: int
     compile: str | None
     graph: bool
+    function: Function | None = None
 
 
 class Run:
@@ -97,6 +100,7 @@ class Run:
             iterations=settings.iterations,
             shapes=shapes,
             part=(processes.rank(), processes.number()),
+            function=self.job.function,
         )
         if processes.number() > 1:
             source = (padding.pad_alike(batch, shapes, group.maximum) for batch in source)

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from accelerated import interop
+from accelerated.data import own_function
 from accelerated.data.dataset import Dataset, categories
 from accelerated.engine import checkpoint, classes
 from accelerated.engine.settings import OLDER, Settings
@@ -137,6 +138,7 @@ def check(
             f"the data set has {len(dataset.category_ids)} categories,"
             f" but num_classes is {config.num_classes}"
         )
+    own_function.prepared(config.augment, None, config.num_classes, settings.fixed_shapes)
     last = None if resumed is None else checkpoint.read(resumed)
     if last is not None:
         _check_size(last)

@@ -18,6 +18,7 @@ import torch
 from accelerated import optimizer as torch_optimizer
 from accelerated import processes
 from accelerated.data.dataset import Dataset, categories
+from accelerated.data.own_function import Function
 from accelerated.data.text_files import write_json
 from accelerated.engine import average, checkpoint, fingerprint, group, start
 from accelerated.engine.best import Best
@@ -64,6 +65,7 @@ def train(
     compile: str | None = None,
     graph: bool = False,
     ema: float = 0.0,
+    function: Function | None = None,
     weights: str | Path | Loaded | None = None,
     resume: bool = False,
     resume_from: int | None = None,
@@ -89,6 +91,7 @@ def train(
     ema               decay of the moving average of the weights, such as 0.999, warmed up by
                       `average.warmed_up`; it is what is evaluated, and what checkpoints hold as the
                       weights (0: none)
+    function          augments images as well, in place of `config.augment.function`; see `loader`
     weights           file, folder, name or loaded model to start from, see `interop`; None: random
     resume            continue from output/last, if there is one, with the same configuration,
                       categories, seed and batch size
@@ -153,7 +156,7 @@ def train(
     if resumed is not None:
         first = checkpoint.restore(resumed, model, optimizer, averaged).iteration
     every = Intervals(log_every, checkpoint_every, checkpoint_minutes, evaluate_every, keep)
-    job = Job(folder, dataset, evaluation, settings, every, workers, compile, graph)
+    job = Job(folder, dataset, evaluation, settings, every, workers, compile, graph, function)
 
     with (
         Log(folder / "log.jsonl" if is_first else None, first, iterations, bar=bar) as log,
