@@ -56,9 +56,10 @@ def _validation(lines, name):
     for line in lines:
         losses = line.get("validation")
         if isinstance(losses, dict):
-            values = [losses.get(name)] if name != "loss" else list(losses.values())
-            if values and all(map(is_number, values)):
-                found.append((line["iteration"], sum(values)))
+            values = list(losses.values()) if name == "loss" else [losses.get(name)]
+            numbers = [float(value) for value in values if is_number(value)]
+            if numbers and len(numbers) == len(values):
+                found.append((line["iteration"], sum(numbers)))
     return found
 
 
