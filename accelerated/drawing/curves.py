@@ -40,10 +40,12 @@ def loss_curve(log: str | Path) -> Figure:
         mean = _running_mean(values, max(1, len(values) // 40))
         (line,) = axes.plot(iterations, mean, label=name, linewidth=2 if name == "loss" else 1)
         axes.plot(iterations, values, ".", markersize=2, alpha=0.25, color=line.get_color())
-        dashed = {"color": line.get_color(), "linewidth": line.get_linewidth(), "marker": "x"}
         validation = _validation(lines, name)
         if validation:
-            axes.plot(*zip(*validation, strict=True), "--", markersize=4, **dashed)
+            dashed = {"color": line.get_color(), "linewidth": line.get_linewidth()}
+            axes.plot(*zip(*validation, strict=True), "x--", markersize=4, **dashed)
+    if _validation(lines, "loss"):
+        axes.plot([], [], "x--", color="gray", markersize=4, label="validation")
     axes.set(xlabel="iteration", ylabel="loss", yscale="log")
     axes.grid(alpha=0.3)
     figure.legend(loc="outside right upper")
