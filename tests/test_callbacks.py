@@ -114,7 +114,9 @@ def test_evaluations_since_the_best_are_counted():
 
 
 def test_stopping_needs_evaluations(tmp_path):
-    with pytest.raises(ValueError, match="--stop-early counts evaluations: add --evaluate-every"):
+    with pytest.raises(
+        ValueError, match="--stop-early counts evaluations: add --evaluate-every, and"
+    ):
         run(tmp_path, evaluation=small.shapes(1), stop_early=2)
 
 
