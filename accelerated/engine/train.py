@@ -233,9 +233,7 @@ def watchers(evaluate_every: int, stop_early: int, tensorboard: bool) -> list[Ca
         found.append(TensorBoard())
     if stop_early:
         if not evaluate_every:
-            raise ValueError(
-                "--stop-early counts evaluations: add --evaluate-every, and data for them"
-            )
+            raise ValueError("--stop-early counts evaluations: add --evaluate-every and --val")
         found.append(EarlyStopping(stop_early))
     return found
 
