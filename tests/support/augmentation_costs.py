@@ -6,10 +6,10 @@ Milliseconds of processor time for an image of 640x480 pixels, with few and with
 import time
 
 import numpy as np
-from support.scenes import scene
 
 from accelerated.data.augment import augment
 from reference.config import override, preset
+from support.scenes import scene
 
 SWITCHES = {
     "`flip`": ["augment.flip=1"],
