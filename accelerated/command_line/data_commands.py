@@ -9,6 +9,7 @@ import typer
 from accelerated.command_line import loading
 from accelerated.command_line.arguments import (
     BoxesAsMasks,
+    Changes,
     Crowd,
     Data,
     Exif,
@@ -43,13 +44,38 @@ def inspect_data(
     exif: Exif = None,
     boxes_as_masks: BoxesAsMasks = False,
     pixel_range: PixelRange = None,
+    val: Annotated[
+        Path | None,
+        typer.Option(
+            help="Validation data to compare with --data: classes that it lacks, and pictures that"
+            " are in both."
+        ),
+    ] = None,
+    split: Annotated[
+        float | None,
+        typer.Option(help="Compare the parts that `train --split` with this --seed makes instead."),
+    ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            help="Preset whose settings the objects are compared with (default: the one that"
+            " `train` takes)."
+        ),
+    ] = None,
+    changes: Changes = None,
 ) -> None:
-    """Summarise a data set, list its problems and, with --fix, repair a copy of it."""
+    """Summarise a data set, list its problems, say how hard it is, and, with --fix, repair a copy.
+
+    Of what makes it hard, only that is printed for which a setting or other pictures help.
+    """
     from accelerated.command_line import report
     from accelerated.data import lint
+    from accelerated.data import split as splitting
     from accelerated.data.coco import CocoDataset
     from accelerated.drawing import detections
 
+    if val is not None and split is not None:
+        raise ValueError("--split makes validation data of --data: leave --val out")
     console = report.console()
     for path in (fix, _changes(fix)) if fix is not None else ():
         if path.exists():
@@ -62,7 +88,14 @@ def inspect_data(
         console.print("--all lists every single problem.")
     if not result.fatal:
         dataset = CocoDataset(data, images, skip_invalid=True, reading=reading)
-        _print_summary(dataset, console)
+        _print_summary(dataset, preset, changes, console)
+        config, train, other = _configuration(dataset, preset, changes)[1], dataset, None
+        if split is not None:
+            parts = splitting.split(splitting.classes_of_images(dataset), split, seed)
+            train, other = map(dataset.subset, parts)
+        elif val is not None:
+            other = loading.open_dataset(val, images, skip_invalid=True, reading=reading)
+        _print_hardness(train, other, val, config, console)
         if output is not None and len(dataset):
             detections.save(detections.sample(dataset, samples, seed), output)
             console.print(f"Sample: {output}.")
@@ -87,21 +120,56 @@ def inspect_data(
     console.print(f"The {subject} is ready for training.")
 
 
-def _print_summary(dataset, console):
+def _configuration(dataset, name, changes):
+    """Return the name of the preset, and the configuration that it becomes."""
+    from accelerated.data.summary import default_preset
+    from reference.config import override, preset
+
+    name = name or default_preset(dataset.sizes)
+    return name, override(preset(name), *(changes or []))
+
+
+def _print_summary(dataset, preset, changes, console):
     """Print what the data set contains, and what its images are in the network's input."""
     from accelerated.command_line import introduction, report
-    from accelerated.data.summary import default_preset, input_objects, summary
-    from reference.config import preset
+    from accelerated.data.summary import input_objects, summary
 
     console.print(*report.dataset(summary(dataset)))
-    name = default_preset(dataset.sizes)
-    transform = preset(name).transform
-    objects = input_objects(dataset, transform)
+    name, config = _configuration(dataset, preset, changes)
+    objects = input_objects(dataset, config.transform)
     if objects.count:
-        text = introduction.describe_input(transform, objects)
-        console.print(f"What train sees by default, with the preset {name}: {text}.")
+        text = introduction.describe_input(config.transform, objects)
+        default = "by default, " if preset is None and not changes else ""
+        console.print(f"What train sees {default}with the preset {name}: {text}.")
     if objects.advice:
         console.print(f"Warning: {objects.advice}.")
+
+
+def _print_hardness(dataset, other, name, config, console):
+    """Print what is hard about a data set, and what helps.
+
+    other  the validation data; None: there is none yet
+    name   that of the validation data; None: the part of a split
+    """
+    from accelerated.command_line import advice
+    from accelerated.data import duplicates, hardness
+
+    found = hardness.measure(dataset, config)
+    if not found.objects:
+        return
+    lines = [*advice.settings(found, config), *advice.classes(found)]
+    small = duplicates.thumbnails(dataset)
+    if other is None:
+        lines += [*advice.single_images(found), *advice.duplicates(duplicates.pairs(small))]
+    else:
+        title = name or "the validation part"
+        lines += advice.validation(found, hardness.measure(other, config), title, name is None)
+        between = duplicates.pairs(small, duplicates.thumbnails(other))
+        lines += advice.duplicates(between, title)
+    if lines:
+        console.print("What is hard about this data, and what helps:")
+    for line in lines:
+        console.print(f"* {line}.", soft_wrap=True)
 
 
 def _changes(path):
