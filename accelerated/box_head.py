@@ -195,7 +195,7 @@ def losses(
     the deltas of their class. Every loss depends on every input, if only by a factor of 0.
     """
     filled, objects = labels >= 0, labels > 0
-    normalizer = processes.count(filled)
+    normalizer = processes.count(filled, "rois")
     per_roi = cross_entropy(class_logits, class_layout(config).column(labels))
     classification = torch.where(filled, per_roi, 0).sum() / normalizer
     layout = delta_layout(config)

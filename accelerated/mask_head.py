@@ -126,17 +126,8 @@ def targets(
             return drawn
         has_outlines = parts.diff() > 0
         sampled = sampled & ~has_outlines[image_index.clamp(min=0), matched.clamp(min=0)]
-    out = masks.targets(
-        batch.masks,
-        image_index,
-        matched,
-        rois,
-        sampled,
-        head,
-        size,
-        sizes=batch.sizes,
-        backend=backend,
-    )
+    which = image_index, matched, rois, sampled
+    out = masks.targets(batch.masks, *which, head, size, sizes=batch.sizes, backend=backend)
     # Each is 0 where the other one counts.
     return out if drawn is None else out + drawn
 
@@ -155,7 +146,7 @@ def loss(
     pixels = LOSSES[config.mask_head.loss](mask_logits, labels, targets, config)
     total = torch.where(objects[:, None, None], pixels, 0).sum()
     pixels_per_mask = targets[0].numel() if len(targets) else 1
-    return total / (processes.count(objects) * pixels_per_mask)
+    return total / (processes.count(objects, "objects") * pixels_per_mask)
 
 
 def sigmoid_loss(

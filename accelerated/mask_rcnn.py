@@ -143,22 +143,14 @@ class MaskRCNN(nn.Module):
         )
         keep(record, proposals=proposals.boxes, proposal_scores=proposals.scores)
         keep(record, proposal_valid=proposals.valid)
-
         rois, image_index = flatten(proposals.boxes, proposals.valid)
         x = self.roi_features(pyramid, rois, image_index, config.box_head.pooler)
         outputs = on_filled(self.box_head, x, image_index >= 0)
         class_logits, box_deltas = (at_least_float32(y) for y in outputs)
         keep(record, box_features=x, class_logits=class_logits, box_deltas=box_deltas)
-        slots = proposals.valid.shape
-        detections = postprocess.detections(
-            class_logits.unflatten(0, slots),
-            box_deltas.unflatten(0, slots),
-            proposals.boxes,
-            proposals.valid,
-            sizes,
-            config,
-            backend=self.backend,
-        )
+        of_slots = (x.unflatten(0, proposals.valid.shape) for x in (class_logits, box_deltas))
+        where = proposals.boxes, proposals.valid, sizes
+        detections = postprocess.detections(*of_slots, *where, config, backend=self.backend)
         keep(record, detections=detections)
         if self.mask_head is None:
             return detections
@@ -188,6 +180,17 @@ class MaskRCNN(nn.Module):
         The model should be in training mode. With or without an object, each loss depends on every
         parameter on its way. The other arguments and the result are those of `losses`.
         """
+        pyramid, losses, samples = self.first_stage(batch, priorities, generator, record)
+        return losses | self.head_losses(pyramid, samples, batch, record)
+
+    def first_stage(
+        self,
+        batch: Batch,
+        priorities: dict[str, torch.Tensor] | None,
+        generator: torch.Generator | None = None,
+        record: Stages | None = None,
+    ) -> tuple[dict[int, torch.Tensor], dict[str, torch.Tensor], box_head.Samples]:
+        """Return the maps, the losses of the RPN and the RoIs that the heads are to learn from."""
         config = self.config
         pyramid = self.features(batch.images, record)
         logits, deltas, grid = self.objectness(pyramid, batch.images.shape[-2:], record)
@@ -206,19 +209,12 @@ class MaskRCNN(nn.Module):
         )
         keep(record, proposals=proposals.boxes, proposal_scores=proposals.scores)
         keep(record, proposal_valid=proposals.valid)
+        truth, order = (gt_boxes, batch.labels, batch.valid), priorities["roi"]
         samples = box_head.targets(
-            proposals.boxes,
-            proposals.valid,
-            gt_boxes,
-            batch.labels,
-            batch.valid,
-            priorities["roi"],
-            config.box_head,
-            self.backend,
+            proposals.boxes, proposals.valid, *truth, order, config.box_head, self.backend
         )
         keep(record, samples=samples, roi_labels=samples.labels, sampled_rois=samples.rois)
-        losses = {"rpn_objectness": rpn_losses[0], "rpn_box": rpn_losses[1]}
-        return losses | self.head_losses(pyramid, samples, batch, record)
+        return pyramid, {"rpn_objectness": rpn_losses[0], "rpn_box": rpn_losses[1]}, samples
 
     def batch(self, images: list, targets: list[Target] | None = None) -> Batch:
         """Prepare images and targets as a Batch on the model's device, at the size of inference."""
@@ -304,14 +300,8 @@ class MaskRCNN(nn.Module):
         maps = self.rpn(pyramid)
         logits, deltas = rpn.flatten(*maps)
         shapes, strides = [x.shape[-2:] for x in pyramid.values()], [2**level for level in pyramid]
-        grid = anchors.grid(
-            shapes,
-            image_shape,
-            self.config.anchors,
-            strides=strides,
-            dtype=logits.dtype,
-            device=logits.device,
-        )
+        like: Any = {"strides": strides, "dtype": logits.dtype, "device": logits.device}
+        grid = anchors.grid(shapes, image_shape, self.config.anchors, **like)
         keep(record, rpn_logits=maps[0], rpn_deltas=maps[1], anchors=grid)
         return logits, deltas, grid
 

@@ -152,6 +152,11 @@ class BatchNorm2d(nn.BatchNorm2d):
     running_mean: torch.Tensor
     running_var: torch.Tensor
     num_batches_tracked: torch.Tensor
+    # Whether training keeps the statistics, as where it does not train scale and shift.
+    keeps_statistics = False
+
+    def train(self, mode: bool = True) -> "BatchNorm2d":
+        return super().train(mode and not self.keeps_statistics)
 
     def forward(self, x: torch.Tensor, valid: torch.Tensor | None = None) -> torch.Tensor:
         if not self.training:

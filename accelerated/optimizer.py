@@ -7,6 +7,7 @@ captured `update` reads the rate of each step.
 
 import math
 import re
+from collections.abc import Mapping
 
 import torch
 from torch import nn
@@ -35,19 +36,22 @@ def learning_rate(optimizer: Optimizer, iteration: int, iterations: int, batch_s
     return rate * optimizer.gamma ** len(passed)
 
 
-def build(model: nn.Module, optimizer: Optimizer) -> torch.optim.Optimizer:
+def build(
+    model: nn.Module, optimizer: Optimizer, factors: Mapping[str, float] | None = None
+) -> torch.optim.Optimizer:
     """Make the torch optimizer of every parameter that requires a gradient.
 
-    Its groups carry the parameters' names.
+    Its groups carry the parameters' names and the factor of their rate: by name, 1 without one.
     """
+    groups, factors, rate = {}, factors or {}, optimizer.learning_rate
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    others = [(name, p) for name, p in trained if not is_norm(name)]
-    norms = [(name, p) for name, p in trained if is_norm(name)]
-    groups = []
-    for params, decay in ((others, optimizer.weight_decay), (norms, optimizer.norm_weight_decay)):
-        if params:
-            groups.append({"params": params, "weight_decay": decay})
-    rate, momentum = _rate(optimizer.learning_rate, trained[0][1]), optimizer.momentum
+    for name, p in sorted(trained, key=lambda pair: is_norm(pair[0])):
+        decay = optimizer.norm_weight_decay if is_norm(name) else optimizer.weight_decay
+        group = {"weight_decay": decay, "factor": factors.get(name, 1.0), "params": []}
+        group = groups.setdefault((is_norm(name), group["factor"]), group)
+        group["params"].append((name, p))
+        group.setdefault("lr", _rate(rate, p))
+    groups, momentum = list(groups.values()), optimizer.momentum
     if optimizer.kind == "adamw":
         return torch.optim.AdamW(groups, lr=rate, betas=(momentum, 0.999), eps=1e-8, fused=True)
     return torch.optim.SGD(groups, lr=rate, momentum=momentum, fused=True)
@@ -76,12 +80,13 @@ def step(
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Set the learning rate of all groups, in place where it is a tensor."""
+    """Set the learning rate of all groups, times their factor, in place where it is a tensor."""
     for group in optimizer.param_groups:
+        own = rate * group["factor"]
         if isinstance(group["lr"], torch.Tensor):
-            group["lr"].fill_(rate)
+            group["lr"].fill_(own)
         else:
-            group["lr"] = rate
+            group["lr"] = own
 
 
 def update(

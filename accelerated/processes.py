@@ -5,7 +5,7 @@ are divided by counts averaged over the processes, and their gradients are those
 the whole batch. How processes meet, and exchange what is no tensor, is in `engine.group`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from torch import distributed
 
 _apart = False
+_change: Callable[[str, Any], Any] | None = None
 
 
 def number() -> int:
@@ -42,6 +43,17 @@ def apart() -> Iterator[None]:
         _apart = before
 
 
+@contextmanager
+def counting(change: Callable[[str, Any], Any]) -> Iterator[None]:
+    """Let change(what, number) see, and replace, the numbers that losses count in a batch."""
+    global _change
+    before, _change = _change, change
+    try:
+        yield
+    finally:
+        _change = before
+
+
 class Total(torch.autograd.Function):
     """The sum over all processes, in each of them; the backward sums over all processes too."""
 
@@ -66,9 +78,17 @@ def mean(x: torch.Tensor) -> torch.Tensor:
     return x if _is_alone() else Total.apply(x) / number()
 
 
-def count(chosen: torch.Tensor) -> torch.Tensor:
-    """Count the True entries of all processes, at least 1, divided by their number: bool -> []."""
-    counted = total(chosen.sum()).clamp(min=1)
+def of_batch(what: str, number: Any) -> Any:
+    """Return how many a process has in its whole batch, of which the part at hand has `number`."""
+    return number if _change is None else _change(what, number)
+
+
+def count(chosen: torch.Tensor, what: str) -> torch.Tensor:
+    """Count the True entries of all processes, at least 1, divided by their number: bool -> [].
+
+    what  "anchors", "rois" or "objects", by which `counting` tells the counts apart
+    """
+    counted = total(of_batch(what, chosen.sum())).clamp(min=1)
     return counted if _is_alone() else counted / number()
 
 

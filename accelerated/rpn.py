@@ -131,11 +131,8 @@ def proposals(
     keep = nms.keep_mask(box.reshape(*rows, 4), valid.reshape(rows), rpn.nms_iou, backend=backend)
     keep = keep.reshape(valid.shape)
     missing = max(0, post - keep.shape[1])
-    box, score, keep = (
-        F.pad(box, (0, 0, 0, missing)),
-        F.pad(score, (0, missing)),
-        F.pad(keep, (0, missing)),
-    )
+    box = F.pad(box, (0, 0, 0, missing))
+    score, keep = F.pad(score, (0, missing)), F.pad(keep, (0, missing))
     order = nms.top_k(score.masked_fill(~keep, -torch.inf), post)
     keep = keep.gather(1, order)
     box = box.gather(1, order[..., None].expand(-1, -1, 4)).masked_fill(~keep[..., None], 0)
@@ -185,16 +182,9 @@ def match(
     backend: str = "auto",
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return labels [N, T], matched [N, T] and deltas [N, T, 4] of the anchors; see `Targets`."""
-    labels, matched = matcher.match_boxes(
-        gt_boxes,
-        gt_valid,
-        anchors,
-        rpn.foreground_iou,
-        rpn.background_iou,
-        rpn.low_quality_matches,
-        rpn.zero_iou_matches,
-        backend,
-    )
+    ious = rpn.foreground_iou, rpn.background_iou
+    rules = rpn.low_quality_matches, rpn.zero_iou_matches
+    labels, matched = matcher.match_boxes(gt_boxes, gt_valid, anchors, *ious, *rules, backend)
     matched_boxes = gt_boxes.gather(1, matched[..., None].expand(-1, -1, 4))
     # The deltas of empty ground-truth slots are infinite or NaN.
     deltas = box_coder.encode(matched_boxes, anchors, rpn.box_weights)
@@ -218,9 +208,9 @@ def losses(
     Both are divided by the number of sampled anchors (at least 1), or by batch_size * N (SPEC §7).
     """
     positive, used = sampled == 1, sampled >= 0
-    normalizer = rpn.batch_size * len(sampled)
+    normalizer = rpn.batch_size * processes.of_batch("images", len(sampled))
     if rpn.loss_normalizer == "sampled":
-        normalizer = processes.count(used)
+        normalizer = processes.count(used, "anchors")
     entropy = binary_cross_entropy(logits, positive.to(logits.dtype))
     objectness = torch.where(used, entropy, 0).sum() / normalizer
     difference = torch.where(positive[..., None], deltas - target_deltas, 0)

@@ -9,6 +9,7 @@ from operator import attrgetter
 from typing import Any, Literal
 
 from reference import typed
+from reference.augmentation import Augment, augment_problems
 from reference.presets import PRESETS, merged
 
 Norm = Literal["none", "batch", "sync_batch", "group"]
@@ -275,7 +276,7 @@ class Config:
     background   index among the K + 1 logits; "first": it also has unused box deltas and a mask
     neck         "fpn": the feature pyramid; "single": the map of the last stage alone
     shared_head  "res5": the heads read stage 5, run on each RoI (C4); "res5_unstrided": stride 1
-    transform, backbone, fpn, anchors, rpn, box_head, mask_head, optimizer
+    transform, backbone, fpn, anchors, rpn, box_head, mask_head, optimizer, augment
     """
 
     num_classes: int = 80
@@ -291,6 +292,7 @@ class Config:
     box_head: BoxHead = field(default_factory=BoxHead)
     mask_head: MaskHead = field(default_factory=MaskHead)
     optimizer: Optimizer = field(default_factory=Optimizer)
+    augment: Augment = field(default_factory=Augment)
 
 
 def preset(name: str) -> Config:
@@ -313,6 +315,7 @@ def check(config: Config) -> None:
     # A problem is (the field to change, what it demands).
     problems = [*_backbone_problems(config.backbone), *_wiring_problems(config)]
     problems += [*_level_problems(config), *_group_problems(config)]
+    problems += augment_problems(config.augment)
     texts = [f"{name} = {attrgetter(name)(config)}: {text}" for name, text in problems]
     if texts:
         raise ValueError(f"the configuration contradicts itself: {'; '.join(texts)}")
@@ -380,6 +383,8 @@ def flat(config: Config) -> dict[str, Any]:
 
 def from_dict(values: dict) -> Config:
     """Invert `to_dict`. ValueError names a field that is unknown, missing or of the wrong type."""
+    # Older files lack `augment`: its defaults are what they were trained with.
+    values = {"augment": asdict(Augment())} | values if isinstance(values, dict) else values
     return typed.build(Config, values, "config")
 
 

@@ -100,7 +100,7 @@ CASES = {
     "plain": ([], {}),
     "fixed shapes, synchronised norms and averaged weights": (
         ["backbone.norm=sync_batch", "optimizer.clip_gradient_norm=1.0"],
-        {"fixed_shapes": True, "workers": 1, "ema": 0.9},
+        {"fixed_shapes": True, "workers": 1, "ema": 0.9, "validation_losses": True},
     ),
 }
 
@@ -119,8 +119,11 @@ def test_two_and_four_processes_train_as_one(case, tmp_path):
     [one] = several_processes.run(work, tmp_path / "1", str(tmp_path / "a"), *CASES[case], count=1)
     for count in (2, 4) if case == "plain" else (2,):
         folder = tmp_path / f"of {count}"
+        changes, options = CASES[case]
+        # Of the plain case, two processes take their images one after the other.
+        options = options | ({"accumulate": 2} if (case, count) == ("plain", 2) else {})
         runs = several_processes.run(
-            work, tmp_path / str(count), str(folder), *CASES[case], count=count
+            work, tmp_path / str(count), str(folder), changes, options, count=count
         )
         for run in runs:
             assert distance(run["gradients"], one["gradients"]) < 1e-9
@@ -133,6 +136,9 @@ def test_two_and_four_processes_train_as_one(case, tmp_path):
         for line, expected in zip(runs[0]["log"], one["log"], strict=True):
             for name in line.keys() & {"loss", "rpn_box", "class", "mask", "gradient_norm"}:
                 assert line[name] == pytest.approx(expected[name], rel=1e-6), name
+        losses, expected = (log[-1].get("validation", {}) for log in (runs[0]["log"], one["log"]))
+        assert losses == pytest.approx(expected, rel=1e-6)
+        assert len(losses) == (5 if "validation_losses" in options else 0)
         first, *others = (run["found"] for run in runs)
         assert first and not any(others) and len(first) == len(one["found"])
         for result, expected in zip(first, one["found"], strict=True):

@@ -16,6 +16,7 @@ WRITER = runpy.run_path(str(ROOT / "docs" / "papers.py"))
 # Files of reference/ that no paper describes, with the reason.
 ELSEWHERE = {
     "__init__": "the package's documentation",
+    "augmentation": "switches of the accelerated training loop; the papers only mirror",
     "activations": "ReLU, sigmoid and softmax, which the layers and losses use",
     "checkpoint": "reads files of weights",
     "grad_check": "checks backward passes",

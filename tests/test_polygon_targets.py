@@ -16,9 +16,9 @@ from support.image_golden import either, read
 from accelerated import masks as accelerated
 from accelerated import transform as preparation
 from accelerated.command_line import cli
-from accelerated.data.augment import flip
 from accelerated.data.coco import CocoDataset
 from accelerated.data.loader import loader
+from accelerated.data.moves import flip
 from accelerated.data.padding import Shapes
 from accelerated.data.synthetic import ShapesDataset
 from accelerated.engine import checkpoint

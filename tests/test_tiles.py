@@ -1,7 +1,6 @@
 """engine.tiles: objects across seams become one, and objects that only touch stay two."""
 
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import pytest
@@ -209,15 +208,28 @@ def test_nothing_found_is_no_detections():
 
 def test_a_picture_that_fits_goes_as_it_is():
     image = np.zeros((64, 40, 3), np.uint8)
+    image[:9, :9], image[20:30, 20:30] = 1, 200
     calls = []
 
-    def find(images) -> Any:
-        calls.append(images)
-        return ["found"]
+    def find(images):
+        calls.append([x.shape for x in images])
+        return oracle(images)
 
-    assert tiles.detect(find, image, tiles.Tiles(64, 16)) == "found"
-    assert len(calls) == 1 and calls[0][0] is image
-    assert tiles.tiled(find, tiles.Tiles(64, 16))([image, image]) == ["found", "found"]
+    [once, again] = tiles.tiled(find, tiles.Tiles(64, 16), threshold=0)([image, image])
+    assert_equal(once, oracle([image])[0])
+    assert_equal(again, once)
+    assert calls == [[(64, 40, 3)]] * 2
+
+
+@pytest.mark.parametrize("width", [40, 130])
+def test_a_score_counts_after_merging(width):
+    image = np.zeros((64, width, 3), np.uint8)
+    image[:9, :9], image[20:30, 20:35] = 64, 128
+    found = tiles.detect(oracle, image, tiles.Tiles(64, 16), threshold=0.5)
+    assert isinstance(found, CroppedDetections)
+    assert found.scores.tolist() == [0.5] and len(found.crops) == 1
+    found = tiles.detect(lambda x: oracle(x, masks=False), image, tiles.Tiles(64, 16), 1, 0.6)
+    assert found.boxes.tolist() == [] and not isinstance(found, CroppedDetections)
 
 
 def test_twelve_megapixels_of_three_hundred_objects():

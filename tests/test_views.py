@@ -57,8 +57,9 @@ def test_one_view_is_no_augmentation(model, images):
 
 def test_a_mirrored_image_has_mirrored_detections(model, images):
     text = "flip,1.5" if model is make("tiny") else "flip"
-    run: Any = views.detector(model, views.parse(text))
-    (found, batch), (mirrored, _) = run(images), run([image[:, ::-1] for image in images])
+    run, turned = views.detector(model, views.parse(text)), [image[:, ::-1] for image in images]
+    batch = model.batch(images)
+    found, mirrored = run(images, batch), run(turned, model.batch(turned))
     assert found.valid.sum() > 3 and torch.equal(found.valid, mirrored.valid)
     assert torch.equal(found.labels, mirrored.labels)
     x1, y1, x2, y2 = mirrored.boxes.unbind(-1)
@@ -69,7 +70,8 @@ def test_a_mirrored_image_has_mirrored_detections(model, images):
         (found.scores, mirrored.scores),
     ):
         assert (a - b).abs().max() < 1e-9
-    if model.mask_head is not None:
+    if found.mask_probabilities is not None and mirrored.mask_probabilities is not None:
+        assert found.mask_probabilities.min() >= 0 and found.mask_probabilities.max() <= 1
         off = found.mask_probabilities - mirrored.mask_probabilities.flip(-1)
         assert off[found.valid].abs().max() < 1e-9
 
@@ -99,6 +101,30 @@ def test_all_views_are_merged(name, images):
         assert (merged.scores.diff() <= 0).all()
         assert len(merged.labels) <= model.config.box_head.max_detections
         assert merged.scores[0] == max(one[i].scores[0] for one in single if len(one[i].scores))
+
+
+def test_a_factor_is_of_the_size_of_the_input(images):
+    """A model that keeps the size of images sees them at the same size as one that sets it."""
+    kept = make()
+    sized = narrow.model(override(kept.config, "transform.min_size=[64]", "transform.max_size=90"))
+    for scale in (0.5, 1.5):
+        [found], [other] = (views.detect(x, images[:1], [View(scale)]) for x in (kept, sized))
+        assert torch.equal(found.labels, other.labels)
+        assert (found.boxes - other.boxes).abs().max() < 1e-9
+        assert not torch.equal(found.boxes, kept.detect(images[:1])[0].boxes)
+
+
+def test_masks_are_predicted_once_in_each_view(images):
+    model, calls = narrow.model(narrow.config("tiny")), []
+    assert model.mask_head is not None
+    model.mask_head.register_forward_hook(lambda *_: calls.append(1))
+    views.detect(model, images, "flip,0.5")
+    assert len(calls) == 4
+
+
+def test_views_are_not_captured():
+    with pytest.raises(ValueError, match="--tta and --compile exclude each other: leave one out"):
+        views.detector(make(), views.parse("flip"), compile="inductor")
 
 
 def test_no_image_and_the_mode_of_the_model(images):

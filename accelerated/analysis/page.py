@@ -146,15 +146,9 @@ def share(part: float, whole: float) -> int:
 def view(run: Mapping[str, Any], index: int) -> dict[str, Any]:
     """Return what the page shows of a single run."""
     evaluation = run["evaluation"]
-    shown = {
-        "name": run["name"],
-        "path": run["path"],
-        "assumed": run.get("assumed"),
-        "index": index,
-        "look": panels.look(index),
-    }
+    shown = {"assumed": "", **run, "index": index, "look": panels.look(index)}
     if not evaluation:
-        return shown | {"evaluation": None}
+        return shown
     classes = evaluation["classes"]
     columns = {
         key: title
@@ -190,7 +184,10 @@ def notes(content: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> dict
         for note in (run["evaluation"] or {}).get("notes", []):
             told.setdefault(note, []).append(run["name"])
     every = [run["name"] for run in runs]
-    return {note: "" if names == every else ", ".join(names) for note, names in told.items()}
+    return {
+        note.rstrip(".") + ".": "" if names == every else ", ".join(names)
+        for note, names in told.items()
+    }
 
 
 def absences(runs: Sequence[Mapping[str, Any]]) -> dict[str, str]:

@@ -118,6 +118,27 @@ SkipInvalid = Annotated[
     typer.Option("--skip-invalid", help="Skip invalid annotations and images instead of stopping."),
 ]
 
+Tta = Annotated[
+    str | None,
+    typer.Option(
+        "--tta",
+        help="Test-time augmentation: the views that are merged with the image as it is, separated"
+        " by commas. flip: mirrored left to right; flip_vertical: top to bottom; factors of its"
+        " size, such as 0.75 or 1.5. Every combination is a view, and takes as long as the image"
+        " alone: flip,0.75,1.5 are six. See docs/prediction.md.",
+        metavar="LIST",
+    ),
+]
+InTiles = Annotated[
+    str | None,
+    typer.Option(
+        "--tiles",
+        help="Cut larger pictures into tiles of SIDE x SIDE pixels, detect in each, and merge what"
+        " they show. OVERLAP: pixels that neighbours share, best as many as most objects are long"
+        " (default: a quarter of SIDE). See docs/prediction.md.",
+        metavar="SIDE[:OVERLAP]",
+    ),
+]
 Amp = Annotated[
     bool,
     typer.Option(

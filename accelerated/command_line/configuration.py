@@ -68,13 +68,21 @@ def continuation(
     preset: str | None,
     changes: Sequence[str],
     open_data: Callable[[bool], CocoDataset],
+    typed: Sequence[str] = (),
 ) -> Origin:
     """Find the configuration with which the run in folder `run` goes on from a checkpoint.
 
     It is the run's, or for comparison with it that of a preset, with changes. The run's warm-up,
-    which fits its length, stays unless a change names it.
+    which fits its length, stays unless a change names it. Nothing that its files name is executed,
+    so that a function that augments must be among the `typed` changes again. Raises ValueError.
     """
     stored = checkpoint.read(resumed).config
+    function = stored.augment.function
+    if function is not None and not _sets("augment.function", typed):
+        raise ValueError(
+            f"{run} augments by a function, which is only called if it is named again: add"
+            f" --set augment.function={function}"
+        )
     config = override(stored if preset is None else named_preset(preset), *changes)
     if not sets_warmup(changes):
         steps = stored.optimizer.warmup_iterations
@@ -87,16 +95,18 @@ def continuation(
 def _for_classes(config, changes, dataset):
     """Set the number of classes to the data's. Raises ValueError for a change that disagrees."""
     count = len(dataset.class_names)
-    named = any(change.partition("=")[0].strip() == "num_classes" for change in changes)
-    if named and config.num_classes != count:
+    if _sets("num_classes", changes) and config.num_classes != count:
         raise ValueError(f"num_classes is {count}, as in the data, not {config.num_classes}")
     return ranges.check(replace(config, num_classes=count))
 
 
 def sets_warmup(changes: Sequence[str]) -> bool:
     """Tell whether one of the changes FIELD=VALUE sets the steps of the warm-up."""
-    names = (change.partition("=")[0].strip() for change in changes)
-    return "optimizer.warmup_iterations" in names
+    return _sets("optimizer.warmup_iterations", changes)
+
+
+def _sets(field, changes):
+    return any(change.partition("=")[0].strip() == field for change in changes)
 
 
 def _from_weights(preset, weights, changes, names):
@@ -106,6 +116,8 @@ def _from_weights(preset, weights, changes, names):
     except interop.BareBackboneError:
         return _from_backbone(preset, weights)
     config = loaded.model.config
+    # Nothing that a file names is executed.
+    config = override(config, "augment.function=null")
     if preset is None:
         origin = f"nearest preset {loaded.preset}" if loaded.preset else "its config.json"
         return config, loaded, f"architecture of {loaded} ({origin})", loaded.notes

@@ -15,6 +15,7 @@ from accelerated.command_line.arguments import (
     Exif,
     Images,
     PixelRange,
+    Preset,
     Seed,
     Split,
 )
@@ -27,8 +28,18 @@ def inspect_data(
         Path | None,
         typer.Option(help="Picture file for a sample of the images with their masks drawn."),
     ] = None,
-    samples: Annotated[int, typer.Option(help="Images in the sample.", min=1)] = 12,
+    samples: Annotated[int, typer.Option(help="Pictures in the sample.", min=1)] = 12,
     seed: Seed = 0,
+    augment: Annotated[
+        bool,
+        typer.Option(
+            "--augment",
+            help="Draw, with --output, what training sees: a row of versions of each image, with"
+            " the augmentation of --preset and --set.",
+        ),
+    ] = False,
+    preset: Preset = None,
+    changes: Changes = None,
     everything: Annotated[
         bool, typer.Option("--all", help="List every problem, not a few of each kind.")
     ] = False,
@@ -55,18 +66,11 @@ def inspect_data(
         float | None,
         typer.Option(help="Compare the parts that `train --split` with this --seed makes instead."),
     ] = None,
-    preset: Annotated[
-        str | None,
-        typer.Option(
-            help="Preset whose settings the objects are compared with (default: the one that"
-            " `train` takes)."
-        ),
-    ] = None,
-    changes: Changes = None,
 ) -> None:
     """Summarise a data set, list its problems, say how hard it is, and, with --fix, repair a copy.
 
-    Of what makes it hard, only that is printed for which a setting or other pictures help.
+    Objects are compared with the settings of --preset and --set, by default those of `train`, and
+    only what a setting or other pictures help against is printed.
     """
     from accelerated.command_line import report
     from accelerated.data import lint
@@ -76,6 +80,8 @@ def inspect_data(
 
     if val is not None and split is not None:
         raise ValueError("--split makes validation data of --data: leave --val out")
+    if augment and output is None:
+        raise ValueError("--augment draws a picture: name its file with --output")
     console = report.console()
     for path in (fix, _changes(fix)) if fix is not None else ():
         if path.exists():
@@ -97,7 +103,12 @@ def inspect_data(
             other = loading.open_dataset(val, images, skip_invalid=True, reading=reading)
         _print_hardness(train, other, val, config, console)
         if output is not None and len(dataset):
-            detections.save(detections.sample(dataset, samples, seed), output)
+            page = (
+                _augmented(dataset, samples, seed, preset, changes)
+                if augment
+                else detections.sample(dataset, samples, seed)
+            )
+            detections.save(page, output)
             console.print(f"Sample: {output}.")
     subject = "data"
     if fix is not None:
@@ -118,6 +129,22 @@ def inspect_data(
         console.print(f"The {subject} is valid, but there is no object to train on.")
         raise typer.Exit(1 if result.annotations else 0)
     console.print(f"The {subject} is ready for training.")
+
+
+def _augmented(dataset, samples, seed, preset, changes):
+    """Draw `samples` pictures, a row for each of some images."""
+    import numpy as np
+
+    from accelerated.command_line.configuration import configuration
+    from accelerated.data import loader
+    from accelerated.drawing import augmented
+
+    config = configuration(preset, None, changes or [], None, lambda masks: dataset).config
+    order = np.random.default_rng(seed).permutation(len(dataset))
+    chosen = order[: -(-samples // augmented.VERSIONS)].tolist()
+    count = min(samples, augmented.VERSIONS)
+    versions = (loader.versions(dataset, config, index, count, seed) for index in chosen)
+    return augmented.rows(versions, dataset.class_names, config)
 
 
 def _configuration(dataset, name, changes):

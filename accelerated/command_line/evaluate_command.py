@@ -22,11 +22,13 @@ from accelerated.command_line.arguments import (
     FilePreset,
     Graph,
     Images,
+    InTiles,
     Names,
     Output,
     Patience,
     PixelRange,
     SkipInvalid,
+    Tta,
     Workers,
 )
 
@@ -63,6 +65,8 @@ def evaluate_model(
     exif: Exif = None,
     boxes_as_masks: BoxesAsMasks = False,
     pixel_range: PixelRange = None,
+    tta: Tta = None,
+    tiles: InTiles = None,
     amp: Amp = False,
     compile: Compile = False,
     graph: Graph = False,
@@ -81,6 +85,7 @@ def evaluate_model(
         reading = partial(loading.reading, crowd, exif, boxes_as_masks, pixel_range)
         options = {"--preset": preset, "--set": changes, "--names": names}
         options |= {"--amp": amp, "--compile": compile, "--graph": graph}
+        options |= {"--tta": tta, "--tiles": tiles}
         given = [name for name, value in options.items() if value]
         if given:
             raise ValueError(f"{given[0]} changes a model; {checkpoint} holds its results")
@@ -91,6 +96,7 @@ def evaluate_model(
     from accelerated.command_line import report
     from accelerated.engine.evaluate import evaluate
 
+    looking = loading.looking(tta, tiles)
     model, _ = loading.load_model(checkpoint, torch_device, preset, changes, names)
     masks = model.config.mask_head.kind != "none"
     reading = loading.reading(crowd, exif, boxes_as_masks, pixel_range, masks)
@@ -104,6 +110,7 @@ def evaluate_model(
         batch_size=batch_size,
         workers=workers,
         output=output,
+        **looking,
         amp=amp,
         compile="inductor" if compile else None,
         graph=graph,

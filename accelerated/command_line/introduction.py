@@ -9,6 +9,7 @@ from accelerated import backend, processes
 from accelerated.command_line.report import count
 from accelerated.data.dataset import Dataset
 from accelerated.data.summary import InputObjects, summary
+from accelerated.engine import layers
 from accelerated.engine.settings import Settings
 from accelerated.mask_rcnn import MaskRCNN
 from reference.config import Backbone, Config, Optimizer, Transform
@@ -56,7 +57,7 @@ def introduction(plan: Plan) -> list[str]:
         "Learning rate": _rate(config.optimizer, settings.batch_size),
         "Schedule": _schedule(config.optimizer, settings.schedule),
         "Warm-up": _warmup(config.optimizer.warmup_iterations, plan.warmup),
-        **_tuning(settings),
+        **_tuning(config, settings),
         "Seed": str(settings.seed),
         "Runs on": _machine(plan),
     }
@@ -138,10 +139,22 @@ def _warmup(steps: int, configured: int) -> str:
     return f"{count(steps, 'step')} instead of {configured}, at most a tenth of the run"
 
 
-def _tuning(settings: Settings) -> dict[str, str]:
+def _tuning(config: Config, settings: Settings) -> dict[str, str]:
     """Describe what is off by default, where it is on."""
-    decay = f"decay {settings.ema:g}, warmed up; evaluated and stored instead of the weights"
-    return {"Average": decay} if settings.ema else {}
+    rows = {}
+    if settings.rates or settings.freeze:
+        model = layers.check(config, settings.freeze, settings.rates)
+    if settings.freeze:
+        rows["Frozen"] = layers.frozen_summary(model, settings.freeze)
+    if settings.rates:
+        rows["Rates"] = layers.rates_summary(model, settings.rates)
+    if settings.ema:
+        decay = f"decay {settings.ema:g}, warmed up"
+        rows["Average"] = f"{decay}; evaluated and stored instead of the weights"
+    if settings.accumulate > 1:
+        size = settings.batch_size // settings.accumulate // processes.number()
+        rows["In parts"] = f"{settings.accumulate} of {count(size, 'image')} each"
+    return rows
 
 
 def _machine(plan: Plan) -> str:

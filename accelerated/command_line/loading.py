@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -105,6 +105,17 @@ def note(lines: Iterable[str]) -> None:
 
     for line in lines if processes.is_first() else ():
         print(line if line.startswith(" ") else f"maskrcnn: {line}", file=sys.stderr)
+
+
+def looking(tta: str | None, tiles: str | None) -> dict[str, Any]:
+    """Read --tta and --tiles, as arguments of `evaluate` and `predict`; ValueError if invalid."""
+    from accelerated.engine import tiles as in_tiles
+    from accelerated.engine import views
+
+    return {
+        "tta": () if tta is None else views.parse(tta),
+        "tiles": None if tiles is None else in_tiles.parse(tiles),
+    }
 
 
 def reading(

@@ -16,11 +16,13 @@ from accelerated.command_line.arguments import (
     Device,
     FilePreset,
     Graph,
+    InTiles,
     Names,
     Output,
     Patience,
     PixelRange,
     Threshold,
+    Tta,
     Weights,
 )
 from accelerated.engine.pictures import SAVED
@@ -67,7 +69,8 @@ def draw_predictions(
     batch_size: Annotated[
         int,
         typer.Option(
-            help="Pictures of one shape, or frames of a video, in a forward pass (default: 1).",
+            help="Pictures of one shape, frames of a video or tiles in a forward pass (default:"
+            " 1).",
             min=1,
             show_default=False,
         ),
@@ -89,6 +92,8 @@ def draw_predictions(
             min=0.001,
         ),
     ] = None,
+    tta: Tta = None,
+    tiles: InTiles = None,
     device: Device = "auto",
     backend: Backend = "auto",
     amp: Amp = False,
@@ -111,6 +116,7 @@ def draw_predictions(
     loading.join(context, torch_device, patience)
     from accelerated.engine.predict import predict
 
+    looking = loading.looking(tta, tiles)
     model, categories = loading.load_model(checkpoint, torch_device, preset, changes, names)
     result = predict(
         model,
@@ -125,6 +131,7 @@ def draw_predictions(
         batch_size=batch_size,
         every=every,
         seconds=seconds,
+        **looking,
         amp=amp,
         compile="inductor" if compile else None,
         graph=graph,
@@ -172,6 +179,7 @@ def _summary(result: "Result", output: Path, saved: tuple[str, ...], exif: str) 
     passed = (
         (found.hidden, "hidden file", ""),
         (found.others, "file that is no image", "files that are no images"),
+        (found.films, "video (name it to read it)", "videos (name them to read them)"),
         (found.folders, "folder (--recursive searches it)", "folders (--recursive searches them)"),
     )
     texts = [report.count(*counted) for counted in passed if counted[0]]

@@ -72,7 +72,7 @@ def write_report(
     boxes_as_masks: BoxesAsMasks = False,
     pixel_range: PixelRange = None,
 ) -> None:
-    """Write a page on training runs and evaluations: what is found, missed and confused, and why.
+    """Write a page on runs and evaluations: what is found, missed and confused, and why.
 
     It shows losses, average precision by class and size, kinds of errors and what they cost, the
     best score threshold, calibration, and the worst and best pictures.

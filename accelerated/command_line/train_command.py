@@ -92,6 +92,51 @@ def train_model(
             min=0,
         ),
     ] = 0,
+    accumulate: Annotated[
+        int,
+        typer.Option(
+            help="Work on each batch in this many equal parts: the same result in less memory"
+            " and more time (1: at once).",
+            min=1,
+        ),
+    ] = 1,
+    rate: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Multiply the learning rate of parameters by a factor, such as backbone.*=0.1."
+            " May be repeated; the last pattern that fits a name counts.",
+            metavar="PATTERN=FACTOR",
+        ),
+    ] = None,
+    freeze: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Do not train the parameters of these names, such as backbone.*; may be repeated."
+            " Batch norms without trained parameters keep their statistics.",
+            metavar="PATTERN",
+        ),
+    ] = None,
+    stop_early: Annotated[
+        int,
+        typer.Option(
+            help="End after this many evaluations without a better average precision, as if"
+            " finished (0: never).",
+            min=0,
+        ),
+    ] = 0,
+    validation_losses: Annotated[
+        bool,
+        typer.Option(
+            "--validation-losses",
+            help="Compute the losses on the validation data too, at each evaluation.",
+        ),
+    ] = False,
+    tensorboard: Annotated[
+        bool,
+        typer.Option(
+            "--tensorboard", help="Write the numbers of the log to OUTPUT/tensorboard as well."
+        ),
+    ] = False,
     weights: Annotated[
         str | None,
         typer.Option(
@@ -161,7 +206,6 @@ def train_model(
     from accelerated.command_line.configuration import configuration, continuation, sets_warmup
     from accelerated.data.summary import input_objects
     from accelerated.engine import (
-        average,
         checkpoint,
         fingerprint,
         group,
@@ -171,11 +215,11 @@ def train_model(
         start,
     )
     from accelerated.engine.held_out import hold_out
-    from accelerated.engine.train import train
+    from accelerated.engine.train import train, watchers
 
     compiler = "inductor" if compile else None
-    settings.check_execution(torch_device, fixed_shapes, compiler, graph)
-    average.check(ema)
+    settings.check_execution(torch_device, fixed_shapes, compiler, graph, accumulate)
+    watchers(evaluate_every, stop_early, tensorboard)
     # Until the command ends.
     loading.note(context.with_resource(lock.held(output)))
     resumed = run_folder.origin(output, resume, resume_from)
@@ -188,7 +232,8 @@ def train_model(
 
     if resumed is not None:
         typed = preset if run_options.is_given(context, "preset") else None
-        origin = continuation(output, resumed, typed, changes or [], open_data)
+        again = changes if run_options.is_given(context, "changes") else None
+        origin = continuation(output, resumed, typed, changes or [], open_data, again or [])
     else:
         origin = configuration(preset, weights, changes or [], names, open_data)
     config, dataset, evaluation = origin.config, origin.dataset, None
@@ -205,9 +250,9 @@ def train_model(
     iterations, warmup = iterations or 1000, config.optimizer.warmup_iterations
     if resumed is None and not sets_warmup(changes or []):
         config = settings.fit_warmup(config, iterations)
-    run = settings.Settings(
-        seed, batch_size, amp, iterations, iterations, fixed_shapes=fixed_shapes, ema=ema
-    )
+    tuning = {"ema": ema, "accumulate": accumulate}
+    tuning |= {"rates": tuple(rate or ()), "freeze": tuple(freeze or ())}
+    run = settings.Settings(seed, batch_size, amp, iterations, iterations, fixed_shapes, **tuning)
     run = start.check(output, config, dataset, evaluation, run, resumed, keep_schedule)
 
     last = None if resumed is None else checkpoint.read(resumed)
@@ -248,13 +293,16 @@ def train_model(
         fixed_shapes=fixed_shapes,
         compile=compiler,
         graph=graph,
-        ema=ema,
+        **tuning,
         weights=origin.weights,
         resume=resume,
         resume_from=resume_from,
         keep_schedule=keep_schedule,
         evaluation=evaluation,
         evaluate_every=evaluate_every,
+        stop_early=stop_early,
+        validation_losses=validation_losses,
+        tensorboard=tensorboard,
         checkpoint_every=checkpoint_every,
         checkpoint_minutes=checkpoint_minutes,
         options=run_options.to_keep(context, iterations=iterations, batch_size=batch_size),
@@ -286,6 +334,7 @@ def _check_options(context: typer.Context, output: Path, resume: bool, continued
     for name, used, needed in (
         ("val_images", val is not None, "--val"),
         ("evaluate_every", val is not None or split is not None, "--val or --split"),
+        ("validation_losses", val is not None or split is not None, "--val or --split"),
         ("names", options["weights"] is not None, "--weights"),
     ):
         if run_options.is_given(context, name) and not used:
@@ -316,6 +365,8 @@ def _report(result: "Result", output: Path) -> None:
     best, steps = result.best, report.count(result.iteration, "step")
     if best:
         print(f"Best {best.metric} {best.value:.3f} at step {best.iteration}: {output / 'best'}.")
+    if result.stopped:
+        print(f"Ended early: {result.stopped}.")
     if result.interrupted:
         print(f"Interrupted after {steps}: continue with --resume.")
     else:

@@ -7,18 +7,21 @@ have no other state, so a run resumed at iteration i continues bit for bit.
 from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
 from accelerated import transform
-from accelerated.data.augment import augment
+from accelerated.data import own_function
+from accelerated.data.augment import augment, growth
 from accelerated.data.dataset import Dataset
+from accelerated.data.own_function import Function
 from accelerated.data.padding import Shapes
 from accelerated.data.workers import PATIENCE, Board, follow_parent, share, watched
 from accelerated.structures import RawBatch
-from reference.config import Config, Transform
+from reference.config import Config, override
 
 
 def loader(
@@ -31,10 +34,10 @@ def loader(
     training: bool,
     start_iteration: int = 0,
     iterations: int | None = None,
-    flip_probability: float = 0.5,
     shapes: Shapes | None = None,
     part: tuple[int, int] = (0, 1),
     patience: float = PATIENCE,
+    function: Function | None = None,
 ) -> "Loader":
     """Return an iterable of batches, to be finished on the device by `transform.finish`.
 
@@ -48,13 +51,16 @@ def loader(
                          batch, as it is in the whole batch; of the others every n-th, from the k-th
     patience             seconds that a batch is waited for while no worker begins or finishes an
                          image; without workers there is no limit
+    function             augments as well, in place of `config.augment.function`: called with an
+                         image [H, W, 3] uint8, its Target and a numpy.random.Generator, it returns
+                         (image, Target)
 
     Outlines are in the batch if the mask head's targets are drawn from them; then masks are left
-    out, unless an object of the data set has no outline.
+    out, unless an object of the data set has no outline, or augmentation may hide a part of it.
 
-    Raises ValueError if there is nothing to train on. While iterating, raises RuntimeError naming
-    the image and file that cannot be prepared, or at which a worker was killed or hangs. However
-    the iteration ends, no worker is left.
+    Raises ValueError if there is nothing to train on, or no such function. While iterating, raises
+    RuntimeError naming the image and file that cannot be prepared, or at which a worker was killed
+    or hangs. However the iteration ends, no worker is left.
     """
     if training and dataset.max_objects == 0:
         raise ValueError("no image has a labelled object: there is nothing to train on")
@@ -66,17 +72,11 @@ def loader(
         indices = list(range(len(dataset)))
         firsts = range(0, len(dataset), batch_size)[part[0] :: part[1]]
         order = [(None, 0, indices[first : first + batch_size]) for first in firsts]
-    drawn = config.mask_head.target == "polygon"
-    prepared: Any = _Prepared(
-        dataset,
-        config.transform,
-        config.num_classes,
-        seed,
-        flip_probability,
-        shapes,
-        drawn,
-        Board(workers),
-    )
+    if training:
+        function = own_function.prepared(
+            config.augment, function, config.num_classes, shapes is not None
+        )
+    prepared: Any = _Prepared(dataset, config, seed, shapes, Board(workers), function)
     batches = torch.utils.data.DataLoader(
         prepared,
         batch_size=None,
@@ -86,6 +86,24 @@ def loader(
         worker_init_fn=follow_parent,
     )
     return Loader(batches, order, patience)
+
+
+def versions(
+    dataset: Dataset, config: Config, index: int, count: int, seed: int = 0
+) -> Generator[RawBatch, None, None]:
+    """Yield batches of one image with its masks, `count` times as training would augment it.
+
+    Raises RuntimeError naming the image and file that cannot be prepared.
+    """
+    # Without outlines, as the masks are wanted.
+    config = override(config, "mask_head.target=binary")
+    function = own_function.prepared(config.augment, None, config.num_classes, False)
+    prepared = _Prepared(dataset, config, seed, None, Board(0), function)
+    for number in range(count):
+        batch = prepared.batch(number, index, [index])
+        if isinstance(batch, _Failure):
+            raise RuntimeError(batch.message)
+        yield batch
 
 
 def epoch(
@@ -170,14 +188,11 @@ class _Prepared:
     """Maps (iteration or None, first slot, image indices) to a RawBatch or a _Failure."""
 
     dataset: Dataset
-    transform: Transform
-    num_classes: int
+    config: Config
     seed: int
-    flip_probability: float
     shapes: Shapes | None
-    # Whether mask targets are drawn from outlines.
-    drawn: bool
     board: Board
+    function: Function | None
 
     def __getitem__(self, task):
         batch = self.batch(*task)
@@ -205,11 +220,11 @@ class _Prepared:
             _, resized, targets = zip(*prepared, strict=True)
             counts = [len(target.labels) for target in targets]
             sides, slots = self.shapes.of_batch(resized, counts)
-            points = self.dataset.max_points
+            points = int(self.dataset.max_points * growth(self.config.augment)[1])
         try:
             batch = transform.collate_pixels(
                 prepared,
-                self.transform,
+                self.config.transform,
                 sizes,
                 ids,
                 max_objects=slots,
@@ -227,15 +242,41 @@ class _Prepared:
 
         Returns what `prepare_pixels` does, and the sides of the image as read.
         """
-        image, target, _ = self.dataset[index]
-        size, min_size = image.shape[:2], None
-        masks = not (self.drawn and self.dataset.outlined)
-        target = target if self.drawn else replace(target, polygons=None)
-        if iteration is not None:
-            transform.check_labels(target, self.num_classes)
+        training, config = iteration is not None, self.config
+        image, target = self.sample(index, training)
+        size, min_size, hidden = image.shape[:2], None, False
+        if training:
             rng = np.random.default_rng([self.seed, 2, iteration, slot])
-            image, target, min_size = augment(
-                image, target, self.transform, rng, self.flip_probability
-            )
-        prepared = transform.prepare_pixels(image, target, self.transform, min_size, masks=masks)
+            other = partial(self.other, index)
+            image, target, min_size = augment(image, target, config, rng, other, self.function)
+            hidden = config.augment.copy_paste > 0 or self.function is not None
+        # Nothing learns from the masks of an evaluation.
+        masks = training and (hidden or not (self.drawn and self.dataset.outlined))
+        prepared = transform.prepare_pixels(image, target, config.transform, min_size, masks=masks)
         return *prepared, size
+
+    def other(self, index, rng):
+        """Draw an image whose objects are mixed with those of image `index`, and read it."""
+        drawn = int(rng.integers(len(self.dataset)))
+        self.board.write(drawn)
+        try:
+            sample = self.sample(drawn, True)
+        except Exception as error:
+            raise ValueError(f"mixed with {self.name(drawn)}: {error}") from error
+        self.board.write(index)
+        return sample
+
+    def sample(self, index, training):
+        """Read an image and its target, with outlines only if targets are drawn from them."""
+        image, target, _ = self.dataset[index]
+        if training:
+            # Before augmentation, which might hide what is wrong.
+            transform.check_labels(target, self.config.num_classes)
+            height, width = image.shape[:2]
+            transform.check_target(target, height, width, torch.float32)
+        return image, target if self.drawn else replace(target, polygons=None)
+
+    @property
+    def drawn(self):
+        """Whether mask targets are drawn from outlines."""
+        return self.config.mask_head.target == "polygon"

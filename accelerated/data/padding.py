@@ -9,13 +9,15 @@ from dataclasses import dataclass, replace
 import torch
 from torch.nn import functional as F
 
+from accelerated.data.augment import growth
 from accelerated.data.dataset import Dataset
 from accelerated.structures import RawBatch
 from accelerated.transform import resized_shape
-from reference.config import Transform
+from reference.config import Augment, Transform
 
 # Slots for objects come in multiples of this.
 SLOTS = 8
+PLAIN = Augment()
 
 
 @dataclass(frozen=True)
@@ -41,29 +43,39 @@ class Shapes:
         return sides, next((g for g in self.slots if g >= max(counts)), self.slots[-1])
 
 
-def fixed_shapes(dataset: Dataset, transform: Transform) -> Shapes:
+def fixed_shapes(dataset: Dataset, transform: Transform, augment: Augment = PLAIN) -> Shapes:
     """Return six shapes at most that hold every training batch of `dataset`, without dropping any.
 
     The sides are those of a landscape batch, of a portrait batch and of one with both (see
     `loader.epoch`); the slots are the most objects in an image, and half as many, rounded up.
     """
     groups = {False: [], True: []}
-    for height, width in set(dataset.sizes):
+    for size in set(dataset.sizes):
         for min_size in transform.min_size or (None,):
-            size = height, width
-            if min_size is not None:
-                size = resized_shape(height, width, min_size, transform)
-            groups[height > width].append(size)
+            largest = _largest(size, min_size, transform, augment)
+            turned = [largest[::-1]] if augment.quarter_turns else []
+            groups[size[0] > size[1]] += [largest, *turned]
     divisor = transform.size_divisor or 1
     largest = [
         tuple(-(-max(sides) // divisor) * divisor for sides in zip(*group, strict=True))
         for group in (*groups.values(), groups[False] + groups[True])
         if group
     ]
-    most = max(dataset.max_objects, 1)
+    most = max(dataset.max_objects * growth(augment)[0], 1)
     slots = {-(-count // SLOTS) * SLOTS for count in (most, -(-most // 2))}
     sides = sorted(set(largest), key=lambda sides: (sides[0] * sides[1], sides))
     return Shapes(tuple(sides), tuple(sorted(slots)))
+
+
+def _largest(size, min_size, transform, augment):
+    """Return the largest sides that an image of `size` (h, w) has in the network's input."""
+    if min_size is None:
+        return size
+    if augment.scale[1] <= 1:
+        return resized_shape(size[0], size[1], min_size, transform)
+    # A window of the image has the same sides but for how they are rounded.
+    scale = min(min_size / min(size), transform.max_size / max(size))
+    return tuple(max(1, int(side * scale + 0.5 + 1e-6)) for side in size)
 
 
 def pad_alike(

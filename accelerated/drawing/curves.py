@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from accelerated.data.text_files import written_whole
+from accelerated.data.values import is_number
 from accelerated.engine import log as engine_log
 
 DPI = 120
@@ -23,10 +24,12 @@ def loss_curve(log: str | Path) -> Figure:
 
     log  JSON lines; those with "iteration" and "loss" are steps, and may hold the single losses
 
-    Dots are single lines of the log, lines their running mean.
+    Dots are single lines of the log, lines their running mean. Losses on the validation data, if
+    evaluations computed them, are dashed and of the same colour.
     Raises ValueError if the log holds no training step.
     """
-    steps = [line for line in engine_log.read(log) if "loss" in line]
+    lines = engine_log.read(log)
+    steps = [line for line in lines if "loss" in line]
     if not steps:
         raise ValueError(f"{log}: no training step in the log")
     iterations = [step["iteration"] for step in steps]
@@ -37,10 +40,26 @@ def loss_curve(log: str | Path) -> Figure:
         mean = _running_mean(values, max(1, len(values) // 40))
         (line,) = axes.plot(iterations, mean, label=name, linewidth=2 if name == "loss" else 1)
         axes.plot(iterations, values, ".", markersize=2, alpha=0.25, color=line.get_color())
+        dashed = {"color": line.get_color(), "linewidth": line.get_linewidth(), "marker": "x"}
+        validation = _validation(lines, name)
+        if validation:
+            axes.plot(*zip(*validation, strict=True), "--", markersize=4, **dashed)
     axes.set(xlabel="iteration", ylabel="loss", yscale="log")
     axes.grid(alpha=0.3)
     figure.legend(loc="outside right upper")
     return figure
+
+
+def _validation(lines, name):
+    """List (iteration, loss) of the evaluations that have a loss, or of "loss" all, to add up."""
+    found = []
+    for line in lines:
+        losses = line.get("validation")
+        if isinstance(losses, dict):
+            values = [losses.get(name)] if name != "loss" else list(losses.values())
+            if values and all(map(is_number, values)):
+                found.append((line["iteration"], sum(values)))
+    return found
 
 
 def save(figure: Figure, path: str | Path) -> None:

@@ -1,6 +1,8 @@
 """Average precision of boxes and masks as in COCO, computed by faster-coco-eval."""
 
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,9 +15,10 @@ from accelerated.data import rle
 from accelerated.data.dataset import Dataset, categories
 from accelerated.data.loader import loader
 from accelerated.data.text_files import write_json
-from accelerated.engine import group
-from accelerated.engine.capture import detector
+from accelerated.engine import group, views
 from accelerated.engine.classes import label_ids
+from accelerated.engine.tiles import Tiles, tiled
+from accelerated.engine.views import View
 from accelerated.mask_rcnn import MaskRCNN
 from accelerated.structures import CroppedDetections, Detections
 
@@ -28,6 +31,8 @@ def evaluate(
     workers: int = 0,
     output: str | Path | None = None,
     max_detections: int | None = None,
+    tta: Sequence[View] = (),
+    tiles: Tiles | None = None,
     compile: str | None = None,
     graph: bool = False,
     amp: bool = False,
@@ -40,6 +45,7 @@ def evaluate(
     output          folder for the files of `write_results` and metrics.json, or None; without
                     annotations in the data set, no metrics.json
     max_detections  per image that count (default: config.box_head.max_detections; COCO's is 100)
+    tta, tiles      see `detect`
     compile, graph, amp
                     see `capture.detector`
 
@@ -47,8 +53,8 @@ def evaluate(
     Returns the metrics, see `score`, in every process.
     """
     limit = max_detections or model.config.box_head.max_detections
-    how = {"batch_size": batch_size, "workers": workers, "compile": compile, "graph": graph}
-    results = detect(model, dataset, **how, amp=amp, bar=bar)
+    how = {"batch_size": batch_size, "workers": workers, "tta": tta, "tiles": tiles}
+    results = detect(model, dataset, **how, compile=compile, graph=graph, amp=amp, bar=bar)
     has_masks = model.config.mask_head.kind != "none"
     found = {}
     if processes.is_first():
@@ -66,6 +72,8 @@ def detect(
     *,
     batch_size: int = 1,
     workers: int = 0,
+    tta: Sequence[View] = (),
+    tiles: Tiles | None = None,
     compile: str | None = None,
     graph: bool = False,
     amp: bool = False,
@@ -76,28 +84,43 @@ def detect(
     A detection has the category id of the model's `categories`, and is left out if the data set has
     no such category; without `categories` the classes are those of the data set.
 
+    tta             what of each image is looked at, see `views.parse`; none: the image as it is
+    tiles           detect in tiles of larger images, see `tiles.parse`; then `batch_size` is that
+                    of tiles; None: in whole images
     compile, graph, amp
                     see `capture.detector`
 
-    No more masks exist at a time than fill an image once, each in the window of its box alone.
+    No more masks exist at a time than fill an image once, in tiles more, each in the window of its
+    box alone.
     Of several processes each takes its share of the images; the first returns all detections, in
     the order of one process, and the others none.
     """
-    run = detector(model, compile, graph, amp)
+    run = views.detector(model, tta, compile, graph, amp)
     device = next(model.parameters()).device
     training, results = model.training, []
     ids = label_ids(getattr(model, "categories", None) or categories(dataset), dataset)
     model.eval()
     part = processes.rank(), processes.number()
+    config, whole = model.config, not tta and tiles is None
+    if not whole:
+        # Views and tiles are cut from the pixels of the files.
+        config = replace(config, transform=replace(config.transform, min_size=()))
+
+    def in_whole(images: list) -> Sequence[Detections]:
+        return model.detect(images, run=partial(run, images), crops=True)
+
+    find = in_whole if tiles is None else tiled(in_whole, tiles, batch_size)
     batches = loader(
-        dataset, model.config, batch_size=batch_size, workers=workers, training=False, part=part
+        dataset, config, batch_size=batch_size, workers=workers, training=False, part=part
     )
     for raw in track(batches, "detecting", total=len(batches), disable=not bar):
         results.append([])
-        batch = transform.finish(raw.to(device, non_blocking=True), model.config.transform)
-        padded = run(batch)
-        found = model.unpad(padded, batch, crops=True)
-        for image_id, detections in zip(batch.image_ids, found, strict=True):
+        if whole:
+            batch = transform.finish(raw.to(device, non_blocking=True), config.transform)
+            found = model.unpad(run([], batch), batch, crops=True)
+        else:
+            found = find([pixels.permute(1, 2, 0) for pixels in raw.images()])
+        for image_id, detections in zip(raw.image_ids, found, strict=True):
             for result in coco_results(detections, ids):
                 results[-1].append({"image_id": image_id} | result)
     model.train(training)

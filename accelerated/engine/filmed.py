@@ -5,6 +5,7 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +63,11 @@ def film(
     frames = objects = 0
     with interruptible() as asked, video.opened(path) as opened, ExitStack() as files:
         kinds = [kind for kind in WRITERS if kind in saved]
+        # What encoders take.
+        rate = min(max(opened.rate / every, Fraction(1, 10_000)), Fraction(1000))
+        rate = rate.limit_denominator(1_000_000)
         writers = [
-            files.enter_context(WRITERS[kind](_path(drawn, kind), categories, opened.rate / every))
+            files.enter_context(WRITERS[kind](_path(drawn, kind), categories, rate))
             for kind in kinds
         ]
 

@@ -11,9 +11,10 @@ import numpy as np
 import torch
 
 from accelerated.data import images
-from accelerated.engine import pictures, predictions, video
-from accelerated.engine.capture import detector
+from accelerated.engine import pictures, predictions, video, views
 from accelerated.engine.classes import of_model
+from accelerated.engine.tiles import Find, Tiles, tiled
+from accelerated.engine.views import View
 from accelerated.interop.names import is_unused
 from accelerated.mask_rcnn import MaskRCNN
 from accelerated.structures import Batch, Detections, PaddedDetections
@@ -25,16 +26,15 @@ if TYPE_CHECKING:
 # Batches among which pictures are sorted by shape.
 AHEAD = 8
 
-# What finds the objects in each of some images [H, W, 3] of one shape: CroppedDetections, or
-# Detections of a model without masks, in pixels of the image.
-Find = Callable[[list[np.ndarray]], Sequence[Detections]]
-
 
 def finder(
     model: MaskRCNN,
     categories: Sequence[dict],
     *,
     threshold: float = 0.5,
+    tta: Sequence[View] = (),
+    tiles: Tiles | None = None,
+    batch_size: int = 1,
     compile: str | None = None,
     graph: bool = False,
     amp: bool = False,
@@ -42,18 +42,24 @@ def finder(
     """Return what finds the objects in images by one forward pass over all of them.
 
     categories  of the labels 1..K; those that stand for no class are left out
+    batch_size  tiles in a forward pass
     The other arguments are those of `predict`.
     """
-    run = detector(model, compile, graph, amp)
+    run = views.detector(model, tta, compile, graph, amp)
+    # Low scores may tell what to join.
+    lowest = threshold if tiles is None else 0.0
     # Labels that stand for no class, such as ten of torchvision's for COCO, are not offered.
     usable = torch.tensor([False, *(not is_unused(category) for category in categories)])
 
-    def confident(batch: Batch) -> PaddedDetections:
-        padded = run(batch)
-        valid = padded.valid & (padded.scores >= threshold)
+    def confident(arrays: list, batch: Batch) -> PaddedDetections:
+        padded = run(arrays, batch)
+        valid = padded.valid & (padded.scores >= lowest)
         return padded._replace(valid=valid & usable.to(valid.device)[padded.labels.clamp(min=0)])
 
-    return lambda arrays: model.detect(arrays, run=confident, crops=True)
+    def find(arrays: list) -> Sequence[Detections]:
+        return model.detect(arrays, run=partial(confident, arrays), crops=True)
+
+    return find if tiles is None else tiled(find, tiles, batch_size, threshold)
 
 
 class Input(NamedTuple):
@@ -157,11 +163,14 @@ def consecutive(inputs: Iterable[Input], size: int) -> Iterator[list[Input]]:
     batch, shape = [], None
     for item in inputs:
         sides = item.read().shape
-        if batch and (len(batch) == size or sides != shape):
+        if batch and sides != shape:
             yield batch
             batch = []
         batch.append(item)
         shape = sides
+        if len(batch) == size:
+            yield batch
+            batch = []
     if batch:
         yield batch
 
@@ -219,6 +228,8 @@ def detections(
     pixel_range: tuple[float, float] | None = None,
     every: int = 1,
     seconds: float | None = None,
+    tta: Sequence[View] = (),
+    tiles: Tiles | None = None,
     compile: str | None = None,
     graph: bool = False,
     amp: bool = False,
@@ -240,7 +251,8 @@ def detections(
     """
     found = pictures.find(inputs, recursive)
     categories = of_model(model)
-    find = finder(model, categories, threshold=threshold, compile=compile, graph=graph, amp=amp)
+    how = {"tta": tta, "tiles": tiles, "batch_size": batch_size, "compile": compile}
+    find = finder(model, categories, threshold=threshold, **how, graph=graph, amp=amp)
 
     def finding(looked: Looked) -> Finding:
         path, read, frame, time = looked.input

@@ -31,6 +31,7 @@ class Found:
     videos    the same of video files that were named, and of cameras
     hidden    hidden files, and hidden folders where folders are searched
     others    files that are no pictures by their ending
+    films     videos in folders
     folders   folders inside folders that were not searched
     """
 
@@ -38,6 +39,7 @@ class Found:
     videos: dict[Path, Path] = field(default_factory=dict)
     hidden: int = 0
     others: int = 0
+    films: int = 0
     folders: int = 0
 
     def add(self, path: Path, name: Path) -> None:
@@ -68,6 +70,7 @@ def find(
             found.add(path, Path(path.name))
     if not found.pictures and not found.videos:
         hint = "; folders inside were not searched: --recursive" if found.folders else ""
+        hint += "; videos in a folder are read if they are named" if found.films else ""
         raise ValueError(f"no picture in {', '.join(inputs) or 'an empty list'}{hint}")
     return found
 
@@ -179,6 +182,8 @@ def _search(root, found, recursive, without):
                 found.hidden += 1
             elif Path(name).suffix.lower() in SUFFIXES:
                 pictures.append(folder / name)
+            elif is_video(folder / name):
+                found.films += 1
             else:
                 found.others += 1
     for path in sorted(pictures):

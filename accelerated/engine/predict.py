@@ -14,6 +14,8 @@ from accelerated.engine.classes import of_model
 from accelerated.engine.filmed import Filmed, film
 from accelerated.engine.finding import Looked, by_shape, finder, inputs_of, look
 from accelerated.engine.pictures import OF_VIDEOS, Found
+from accelerated.engine.tiles import Tiles
+from accelerated.engine.views import View
 from accelerated.engine.written import Writer
 from accelerated.interop.names import is_unused
 from accelerated.mask_rcnn import MaskRCNN
@@ -69,6 +71,8 @@ def predict(
     batch_size: int = 1,
     every: int = 1,
     seconds: float | None = None,
+    tta: Sequence[View] = (),
+    tiles: Tiles | None = None,
     compile: str | None = None,
     graph: bool = False,
     amp: bool = False,
@@ -91,6 +95,8 @@ def predict(
     batch_size  pictures of one shape, or frames, in a forward pass; see `finding.by_shape`
     every       look at every N-th frame of a video
     seconds     end a video after so many; None: at its end, and a camera by Ctrl-C
+    tta         what of each image is looked at, see `views.parse`; none: the image as it is
+    tiles       detect in tiles of larger pictures, see `tiles.parse`; None: in whole pictures
     compile, graph, amp
                 see `capture.detector`
 
@@ -99,7 +105,7 @@ def predict(
     annotation may have "crop", its path, and "number" and "visible", see `written.write_numbers`.
     A picture that cannot be read or is too large for the device is skipped and listed in `failed`.
     An interrupted run still writes the predictions for the pictures before; nothing is written
-    without any. No more masks are held in memory than fill the picture once.
+    without any. No more masks are held in memory than fill the picture once, in tiles more.
     Of several processes each takes its share of the pictures; the first writes all predictions and
     returns them.
     Raises ValueError if `inputs` match no file, and for what cannot be written of them.
@@ -114,7 +120,8 @@ def predict(
     group.barrier()
     own = list(found.pictures)[processes.rank() :: processes.number()]
     offered = [category for category in categories if not is_unused(category)]
-    find = finder(model, categories, threshold=threshold, compile=compile, graph=graph, amp=amp)
+    how = {"tta": tta, "tiles": tiles, "batch_size": batch_size, "compile": compile}
+    find = finder(model, categories, threshold=threshold, **how, graph=graph, amp=amp)
     outcomes: dict[Path, _Outcome] = {}
 
     def outcome(looked: Looked) -> _Outcome:

@@ -4,7 +4,7 @@ Between two lines of the log nothing waits for the step in flight.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial, reduce
@@ -18,8 +18,10 @@ from accelerated import processes
 from accelerated.data import padding
 from accelerated.data.dataset import Dataset, categories
 from accelerated.data.loader import loader
-from accelerated.engine import best, checkpoint, group
+from accelerated.data.own_function import Function
+from accelerated.engine import accumulation, best, checkpoint, group, validation
 from accelerated.engine.average import Average
+from accelerated.engine.callbacks import Callback, call
 from accelerated.engine.capture import Draws, Graphs, draw_priorities
 from accelerated.engine.evaluate import evaluate
 from accelerated.engine.failure import NORM, NotFiniteError, first_failure
@@ -35,8 +37,10 @@ from accelerated.structures import Batch, Stages
 class Job:
     """What a run is to do, and how. `settings` alone decide its numbers.
 
-    evaluation      data set to evaluate on, or None
-    compile, graph  how steps run, see `train`
+    evaluation         data set to evaluate on, or None
+    compile, graph     how steps run, see `train`
+    validation_losses  whether evaluations compute the losses of training as well
+    function           augments images, see `train`
     """
 
     folder: Path
@@ -47,6 +51,9 @@ class Job:
     workers: int
     compile: str | None
     graph: bool
+    validation_losses: bool = False
+    callbacks: Sequence[Callback] = ()
+    function: Function | None = None
 
 
 class Run:
@@ -65,29 +72,32 @@ class Run:
         self.model, self.optimizer, self.average, self.log = model, optimizer, average, log
         # Steps taken, and when the last checkpoint was written.
         self.iteration, self.saved = iteration, time.monotonic()
+        # The step of the last evaluation of this process.
+        self.evaluated = None
         self.device = model.weight.device
         self.window, self.rate, self.pace = Window(self.device), 0.0, Pace(self.device)
         # 1 once a loss or gradient was not finite: then weights are no longer updated.
         self.failed = torch.zeros((), device=self.device, dtype=torch.float32)
         self.metrics, self.best = None, best.read(self.folder) if iteration else None
-        # The signal that ended the run, or 0.
-        self.signal, self.batch_losses = 0, model.batch_losses
+        # The last line of the log, and the losses of the last evaluation.
+        self.values, self.validation = {}, None
+        # The signal that ended the run, or 0; why it is to stop early, and whether all agreed.
+        self.signal, self.reason, self.is_stopped = 0, None, False
+        self.batch_losses, self.parallel = model.batch_losses, None
         if job.compile is not None:
             self.batch_losses = torch.compile(
                 model.batch_losses, backend=job.compile, fullgraph=True, dynamic=False
             )
         if processes.number() > 1:
-            self.batch_losses = group.parallel(model)
+            self.batch_losses = self.parallel = group.parallel(model)
         self.release()
 
     def batches(self, start: int) -> Iterator[Batch]:
         """Return the batches from iteration `start` on, on the device."""
         config, settings = self.model.config, self.settings
-        shapes = (
-            padding.fixed_shapes(self.job.dataset, config.transform)
-            if settings.fixed_shapes
-            else None
-        )
+        shapes = None
+        if settings.fixed_shapes:
+            shapes = padding.fixed_shapes(self.job.dataset, config.transform, config.augment)
         source = loader(
             self.job.dataset,
             config,
@@ -99,6 +109,7 @@ class Run:
             iterations=settings.iterations,
             shapes=shapes,
             part=(processes.rank(), processes.number()),
+            function=self.job.function,
         )
         if processes.number() > 1:
             source = (padding.pad_alike(batch, shapes, group.maximum) for batch in source)
@@ -124,6 +135,7 @@ class Run:
         losses, loss, norm = self.take(batch, self.draws(batch, self.iteration))
         self.window.add(losses, loss, norm, settings.batch_size, waited)
         self.iteration += 1
+        self.call("on_step")
 
     def update(
         self, batch: Batch, draws: Draws
@@ -133,10 +145,9 @@ class Run:
         On a GPU this is what a graph captures: its state is in tensors that stay where they are.
         """
         self.optimizer.zero_grad()
-        losses = self.losses(batch, draws)
+        losses = self.backward(batch, draws)
         loss = reduce(torch.add, losses.values())
-        loss.backward()
-        values = processes.mean(torch.stack([*losses.values(), loss]).detach())
+        values = processes.mean(torch.stack([*losses.values(), loss]))
         *averages, loss = values.unbind()
         failed = (~loss.isfinite()).float()
         self.failed.copy_(torch.maximum(self.failed, failed))
@@ -146,10 +157,24 @@ class Run:
             self.average.update()
         return dict(zip(losses, averages, strict=True)), loss, norm
 
+    def backward(self, batch: Batch, draws: Draws) -> dict[str, torch.Tensor]:
+        """Compute the gradients of a batch, at once or in parts; return its losses."""
+        if self.settings.accumulate > 1:
+            parts, one = self.parts(batch, draws), (self.model, self.parallel)
+            return accumulation.backward(*one, self.losses, self.precision, parts)
+        losses = self.losses(batch, draws)
+        reduce(torch.add, losses.values()).backward()
+        return {name: loss.detach() for name, loss in losses.items()}
+
+    def parts(self, batch: Batch, draws: Draws) -> list[tuple[Batch, Draws]]:
+        """Cut a batch into the parts that are worked on one after the other."""
+        return accumulation.split(batch, draws, self.settings.accumulate)
+
     def draws(self, batch: Batch, iteration: int) -> Draws:
         """Return what step `iteration` samples by: a generator, or the numbers drawn from it."""
         generator = _generator(self.settings.seed, iteration, self.device)
-        if self.job.compile is None and not self.job.graph:
+        given = self.job.compile is not None or self.job.graph or self.settings.accumulate > 1
+        if not given:
             return {"generator": generator}
         return {"priorities": draw_priorities(self.model, batch, generator)}
 
@@ -158,23 +183,47 @@ class Run:
     ) -> dict[str, torch.Tensor]:
         """Compute the losses of a batch, with a record never by compiled code."""
         function = self.batch_losses if record is None else self.model.batch_losses
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.amp):
+        with self.precision():
             return function(batch, record=record, **draws)
+
+    def precision(self) -> torch.autocast:
+        """Make the context in which the model computes."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.amp)
 
     def release(self) -> None:
         """Drop captured steps: their memory, and what they rely on to stay in caches."""
         self.take = Graphs(self.update, self.device) if self.job.graph else self.update
 
     def agree(self, asked: Asked) -> bool:
-        """Take note of a signal to stop; return whether to save now, by a signal or the clock."""
+        """Take note of what ends the run; return whether to save now, by a signal or the clock."""
         stop, save = asked.take()
         due = 0 < 60 * self.job.every.checkpoint_minutes <= time.monotonic() - self.saved
-        self.signal, save = group.maximum(stop, save or due)
+        self.signal, save, stopped = group.maximum(stop, save or due, self.reason is not None)
+        self.is_stopped = stopped > 0
         return save > 0
 
+    def stop(self, reason: str) -> None:
+        """End the run as if finished: at an evaluation at once, otherwise after the next step."""
+        self.reason = self.reason or reason
+
+    def is_finished(self) -> bool:
+        """Tell whether the run took its last step, or was to stop before."""
+        return self.iteration == self.settings.iterations or self.is_stopped
+
     def is_over(self) -> bool:
-        """Tell whether no step is left, or a signal ended the run."""
-        return self.iteration == self.settings.iterations or self.signal > 0
+        """Tell whether the run is finished, or a signal ended it."""
+        return self.is_finished() or self.signal > 0
+
+    def call(self, event: str) -> None:
+        """Call the method `event` of the callbacks."""
+        if processes.is_first():
+            call(self.job.callbacks, event, self)
+
+    def call_and_agree(self, event: str) -> None:
+        """Call the callbacks where all processes are at the same point; they may stop the run."""
+        self.call(event)
+        self.reason = group.share(self.reason)
+        self.is_stopped = self.reason is not None
 
     def is_due(self, every: int) -> bool:
         """Tell whether the number of steps taken is a multiple of `every` (0: never)."""
@@ -186,16 +235,26 @@ class Run:
         values, failed = self.window.read()
         if failed is not None:
             raise NotFiniteError(self.explain(first + failed))
-        self.log.write(self.iteration, **values, learning_rate=self.rate)
+        self.values = values | {"learning_rate": self.rate}
+        self.log.write(self.iteration, **self.values)
+        self.call("on_log")
 
     def explain(self, iteration: int) -> str:
         """Repeat the failed step `iteration` and name its images and the first failed stage."""
         self.release()
         batch = next(self.batches(iteration))
-        losses_of = partial(self.losses, batch, self.draws(batch, iteration))
+        draws = self.draws(batch, iteration)
+        parts = [(batch, draws)]
+        if self.settings.accumulate > 1:
+            parts = self.parts(batch, draws)
+        stage, image_ids = NORM, batch.image_ids
         with processes.apart():
-            stage = first_failure(self.model, losses_of, batch)
-        found = group.share(group.collect((stage, batch.image_ids)))
+            for part, own in parts:
+                stage = first_failure(self.model, partial(self.losses, part, own), part)
+                if stage != NORM:
+                    image_ids = part.image_ids
+                    break
+        found = group.share(group.collect((stage, image_ids)))
         # The first process that has one, unless all have finite values.
         stage, image_ids = min(found, key=lambda pair: pair[0] == NORM)
         images = ", ".join(map(str, image_ids))
@@ -222,6 +281,7 @@ class Run:
                 keep=self.job.every.keep,
             )
         self.saved = time.monotonic()
+        self.call("on_checkpoint")
 
     def evaluate(self) -> None:
         """Evaluate what a checkpoint holds, if there is data for it; show, log and compare it."""
@@ -231,13 +291,19 @@ class Run:
         output, workers = best.evaluations(self.folder, self.iteration), self.job.workers
         with nullcontext() if self.average is None else self.average.in_model():
             self.metrics = evaluate(self.model, self.job.evaluation, workers=workers, output=output)
+            if self.job.validation_losses:
+                how = {"seed": self.settings.seed, "workers": workers, "amp": self.settings.amp}
+                self.validation = validation.losses(self.model, self.job.evaluation, **how)
         if processes.is_first():
             self.best = best.update(self.folder, self.iteration, self.metrics, self.best)
         self.best = group.share(self.best)
         step = None if self.best is None else self.best.iteration
-        self.log.write(self.iteration, evaluation=self.metrics, best=step)
+        more = {} if self.validation is None else {"validation": self.validation}
+        self.log.write(self.iteration, evaluation=self.metrics, best=step, **more)
         self.log.shown.say(best.describe(self.iteration, self.metrics, self.best))
         self.model.train()
+        self.evaluated = self.iteration
+        self.call_and_agree("on_evaluation")
         # The time of the evaluation does not count as training.
         self.window = Window(self.device)
 

@@ -1,6 +1,5 @@
 """The settings of a training run besides its configuration, and whether they fit together."""
 
-import json
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 
 import torch
@@ -15,8 +14,11 @@ from reference.config import Config, flat
 class Settings:
     """The settings that decide a run's numbers; they are stored in its checkpoints.
 
-    schedule  the steps that the learning rate is laid out for, usually `iterations`
-    ema       decay of the averages of the weights, see `average`; 0: there are none
+    schedule    the steps that the learning rate is laid out for, usually `iterations`
+    ema         decay of the averages of the weights, see `average`; 0: there are none
+    accumulate  parts in which a batch is worked on, see `accumulation`
+    rates       factors of learning rates by patterns of names, see `layers`
+    freeze      patterns of the names of parameters that are not trained
 
     What has a default is off by it, as in checkpoints that are older than it.
     """
@@ -28,14 +30,22 @@ class Settings:
     schedule: int
     fixed_shapes: bool = False
     ema: float = 0.0
+    accumulate: int = 1
+    rates: tuple[str, ...] = ()
+    freeze: tuple[str, ...] = ()
 
     def stored(self) -> dict:
         """Return the settings as a checkpoint's JSON holds them."""
-        return json.loads(json.dumps(asdict(self)))
+        return {name: _plain(value) for name, value in asdict(self).items()}
+
+
+def _plain(value):
+    """Return lists instead of tuples, which JSON does not have."""
+    return list(value) if isinstance(value, tuple) else value
 
 
 # What older checkpoints do not name, they had no choice of.
-OLDER = {field.name: field.default for field in fields(Settings) if field.default is not MISSING}
+OLDER = {x.name: _plain(x.default) for x in fields(Settings) if x.default is not MISSING}
 
 
 @dataclass(frozen=True)
@@ -60,12 +70,18 @@ def fit_warmup(config: Config, iterations: int) -> Config:
 
 
 def check_execution(
-    device: torch.device, fixed_shapes: bool, compile: str | None, graph: bool
+    device: torch.device,
+    fixed_shapes: bool,
+    compile: str | None,
+    graph: bool,
+    accumulate: int = 1,
 ) -> None:
     """Raise ValueError where compiled or captured steps cannot run."""
     option = "--graph" if graph else None if compile is None else "--compile"
     if option and processes.number() > 1:
         raise ValueError(f"{option} is for one process: leave it out")
+    if option and accumulate > 1:
+        raise ValueError(f"--accumulate and {option} exclude each other: choose one")
     check_capture(device, compile, graph)
     if option and not fixed_shapes:
         raise ValueError(f"{option} needs batches of a few shapes: add --fixed-shapes")

@@ -8,8 +8,9 @@ from pathlib import Path
 import torch
 
 from accelerated import interop
+from accelerated.data import own_function
 from accelerated.data.dataset import Dataset, categories
-from accelerated.engine import checkpoint, classes
+from accelerated.engine import accumulation, average, checkpoint, classes, layers
 from accelerated.engine.settings import OLDER, Settings
 from accelerated.interop import Loaded, unseen
 from accelerated.mask_rcnn import MaskRCNN
@@ -137,6 +138,11 @@ def check(
             f"the data set has {len(dataset.category_ids)} categories,"
             f" but num_classes is {config.num_classes}"
         )
+    own_function.prepared(config.augment, None, config.num_classes, settings.fixed_shapes)
+    average.check(settings.ema)
+    accumulation.check(config, settings.accumulate, settings.batch_size)
+    if settings.freeze or settings.rates:
+        layers.check(config, settings.freeze, settings.rates)
     last = None if resumed is None else checkpoint.read(resumed)
     if last is not None:
         _check_size(last)

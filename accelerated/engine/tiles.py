@@ -98,30 +98,40 @@ def _intervals(length: int, tiles: Tiles) -> Iterator[tuple[int, int]]:
         yield first, min(first + tiles.side, length)
 
 
-def tiled(find: Find, tiles: Tiles, batch_size: int = 1) -> Find:
+def tiled(find: Find, tiles: Tiles, batch_size: int = 1, threshold: float = 0.0) -> Find:
     """Return what detects in images by `detect`, one image after the other."""
-    return lambda images: [detect(find, image, tiles, batch_size) for image in images]
+    return lambda images: [detect(find, image, tiles, batch_size, threshold) for image in images]
 
 
 def detect(
-    find: Find, image: np.ndarray | torch.Tensor, tiles: Tiles, batch_size: int = 1
+    find: Find,
+    image: np.ndarray | torch.Tensor,
+    tiles: Tiles,
+    batch_size: int = 1,
+    threshold: float = 0.0,
 ) -> Detections:
     """Detect in the tiles of a picture and merge; a picture that fits into one is left whole.
 
     find        detects in a list of images [h, w, 3], as `partial(model.detect, crops=True)` does
     image       [H, W, 3]
     batch_size  tiles that `find` gets at a time
+    threshold   minimum score of an object after merging, 0..1
 
     Of each detection, the mask is held in the window of its box, never in the whole picture.
     """
     height, width = image.shape[:2]
     parts = windows(height, width, tiles)
-    if len(parts) == 1:
-        return find([image])[0]
     pixels = [image[w.top : w.bottom, w.left : w.right] for w in parts]
     chunks = (pixels[first : first + batch_size] for first in range(0, len(parts), batch_size))
     found = [detections for chunk in chunks for detections in find(chunk)]
-    return merge(found, parts, (height, width))
+    merged = merge(found, parts, (height, width)) if len(parts) > 1 else found[0]
+    count = int((merged.scores >= threshold).sum())
+    if count == len(merged.scores):
+        return merged
+    best = merged.boxes[:count], merged.scores[:count], merged.labels[:count], None
+    if isinstance(merged, CroppedDetections):
+        return CroppedDetections(*best, merged.crops[:count])
+    return Detections(*best)
 
 
 def merge(

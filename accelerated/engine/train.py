@@ -9,6 +9,7 @@ and on a CPU a resumed run continues bit for bit. Several processes, see `group`
 every batch each; the averages of their gradients are those of one process.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,26 @@ import torch
 from accelerated import optimizer as torch_optimizer
 from accelerated import processes
 from accelerated.data.dataset import Dataset, categories
+from accelerated.data.own_function import Function
 from accelerated.data.text_files import write_json
-from accelerated.engine import average, checkpoint, fingerprint, group, start
+from accelerated.engine import (
+    average,
+    checkpoint,
+    fingerprint,
+    group,
+    layers,
+    start,
+)
 from accelerated.engine.best import Best
+from accelerated.engine.callbacks import Callback
+from accelerated.engine.early_stopping import EarlyStopping
 from accelerated.engine.interruption import Asked, interruptible
 from accelerated.engine.log import Log
 from accelerated.engine.run import Job, Run
 from accelerated.engine.run_folder import alone, origin, settle
 from accelerated.engine.settings import Intervals, Settings, check_execution, check_processes
+from accelerated.engine.tensorboard import TensorBoard
+from accelerated.engine.tensorboard import check as check_tensorboard
 from accelerated.interop import Loaded
 from accelerated.mask_rcnn import MaskRCNN
 from accelerated.parameters import set_memory_format
@@ -46,6 +59,8 @@ class Result:
     metrics: dict | None
     # The checkpoint RUN/best; None without an evaluation.
     best: Best | None
+    # Why it ended before its last step, as if finished; None if it did not.
+    stopped: str | None = None
 
 
 @alone
@@ -64,17 +79,25 @@ def train(
     compile: str | None = None,
     graph: bool = False,
     ema: float = 0.0,
+    function: Function | None = None,
+    accumulate: int = 1,
+    rates: Sequence[str] = (),
+    freeze: Sequence[str] = (),
     weights: str | Path | Loaded | None = None,
     resume: bool = False,
     resume_from: int | None = None,
     keep_schedule: bool = False,
     evaluation: Dataset | None = None,
     evaluate_every: int = 0,
+    stop_early: int = 0,
+    validation_losses: bool = False,
     checkpoint_every: int = 1000,
     checkpoint_minutes: float = 0.0,
     keep: int = 3,
     log_every: int = 20,
     bar: bool = True,
+    tensorboard: bool = False,
+    callbacks: Sequence[Callback] = (),
     options: dict[str, Any] | None = None,
 ) -> Result:
     """Train a model of `config` on `dataset` for `iterations` steps and write into folder `output`.
@@ -89,6 +112,11 @@ def train(
     ema               decay of the moving average of the weights, such as 0.999, warmed up by
                       `average.warmed_up`; it is what is evaluated, and what checkpoints hold as the
                       weights (0: none)
+    function          augments images as well, in place of `config.augment.function`; see `loader`
+    accumulate        equal parts in which a batch is worked on one after the other, see
+                      `accumulation`: less memory, the same result
+    rates             factors of the learning rate, such as "backbone.*=0.1", by names of parameters
+    freeze            names of parameters that are not trained, such as "backbone.*"; see `layers`
     weights           file, folder, name or loaded model to start from, see `interop`; None: random
     resume            continue from output/last, if there is one, with the same configuration,
                       categories, seed and batch size
@@ -97,12 +125,18 @@ def train(
     evaluation        data set to evaluate at the end and every `evaluate_every` steps (0: only at
                       the end). output/best is the checkpoint with the highest AP of masks, or of
                       boxes for a model without masks
+    stop_early        evaluations without a better average precision after which the run ends as if
+                      finished (0: never)
+    validation_losses
+                      compute the losses of training at evaluations too, see `validation`
     checkpoint_every  steps between two checkpoints, of which the `keep` newest and the best stay
                       (0: only at evaluations and at the end)
     checkpoint_minutes
                       also write one when so many minutes have passed since the last (0: never)
     log_every         steps between two lines of the log
     bar               show the progress on standard output: a bar in a terminal, elsewhere lines
+    tensorboard       also write the numbers of the log to output/tensorboard
+    callbacks         objects whose methods are called at events of the training, see `callbacks`
     options           written to output/run.json: how the run can be started again
 
     SIGINT, SIGTERM and SIGHUP finish the step, write a checkpoint and return; SIGUSR1 finishes the
@@ -115,9 +149,10 @@ def train(
     """
     folder, device = Path(output), torch.device(device)
     batch_size = batch_size or config.optimizer.batch_size
-    settings = Settings(seed, batch_size, amp, iterations, iterations, fixed_shapes, ema)
-    average.check(ema)
-    check_execution(device, fixed_shapes, compile, graph)
+    more = {"ema": ema, "accumulate": accumulate, "rates": tuple(rates), "freeze": tuple(freeze)}
+    settings = Settings(seed, batch_size, amp, iterations, iterations, fixed_shapes, **more)
+    check_execution(device, fixed_shapes, compile, graph, accumulate)
+    watching = watchers(evaluate_every, stop_early, tensorboard)
     check_processes(config, batch_size)
     resumed = origin(folder, resume, resume_from)
     settings = start.check(folder, config, dataset, evaluation, settings, resumed, keep_schedule)
@@ -147,13 +182,27 @@ def train(
     model.to(device).train()
     # A step is fastest with channels-last weights.
     set_memory_format(model, torch.channels_last)
-    optimizer = torch_optimizer.build(model, config.optimizer)
+    layers.freeze_parameters(model, freeze)
+    factors = layers.factors(model, rates)
+    optimizer = torch_optimizer.build(model, config.optimizer, factors)
     averaged = average.Average(model, ema) if ema else None
     first = 0
     if resumed is not None:
         first = checkpoint.restore(resumed, model, optimizer, averaged).iteration
     every = Intervals(log_every, checkpoint_every, checkpoint_minutes, evaluate_every, keep)
-    job = Job(folder, dataset, evaluation, settings, every, workers, compile, graph)
+    job = Job(
+        folder,
+        dataset,
+        evaluation,
+        settings,
+        every,
+        workers,
+        compile,
+        graph,
+        validation_losses,
+        [*callbacks, *watching],
+        function,
+    )
 
     with (
         Log(folder / "log.jsonl" if is_first else None, first, iterations, bar=bar) as log,
@@ -162,19 +211,38 @@ def train(
         if fresh:
             log.write(first, weights=str(weights), not_in_weights=fresh)
         run = Run(job, model, optimizer, averaged, log, first)
+        run.call_and_agree("on_start")
         _loop(run, asked)
-        if run.iteration == iterations:
+        if run.is_finished() and run.evaluated != run.iteration:
             run.evaluate()
+        run.call("on_end")
     if averaged is not None:
         averaged.exchange()
     # Safetensors, for one, takes no other weights.
     set_memory_format(model, torch.contiguous_format)
-    interrupted = run.signal if run.iteration < iterations else None
-    return Result(model, run.iteration, interrupted, run.metrics, run.best)
+    interrupted = None if run.is_finished() else run.signal
+    stopped = run.reason if run.iteration < iterations else None
+    return Result(model, run.iteration, interrupted, run.metrics, run.best, stopped)
+
+
+def watchers(evaluate_every: int, stop_early: int, tensorboard: bool) -> list[Callback]:
+    """Return the callbacks that the options of a training ask for.
+
+    Raises ValueError if one lacks what it needs.
+    """
+    found: list[Callback] = []
+    if tensorboard:
+        check_tensorboard()
+        found.append(TensorBoard())
+    if stop_early:
+        if not evaluate_every:
+            raise ValueError("--stop-early counts evaluations: add --evaluate-every")
+        found.append(EarlyStopping(stop_early))
+    return found
 
 
 def _loop(run: Run, asked: Asked) -> None:
-    """Train until the last iteration or a signal, and end with a checkpoint."""
+    """Train until the last step, a signal or a reason to stop, and end with a checkpoint."""
     every, batches = run.job.every, run.batches(run.iteration)
     # The run was killed before the evaluation that was due.
     evaluated = group.share(run.log.evaluated)

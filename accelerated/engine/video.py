@@ -80,17 +80,15 @@ def opened(path: Path) -> Iterator[Video]:
     # Of FFmpeg's kinds of errors some are OSErrors, some are ValueErrors, and some neither.
     except (av.FFmpegError, OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise ValueError(f"{path}: cannot be opened as a video ({reason})") from None
+        raise ValueError(
+            f"{path}: cannot be opened as a video ({reason}): it is none, or it was cut off"
+        ) from None
     with container:
         streams = container.streams
         if not streams.video:
-            kinds = ", ".join(sorted({stream.type for stream in streams})) or "nothing readable"
-            raise ValueError(
-                f"{path}: has no video stream, but {kinds}; a file that is cut off has lost its"
-                " index: copy it anew"
-            )
+            what = "only sound" if streams.audio else "or was cut off and lost its index"
+            raise ValueError(f"{path}: has no video stream, {what}")
         stream = streams.video[0]
-        stream.thread_type = "AUTO"
         rate = stream.average_rate or stream.guessed_rate or Fraction(25)
         yield Video(path, container, stream, rate, stream.frames or 0, bool(streams.audio))
 
@@ -114,19 +112,18 @@ def frames(video: Video, every: int = 1, seconds: float | None = None) -> Iterat
     Raises ValueError if no frame can be decoded.
     """
     av = require(video.path)
-    first, number, damage, reached = None, 0, [], 0.0
+    first, number, reached, damaged = None, 0, 0.0, []
     try:
         for packet in video.container.demux():
-            if packet.pts is not None:
-                reached = max(
-                    reached, float((packet.pts + (packet.duration or 0)) * packet.time_base)
-                )
+            start = packet.dts if packet.pts is None else packet.pts
+            if start is not None:
+                reached = max(reached, float((start + (packet.duration or 0)) * packet.time_base))
             if packet.stream is not video.stream:
                 continue
             try:
                 decoded = packet.decode()
             except av.FFmpegError:
-                damage.append(number)
+                damaged.append(float((start or 0) * packet.time_base))
                 continue
             for frame in decoded:
                 time = float(number / video.rate) if frame.time is None else frame.time
@@ -140,15 +137,13 @@ def frames(video: Video, every: int = 1, seconds: float | None = None) -> Iterat
         video.ended = f"frames end after number {number - 1}: {error.strerror}"
     if not number:
         raise ValueError(f"{video.path}: no frame of it can be decoded; it is damaged")
-    whole = (video.container.duration or 0) / 1e6
-    start = (video.container.start_time or 0) / 1e6
-    if video.ended is None and reached - start < whole - SLACK:
-        lasted = f"at {reached - start:.1f} s of the {whole:.1f} s that it declares"
+    begin, whole = ((x or 0) / 1e6 for x in (video.container.start_time, video.container.duration))
+    if video.ended is None and reached - begin < whole - SLACK:
+        lasted = f"at {reached - begin:.1f} s of the {whole:.1f} s that it declares"
         video.ended = f"frames end after number {number - 1}, {lasted}: it is cut off or damaged"
-    elif video.ended is None and damage:
-        video.ended = (
-            f"{len(damage)} damaged parts were passed over, the first after frame {damage[0] - 1}"
-        )
+    elif video.ended is None and damaged:
+        parts = f"{len(damaged)} damaged part{'s were' if len(damaged) > 1 else ' was'} passed over"
+        video.ended = f"{parts}, the first at {damaged[0] - begin:.2f} s"
 
 
 def _upright(frame):
@@ -181,7 +176,9 @@ class Film:
             self.stream.width, self.stream.height = width + width % 2, height + height % 2
             self.stream.pix_fmt = "yuv420p"
             self.stream.codec_context.time_base = Fraction(1, TICKS)
-            self.stream.bit_rate = 0
+            # libx264 aims at a quality instead.
+            rate = 0 if name == "libx264" else int(width * height * self.rate / 5)
+            self.stream.bit_rate = rate
         even = np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
         frame = self.av.VideoFrame.from_ndarray(even, format="rgb24")
         # A video may change its size on the way, and this one cannot.

@@ -7,9 +7,10 @@ probabilities are averaged before the masks are pasted once.
 Legend: N images, V views, D detection slots, S side of a mask, H, W sides of an image.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import replace
+from functools import partial
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -18,6 +19,8 @@ import torch
 
 from accelerated import mask_head, nms, transform
 from accelerated.boxes import clip
+from accelerated.data import inputs
+from accelerated.engine import capture
 from accelerated.mask_rcnn import MaskRCNN, flatten
 from accelerated.structures import Batch, Detections, PaddedDetections, Stages
 from reference.config import Transform
@@ -26,18 +29,12 @@ SCALES = 0.1, 10.0
 # {word: axis of an image that is mirrored}
 MIRRORS = {"flip": 1, "flip_vertical": 0}
 
-# Detections, in pixels of the network's input, and the batch in whose images they are.
-Found = tuple[PaddedDetections, Batch]
-
 
 class View(NamedTuple):
     """An image at `scale` times the size that the model gives it, mirrored along `axes`."""
 
     scale: float = 1.0
     axes: tuple[int, ...] = ()
-
-
-ONE = (View(),)
 
 
 class _Seen(NamedTuple):
@@ -82,51 +79,56 @@ def parse(text: str) -> tuple[View, ...]:
 
 
 def detect(
-    model: MaskRCNN, images: list, views: Iterable[View] | str, crops: bool = False
+    model: MaskRCNN, images: list, views: Sequence[View] | str, crops: bool = False
 ) -> list[Detections]:
     """Find the objects in each image as `model.detect` does, looking at several views of it.
 
-    images  list of [H, W, 3] RGB, uint8 or floats in 0..255; may be empty
+    images  list of images as `model.detect` takes them
     views   see `parse`, which makes them of a text; with one, at factor 1 and not mirrored, the
             result is that of `model.detect` bit for bit
     crops   return CroppedDetections, with each mask in the window of its box alone
     """
-    views = parse(views) if isinstance(views, str) else views
-    run = detector(model, views)
-    training = model.training
-    model.eval()
-    try:
-        if not images:
-            return []
-        return list(model.unpad(*run(images), crops))
-    finally:
-        model.train(training)
+    images = inputs.arrays(images)
+    run = detector(model, parse(views) if isinstance(views, str) else views)
+    return model.detect(images, run=partial(run, images), crops=crops)
 
 
-def detector(model: MaskRCNN, views: Iterable[View], amp: bool = False) -> Callable[[list], Found]:
-    """Return what detects in the views of some images: [H, W, 3] each -> the objects in all views.
+def detector(
+    model: MaskRCNN,
+    views: Sequence[View] = (),
+    compile: str | None = None,
+    graph: bool = False,
+    amp: bool = False,
+) -> Callable[[list, Batch], PaddedDetections]:
+    """Return what detects in images [H, W, 3], given with the batch that `model.batch` makes.
 
-    The result is in the frame of the image as the model sees it without views, for `model.unpad`.
-    The maps of all views are in memory at a time. The model should be in evaluation mode.
+    views                none: in the batch alone, by `capture.detector`
+    compile, graph, amp  see `capture.detector`
+
+    The result is in the frame of the batch, for `model.unpad`. The feature maps of all views are in
+    memory at a time. The model should be in evaluation mode.
+    Raises ValueError for several views compiled or captured.
     """
+    if not views:
+        run = capture.detector(model, compile, graph, amp)
+        return lambda _, batch: run(batch)
+    if compile is not None or graph:
+        option = "--graph" if graph else "--compile"
+        raise ValueError(f"--tta and {option} exclude each other: leave one out")
     # Boxes without area would be kept twice.
     views = tuple(dict.fromkeys(views))
-
-    def found(images: list) -> Found:
-        with torch.no_grad():
-            batch = model.batch(images)
-            with torch.autocast(model.weight.device.type, torch.bfloat16, enabled=amp):
-                return _detect(model, images, batch, views), batch
-
-    return found
+    autocast = torch.autocast(model.weight.device.type, torch.bfloat16, enabled=amp)
+    return torch.no_grad()(autocast(partial(_detect, model, views)))
 
 
-def _detect(model, images, batch, views):
-    """Return the PaddedDetections of the images of `batch` that all views give together."""
+def _detect(model: MaskRCNN, views: Sequence[View], images: list, batch: Batch) -> PaddedDetections:
+    """Detect in all views, and let them vote."""
     seen, boxes = [], []
     for view in views:
         twin = _boxes_alone(model, view.scale)
-        shown = twin.batch([_shown(image, view, model.config.transform) for image in images])
+        shown = batch
+        if view != View():
+            shown = twin.batch([_shown(image, view, model.config.transform) for image in images])
         found = twin.batch_detections(shown, record := Stages())
         maps = {level: getattr(record, f"P{level}") for level in range(2, 7)}
         maps = {level: x for level, x in maps.items() if x is not None}

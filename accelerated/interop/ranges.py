@@ -46,8 +46,12 @@ TABLE: tuple[tuple[float, float, str], ...] = (
         "backbone.norm_eps rpn.foreground_iou rpn.background_iou rpn.positive_fraction rpn.nms_iou"
         " box_head.foreground_iou box_head.background_iou box_head.positive_fraction"
         " box_head.score_threshold box_head.nms_iou mask_head.threshold"
-        " optimizer.momentum optimizer.warmup_factor optimizer.steps",
+        " optimizer.momentum optimizer.warmup_factor optimizer.steps augment.flip"
+        " augment.flip_vertical augment.quarter_turns augment.mosaic augment.copy_paste"
+        " augment.brightness augment.contrast augment.saturation",
     ),
+    (0, 0.5, "augment.hue"),
+    (0.01, 100, "augment.scale"),
     (
         1,
         1_000_000,

@@ -143,6 +143,22 @@ FREE = (
             "clip_gradient_norm",
         )
     ),
+    *(
+        f"augment.{field}"
+        for field in (
+            "flip",
+            "flip_vertical",
+            "quarter_turns",
+            "scale",
+            "brightness",
+            "contrast",
+            "saturation",
+            "hue",
+            "mosaic",
+            "copy_paste",
+            "function",
+        )
+    ),
 )
 # Fields whose assumed values are printed, by line, for a file without a configuration.
 NOTED = (
