@@ -55,17 +55,33 @@ def inspect_data(
     exif: Exif = None,
     boxes_as_masks: BoxesAsMasks = False,
     pixel_range: PixelRange = None,
+    val: Annotated[
+        Path | None,
+        typer.Option(
+            help="Validation data to compare with --data: classes that it lacks, and pictures that"
+            " are in both."
+        ),
+    ] = None,
+    split: Annotated[
+        float | None,
+        typer.Option(help="Compare the parts that `train --split` with this --seed makes instead."),
+    ] = None,
 ) -> None:
-    """Summarise a data set, list its problems and, with --fix, repair a copy of it."""
+    """Summarise a data set, list its problems, say how hard it is, and, with --fix, repair a copy.
+
+    Objects are compared with the settings of --preset and --set, by default those of `train`, and
+    only what a setting or other pictures help against is printed.
+    """
     from accelerated.command_line import report
     from accelerated.data import lint
+    from accelerated.data import split as splitting
     from accelerated.data.coco import CocoDataset
     from accelerated.drawing import detections
 
+    if val is not None and split is not None:
+        raise ValueError("--split makes validation data of --data: leave --val out")
     if augment and output is None:
         raise ValueError("--augment draws a picture: name its file with --output")
-    if (preset or changes) and not augment:
-        raise ValueError("--preset and --set do nothing without --augment")
     console = report.console()
     for path in (fix, _changes(fix)) if fix is not None else ():
         if path.exists():
@@ -78,7 +94,14 @@ def inspect_data(
         console.print("--all lists every single problem.")
     if not result.fatal:
         dataset = CocoDataset(data, images, skip_invalid=True, reading=reading)
-        _print_summary(dataset, console)
+        _print_summary(dataset, preset, changes, console)
+        config, train, other = _configuration(dataset, preset, changes)[1], dataset, None
+        if split is not None:
+            parts = splitting.split(splitting.classes_of_images(dataset), split, seed)
+            train, other = map(dataset.subset, parts)
+        elif val is not None:
+            other = loading.open_dataset(val, images, skip_invalid=True, reading=reading)
+        _print_hardness(train, other, val, config, console)
         if output is not None and len(dataset):
             page = (
                 _augmented(dataset, samples, seed, preset, changes)
@@ -124,21 +147,56 @@ def _augmented(dataset, samples, seed, preset, changes):
     return augmented.rows(versions, dataset.class_names, config)
 
 
-def _print_summary(dataset, console):
+def _configuration(dataset, name, changes):
+    """Return the name of the preset, and the configuration that it becomes."""
+    from accelerated.data.summary import default_preset
+    from reference.config import override, preset
+
+    name = name or default_preset(dataset.sizes)
+    return name, override(preset(name), *(changes or []))
+
+
+def _print_summary(dataset, preset, changes, console):
     """Print what the data set contains, and what its images are in the network's input."""
     from accelerated.command_line import introduction, report
-    from accelerated.data.summary import default_preset, input_objects, summary
-    from reference.config import preset
+    from accelerated.data.summary import input_objects, summary
 
     console.print(*report.dataset(summary(dataset)))
-    name = default_preset(dataset.sizes)
-    transform = preset(name).transform
-    objects = input_objects(dataset, transform)
+    name, config = _configuration(dataset, preset, changes)
+    objects = input_objects(dataset, config.transform)
     if objects.count:
-        text = introduction.describe_input(transform, objects)
-        console.print(f"What train sees by default, with the preset {name}: {text}.")
+        text = introduction.describe_input(config.transform, objects)
+        default = "by default, " if preset is None and not changes else ""
+        console.print(f"What train sees {default}with the preset {name}: {text}.")
     if objects.advice:
         console.print(f"Warning: {objects.advice}.")
+
+
+def _print_hardness(dataset, other, name, config, console):
+    """Print what is hard about a data set, and what helps.
+
+    other  the validation data; None: there is none yet
+    name   that of the validation data; None: the part of a split
+    """
+    from accelerated.command_line import advice
+    from accelerated.data import duplicates, hardness
+
+    found = hardness.measure(dataset, config)
+    if not found.objects:
+        return
+    lines = [*advice.settings(found, config), *advice.classes(found)]
+    small = duplicates.thumbnails(dataset)
+    if other is None:
+        lines += [*advice.single_images(found), *advice.duplicates(duplicates.pairs(small))]
+    else:
+        title = name or "the validation part"
+        lines += advice.validation(found, hardness.measure(other, config), title, name is None)
+        between = duplicates.pairs(small, duplicates.thumbnails(other))
+        lines += advice.duplicates(between, title)
+    if lines:
+        console.print("What is hard about this data, and what helps:")
+    for line in lines:
+        console.print(f"* {line}.", soft_wrap=True)
 
 
 def _changes(path):

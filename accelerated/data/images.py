@@ -156,6 +156,23 @@ def read(
     return turn(pixels, BACK.get(orientation, orientation)) if turned else pixels
 
 
+def thumbnail(path: Path, side: int) -> np.ndarray:
+    """Read an image as stored in grey, shrunk to [side, side] whatever its shape: uint8.
+
+    The values of pictures of 16 or 32 bits are stretched. Raises ImageError.
+    """
+    with _opened(path) as image:
+        # A JPEG file is decoded at a fraction of its size.
+        image.draft("L", (4 * side, 4 * side))
+        _load(image, path)
+        if image.mode in DEEP:
+            values = np.asarray(image, dtype=np.float64)
+            spread = np.nan_to_num(values - values.min()) * (255 / max(np.ptp(values), 1e-9))
+            image = Image.fromarray(np.clip(spread, 0, 255).astype(np.uint8))
+        grey = image.convert("RGB").convert("L") if image.mode != "L" else image
+        return np.asarray(grey.resize((side, side), Image.Resampling.BOX))
+
+
 def turn(pixels: np.ndarray, orientation: int) -> np.ndarray:
     """Turn a stored frame [H, W, 3] upright by its EXIF orientation, 1..8."""
     if orientation >= 5:

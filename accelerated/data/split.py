@@ -4,8 +4,18 @@ from collections.abc import Collection, Hashable, Sequence
 
 import numpy as np
 
+from accelerated.data.dataset import Dataset
+
 # Orders of the images that are tried before a class is left on one side.
 ATTEMPTS = 20
+
+
+def classes_of_images(dataset: Dataset) -> list[set[int]]:
+    """Return the category ids of the objects of each image, without crowd regions."""
+    found = [set() for _ in dataset.image_ids]
+    for index, category_id, _, crowd in dataset.instances():
+        found[index] |= set() if crowd else {category_id}
+    return found
 
 
 def split(

@@ -4,7 +4,7 @@ from pathlib import Path, PurePosixPath
 
 from accelerated.data.coco import CocoDataset
 from accelerated.data.formats import writing
-from accelerated.data.split import split
+from accelerated.data.split import classes_of_images, split
 from accelerated.data.text_files import parse_json, write_json
 
 
@@ -24,10 +24,7 @@ def hold_out(
     if known:
         train, val = _stored(path, dataset, how)
     else:
-        found = [set() for _ in dataset.image_ids]
-        for index, category_id, _, crowd in dataset.instances():
-            found[index] |= set() if crowd else {category_id}
-        train, val = split(found, fraction, seed)
+        train, val = split(classes_of_images(dataset), fraction, seed)
     parts = [dataset.subset(indices) for indices in (train, val)]
     if not known or not (folder / "val.json").exists():
         write_json(folder / "val.json", parts[1].coco)
