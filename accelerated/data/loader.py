@@ -38,6 +38,7 @@ def loader(
     part: tuple[int, int] = (0, 1),
     patience: float = PATIENCE,
     function: Function | None = None,
+    masks: bool = True,
 ) -> "Loader":
     """Return an iterable of batches, to be finished on the device by `transform.finish`.
 
@@ -54,6 +55,7 @@ def loader(
     function             augments as well, in place of `config.augment.function`: called with an
                          image [H, W, 3] uint8, its Target and a numpy.random.Generator, it returns
                          (image, Target)
+    masks                False: leave the masks of objects out, which detection does not need
 
     Outlines are in the batch if the mask head's targets are drawn from them; then masks are left
     out, unless an object of the data set has no outline, or augmentation may hide a part of it.
@@ -76,7 +78,7 @@ def loader(
         function = own_function.prepared(
             config.augment, function, config.num_classes, shapes is not None
         )
-    prepared: Any = _Prepared(dataset, config, seed, shapes, Board(workers), function)
+    prepared: Any = _Prepared(dataset, config, seed, shapes, Board(workers), function, masks)
     batches = torch.utils.data.DataLoader(
         prepared,
         batch_size=None,
@@ -98,7 +100,7 @@ def versions(
     # Without outlines, as the masks are wanted.
     config = override(config, "mask_head.target=binary")
     function = own_function.prepared(config.augment, None, config.num_classes, False)
-    prepared = _Prepared(dataset, config, seed, None, Board(0), function)
+    prepared = _Prepared(dataset, config, seed, None, Board(0), function, True)
     for number in range(count):
         batch = prepared.batch(number, index, [index])
         if isinstance(batch, _Failure):
@@ -193,6 +195,7 @@ class _Prepared:
     shapes: Shapes | None
     board: Board
     function: Function | None
+    masks: bool
 
     def __getitem__(self, task):
         batch = self.batch(*task)
@@ -250,8 +253,7 @@ class _Prepared:
             other = partial(self.other, index)
             image, target, min_size = augment(image, target, config, rng, other, self.function)
             hidden = config.augment.copy_paste > 0 or self.function is not None
-        # Nothing learns from the masks of an evaluation.
-        masks = training and (hidden or not (self.drawn and self.dataset.outlined))
+        masks = self.masks and (hidden or not (self.drawn and self.dataset.outlined))
         prepared = transform.prepare_pixels(image, target, config.transform, min_size, masks=masks)
         return *prepared, size
 

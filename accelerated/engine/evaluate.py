@@ -110,9 +110,8 @@ def detect(
         return model.detect(images, run=partial(run, images), crops=True)
 
     find = in_whole if tiles is None else tiled(in_whole, tiles, batch_size)
-    batches = loader(
-        dataset, config, batch_size=batch_size, workers=workers, training=False, part=part
-    )
+    how = {"workers": workers, "training": False, "part": part, "masks": False}
+    batches = loader(dataset, config, batch_size=batch_size, **how)
     for raw in track(batches, "detecting", total=len(batches), disable=not bar):
         results.append([])
         if whole:

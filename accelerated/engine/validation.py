@@ -30,7 +30,6 @@ def losses(
     """
     part, training = (processes.rank(), processes.number()), model.training
     how = {"workers": workers, "training": False, "part": part}
-    how = {"workers": workers, "training": False, "part": part}
     batches = loader(dataset, model.config, batch_size=1, **how)
     device, sums, counts = model.weight.device, Counter(), Counter()
     model.eval()
