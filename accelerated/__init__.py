@@ -54,6 +54,7 @@ Which file holds what, in reading order:
                     downloaded by name; our operators under torchvision's models; export to ONNX
                     and torch.export
     verify          comparison with the NumPy reference, stage by stage
+    analysis        kinds of errors, curves, confusion and calibration, and the page that shows them
     drawing         pictures of detections and losses
     experiments     the ablation and the benchmark
     command_line    the `maskrcnn` command

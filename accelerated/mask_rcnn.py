@@ -148,9 +148,11 @@ class MaskRCNN(nn.Module):
         outputs = on_filled(self.box_head, x, image_index >= 0)
         class_logits, box_deltas = (at_least_float32(y) for y in outputs)
         keep(record, box_features=x, class_logits=class_logits, box_deltas=box_deltas)
-        of_slots = (x.unflatten(0, proposals.valid.shape) for x in (class_logits, box_deltas))
-        where = proposals.boxes, proposals.valid, sizes
-        detections = postprocess.detections(*of_slots, *where, config, backend=self.backend)
+        slots, where = proposals.valid.shape, (proposals.boxes, proposals.valid, sizes)
+        class_logits, box_deltas = class_logits.unflatten(0, slots), box_deltas.unflatten(0, slots)
+        detections = postprocess.detections(
+            class_logits, box_deltas, *where, config, backend=self.backend
+        )
         keep(record, detections=detections)
         if self.mask_head is None:
             return detections

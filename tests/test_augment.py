@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support.scenes import assert_consistent, assert_same, scene
 
@@ -98,6 +98,9 @@ def test_everything_at_once_fits_together(seed, base):
     assert sum(map(len, outlines)) <= points * 24
 
 
+# Where the short side decides on the size, and where the long one does.
+@example((31, 47), (64,), "truncate", 7.0, 0)
+@example((31, 47), (90,), "truncate", 7.0, 0)
 @given(
     st.tuples(st.integers(2, 700), st.integers(2, 700)),
     st.sampled_from([(), (90,), (64,)]),
@@ -110,6 +113,7 @@ def test_no_input_is_larger_than_without_scaling(size, min_sizes, rounding, fact
         CONFIG,
         f"transform.min_size={[*min_sizes]}",
         "transform.max_size=128",
+        "transform.size_divisor=0",
         f"transform.size_rounding={rounding}",
         f"augment.scale=[{factor}, {factor}]",
         "augment.quarter_turns=0.5",
@@ -192,6 +196,21 @@ def test_fixed_shapes_hold_every_batch(target):
     function = config.override(changed, "augment.function=support.scenes:nothing")
     with pytest.raises(ValueError, match=r"augment\.function = support.* leave out --fixed-shapes"):
         batches(function, shapes=shapes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "objects", "points"),
+    [
+        ((), 1, 1),
+        (("mosaic=0.1",), 4, 4 * 1.5**4),
+        (("copy_paste=0.1",), 2, 2 * 1.5**4),
+        (("scale=[0.5, 1]",), 1, 1),
+        (("scale=[0.5, 2]", "mosaic=1", "copy_paste=1"), 5, 5 * 1.5**8),
+    ],
+)
+def test_growth(changes, objects, points):
+    changed = config.override(CONFIG, *(f"augment.{change}" for change in changes))
+    assert growth(changed.augment) == (objects, points)
 
 
 def test_versions_are_what_training_sees():

@@ -114,7 +114,7 @@ def test_evaluations_since_the_best_are_counted():
 
 
 def test_stopping_needs_evaluations(tmp_path):
-    with pytest.raises(ValueError, match="--stop-early counts evaluations: add --evaluate-every"):
+    with pytest.raises(ValueError, match=r"--stop-early .*: add --evaluate-every and --val$"):
         run(tmp_path, evaluation=small.shapes(1), stop_early=2)
 
 

@@ -39,6 +39,18 @@ def test_loss_curve_from_a_log(tmp_path):
         curves.loss_curve(log)
 
 
+def test_validation_losses_are_dashed_in_the_same_colours(tmp_path):
+    rows = [{"iteration": i, "loss": 3.0, "mask": 1.0, "class": 2.0} for i in (1, 2, 3)]
+    losses = [{"mask": 0.5, "class": 4.0}, {"mask": None, "class": 2.0}, "none"]
+    rows += [{"iteration": i, "validation": x} for i, x in zip((1, 2, 3), losses, strict=True)]
+    (tmp_path / "log.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (axes,) = curves.loss_curve(tmp_path / "log.jsonl").axes
+    dashed = [line for line in axes.lines if line.get_linestyle() == "--"]
+    assert [list(map(float, line.get_ydata())) for line in dashed] == [[4.5], [4, 2], [0.5], []]
+    solid = [line.get_color() for line in axes.lines if line.get_linestyle() == "-"]
+    assert [line.get_color() for line in dashed] == [*solid, "gray"]
+
+
 def test_loss_comparison():
     # Only the last losses differ.
     pairs = [

@@ -3,7 +3,9 @@
 import json
 import sys
 
+import numpy as np
 import pytest
+from PIL import Image
 from support import shapes_file
 
 from accelerated.command_line import cli
@@ -120,3 +122,28 @@ def test_a_repair_is_named_where_it_helps(inspect, tmp_path):
     content["annotations"][1]["segmentation"] = []
     assert inspect(content)[1].endswith("1. Correct them, or train with --skip-invalid.")
     assert "with --fix" not in inspect(content, "--fix", tmp_path / "out.json")[1]
+
+
+def test_what_training_sees(inspect, tmp_path):
+    """A row of versions of each image, as large as the network's input; errors are one line."""
+    path, tiny = tmp_path / "sample.png", ("--preset", "tiny", "--set", "transform.min_size=[32]")
+    everything = ("--set", "augment.mosaic=1", "--set", "augment.scale=[1,2]")
+    options = ("--augment", "--samples", 7, "--output", path, *tiny, *everything)
+    assert inspect(shapes_file.data(), *options)[0] == 0
+    first = np.asarray(Image.open(path))
+    # Two rows of four batches of 32 x 64 pixels, with six pixels around each.
+    assert first.shape == (2 * 38 + 6, 4 * 70 + 6, 3)
+    cells = [first[6:38, left : left + 64] for left in range(6, 286, 70)]
+    assert len({cell.tobytes() for cell in cells}) == 4
+    assert inspect(shapes_file.data(), *options)[0] == 0
+    np.testing.assert_array_equal(np.asarray(Image.open(path)), first)
+    for options, message in (
+        (("--augment",), "--augment draws a picture: name its file with --output"),
+        (tiny, "--preset and --set do nothing without --augment"),
+        (
+            ("--augment", "--output", path, "--set", "augment.hue=2"),
+            "augment.hue: expected 0 to 0.5",
+        ),
+    ):
+        code, _, error = inspect(shapes_file.data(), *options)
+        assert code == 2 and message in error and error.count("\n") == 1

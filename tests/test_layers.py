@@ -54,6 +54,15 @@ def test_what_is_frozen_does_not_change(kind, tmp_path):
     assert all(torch.equal(tensor, tensors(tmp_path)[name]) for name, tensor in stored.items())
 
 
+def test_a_group_norm_after_frozen_layers_is_trained(tmp_path):
+    """PyTorch's backward would crash."""
+    torch.manual_seed(0)
+    before = MaskRCNN(small.config()).state_dict()
+    ours = run(tmp_path, 1, freeze=["backbone.conv1.*"]).model.state_dict()
+    assert torch.equal(ours["backbone.conv1.weight"], before["backbone.conv1.weight"])
+    assert not torch.equal(ours["backbone.bn1.weight"], before["backbone.bn1.weight"])
+
+
 def test_norms_with_something_to_train_go_on_counting():
     model = MaskRCNN(with_batch_norms()).train()
     layers.freeze_parameters(model, ["backbone.layer1.*", "backbone.bn1.weight"])

@@ -36,6 +36,15 @@ def test_a_mosaic_shows_each_image_in_its_quarter(samples, seed):
         assert all(size <= int(objects.masks.sum((1, 2)).max()) for size in sizes)
 
 
+def test_images_of_a_mosaic_that_are_too_small_lie_where_all_meet():
+    samples = [labelled(scene(0, 20, 20, 0), 1)]
+    samples += [labelled(scene(0, 1, 1, 0), number) for number in (2, 3, 4)]
+    for seed in range(10):
+        image, _ = mixing.mosaic(samples, GREY, np.random.default_rng(seed))
+        rows, columns = np.nonzero(np.isin(image[..., 0], (2, 3, 4)))
+        assert len(rows) == 3 and np.ptp(rows) == np.ptp(columns) == 1
+
+
 def test_a_mosaic_of_one_image_has_its_objects_where_its_pixels_are():
     """Pixels tell where they came from, and so does the object that covers the left half."""
     image, target = scene(0, 40, 60, 1)

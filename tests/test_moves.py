@@ -59,6 +59,8 @@ def test_a_window_shows_what_is_in_it(sample, data):
     cut, objects = moves.crop(image, target, (x1, y1, x2, y2))
     assert_consistent(cut, objects)
     np.testing.assert_array_equal(cut, image[y1:y2, x1:x2])
+    for points in (points for outlines in objects.polygons for points in outlines):
+        assert (points >= 0).all() and (points <= (x2 - x1, y2 - y1)).all()
     visible = target.masks[:, y1:y2, x1:x2].flatten(1).any(1)
     assert torch.equal(objects.labels, target.labels[visible])
     assert torch.equal(objects.masks, target.masks[visible][:, y1:y2, x1:x2])

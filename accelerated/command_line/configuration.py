@@ -116,8 +116,12 @@ def _from_weights(preset, weights, changes, names):
     except interop.BareBackboneError:
         return _from_backbone(preset, weights)
     config = loaded.model.config
-    # Nothing that a file names is executed.
-    config = override(config, "augment.function=null")
+    function = config.augment.function
+    if function is not None and preset is None and not _sets("augment.function", changes):
+        # Nothing that a file names is executed.
+        config = override(config, "augment.function=null")
+        text = f"{loaded} was trained with augment.function={function}, which is left out"
+        loaded.notes.append(text)
     if preset is None:
         origin = f"nearest preset {loaded.preset}" if loaded.preset else "its config.json"
         return config, loaded, f"architecture of {loaded} ({origin})", loaded.notes

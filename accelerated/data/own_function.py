@@ -5,6 +5,7 @@ import importlib
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -102,15 +103,14 @@ def _check(result, num_classes):
         raise ValueError(f"target: labels [G] must be whole numbers, got {labels.dtype}")
     if masks.dtype != torch.bool:
         raise ValueError(f"target: masks [G, H, W] must be bool, got {masks.dtype}")
-    target = check_target(
-        Target(boxes, labels, masks, target.polygons), height, width, torch.float32
-    )
+    target = Target(boxes, labels, masks, target.polygons)
+    boxes = check_target(target, height, width, torch.float32).boxes
     check_labels(target, num_classes)
-    outside = (target.boxes < 0) | (target.boxes > torch.tensor([width, height] * 2))
+    outside = (boxes < 0) | (boxes > torch.tensor([width, height] * 2))
     if outside.any():
         row = int(outside.any(1).int().argmax())
         raise ValueError(
-            f"target: box {row} is {target.boxes[row].tolist()}, outside of the image of"
+            f"target: box {row} is {boxes[row].tolist()}, outside of the image of"
             f" {width}x{height}; clip it"
         )
-    return image, target
+    return image, replace(target, boxes=boxes)

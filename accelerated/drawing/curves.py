@@ -40,10 +40,12 @@ def loss_curve(log: str | Path) -> Figure:
         mean = _running_mean(values, max(1, len(values) // 40))
         (line,) = axes.plot(iterations, mean, label=name, linewidth=2 if name == "loss" else 1)
         axes.plot(iterations, values, ".", markersize=2, alpha=0.25, color=line.get_color())
-        dashed = {"color": line.get_color(), "linewidth": line.get_linewidth(), "marker": "x"}
         validation = _validation(lines, name)
         if validation:
-            axes.plot(*zip(*validation, strict=True), "--", markersize=4, **dashed)
+            dashed = {"color": line.get_color(), "linewidth": line.get_linewidth()}
+            axes.plot(*zip(*validation, strict=True), "x--", markersize=4, **dashed)
+    if _validation(lines, "loss"):
+        axes.plot([], [], "x--", color="gray", markersize=4, label="validation")
     axes.set(xlabel="iteration", ylabel="loss", yscale="log")
     axes.grid(alpha=0.3)
     figure.legend(loc="outside right upper")
@@ -56,9 +58,10 @@ def _validation(lines, name):
     for line in lines:
         losses = line.get("validation")
         if isinstance(losses, dict):
-            values = [losses.get(name)] if name != "loss" else list(losses.values())
-            if values and all(map(is_number, values)):
-                found.append((line["iteration"], sum(values)))
+            values = list(losses.values()) if name == "loss" else [losses.get(name)]
+            numbers = [float(value) for value in values if is_number(value)]
+            if numbers and len(numbers) == len(values):
+                found.append((line["iteration"], sum(numbers)))
     return found
 
 

@@ -15,7 +15,7 @@ from functools import reduce
 from typing import Any
 
 import torch
-from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from accelerated import processes
 from accelerated.engine.capture import Draws
@@ -66,7 +66,7 @@ def split(batch: Batch, draws: Draws, parts: int) -> Parts:
 
 def backward(
     model: MaskRCNN,
-    parallel: nn.Module | None,
+    parallel: DistributedDataParallel | None,
     losses_of: Callable[[Batch, Draws], Losses],
     precision: Callable[[], Any],
     parts: Parts,

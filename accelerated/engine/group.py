@@ -140,7 +140,7 @@ def _without(store, mark, count):
     return [k for k in range(count) if not store.check([f"{mark}/{k}"])]
 
 
-def parallel(model: nn.Module) -> nn.Module:
+def parallel(model: nn.Module) -> DistributedDataParallel:
     """Wrap a model so that its gradients are averages over all processes.
 
     They are exchanged in buckets while the backward goes on.

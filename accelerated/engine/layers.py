@@ -39,9 +39,21 @@ def freeze_parameters(model: nn.Module, patterns: Sequence[str]) -> None:
     if not any(p.requires_grad for p in parameters.values()):
         raise ValueError(f"--freeze {' '.join(patterns)}: nothing is left to train")
     for module in model.modules() if patterns else ():
-        if isinstance(module, BatchNorm2d):
+        if isinstance(module, nn.GroupNorm):
+            module.register_forward_pre_hook(_with_gradient)
+        elif isinstance(module, BatchNorm2d):
             module.keeps_statistics = not any(p.requires_grad for p in module.parameters())
             module.train(module.training)
+
+
+def _with_gradient(module, inputs):
+    """Let the input of a trained group norm have a gradient, which is dropped.
+
+    On a CPU, PyTorch 2.13 crashes in the backward of a channels-last map without one.
+    """
+    [x] = inputs
+    trained = torch.is_grad_enabled() and module.weight.requires_grad
+    return x.detach().requires_grad_() if trained and x.is_cpu and not x.requires_grad else x
 
 
 def factors(model: nn.Module, rates: Sequence[str]) -> dict[str, float]:

@@ -152,7 +152,8 @@ def train(
     more = {"ema": ema, "accumulate": accumulate, "rates": tuple(rates), "freeze": tuple(freeze)}
     settings = Settings(seed, batch_size, amp, iterations, iterations, fixed_shapes, **more)
     check_execution(device, fixed_shapes, compile, graph, accumulate)
-    watching = watchers(evaluate_every, stop_early, tensorboard)
+    evaluations = evaluate_every if evaluation is not None else 0
+    watching = watchers(evaluations, stop_early, tensorboard)
     check_processes(config, batch_size)
     resumed = origin(folder, resume, resume_from)
     settings = start.check(folder, config, dataset, evaluation, settings, resumed, keep_schedule)
@@ -191,17 +192,17 @@ def train(
         first = checkpoint.restore(resumed, model, optimizer, averaged).iteration
     every = Intervals(log_every, checkpoint_every, checkpoint_minutes, evaluate_every, keep)
     job = Job(
-        folder,
-        dataset,
-        evaluation,
-        settings,
-        every,
-        workers,
-        compile,
-        graph,
-        validation_losses,
-        [*callbacks, *watching],
-        function,
+        folder=folder,
+        dataset=dataset,
+        evaluation=evaluation,
+        settings=settings,
+        every=every,
+        workers=workers,
+        compile=compile,
+        graph=graph,
+        validation_losses=validation_losses,
+        callbacks=[*callbacks, *watching],
+        function=function,
     )
 
     with (
@@ -236,7 +237,7 @@ def watchers(evaluate_every: int, stop_early: int, tensorboard: bool) -> list[Ca
         found.append(TensorBoard())
     if stop_early:
         if not evaluate_every:
-            raise ValueError("--stop-early counts evaluations: add --evaluate-every")
+            raise ValueError("--stop-early counts evaluations: add --evaluate-every and --val")
         found.append(EarlyStopping(stop_early))
     return found
 

@@ -26,7 +26,7 @@ class Spots:
     def batch_detections(self, batch):
         raise AssertionError("detect is all there is")
 
-    def detect(self, images, run, crops):
+    def detect(self, images, run=None, crops=True):
         self.passes.append([image.shape[:2] for image in images])
         return [self._detect(image) for image in images]
 
