@@ -2,7 +2,7 @@
 
 import json
 import re
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -110,19 +110,19 @@ def test_classes(tmp_path):
     assert line.startswith("1 of 2 classes has fewer than 20 objects") and "stem 3" in line
     assert "2 classes are in only one image" in advice.single_images(found)[0]
     counts = {"leaf": 900, "stem": 45, "root": 0}
-    (line,) = advice.classes(hardness.Hardness(**asdict(found) | {"class_objects": counts}))
+    (line,) = advice.classes(replace(found, class_objects=counts))
     assert "'leaf' has 900 objects, 'stem' 45" in line
 
 
 def test_validation_data(tmp_path):
     train = a_file(tmp_path, "ab", spread(25) + spread(25, image=1, label=2))
     val = a_file(tmp_path, "c", spread(5, label=2), "val.json")
-    both = [hardness.measure(part, CONFIG) for part in (train, val)]
-    missing, few = advice.validation(*both, "val.json", False)
+    first, second = (hardness.measure(part, CONFIG) for part in (train, val))
+    missing, few = advice.validation(first, second, "val.json", False)
     assert "1 class of the training data has no object in val.json" in missing
     assert "leaf" in missing and "--split" in missing and "stem 5" in few
-    assert "label another" in advice.validation(*both, "val.json", True)[0]
-    alone = advice.validation(both[1], both[0], "x", False)[-1]
+    assert "label another" in advice.validation(first, second, "val.json", True)[0]
+    alone = advice.validation(second, first, "x", False)[-1]
     assert "only in x" in alone and "leaf" in alone
 
 

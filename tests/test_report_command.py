@@ -21,7 +21,9 @@ def detections(data, moved=0):
     """The objects of a file, each third one moved, as detections of falling score."""
     keys = ("image_id", "category_id", "bbox", "segmentation")
     found = json.loads(data.read_text())["annotations"]
-    out = [{key: a[key] for key in keys} | {"score": 1 - n / 100} for n, a in enumerate(found)]
+    out: list[dict] = [
+        {key: a[key] for key in keys} | {"score": 1 - n / 100} for n, a in enumerate(found)
+    ]
     for entry in out[::3] if moved else ():
         entry["bbox"] = [entry["bbox"][0] + moved, *entry["bbox"][1:]]
     return out

@@ -67,10 +67,10 @@ def inspect_data(
         typer.Option(help="Compare the parts that `train --split` with this --seed makes instead."),
     ] = None,
 ) -> None:
-    """Summarise a data set, list its problems, say how hard it is, and, with --fix, repair a copy.
+    """Summarise a data set, list its problems and, with --fix, repair a copy of it.
 
-    Objects are compared with the settings of --preset and --set, by default those of `train`, and
-    only what a setting or other pictures help against is printed.
+    It also says what is hard about the data, and which settings or pictures help. Objects are
+    compared with the settings of --preset and --set, by default those of `train`.
     """
     from accelerated.command_line import report
     from accelerated.data import lint
