@@ -99,16 +99,21 @@ def test_everything_at_once_fits_together(seed, base):
 
 
 # Where the short side decides on the size, and where the long one does.
-@example((31, 47), (64,), "truncate", 7.0, 0)
-@example((31, 47), (90,), "truncate", 7.0, 0)
+@example((31, 47), (64,), "truncate", 7.0, 0.0, 0)
+@example((31, 47), (90,), "truncate", 7.0, 0.0, 0)
+# With these seeds the image is turned by 90 degrees or not.
+@example((20, 60), (64,), "truncate", 0.99, 1.0, 0)
+@example((20, 60), (64,), "truncate", 0.99, 1.0, 1)
+@example((20, 60), (64,), "truncate", 0.99, 1.0, 2)
 @given(
     st.tuples(st.integers(2, 700), st.integers(2, 700)),
     st.sampled_from([(), (90,), (64,)]),
     st.sampled_from(["truncate", "nearest"]),
     st.floats(0.05, 20),
+    st.sampled_from([0.0, 1.0]),
     st.integers(0, 99),
 )
-def test_no_input_is_larger_than_without_scaling(size, min_sizes, rounding, factor, seed):
+def test_no_input_is_larger_than_without_scaling(size, min_sizes, rounding, factor, turns, seed):
     changed = config.override(
         CONFIG,
         f"transform.min_size={[*min_sizes]}",
@@ -116,7 +121,7 @@ def test_no_input_is_larger_than_without_scaling(size, min_sizes, rounding, fact
         "transform.size_divisor=0",
         f"transform.size_rounding={rounding}",
         f"augment.scale=[{factor}, {factor}]",
-        "augment.quarter_turns=0.5",
+        f"augment.quarter_turns={turns}",
     )
     image, target = scene(0, *size, 0)
     cut, _, min_size = augment(image, target, changed, np.random.default_rng(seed))
