@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 from support import small
@@ -93,6 +94,19 @@ def test_without_a_best_one_the_newest_and_another_by_its_folder(command, run, t
     assert newest["evaluation"]["iteration"] == 20 and newest["evaluation"]["pictures"] == []
     assert other["name"] == str(named) and other["evaluation"]["metrics"]["bbox"]["AP"] == 1
     assert newest["evaluation"]["metrics"]["bbox"]["AP"] < 1
+
+
+def test_what_is_typed_of_how_data_is_read_replaces_what_the_run_did(command, run, tmp_path):
+    data = json.loads((run / "run.json").read_text())["val"]
+    truth = json.loads(Path(data).read_text())
+    truth["annotations"][0]["iscrowd"] = 1
+    write(run / "run.json", {"val": data, "crowd": "objects"})
+    other = ("--data", write(Path(data).parent / "crowd.json", truth), "--pictures", 0)
+    page = tmp_path / "page.html"
+    for typed, crowds in (((), 0), (("--crowd", "ignore"), 1)):
+        code, _, error = command("report", run, *other, *typed, "--output", page)
+        assert code == 0, error
+        assert read(page)["runs"][0]["evaluation"]["crowds"] == crowds
 
 
 def test_a_split_run_and_a_run_without_evaluation(command, run, shapes, tmp_path):

@@ -73,9 +73,11 @@ def test_the_first_lines(train, shapes, tmp_path):
     assert out.splitlines()[-1].startswith("Trained for 6 steps. Weights: ")
 
 
-def test_a_warmup_that_was_set_stays(train, tmp_path):
-    code, out, error = train("--iterations", 2, "--set", "optimizer.warmup_iterations=7")
+def test_a_warmup_that_was_set_stays_and_augmentation_is_said(train, tmp_path):
+    changes = ("--set", "optimizer.warmup_iterations=7", "--set", "augment.scale=[0.5,2]")
+    code, out, error = train("--iterations", 2, *changes)
     assert code == 0 and "Warm-up        7 steps\n" in out, error
+    assert "Augmentation   scale=[0.5, 2.0]\n" in out
     assert checkpoint.read(tmp_path / "run").config.optimizer.warmup_iterations == 7
 
 

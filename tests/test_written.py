@@ -123,6 +123,16 @@ def test_pictures_that_differ_in_their_ending_have_masks_and_crops_of_their_own(
     assert names == ["a.png", "a_1.png", "a_2.png", "a_2_1.png", "b.png"]
 
 
+def test_masks_of_folders_in_folders_are_listed_by_their_paths(photos, tmp_path):
+    (photos / "more").mkdir()
+    (photos / "a.jpg").rename(photos / "more" / "a.jpg")
+    predict(Spots(), [photos], tmp_path / "out", saved=("masks",), recursive=True)
+    with (tmp_path / "out" / "masks" / "objects.csv").open() as file:
+        listed = [row["mask"] for row in csv.DictReader(file)]
+    assert sorted(listed) == ["a.png", "more/a.png"]
+    assert all((tmp_path / "out" / "masks" / name).is_file() for name in listed)
+
+
 def test_masks_are_read_as_a_data_set(photos, tmp_path):
     (photos / "a.jpg").unlink()
     predict(Spots(), [photos], tmp_path / "out", saved=("masks",))

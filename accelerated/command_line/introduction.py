@@ -1,6 +1,7 @@
 """The first lines of a training run: what is trained on what, how, and how long."""
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -12,7 +13,7 @@ from accelerated.data.summary import InputObjects, summary
 from accelerated.engine import layers
 from accelerated.engine.settings import Settings
 from accelerated.mask_rcnn import MaskRCNN
-from reference.config import Backbone, Config, Optimizer, Transform
+from reference.config import Augment, Backbone, Config, Optimizer, Transform
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,11 @@ def _warmup(steps: int, configured: int) -> str:
 
 def _tuning(config: Config, settings: Settings) -> dict[str, str]:
     """Describe what is off by default, where it is on."""
-    rows = {}
+    plain, rows = Augment(), {}
+    augment = asdict(config.augment).items()
+    changed = [f"{name}={json.dumps(x)}" for name, x in augment if x != getattr(plain, name)]
+    if changed:
+        rows["Augmentation"] = ", ".join(changed)
     if settings.rates or settings.freeze:
         model = layers.check(config, settings.freeze, settings.rates)
     if settings.freeze:

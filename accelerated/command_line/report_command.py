@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import accelerated
-from accelerated.command_line import loading
+from accelerated.command_line import loading, run_options
 from accelerated.command_line.arguments import (
     BoxesAsMasks,
     Crowd,
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 
 def write_report(
+    context: typer.Context,
     given: Annotated[
         list[Path],
         typer.Argument(
@@ -88,11 +89,12 @@ def write_report(
             raise ValueError(f"--output {output} would replace {path}: choose another name")
     options = {"crowd": crowd, "exif": exif, "boxes_as_masks": boxes_as_masks}
     options |= {"pixel_range": pixel_range}
+    typed = {name: x for name, x in options.items() if run_options.is_given(context, name)}
     drawn = {"threshold": threshold, "count": pictures, "boundary": boundary}
     found = _named([runs.find(path) for path in given])
     for run in found:
-        # A file of detections says nothing of how its data is read.
-        run.options = run.options if run.log else options
+        # Of a run, what is not typed is as in its training.
+        run.options = run.options | typed if run.log else options
         run.images = run.images if data is None and images is None else images
         run.data = data or run.data
         if run.results is not None and run.data is None:

@@ -154,6 +154,6 @@ def write_numbers_list(content: dict, path: Path) -> None:
         for annotation in content["annotations"]:
             table.writerow(
                 annotation
-                | {"mask": Path(masks[annotation["image_id"]]).name}
+                | {"mask": Path(masks[annotation["image_id"]]).relative_to("masks").as_posix()}
                 | {"class": names[annotation["category_id"]]}
             )
