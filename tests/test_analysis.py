@@ -1,6 +1,7 @@
 """accelerated.analysis: kinds of errors by hand, and sums that must agree with COCO's numbers."""
 
 import json
+import random
 from types import SimpleNamespace
 
 import numpy as np
@@ -337,3 +338,45 @@ def test_boundary_average_precision_is_that_of_the_reference(rng):
     assert 0.1 < expected["AP"] < numbers["segm"]["AP"]
     for key in ("AP", "AP50", "AP75"):
         assert numbers["boundary"][key] == pytest.approx(expected[key], abs=1e-12)
+
+
+def crowded(seed, images=12, classes=3):
+    """Draw objects, and detections with every kind of error."""
+    draw = random.Random(seed).random
+    objects, found = [], []
+    for image in range(1, images + 1):
+        for _ in range(int(5 * draw())):
+            x, y = int(24 * draw()), int(24 * draw())
+            w, h = 4 + int(12 * draw()), 4 + int(12 * draw())
+            label = 1 + int(classes * draw())
+            objects.append((image, label, (x, y, w, h), False))
+            for _ in range(int(4 * draw())):
+                reach = 1 + int(5 * draw())
+                dx, dy = int(reach * draw()), int(reach * draw())
+                other = label if draw() < 0.7 else 1 + int(classes * draw())
+                box = min(x + dx, SIDE - 1 - w), min(y + dy, SIDE - 1 - h), w, h
+                found.append((image, other, box, round(draw(), 6)))
+        box = int(24 * draw()), int(24 * draw()), 6, 6
+        found.append((image, 1 + int(classes * draw()), box, round(draw(), 6)))
+    return a_set(objects, images, classes), some(found)
+
+
+def test_costs_are_those_of_the_program_of_tide():
+    """Recorded from tidecv 1.0.1, which counts costs in percent."""
+    expected = {
+        "class": (8, 9.24415518474925),
+        "localisation": (16, 24.171915817955398),
+        "both": (5, 1.9158795578806078),
+        "duplicate": (10, 1.3689142023446124),
+        "background": (7, 2.451983293567462),
+        "missed": (5, 5.777595616704524),
+    }
+    dataset, results = crowded(2)
+    found = errors.summary(match(evaluate.compare(dataset.coco, results, "segm", 100)))
+    assert found["AP50"] == pytest.approx(0.2471074030479969, rel=1e-12)
+    for kind in found["kinds"]:
+        count, cost = expected[kind["kind"]]
+        assert kind["count"] == count
+        assert kind["cost"] == pytest.approx(cost / 100, rel=1e-12), kind
+    assert found["false_positives"] == pytest.approx(0.3304503527275807, rel=1e-12)
+    assert found["false_negatives"] == pytest.approx(0.18690326450227435, rel=1e-12)

@@ -10,8 +10,8 @@ A detection that is no right one is of the first kind that fits:
 
 An object that no detection has found is missed, unless an error of localisation or class points at
 it. The cost of a kind is the rise of AP50 when errors of this kind alone are mended: an error of
-localisation or class becomes right, if it is the best at its object and none has found that; all
-other false detections vanish, and so do missed objects.
+localisation or class becomes right, if it is the best of both kinds at its object and none has
+found that; all other errors of the kind vanish, and so do missed objects.
 """
 
 from dataclasses import dataclass
@@ -90,12 +90,15 @@ def repaired(errors: Errors, kinds: list[str]) -> float | None:
     matches = errors.matches
     mended = np.isin(errors.kind, [FALSE.index(kind) for kind in kinds if kind != "missed"])
     right, label = matches.right.copy(), matches.label.copy()
-    # The first that points at an object that none has found gets it: in an image, the best.
-    pointing = np.flatnonzero(mended & (errors.target >= 0))
+    # The first that points at an object that none has found gets it, if it is mended: in an image,
+    # the best.
+    pointing = np.flatnonzero(errors.target >= 0)
     pointing = pointing[matches.found_by[errors.target[pointing]] < 0]
-    target, first = np.unique(errors.target[pointing], return_index=True)
+    _, first = np.unique(errors.target[pointing], return_index=True)
     made_right = pointing[first]
-    right[made_right], label[made_right] = True, matches.truth_label[target]
+    made_right = made_right[mended[made_right]]
+    right[made_right] = True
+    label[made_right] = matches.truth_label[errors.target[made_right]]
     kept = right | (matches.wrong & ~mended)
     dropped = errors.missed if "missed" in kinds else None
     return average_precision(matches, right, label, kept, dropped)
