@@ -1,12 +1,16 @@
-"""Documents: citations and links resolve, tables are well formed, SPEC.md states every preset."""
+"""Documents: citations, links and commands are real, tables are well formed, SPEC.md is complete."""
 
 import json
 import re
+import shlex
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import typer
 
-from reference.config import Config, preset, to_dict
+from accelerated.command_line import cli
+from reference.config import Config, flat, preset, to_dict
 from reference.presets import PRESETS
 
 ROOT = Path(__file__).parents[1]
@@ -130,6 +134,25 @@ def test_tables_are_well_formed(path):
 @pytest.mark.parametrize("path", DOCUMENTS, ids=name)
 def test_fences_are_closed(path):
     assert len(re.findall(r"^```", path.read_text(), flags=re.MULTILINE)) % 2 == 0
+
+
+def commands(path):
+    """Words of each command `maskrcnn` that is a line of a document's code."""
+    lines = re.sub(r"\\\n", " ", path.read_text())
+    for line in re.findall(r"^(?: {4})?maskrcnn ([a-z].*)$", lines, flags=re.MULTILINE):
+        yield shlex.split(line, comments=True)
+
+
+@pytest.mark.parametrize("path", [p for p in DOCUMENTS if any(commands(p))], ids=name)
+def test_commands_options_and_fields_exist(path):
+    known, fields = typer.main.get_command(cli.app).commands, flat(Config())
+    for command, *words in commands(path):
+        parameters = known[command].params
+        options = {o for p in parameters for o in (*p.opts, *p.secondary_opts)}
+        written = {word.partition("=")[0] for word in words if re.match(r"--[a-z]", word)}
+        assert written <= options | {"--help"}, command
+        sets = {word.partition("=")[0] for option, word in pairwise(words) if option == "--set"}
+        assert sets <= fields.keys() | {"help"}, command
 
 
 def test_every_field_has_one_row_in_the_specification():
