@@ -1,4 +1,4 @@
-"""Documents: citations, links and commands are real, tables are well formed, SPEC.md is complete."""
+"""Documents: citations, links and commands are real, tables well formed, SPEC.md states presets."""
 
 import json
 import re
