@@ -1,6 +1,7 @@
 """`report`: what it takes for a run, what it assumes, what it refuses, and what it writes."""
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 
@@ -134,6 +135,20 @@ def test_several_and_the_same_twice(command, shapes, tmp_path):
     assert names == [str(first), str(second), f"{first} (2)"] and content_["notes"] == []
     one, two, again = (run["evaluation"] for run in content_["runs"])
     assert one == again and one["metrics"]["bbox"]["AP"] > two["metrics"]["bbox"]["AP"]
+
+
+def test_evaluate_says_how_to_make_the_report(command, shapes, tmp_path, monkeypatch):
+    """With the options of how the data is read, which the report needs to show the same numbers."""
+    found = write(tmp_path / "all of them.json", detections(shapes))
+    options = ("--data", shapes, "--images", shapes.parent / "images", "--crowd", "objects")
+    options = (*options, "--skip-invalid", "--output", tmp_path / "evaluation")
+    code, out, error = command("evaluate", found, *options)
+    [line] = [line for line in out.splitlines() if line.startswith("What is missed")]
+    name, *words = shlex.split(line.partition(": ")[2])
+    monkeypatch.chdir(tmp_path)
+    assert code == 0 and name == "maskrcnn" and words[0] == "report", error
+    assert words[-3:] == ["--skip-invalid", "--crowd", "objects"]
+    assert command(*words, "--pictures", 0)[0] == 0 and (tmp_path / "report.html").exists()
 
 
 def test_runs_on_different_data_are_said_to_be(command, run, shapes, tmp_path):

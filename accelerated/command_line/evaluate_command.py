@@ -1,5 +1,6 @@
 """The command `evaluate`."""
 
+import shlex
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from accelerated.command_line import loading
+from accelerated.command_line import loading, run_options
 from accelerated.command_line.arguments import (
     Amp,
     Backend,
@@ -89,7 +90,7 @@ def evaluate_model(
         given = [name for name, value in options.items() if value]
         if given:
             raise ValueError(f"{given[0]} changes a model; {checkpoint} holds its results")
-        _score_file(Path(checkpoint), data, images, output, skip_invalid, reading)
+        _score_file(context, Path(checkpoint), data, images, output, skip_invalid, reading)
         return
     torch_device = loading.select_device(device, backend)
     loading.join(context, torch_device, patience)
@@ -127,10 +128,23 @@ def evaluate_model(
         return
     console.print(report.metrics(metrics), report.class_metrics(metrics))
     console.print(f"{written}. Average precision: {output / 'metrics.json'}.")
-    console.print(f"What is missed and confused: maskrcnn report {output} --data {data}")
+    console.print(_report_command(context, output), soft_wrap=True)
+
+
+def _report_command(context: typer.Context, path: Path) -> str:
+    """Tell how to make a report of what lies at `path`, with the data read as it was here."""
+    from accelerated.analysis.runs import READING
+
+    words = ["maskrcnn", "report", str(path)]
+    for name in ("data", "images", "skip_invalid", *READING):
+        if run_options.is_given(context, name):
+            value = context.params[name]
+            words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
+    return f"What is missed and confused: {shlex.join(words)}"
 
 
 def _score_file(
+    context: typer.Context,
     path: Path,
     data: Path,
     images: Path | None,
@@ -161,6 +175,6 @@ def _score_file(
     console.print(report.metrics(metrics), report.class_metrics(metrics))
     counted = report.count(len(found), "detection")
     console.print(f"{counted}. Average precision: {output / 'metrics.json'}.")
-    console.print(f"What is missed and confused: maskrcnn report {path} --data {data}")
+    console.print(_report_command(context, path), soft_wrap=True)
     for note in detected.notes:
         console.print(f"Note: {note}.")
