@@ -11,8 +11,9 @@ from support import spots
 from support.spots import Spots, spot
 
 import accelerated
+from accelerated.data import images
 from accelerated.data.synthetic import ShapesDataset
-from accelerated.engine import finding
+from accelerated.engine import finding, tiles
 from accelerated.engine.predict import predict
 
 TINY = Path(__file__).parents[1] / "notebooks" / "data" / "tiny"
@@ -155,3 +156,17 @@ def test_frames_have_a_number_and_a_time(tmp_path):
     (tmp_path / "text.mp4").write_text("no video")
     with pytest.raises(ValueError, match=r"text\.mp4: cannot be opened as a video"):
         list(accelerated.detections(model, [tmp_path / "text.mp4"]))
+
+
+def test_in_tiles_one_picture_is_in_memory_at_a_time(tmp_path, monkeypatch):
+    """A batch consists of tiles of one picture, for which others would only wait."""
+    model, read = Spots(), images.read
+    monkeypatch.setattr(images, "read", lambda *x: model.passes.append("read") or read(*x))
+    paths = [tmp_path / "a.png", tmp_path / "b.png"]
+    for path in paths:
+        Image.fromarray(spot(3, 5)).save(path)
+    how = {"tiles": tiles.Tiles(40, 10), "batch_size": 2}
+    expected = ["read", [(40, 40)] * 2, [(40, 40)] * 2] * 2
+    assert len(list(accelerated.detections(model, paths, **how))) == 2
+    predict(model, paths, tmp_path / "out", saved=("json",), **how)
+    assert model.passes == expected * 2

@@ -45,6 +45,16 @@ def test_the_image_itself_is_the_plain_evaluation(model, small_ones):
     assert in_tiles == evaluate.detect(model, small_ones)
 
 
+def test_in_tiles_one_picture_is_in_memory_at_a_time(model, small_ones, monkeypatch):
+    """A batch consists of tiles of one picture, for which others would only wait."""
+    batches, loader = [], evaluate.loader
+    monkeypatch.setattr(
+        evaluate, "loader", lambda *a, **k: batches.append(loader(*a, **k)) or batches[-1]
+    )
+    found = evaluate.detect(model, small_ones, tiles=tiles.parse("96:32"), batch_size=2)
+    assert found and len(batches[0]) == len(small_ones)
+
+
 def test_views_of_a_batch_are_those_of_each_image(model, small_ones, monkeypatch):
     looked = partial(evaluate.detect, model, small_ones, tta=views.parse("flip"))
     alone, together = looked(), looked(batch_size=2)

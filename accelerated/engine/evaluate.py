@@ -111,7 +111,8 @@ def detect(
 
     find = in_whole if tiles is None else tiled(in_whole, tiles, batch_size)
     how = {"workers": workers, "training": False, "part": part, "masks": False}
-    batches = loader(dataset, config, batch_size=batch_size, **how)
+    # In tiles, a batch is cut from one picture.
+    batches = loader(dataset, config, batch_size=batch_size if tiles is None else 1, **how)
     for raw in track(batches, "detecting", total=len(batches), disable=not bar):
         results.append([])
         if whole:

@@ -253,6 +253,8 @@ def detections(
     categories = of_model(model)
     how = {"tta": tta, "tiles": tiles, "batch_size": batch_size, "compile": compile}
     find = finder(model, categories, threshold=threshold, **how, graph=graph, amp=amp)
+    # In tiles, a batch is cut from one picture.
+    together = batch_size if tiles is None else 1
 
     def finding(looked: Looked) -> Finding:
         path, read, frame, time = looked.input
@@ -268,7 +270,7 @@ def detections(
     items = inputs_of(found.pictures, exif, pixel_range)
     ready: dict[Path, Finding | str] = {}
     waiting = list(reversed(items))
-    for looked in look(find, by_shape(items, batch_size, model, exif)):
+    for looked in look(find, by_shape(items, together, model, exif)):
         path = looked.input.path
         ready[path] = finding(looked) if looked.failure is None else looked.failure
         while waiting and waiting[-1].path in ready:
@@ -283,7 +285,7 @@ def detections(
             with video.opened(path) as opened:
                 frames = video.frames(opened, every, seconds)
                 shown = (Input(path, frame.read, frame.number, frame.time) for frame in frames)
-                for looked in look(find, consecutive(shown, batch_size)):
+                for looked in look(find, consecutive(shown, together)):
                     if looked.failure is not None:
                         raise ValueError(looked.failure)
                     yield finding(looked)

@@ -122,6 +122,8 @@ def predict(
     offered = [category for category in categories if not is_unused(category)]
     how = {"tta": tta, "tiles": tiles, "batch_size": batch_size, "compile": compile}
     find = finder(model, categories, threshold=threshold, **how, graph=graph, amp=amp)
+    # In tiles, a batch is cut from one picture.
+    together = batch_size if tiles is None else 1
     outcomes: dict[Path, _Outcome] = {}
 
     def outcome(looked: Looked) -> _Outcome:
@@ -138,7 +140,7 @@ def predict(
     def in_order() -> list[_Outcome]:
         return [outcomes[path] for path in own if path in outcomes]
 
-    looked = look(find, by_shape(inputs_of(own, exif, pixel_range), batch_size, model, exif))
+    looked = look(find, by_shape(inputs_of(own, exif, pixel_range), together, model, exif))
     try:
         for one in track(looked, "detecting", total=len(own), disable=not bar or not own):
             outcomes[one.input.path] = outcome(one)
@@ -156,7 +158,7 @@ def predict(
     failed = [(one.path, one.failure) for one in seen if one.failure is not None]
     videos = []
     for path, target in films.items():
-        how = {"batch_size": batch_size, "every": every, "seconds": seconds, "bar": bar}
+        how = {"batch_size": together, "every": every, "seconds": seconds, "bar": bar}
         try:
             videos.append(film(find, path, target, categories, saved, **how))
         except ValueError as error:
