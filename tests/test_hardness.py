@@ -152,14 +152,33 @@ def test_near_duplicates(tmp_path, noise):
         Image.fromarray(pixels).save(tmp_path / f"{name}.png")
     first = duplicates.thumbnails(a_file(tmp_path, list(noise), []))
     assert len(first.names) == len(noise) - 2
-    pairs = {tuple(sorted(pair)) for pair in duplicates.pairs(first)}
-    expected = {("a.png", "dark.png"), ("a.png", "small.png"), ("dark.png", "small.png")}
-    assert pairs == expected
+    assert duplicates.copies(first) == [("a.png", "dark.png"), ("a.png", "small.png")]
     second = duplicates.thumbnails(a_file(tmp_path, ["b", "small"], [], "val.json"))
-    between = set(duplicates.pairs(first, second))
-    names = {("b.png", "b.png")} | {(f"{n}.png", "small.png") for n in ("a", "dark", "small")}
-    assert between == names
-    assert duplicates.pairs(duplicates.thumbnails(a_file(tmp_path, "a", []).subset([]))) == []
+    between = duplicates.copies(second, first)
+    assert between == [("b.png", "b.png"), ("a.png", "small.png")]
+    assert duplicates.copies(duplicates.thumbnails(a_file(tmp_path, "a", []).subset([]))) == []
+
+
+def test_copies_across_blocks(tmp_path, noise, monkeypatch):
+    """Each is found with the first that it is like, however many are compared at a time."""
+    for name, pixels in noise.items():
+        Image.fromarray(pixels).save(tmp_path / f"{name}.png")
+    small = duplicates.thumbnails(a_file(tmp_path, list(noise), []))
+    expected = duplicates.copies(small), duplicates.copies(small, small)
+    assert len(expected[0]) == 2 and len(expected[1]) == len(noise)
+    for block in (1, 3):
+        monkeypatch.setattr(duplicates, "BLOCK", block)
+        assert (duplicates.copies(small), duplicates.copies(small, small)) == expected
+
+
+def test_overlaps_in_crowded_images(rng, monkeypatch):
+    corner = rng.uniform(0, 50, (60, 2))
+    boxes = np.concatenate([corner, corner + rng.uniform(5, 30, (60, 2))], axis=1)
+    labels, images = rng.integers(0, 2, 60), np.sort(rng.integers(0, 3, 60))
+    expected = hardness._overlaps(boxes, labels, images)
+    assert expected.max() > 0.3
+    monkeypatch.setattr(hardness, "BLOCK", 7)
+    assert np.array_equal(hardness._overlaps(boxes, labels, images), expected)
 
 
 def test_thumbnails_of_deep_and_transparent_pictures(tmp_path, noise):

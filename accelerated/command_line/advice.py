@@ -96,22 +96,25 @@ def validation(train: Hardness, val: Hardness, name: str, split: bool) -> list[s
     return lines
 
 
-def duplicates(pairs: Sequence[tuple[str, str]], name: str | None = None) -> list[str]:
-    """Say which pictures are nearly the same, within the data or in the validation data `name`."""
-    if not pairs:
+def duplicates(copies: Sequence[tuple[str, str]], name: str | None = None) -> list[str]:
+    """Say which pictures are nearly the same, within the data or in the validation data `name`.
+
+    copies  (another picture, the one that is nearly the same)
+    """
+    if not copies:
         return []
-    shown = "; ".join(f"{a} and {b}" for a, b in pairs[:NAMED])
-    shown += f"; and {len(pairs) - NAMED} more" if len(pairs) > NAMED else ""
+    shown = "; ".join(f"{a} and {b}" for a, b in copies[:NAMED])
+    shown += f"; and {len(copies) - NAMED} more" if len(copies) > NAMED else ""
+    some = count(len(copies), "picture")
     if name is not None:
-        copies = {b for _, b in pairs}
         return [
-            f"{count(len(copies), 'picture')} of {name} {_are(copies)} nearly the same as one to"
-            f" train on: {shown}. Average precision will be too high: remove them from one of both"
+            f"{some} of {name} {_are(copies)} nearly the same as one to train on: {shown}. Average"
+            " precision will be too high: remove them from one of both"
         ]
     return [
-        f"{count(len(pairs), 'pair')} of pictures {_are(pairs)} nearly the same: {shown}. --split"
-        " may put one on each side, which makes average precision too high: remove one of each, or"
-        " choose the validation data by hand (--val)"
+        f"{some} {_are(copies)} nearly the same as another: {shown}. --split may put one on each"
+        " side, which makes average precision too high: remove the copies, or choose the validation"
+        " data by hand (--val)"
     ]
 
 

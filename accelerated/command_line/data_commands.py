@@ -187,11 +187,11 @@ def _print_hardness(dataset, other, name, config, console):
     lines = [*advice.settings(found, config), *advice.classes(found)]
     small = duplicates.thumbnails(dataset)
     if other is None:
-        lines += [*advice.single_images(found), *advice.duplicates(duplicates.pairs(small))]
+        lines += [*advice.single_images(found), *advice.duplicates(duplicates.copies(small))]
     else:
         title = name or "the validation part"
         lines += advice.validation(found, hardness.measure(other, config), title, name is None)
-        between = duplicates.pairs(small, duplicates.thumbnails(other))
+        between = duplicates.copies(duplicates.thumbnails(other), small)
         lines += advice.duplicates(between, title)
     if lines:
         console.print("What is hard about this data, and what helps:")

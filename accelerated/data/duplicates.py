@@ -20,7 +20,7 @@ CORRELATION, BITS = 0.98, 4
 # Standard deviation of grey values below which a picture shows nothing to compare.
 CONTRAST = 2.0
 # Pictures that are compared with all others at a time.
-BLOCK = 512
+BLOCK = 256
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Thumbnails:
 
     names   [N]
     pixels  [N, 256] float32, of mean 0 and norm 1
-    hashes  [N, 64] bool
+    hashes  [N, 64] float32, 1 or -1
     """
 
     names: list[str]
@@ -54,20 +54,28 @@ def thumbnails(dataset: CocoDataset) -> Thumbnails:
         [name for name, kept in zip(dataset.file_names, shown.tolist(), strict=True) if kept],
         flat / np.linalg.norm(flat, axis=1, keepdims=True),
         # The next of a row's last cell is its first.
-        (cells > np.roll(cells, -1, axis=2)).reshape(-1, CELLS * CELLS),
+        np.where(cells > np.roll(cells, -1, axis=2), 1, -1)
+        .reshape(-1, CELLS * CELLS)
+        .astype(np.float32),
     )
 
 
-def pairs(first: Thumbnails, second: Thumbnails | None = None) -> list[tuple[str, str]]:
-    """List the pictures that are nearly the same, within a data set or between two."""
-    other, found = first if second is None else second, []
-    for start in range(0, len(first.names), BLOCK):
+def copies(pictures: Thumbnails, others: Thumbnails | None = None) -> list[tuple[str, str]]:
+    """List (other, picture) for each picture that is nearly the same as another, the first such.
+
+    others  among which the other one is looked for; None: among the pictures before
+    """
+    found = []
+    for start in range(0, len(pictures.names), BLOCK):
         block = slice(start, start + BLOCK)
-        rows, columns = np.nonzero(first.pixels[block] @ other.pixels.T >= CORRELATION)
-        rows += start
-        if second is None:
-            rows, columns = rows[rows < columns], columns[rows < columns]
-        alike = (first.hashes[rows] != other.hashes[columns]).sum(axis=1) <= BITS
-        for row, column in zip(rows[alike].tolist(), columns[alike].tolist(), strict=True):
-            found.append((first.names[row], other.names[column]))
+        stop = block.stop if others is None else None
+        names, pixels, hashes = (x[:stop] for x in vars(others or pictures).values())
+        # Hashes that differ in b bits have a product of 64 - 2 b.
+        alike = pictures.hashes[block] @ hashes.T >= CELLS * CELLS - 2 * BITS
+        alike &= pictures.pixels[block] @ pixels.T >= CORRELATION
+        if others is None:
+            alike = np.tril(alike, start - 1)
+        rows = np.flatnonzero(alike.any(axis=1))
+        for row, other in zip(rows.tolist(), alike[rows].argmax(axis=1).tolist(), strict=True):
+            found.append((names[other], pictures.names[start + row]))
     return found

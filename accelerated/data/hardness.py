@@ -21,6 +21,8 @@ RATIOS = ((0.25, 0.5, 1.0, 2.0, 4.0), (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0))
 LEAST_SIDE = 4
 # Other anchors are advised if so large a share of the objects gains, and each more shape costs.
 GAIN, COST = 0.05, 0.01
+# Objects of an image that are compared with all of it at a time.
+BLOCK = 256
 
 
 @dataclass(frozen=True)
@@ -163,14 +165,16 @@ def _overlaps(boxes, labels, images):
     best = np.zeros(len(boxes))
     bounds = np.flatnonzero(np.diff(images, prepend=-1, append=-1))
     for first, last in pairwise(bounds):
-        ours, kinds = boxes[first:last], labels[first:last]
-        low = np.maximum(ours[:, None, :2], ours[:, :2])
-        high = np.minimum(ours[:, None, 2:], ours[:, 2:])
-        common = np.maximum(high - low, 0).prod(axis=2)
+        ours, kinds, rows = boxes[first:last], labels[first:last], np.arange(last - first)
         area = (ours[:, 2:] - ours[:, :2]).prod(axis=1)
-        union = np.maximum(area[:, None] + area - common, 1e-9)
-        other = (kinds[:, None] == kinds) & ~np.eye(len(ours), dtype=bool)
-        best[first:last] = np.where(other, common / union, 0).max(axis=1)
+        # A few at a time: in a crowded image, all pairs would fill the memory.
+        for some in np.array_split(rows, -(-len(rows) // BLOCK)):
+            low = np.maximum(ours[some, None, :2], ours[:, :2])
+            high = np.minimum(ours[some, None, 2:], ours[:, 2:])
+            common = np.maximum(high - low, 0).prod(axis=2)
+            union = np.maximum(area[some, None] + area - common, 1e-9)
+            other = (kinds[some, None] == kinds) & (some[:, None] != rows)
+            best[first + some] = np.where(other, common / union, 0).max(axis=1)
     return best
 
 
