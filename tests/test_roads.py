@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image, ImageDraw, ImageFilter
 from support import narrow
+from support.spots import spot, write_video
 
 from accelerated import interop
 from accelerated.data.coco import CocoDataset
@@ -182,7 +183,10 @@ def test_the_commands_of_the_readme(command, publish, tmp_path, rng, monkeypatch
         *("inspect", "train", "evaluate", "predict"),
         *("train", "predict"),
         *("evaluate", "evaluate"),
+        *("report", "train", "predict", "predict"),
     ]
+    pictures(tmp_path / "scans", rng, 1)
+    write_video(tmp_path / "film.mp4", [spot(2 * i, 8) for i in range(3)])
     for words in commands:
         extra = []
         if words[0] == "train":
@@ -192,6 +196,8 @@ def test_the_commands_of_the_readme(command, publish, tmp_path, rng, monkeypatch
             extra += [word for change in changes for word in ("--set", change)]
         code, out, error = command(*words, *extra)
         assert code == 0, (words, out, error)
+        if words[0] == "report":
+            assert (tmp_path / "report.html").stat().st_size > 10_000
         if words[:2] == ["evaluate", "coco"]:
             assert "person" in out and "toothbrush" in out
             (tmp_path / "evaluation" / "results.json").rename("results.json")

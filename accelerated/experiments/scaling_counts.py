@@ -18,8 +18,8 @@ from accelerated.experiments import compiled_step
 from reference.config import Config
 
 FIRST_BUCKET, BUCKET = 2**20, 25 * 2**20
-# Of int64, on the CPU: `padding.pad_alike`, and the signals and the clock of `Run.agree`.
-PADDING, SIGNALS = 6 * 8, 2 * 8
+# Of int64, on the CPU: `padding.pad_alike`; signals, the clock and callbacks in `Run.agree`.
+PADDING, SIGNALS = 6 * 8, 3 * 8
 
 
 @dataclass(frozen=True)
