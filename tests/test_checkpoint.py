@@ -190,42 +190,50 @@ def test_what_does_not_fit_is_named_and_changes_nothing(tmp_path):
 
 def test_a_killed_save_leaves_the_last_checkpoint_good(tmp_path):
     """SIGKILL while files are written: at moments just before calls that touch the disk."""
+    # A process that imports once, and forks for each moment.
     code = """
         import os, signal, sys
         sys.path.insert(0, sys.argv[1])
         import test_checkpoint as t
         from pathlib import Path
         model, optimizer = t.trained()
-        t.save(sys.argv[2], 1, model, optimizer)
         calls = 0
-        def deadly(function):
+        def deadly(function, moment):
             def call(*arguments, **options):
                 global calls
                 calls += 1
-                if calls == int(sys.argv[3]):
+                if calls == moment:
                     os.kill(os.getpid(), signal.SIGKILL)
                 return function(*arguments, **options)
             return call
-        t.checkpoint.sync = deadly(t.checkpoint.sync)
-        t.checkpoint.save_file = deadly(t.checkpoint.save_file)
-        for name in ("rename", "replace", "symlink_to", "mkdir"):
-            setattr(Path, name, deadly(getattr(Path, name)))
-        t.save(sys.argv[2], 2, model, optimizer, keep=1)
+        def save(run, moment):
+            t.save(run, 1, model, optimizer)
+            for name in ("sync", "save_file"):
+                setattr(t.checkpoint, name, deadly(getattr(t.checkpoint, name), moment))
+            for name in ("rename", "replace", "symlink_to", "mkdir"):
+                setattr(Path, name, deadly(getattr(Path, name), moment))
+            t.save(run, 2, model, optimizer, keep=1)
+            os._exit(0)
+        for moment in sys.argv[3:]:
+            child = os.fork()
+            if child == 0:
+                save(f"{sys.argv[2]}/{moment}", int(moment))
+            print(moment, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
     """
-    for moment in (3, 6, 9, 10, 11, 12, 99):
+    moments = (3, 6, 9, 10, 11, 12, 99)
+    words = [os.path.dirname(__file__), tmp_path, *moments]
+    ended = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code), *map(str, words)],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    codes = dict(map(int, line.split()) for line in ended.stdout.splitlines())
+    assert codes == {moment: 0 if moment == 99 else -signal.SIGKILL for moment in moments}
+    for moment in moments:
         run = tmp_path / str(moment)
-        arguments = [
-            sys.executable,
-            "-c",
-            textwrap.dedent(code),
-            os.path.dirname(__file__),
-            str(run),
-            str(moment),
-        ]
-        process = subprocess.run(
-            arguments, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=120, check=False
-        )
-        assert process.returncode == (0 if moment == 99 else -signal.SIGKILL)
         restored = checkpoint.restore(run, *trained(steps=0))
         assert restored.iteration == (2 if moment == 99 else 1), moment
         save(run, 3, keep=1)

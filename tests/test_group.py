@@ -116,7 +116,10 @@ def distance(found, expected):
 @pytest.mark.parametrize("case", CASES)
 def test_two_and_four_processes_train_as_one(case, tmp_path):
     """Gradients, losses, weights after ten steps, detections and metrics, in float64."""
-    [one] = several_processes.run(work, tmp_path / "1", str(tmp_path / "a"), *CASES[case], count=1)
+    try:
+        one = work(0, str(tmp_path / "a"), *CASES[case])
+    finally:
+        torch.set_default_dtype(torch.float32)
     for count in (2, 4) if case == "plain" else (2,):
         folder = tmp_path / f"of {count}"
         changes, options = CASES[case]
