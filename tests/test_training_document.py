@@ -21,7 +21,8 @@ def test_the_commands_of_the_page_work(command, tmp_path, monkeypatch):
     """All features at once, and a resumed run that takes them from RUN/run.json."""
     annotated.yolo(tmp_path / "photos")
     monkeypatch.chdir(tmp_path)
-    lines = [shlex.split(line) for block in blocks("sh") for line in block.splitlines()]
+    shell = "".join(blocks("sh")).replace("\\\n", " ")
+    lines = [shlex.split(line) for line in shell.splitlines()]
     first, second = [words[1:] for words in lines if words[:2] == ["maskrcnn", "train"]]
     code, out, error = command(*first, "--device", "cpu", "--preset", "tiny", *small.CHANGES)
     assert code == 0, error
